@@ -1,0 +1,54 @@
+"""Second-order training in JAX, where the curvature is the thing you swap."""
+
+from . import (
+    backends as backends,
+    damping as damping,
+    likelihoods as likelihoods,
+    searches as searches,
+    solvers as solvers,
+)
+from .backends import (
+    AbstractCurvature as AbstractCurvature,
+    AbstractPullback as AbstractPullback,
+    Divergence as Divergence,
+    EmpiricalFisher as EmpiricalFisher,
+    ExactFisher as ExactFisher,
+    GaussNewton as GaussNewton,
+    Identity as Identity,
+    SampledFisher as SampledFisher,
+)
+from .damping import (
+    AbstractDamping as AbstractDamping,
+    ConstantDamping as ConstantDamping,
+    LevenbergMarquardt as LevenbergMarquardt,
+)
+from .divergences import (
+    KL as KL,
+    SquaredEuclidean as SquaredEuclidean,
+    SquaredHellinger as SquaredHellinger,
+)
+from .likelihoods import (
+    AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractLikelihood as AbstractLikelihood,
+    AbstractLoss as AbstractLoss,
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Gaussian as Gaussian,
+)
+from .linearisation import Linearisation as Linearisation
+from .objective import (
+    AbstractObjective as AbstractObjective,
+    Autoencoding as Autoencoding,
+    Objective as Objective,
+    Supervised as Supervised,
+    Term as Term,
+)
+from .operators import damped as damped
+from .optimisers import (
+    AbstractOptimiser as AbstractOptimiser,
+    FirstOrder as FirstOrder,
+    Info as Info,
+    NaturalGradient as NaturalGradient,
+    RESULTS as RESULTS,
+)
+from .solvers import Auto as Auto, CG as CG, SampleSpace as SampleSpace

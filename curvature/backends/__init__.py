@@ -1,0 +1,7 @@
+from ._base import AbstractCurvature as AbstractCurvature, AbstractPullback as AbstractPullback
+from .divergence import Divergence as Divergence
+from .empirical_fisher import EmpiricalFisher as EmpiricalFisher
+from .exact_fisher import ExactFisher as ExactFisher
+from .gauss_newton import GaussNewton as GaussNewton
+from .identity import Identity as Identity
+from .sampled_fisher import SampledFisher as SampledFisher

@@ -1,0 +1,118 @@
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._checks import concrete
+from ..likelihoods import AbstractLoss
+from ..linearisation import Linearisation, LinearisedTerm, example_keys, term_key
+from ..operators import PullbackOperator
+
+
+class AbstractCurvature(eqx.Module):
+    """A metric on the trainable weights, made anew at every step."""
+
+    @abc.abstractmethod
+    def operator(
+        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+    ) -> lx.AbstractLinearOperator:
+        """The metric C at the weights of the linearisation.
+
+        **Arguments:** `linearisation`, from `objective.linearise`; `key`, for curvatures that
+        draw random numbers: they are drawn here, once, so that the operator does not change from
+        one product to the next.
+
+        **Returns:** a lineax operator from the trainable weights to themselves, tagged positive
+        semidefinite. It is a sum over examples with the scaling of the loss, weight_t/n_t.
+        """
+
+
+class AbstractPullback(AbstractCurvature):
+    """C = Σ_t weight_t/n_t Σ_i J_iᵀ S_i S_iᵀ J_i: a metric on the outputs, pulled back.
+
+    To write a curvature of this kind, subclass and say what S is for *one* example.
+    """
+
+    @abc.abstractmethod
+    def factor(
+        self,
+        likelihood: AbstractLoss,
+        z: Float[Array, "*shape"],
+        y: PyTree[Array],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> lx.AbstractLinearOperator | Float[Array, "c r"]:
+        """The factor S of the metric M = S Sᵀ on one example's outputs.
+
+        **Arguments:** `likelihood`, of the example's term; `z`, the outputs; `y`, the target;
+        `key`, the example's own (None if none was given).
+
+        **Returns:** S (c × r), c = `z.size`: a lineax operator between flat vectors, or an array.
+        """
+
+    def operator(
+        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+    ) -> PullbackOperator:
+        factors = tuple(
+            self._factors(term, term_key(key, index))
+            for index, term in enumerate(linearisation.terms)
+        )
+        return PullbackOperator(linearisation, factors)
+
+    def _factors(
+        self, term: LinearisedTerm, key: PRNGKeyArray | None
+    ) -> lx.AbstractLinearOperator:
+        def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
+            S = self.factor(term.likelihood, z, y, key=key)
+            if eqx.is_array(S) and S.ndim == 2:
+                S = lx.MatrixLinearOperator(S)
+            if not isinstance(S, lx.AbstractLinearOperator) or S.out_size() != z.size:
+                raise ValueError(
+                    f"`{type(self).__name__}.factor` must return S (c × r) for one example, with "
+                    f"c = {z.size} outputs here, as a lineax operator or an array; got {S}."
+                )
+            return S
+
+        keys = example_keys(key, term.size)
+        return eqx.filter_vmap(one)(term.outputs, term.targets, keys)
+
+
+def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:
+    """S = U √max(Λ, 0) Uᵀ for a symmetric matrix U Λ Uᵀ: negative eigenvalues are clipped to 0.
+
+    For a matrix that is positive semidefinite, S Sᵀ is the matrix itself up to rounding. Costs
+    O(c³) and holds c × c numbers per example.
+    """
+    values, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:
+    """∇² fn at z, for a scalar function of one example's outputs, in ravelled coordinates."""
+    return jax.hessian(lambda flat: fn(flat.reshape(z.shape)))(z.ravel())
+
+
+def needed_key(curvature: object, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """`key`, or an error that says who needs one."""
+    if key is None:
+        raise ValueError(
+            f"`{type(curvature).__name__}` draws targets and needs a key: pass `key=...` "
+            "(for example `jax.random.key(0)`), got None."
+        )
+    return key
+
+
+def needs(curvature: object, likelihood: AbstractLoss, method: str) -> Any:
+    """`likelihood.method`, or an error that says which curvature asks for it."""
+    found = getattr(likelihood, method, None)
+    if found is None:
+        raise ValueError(
+            f"`{type(curvature).__name__}` needs `{type(likelihood).__name__}.{method}`, which is "
+            "not there: give the loss a distribution by subclassing `AbstractLikelihood`, or use "
+            "`GaussNewton` or `EmpiricalFisher`, which need `nll` alone."
+        )
+    return found

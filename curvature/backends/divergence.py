@@ -1,0 +1,28 @@
+from collections.abc import Callable
+
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+
+from ..likelihoods import AbstractLoss
+from ._base import AbstractPullback, output_hessian, symmetric_root
+
+
+class Divergence(AbstractPullback):
+    """M_i = ∇²_{z'} ρ(z_i, z') at z' = z_i, by autodiff, for a divergence ρ of two outputs; r = c.
+
+    `rho(z, z2)` is a scalar, twice differentiable in `z2`, smallest where `z2 = z`: see `KL`,
+    `SquaredEuclidean` and `SquaredHellinger`, or write any function. S is the symmetric square
+    root, with negative eigenvalues clipped to 0; it holds c × c numbers per example.
+    """
+
+    rho: Callable[[Array, Array], Scalar]
+
+    def factor(
+        self,
+        likelihood: AbstractLoss,
+        z: Float[Array, "*shape"],
+        y: PyTree[Array],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "c c"]:
+        del likelihood, y, key
+        return symmetric_root(output_hessian(lambda z2: self.rho(z, z2), z))

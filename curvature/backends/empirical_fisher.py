@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..likelihoods import AbstractLoss
+from ._base import AbstractPullback
+
+
+class EmpiricalFisher(AbstractPullback):
+    """M_i = g_i g_iᵀ, g_i = ∇_z nll(z_i, y_i) at the target from the data; r = 1.
+
+    C is the mean of the outer products of the *per-example* gradients (not the outer product of
+    the mean gradient, which has rank one). It is not an estimate of the Fisher: Kunstner et al.
+    2019, "Limitations of the empirical Fisher approximation".
+    """
+
+    def factor(
+        self,
+        likelihood: AbstractLoss,
+        z: Float[Array, "*shape"],
+        y: PyTree[Array],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "c 1"]:
+        del key
+        return jnp.ravel(jax.grad(likelihood.nll)(z, y))[:, None]

@@ -1,0 +1,16 @@
+import jax
+import lineax as lx
+from jaxtyping import PRNGKeyArray
+
+from ..linearisation import Linearisation
+from ._base import AbstractCurvature
+
+
+class Identity(AbstractCurvature):
+    """C = I: Euclidean space, in which the natural gradient is the gradient."""
+
+    def operator(
+        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+    ) -> lx.AbstractLinearOperator:
+        del key
+        return lx.IdentityLinearOperator(jax.eval_shape(lambda: linearisation.params))

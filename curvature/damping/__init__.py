@@ -1,0 +1,3 @@
+from ._base import AbstractDamping as AbstractDamping
+from .constant import ConstantDamping as ConstantDamping
+from .levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt

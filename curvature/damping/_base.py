@@ -1,0 +1,28 @@
+import abc
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Scalar
+
+
+class AbstractDamping(eqx.Module):
+    """Chooses λ of C + λI from step to step. Its state is λ itself, a scalar array."""
+
+    @abc.abstractmethod
+    def init(self, dtype: Any) -> Scalar:
+        """λ of the first step, in the dtype of the weights."""
+
+    @abc.abstractmethod
+    def needs_reduction_ratio(self) -> bool:
+        """Whether `update` looks at the reduction ratio, which costs a forward pass."""
+
+    @abc.abstractmethod
+    def update(
+        self, damping: Scalar, *, reduction_ratio: Scalar, accepted: Bool[Array, ""]
+    ) -> Scalar:
+        """λ of the next step, of the same shape and dtype.
+
+        **Arguments:** `damping`, λ of the step just made; `reduction_ratio`, the actual change of
+        the loss over the change that the quadratic model with the undamped C predicts (NaN where
+        it was not computed); `accepted`, whether the step was taken.
+        """

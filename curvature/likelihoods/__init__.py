@@ -1,0 +1,8 @@
+from ._base import (
+    AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractLikelihood as AbstractLikelihood,
+    AbstractLoss as AbstractLoss,
+)
+from .bernoulli import Bernoulli as Bernoulli
+from .categorical import Categorical as Categorical
+from .gaussian import Gaussian as Gaussian

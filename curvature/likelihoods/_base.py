@@ -1,0 +1,63 @@
+import abc
+
+import equinox as eqx
+import lineax as lx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+
+
+class AbstractLoss(eqx.Module):
+    """What a term of an objective needs at the least: a loss of one example's outputs.
+
+    A loss that is not a likelihood works with every curvature that does not ask for the model's
+    own distribution: [`GaussNewton`][], [`EmpiricalFisher`][], [`Divergence`][].
+    """
+
+    @abc.abstractmethod
+    def nll(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> Scalar:
+        """The loss of one example: −log p(y | z) up to a constant that depends on y alone.
+
+        **Arguments:** `z`, the model's outputs for the example; `y`, its target.
+
+        **Returns:** a scalar of the dtype of `z`.
+        """
+
+
+class AbstractLikelihood(AbstractLoss):
+    """A distribution p(· | z) over targets, given the outputs `z` of *one* example.
+
+    Symbols, here and in all that follows:
+
+    | symbol | meaning |
+    |---|---|
+    | z | one example's outputs, any shape, c numbers when ravelled |
+    | y, t | a target from the data; a target drawn from p(· \\| z) |
+    | S | a factor (c × r) of a matrix M = S Sᵀ on the outputs |
+    """
+
+    @abc.abstractmethod
+    def sample(self, z: Float[Array, "*shape"], *, key: PRNGKeyArray) -> Array:
+        """One target t ∼ p(· | z), of the shape and dtype that `nll(z, t)` takes."""
+
+    @abc.abstractmethod
+    def fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
+        """S with S Sᵀ = E_{t∼p(·|z)}[g gᵀ], g = ∇_z nll(z, t): the Fisher factor at z.
+
+        **Returns:** a linear operator R^r → R^c between flat vectors.
+        """
+
+    @abc.abstractmethod
+    def kl(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
+        """KL(p(· | z) ‖ p(· | z2)), in nats. Its Hessian in `z2` at `z2 = z` is the Fisher."""
+
+    @abc.abstractmethod
+    def squared_hellinger(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
+        """1 − ∫√(p(t|z) p(t|z2)) dt, in [0, 1]. Its Hessian in `z2` at `z2 = z` is Fisher/4."""
+
+
+class AbstractExponentialFamily(AbstractLikelihood):
+    """A likelihood whose outputs are natural parameters, or a constant multiple of them.
+
+    Then ∇²_z nll(z, y) does not depend on y and equals the Fisher, so that `fisher_factor` is a
+    factor of the Hessian, too (Martens 2020, "New insights and perspectives on the natural
+    gradient method", section 9.2).
+    """

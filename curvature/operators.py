@@ -1,0 +1,198 @@
+"""The operators of the library, and everything lineax has to be told about them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
+
+from ._checks import concrete
+from .linearisation import Linearisation, LinearisedTerm
+
+# How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
+_CHUNK = 64
+
+
+class PullbackOperator(lx.AbstractLinearOperator):
+    """C = Σ_t weight_t/n_t Σ_i J_iᵀ S_i S_iᵀ J_i on the trainable weights; symmetric, PSD.
+
+    - `linearisation`: holds the J_i, weight_t and n_t.
+    - `factors`: per term the S_i of all its examples, as one lineax operator R^r → R^c whose
+      arrays have a leading axis n.
+
+    A product costs about one gradient: a forward pass of tangents, S Sᵀ per example, and a
+    backward pass.
+    """
+
+    linearisation: Linearisation
+    factors: tuple[lx.AbstractLinearOperator, ...]
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        tangents = self.linearisation.jvp(vector)
+        cotangents = tuple(
+            term.scale * _metric(factor, tangent)
+            for term, factor, tangent in zip(
+                self.linearisation.terms, self.factors, tangents, strict=True
+            )
+        )
+        return self.linearisation.vjp(cotangents)
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        return _dense(self)
+
+    def diagonal(self) -> Float[Array, " P"]:
+        """Σ_t weight_t/n_t Σ_i Σ_k (J_iᵀ S_i e_k)², from per-example rows, chunk by chunk."""
+        total = jtu.tree_map(jnp.zeros_like, self.linearisation.params)
+        for term, factor in zip(self.linearisation.terms, self.factors, strict=True):
+            of_example = eqx.Partial(_squared_rows, term, self.linearisation.params)
+            summed = _sum_over_examples(of_example, (factor, term.inputs, term.keys), term.size)
+            total = jtu.tree_map(lambda t, s, scale=term.scale: t + scale * s, total, summed)
+        return jfu.ravel_pytree(total)[0]
+
+    def transpose(self) -> "PullbackOperator":
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.linearisation.params)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.in_structure()
+
+
+class DampedOperator(lx.AbstractLinearOperator):
+    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; again PSD."""
+
+    operator: lx.AbstractLinearOperator
+    damping: Scalar
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        return jtu.tree_map(
+            lambda Cv, v: Cv + self.damping.astype(v.dtype) * v, self.operator.mv(vector), vector
+        )
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        matrix = self.operator.as_matrix()
+        return matrix + self.damping.astype(matrix.dtype) * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def diagonal(self) -> Float[Array, " P"]:
+        diagonal = lx.diagonal(self.operator)
+        return diagonal + self.damping.astype(diagonal.dtype)
+
+    def transpose(self) -> "DampedOperator":
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.operator.in_structure()
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.operator.out_structure()
+
+
+def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOperator:
+    """C + λI, tagged positive semidefinite.
+
+    **Arguments:** `operator`, C, positive semidefinite; `damping`, λ ≥ 0, a number or an array.
+
+    **Raises:** `ValueError` for an operator not tagged PSD or a λ that is negative or not finite.
+    """
+    if not lx.is_positive_semidefinite(operator):
+        raise ValueError(
+            "`damped(operator, damping)` takes an operator that lineax knows to be positive "
+            f"semidefinite, got {type(operator).__name__}. Tag it with "
+            "`lineax.positive_semidefinite_tag`."
+        )
+    value = concrete(damping)
+    if value is not None and not 0 <= value < float("inf"):
+        raise ValueError(f"`damped(damping=...)` must be a finite number ≥ 0, got {value}.")
+    return DampedOperator(operator, jnp.asarray(damping))
+
+
+def _metric(factor: lx.AbstractLinearOperator, u: Float[Array, "n *shape"]) -> Array:
+    """S_i S_iᵀ u_i for every example."""
+    flat = u.reshape(u.shape[0], -1)
+    return eqx.filter_vmap(lambda S, v: S.mv(S.T.mv(v)))(factor, flat).reshape(u.shape)
+
+
+def _dense(operator: lx.AbstractLinearOperator) -> Float[Array, "P P"]:
+    """The matrix, one product per column, a chunk of columns at a time."""
+    zeros, unravel = jfu.ravel_pytree(
+        jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    )
+
+    def column(j: Array) -> Float[Array, " P"]:
+        return jfu.ravel_pytree(operator.mv(unravel(zeros.at[j].set(1))))[0]
+
+    return jax.lax.map(column, jnp.arange(zeros.size), batch_size=_CHUNK).T
+
+
+def _squared_rows(term: LinearisedTerm, params: PyTree, example: Any) -> PyTree:
+    """Σ_k (Jᵀ S e_k)², elementwise, for one example."""
+    factor, x, key = example
+    z, pullback = jax.vjp(lambda p: term.example(p, x, key), params)
+    columns = factor.as_matrix().T.reshape(-1, *z.shape)
+    (rows,) = jax.vmap(pullback)(columns)
+    return jtu.tree_map(lambda leaf: jnp.sum(leaf**2, axis=0), rows)
+
+
+def _sum_over_examples(fn: Callable[[Any], PyTree], examples: PyTree, n: int) -> PyTree:
+    """Σ_i fn(example_i), holding the results of one chunk at a time."""
+    arrays, static = eqx.partition(examples, eqx.is_array)
+
+    def chunk(indices: Array) -> PyTree:
+        some = eqx.combine(jtu.tree_map(lambda leaf: leaf[indices], arrays), static)
+        results = eqx.filter_vmap(lambda example: fn(example))(some)
+        return jtu.tree_map(lambda leaf: jnp.sum(leaf, axis=0), results)
+
+    whole, rest = divmod(n, _CHUNK)
+    parts = jnp.arange(whole * _CHUNK).reshape(whole, _CHUNK)
+    total = chunk(jnp.arange(whole * _CHUNK, n)) if rest else None
+    if whole:
+        zero = jtu.tree_map(
+            lambda s: jnp.zeros(s.shape, s.dtype), eqx.filter_eval_shape(chunk, parts[0])
+        )
+        start = zero if total is None else total
+        total, _ = jax.lax.scan(
+            lambda acc, ix: (jtu.tree_map(jnp.add, acc, chunk(ix)), None), start, parts
+        )
+    return total
+
+
+def _true(operator: lx.AbstractLinearOperator) -> bool:
+    del operator
+    return True
+
+
+def _false(operator: lx.AbstractLinearOperator) -> bool:
+    del operator
+    return False
+
+
+for _operator in (PullbackOperator, DampedOperator):
+    lx.is_symmetric.register(_operator)(_true)
+    lx.is_positive_semidefinite.register(_operator)(_true)
+    for _property in (
+        lx.has_unit_diagonal,
+        lx.is_lower_triangular,
+        lx.is_upper_triangular,
+        lx.is_tridiagonal,
+        lx.is_negative_semidefinite,
+    ):
+        _property.register(_operator)(_false)
+    lx.diagonal.register(_operator)(lambda operator: operator.diagonal())
+    lx.tridiagonal.register(_operator)(lambda operator: lx.tridiagonal(lx.materialise(operator)))
+    lx.linearise.register(_operator)(lambda operator: operator)
+    lx.conj.register(_operator)(lambda operator: operator)
+    lx.materialise.register(_operator)(
+        lambda operator: lx.materialise(
+            lx.FunctionLinearOperator(
+                operator.mv, operator.in_structure(), lx.positive_semidefinite_tag
+            )
+        )
+    )
+lx.is_diagonal.register(PullbackOperator)(_false)
+lx.is_diagonal.register(DampedOperator)(lambda operator: lx.is_diagonal(operator.operator))

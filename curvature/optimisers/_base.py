@@ -1,0 +1,124 @@
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar
+
+from ..objective import AbstractObjective
+
+
+class RESULTS(eqx.Enumeration):  # pyright: ignore
+    """How a step ended; `RESULTS[info.result]` is a sentence, empty when the step was taken."""
+
+    successful = ""
+    nonfinite_loss = "The loss is not finite: the batch or the weights hold NaN or too large numbers."
+    nonfinite_gradient = "The gradient is not finite, though the loss is."
+    nonfinite_direction = "The direction from the linear solve is not finite."
+    no_reduction = (
+        "The quadratic model predicts no reduction along the direction at the step size that the "
+        "search asked for: raise the damping or lower the step size."
+    )
+    nonfinite_candidate = "The loss at the new weights is not finite."
+    search_exhausted = "The search found no acceptable step size in `max_search_steps` trials."
+
+
+class Info(eqx.Module):
+    """What one step reports. All are scalars; a number that was not computed is NaN.
+
+    - `loss`: on this batch, before the step.
+    - `grad_norm`, `step_norm`: ‖g‖₂, and ‖δ‖₂ of the step taken (0 if rejected).
+    - `damping`: the λ that this step used.
+    - `solver_steps`, `solver_residual`: products of an iterative solve (0 of a direct one), and
+      ‖g − (C+λI)d‖₂/‖g‖₂.
+    - `reduction_ratio`: actual over predicted change of the loss, at the last step size tried,
+      by the quadratic model with the undamped C. NaN unless search or damping needs it.
+    - `metric_step`: ½δᵀCδ of the step taken.
+    - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
+    """
+
+    loss: Scalar
+    grad_norm: Scalar
+    step_norm: Scalar
+    damping: Scalar
+    solver_steps: Int[Array, ""]
+    solver_residual: Scalar
+    reduction_ratio: Scalar
+    metric_step: Scalar
+    accepted: Bool[Array, ""]
+    result: RESULTS
+
+
+class AbstractOptimiser(eqx.Module):
+    """`init` makes a state for a model; `step` makes one step on one batch."""
+
+    objective: eqx.AbstractVar[AbstractObjective]
+
+    @abc.abstractmethod
+    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> Any:
+        """The state before the first step.
+
+        **Arguments:** `model`, any Equinox model; `trainable`, an Equinox filter specification
+        (a function of a leaf, or a pytree of booleans): what it leaves out stays as it is.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, model: PyTree, batch: PyTree, state: Any, *, key: PRNGKeyArray | None = None
+    ) -> tuple[PyTree, Any, Info]:
+        """One step on one batch, compiled once per batch shape.
+
+        It may be called inside `jit`, `vmap` and `scan`; model and state keep structure, shapes
+        and dtypes. A rejected step leaves the model as it was.
+
+        **Arguments:** `model` and `state`, from the last step; `batch`, see the objective; `key`,
+        needed by sampled curvatures and by models with dropout.
+
+        **Returns:** the model, the state and an [`Info`][].
+        """
+
+
+# Which leaves of a model are trained, in the order of its leaves.
+Mask = tuple[bool, ...]
+
+_FROZEN = object()
+
+
+def trainable_mask(model: PyTree, trainable: PyTree) -> Mask:
+    """A filter specification as one boolean per leaf: static, so that it may sit in a state."""
+    marked = eqx.filter(model, trainable, replace=_FROZEN)
+    return tuple(leaf is not _FROZEN for leaf in jtu.tree_leaves(marked))
+
+
+def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
+    """The inverse of `trainable_mask`."""
+    leaves, treedef = jtu.tree_flatten(model)
+    if len(leaves) != len(mask):
+        raise ValueError(
+            f"The model has {len(leaves)} leaves, but `init` was given one with {len(mask)}: "
+            "call `init` again for this model."
+        )
+    return jtu.tree_unflatten(treedef, mask)
+
+
+def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `pred`, else `old`, for every array."""
+    return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)
+
+
+def split(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:
+    """Two keys, of the model and of the curvature."""
+    if key is None:
+        return None, None
+    model_key, curvature_key = jax.random.split(key)
+    return model_key, curvature_key
+
+
+def result_where(*cases: tuple[Bool[Array, ""], Any]) -> Any:
+    """The result of the first case that holds, else `RESULTS.successful`."""
+    result = RESULTS.successful
+    for holds, failure in reversed(cases):
+        result = RESULTS.where(holds, failure, result)
+    return result

@@ -1,0 +1,83 @@
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..objective import AbstractObjective
+from ._base import (
+    RESULTS,
+    AbstractOptimiser,
+    Info,
+    Mask,
+    as_filter,
+    result_where,
+    select,
+    split,
+    trainable_mask,
+)
+
+
+class FirstOrderState(eqx.Module):
+    """The state of the optax transformation."""
+
+    transformation: PyTree[Array]
+    mask: Mask = eqx.field(static=True)
+
+
+class FirstOrder(AbstractOptimiser):
+    """Any optax gradient transformation, with the `init` and `step` of the others: the baselines.
+
+    A step whose loss, gradient or update is not finite is rejected: neither the weights nor the
+    state of the transformation change.
+    """
+
+    objective: AbstractObjective
+    transformation: optax.GradientTransformation = eqx.field(static=True)
+
+    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> FirstOrderState:
+        state = self.transformation.init(eqx.filter(model, trainable))
+        return FirstOrderState(state, trainable_mask(model, trainable))
+
+    @eqx.filter_jit
+    def step(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        state: FirstOrderState,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree, FirstOrderState, Info]:
+        params, frozen = eqx.partition(model, as_filter(model, state.mask))
+        model_key, _ = split(key)
+        loss, grad = eqx.filter_value_and_grad(
+            lambda w: self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
+        )(params)
+        updates, new_state = self.transformation.update(grad, state.transformation, params)
+        grad_norm, step_norm = optax.tree.norm(grad), optax.tree.norm(updates)
+        result = result_where(
+            (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
+            (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
+            (~jnp.isfinite(step_norm), RESULTS.nonfinite_direction),
+        )
+        accepted = result == RESULTS.successful
+        new_params = jtu.tree_map(
+            lambda w, u: jnp.where(accepted, w + u.astype(w.dtype), w), params, updates
+        )
+        new_state = FirstOrderState(
+            select(accepted, new_state, state.transformation), state.mask
+        )
+        nan = jnp.full((), jnp.nan, loss.dtype)
+        info = Info(
+            loss=loss,
+            grad_norm=grad_norm,
+            step_norm=jnp.where(accepted, step_norm, 0),
+            damping=nan,
+            solver_steps=jnp.zeros((), jnp.int32),
+            solver_residual=nan,
+            reduction_ratio=nan,
+            metric_step=nan,
+            accepted=accepted,
+            result=result,
+        )
+        return eqx.combine(new_params, frozen), new_state, info

@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optimistix as optx
+from jaxtyping import Array, Bool, Int, PyTree, Scalar
+
+
+class SearchOutcome(eqx.Module):
+    """Where a search along a direction ended: the step size, the loss there (NaN if it was not
+    evaluated), whether the search accepts it, and the state for the next batch."""
+
+    step_size: Scalar
+    loss: Scalar
+    accepted: Bool[Array, ""]
+    state: PyTree[Array]
+
+
+def evaluates(search: optx.AbstractSearch) -> bool:
+    """Whether the search looks at the loss at all: a fixed learning rate does not."""
+    return not isinstance(search, optx.LearningRate)
+
+
+def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
+    """The search's first state, with strong types: a weak one would cost a second trace."""
+    state = search.init(params, f_info)
+    return jtu.tree_map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+
+def search_along(
+    search: optx.AbstractSearch,
+    state: PyTree[Array],
+    params: PyTree[Array],
+    direction: PyTree[Array],
+    f_info: optx.FunctionInfo.EvalGradHessian,
+    *,
+    loss: Callable[[PyTree[Array]], Scalar],
+    predicted_reduction: Callable[[Scalar], Scalar],
+    max_steps: int,
+    evaluate: bool,
+) -> SearchOutcome:
+    """Runs an optimistix search for s over the candidates w − s·d, on one batch.
+
+    The search is asked for its first s with `first_step=True` (Armijo starts again, a trust
+    region keeps its radius), then shown the loss at each candidate with `first_step=False`, at
+    most `max_steps` times. A candidate whose loss is not finite, or for which the quadratic model
+    predicts no reduction, is shown as +∞: of these optimistix's searches would accept some.
+
+    **Arguments:** `state`, from the last batch; `params`, w; `direction`, d; `f_info`, the loss,
+    gradient and undamped curvature at w; `loss`, of candidate weights; `predicted_reduction`, of a
+    step size; `evaluate`, whether to evaluate the loss even where the search does not look at it.
+    """
+    here = optx.FunctionInfo.Eval(f_info.f)
+    step_size, _, _, state = search.step(jnp.asarray(True), params, params, f_info, here, state)
+    dtype = f_info.f.dtype
+    step_size = jnp.asarray(step_size, dtype)
+    if not evaluates(search):
+        at = loss(minus(params, step_size, direction)) if evaluate else jnp.full((), jnp.nan, dtype)
+        return SearchOutcome(step_size, at, jnp.asarray(True), state)
+
+    def body(carry: tuple[Int[Array, ""], Scalar, SearchOutcome]) -> Any:
+        trial, step_size, before = carry
+        candidate = minus(params, step_size, direction)
+        at = loss(candidate)
+        promising = jnp.isfinite(at) & (predicted_reduction(step_size) > 0)
+        shown = optx.FunctionInfo.Eval(jnp.where(promising, at, jnp.inf))
+        following, accepted, _, state = search.step(
+            jnp.asarray(False), params, candidate, f_info, shown, before.state
+        )
+        outcome = SearchOutcome(step_size, at, accepted & promising, state)
+        return trial + 1, jnp.asarray(following, dtype), outcome
+
+    first = SearchOutcome(step_size, f_info.f, jnp.asarray(False), state)
+    _, _, outcome = jax.lax.while_loop(
+        lambda carry: ~carry[2].accepted & (carry[0] < max_steps),
+        body,
+        (jnp.zeros((), jnp.int32), step_size, first),
+    )
+    return outcome
+
+
+def minus(params: PyTree[Array], scalar: Scalar, direction: PyTree[Array]) -> PyTree[Array]:
+    """w − s·d."""
+    return jtu.tree_map(lambda w, d: w - scalar.astype(w.dtype) * d, params, direction)

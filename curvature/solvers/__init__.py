@@ -1,0 +1,3 @@
+from .auto import Auto as Auto
+from .cg import CG as CG
+from .sample_space import SampleSpace as SampleSpace
