@@ -45,10 +45,10 @@ from .objective import (
 )
 from .operators import damped as damped
 from .optimisers import (
+    RESULTS as RESULTS,
     AbstractOptimiser as AbstractOptimiser,
     FirstOrder as FirstOrder,
     Info as Info,
     NaturalGradient as NaturalGradient,
-    RESULTS as RESULTS,
 )
-from .solvers import Auto as Auto, CG as CG, SampleSpace as SampleSpace
+from .solvers import CG as CG, Auto as Auto, SampleSpace as SampleSpace

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._checks import concrete
 from ..likelihoods import AbstractLoss
 from ..linearisation import Linearisation, LinearisedTerm, example_keys, term_key
 from ..operators import PullbackOperator

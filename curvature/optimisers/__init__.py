@@ -1,7 +1,7 @@
 from ._base import (
+    RESULTS as RESULTS,
     AbstractOptimiser as AbstractOptimiser,
     Info as Info,
-    RESULTS as RESULTS,
 )
 from .first_order import FirstOrder as FirstOrder, FirstOrderState as FirstOrderState
 from .natural_gradient import (

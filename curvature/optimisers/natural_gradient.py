@@ -196,7 +196,8 @@ class NaturalGradient(AbstractOptimiser):
         d, stats = solution.value, solution.stats
         slope, squared_norm = optax.tree.vdot(d, grad), optax.tree.vdot(d, d)
         if "quadratic" in stats and "residual" in stats:
-            quadratic, residual = stats["quadratic"], stats["residual"]
+            quadratic = jnp.asarray(stats["quadratic"])
+            residual = jnp.asarray(stats["residual"], slope.dtype)
         else:
             r = optax.tree.sub(grad, operator.mv(d))
             quadratic = -(slope + optax.tree.vdot(d, r)) / 2

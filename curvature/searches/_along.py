@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 class SearchOutcome(eqx.Module):
     """Where a search along a direction ended: the step size, the loss there (NaN if it was not
-    evaluated), whether the search accepts it, and the state for the next batch."""
+    evaluated), whether the search accepts it, and the state for the next batch.
+    """
 
     step_size: Scalar
     loss: Scalar
@@ -83,5 +84,5 @@ def search_along(
 
 
 def minus(params: PyTree[Array], scalar: Scalar, direction: PyTree[Array]) -> PyTree[Array]:
-    """w − s·d."""
+    """W − s·d."""
     return jtu.tree_map(lambda w, d: w - scalar.astype(w.dtype) * d, params, direction)

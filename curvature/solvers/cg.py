@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from .._checks import positive_int
 from ._base import AbstractSymmetricSolver
 
-# By this part of its norm the residual may be off before it is computed anew.
-_RESIDUAL_TOLERANCE = 0.02
+# By this part of its norm the recursive residual may be off before it is computed anew.
+_RESIDUAL_TOLERANCE = 0.1
 # One product is taken to err by this many units of roundoff of ‖A‖‖v‖.
 _PRODUCT_ROUNDING = 4.0
 # A residual that a fresh start did not bring below this part of the last one has stagnated.
@@ -24,9 +24,9 @@ _Map = Callable[[PyTree[Array]], PyTree[Array]]
 
 
 class _Drift(eqx.Module):
-    """A running bound on ‖r − (b − A x)‖ for the recursive residual r."""
+    """A running estimate, from above, of ‖r − (b − A x)‖ for the recursive residual r."""
 
-    bound: Scalar
+    estimate: Scalar
     operator_norm: Scalar  # the largest Rayleigh quotient met, ≤ ‖A‖
     x_norm: Scalar  # a bound on ‖x‖
 
@@ -37,12 +37,11 @@ class _State(eqx.Module):
     direction: PyTree[Array]
     gamma: Scalar  # ⟨r, M r⟩
     residual_norm: Scalar
-    verified_norm: Scalar  # ‖b − A x‖ when it was last computed
+    renewed_norm: Scalar  # ‖b − A x‖ when it was last computed
     drift: _Drift
     quadratics: Float[Array, " max_steps+1"] | None  # φ_0 … φ_i, for Martens' rule alone
     steps: Int[Array, ""]
-    verify: Bool[Array, ""]  # spend the next product on b − A x
-    done: Bool[Array, ""]
+    stopping: Bool[Array, ""]
     result: lx.RESULTS
 
 
@@ -54,9 +53,9 @@ class CG(AbstractSymmetricSolver):
     - A step is taken wherever pᵀAp > 0, as it is for C + λI with λ > 0; where rounding makes it
       ≤ 0 or non-finite, the last x is returned with `RESULTS.breakdown`.
     - Converged means ‖b − A x‖₂ ≤ `rtol`·‖b‖₂.
-    - The recursive residual is believed only while a running bound on its rounding error
+    - The recursive residual is believed only while a running estimate of its rounding error
       (van der Vorst & Ye 2000, "Residual replacement strategies for Krylov subspace iterative
-      methods") stays below 2 % of it; before anything is claimed of it beyond that, it is computed
+      methods") stays below a tenth of it; before anything is claimed of it beyond that, it is computed
       anew, at the price of a product, and the iteration goes on from there.
     - k steps from zero cost k products.
 
@@ -104,10 +103,26 @@ class CG(AbstractSymmetricSolver):
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         b_norm = optax.tree.norm(vector)
+        tolerance = self.rtol * b_norm
         precondition = options["preconditioner"].mv if "preconditioner" in options else _same
+
+        def round_(carry: _State) -> _State:
+            """Steps until one says stop, from the true residual if the recursive one is in doubt."""
+            carry = jax.lax.cond(
+                _in_doubt(carry),
+                lambda c: self._renew(c, state.mv, vector, tolerance, precondition),
+                _same,
+                carry,
+            )
+            return jax.lax.while_loop(
+                lambda c: ~c.stopping,
+                lambda c: self._step(c, state.mv, tolerance, precondition),
+                carry,
+            )
+
         final = jax.lax.while_loop(
-            lambda carry: ~carry.done,
-            lambda carry: self._step(carry, state.mv, vector, b_norm, precondition),
+            lambda carry: ~carry.stopping | _in_doubt(carry),
+            round_,
             self._start(vector, b_norm, options.get("y0"), precondition),
         )
         stats = {
@@ -121,10 +136,12 @@ class CG(AbstractSymmetricSolver):
     def _start(
         self, b: PyTree[Array], b_norm: Scalar, y0: PyTree[Array] | None, precondition: _Map
     ) -> _State:
-        warm = y0 is not None
-        x = y0 if warm else jtu.tree_map(jnp.zeros_like, b)
         direction = precondition(b)
         zero = jnp.zeros_like(b_norm)
+        if y0 is None:
+            x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, zero)
+        else:  # b is not the residual of y0: in doubt from the start
+            x, drift = y0, _Drift(zero + jnp.inf, zero, optax.tree.norm(y0))
         finite = jnp.isfinite(b_norm)
         return _State(
             x=x,
@@ -132,104 +149,131 @@ class CG(AbstractSymmetricSolver):
             direction=direction,
             gamma=optax.tree.vdot(b, direction),
             residual_norm=b_norm,
-            verified_norm=jnp.full_like(b_norm, jnp.inf),
-            drift=_Drift(zero, zero, optax.tree.norm(x) if warm else zero),
+            renewed_norm=zero + jnp.inf,
+            drift=drift,
             quadratics=None
             if self.progress is None
             else jnp.zeros(self.max_steps + 1, b_norm.dtype),
             steps=jnp.zeros((), jnp.int32),
-            verify=jnp.asarray(warm),
-            done=~finite | ((b_norm == 0) & (not warm)),
+            stopping=~finite | (b_norm == 0),
             result=lx.RESULTS.where(finite, lx.RESULTS.successful, lx.RESULTS.nonfinite_input),
         )
 
     def _step(
+        self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map
+    ) -> _State:
+        p = carry.direction
+        Ap = product(p)
+        pAp, pp = optax.tree.vdot(p, Ap), optax.tree.vdot(p, p)
+        alpha = carry.gamma / pAp
+        possible = (pAp > 0) & (alpha > 0) & jnp.isfinite(alpha)
+        # Without a possible step everything stays as it is, whatever Ap holds.
+        alpha = jnp.where(possible, alpha, 0)
+        residual = jtu.tree_map(
+            lambda r, q: jnp.where(possible, r - alpha.astype(r.dtype) * q, r), carry.residual, Ap
+        )
+        z = precondition(residual)
+        gamma = optax.tree.vdot(residual, z)
+        residual_norm = jnp.sqrt(gamma) if precondition is _same else optax.tree.norm(residual)
+        steps = carry.steps + possible
+        quadratics = carry.quadratics
+        if quadratics is not None:
+            stepped = quadratics[carry.steps] - alpha * carry.gamma / 2
+            quadratics = quadratics.at[steps].set(stepped)
+        stopping, result = self._verdict(
+            residual_norm <= tolerance,
+            quadratics,
+            steps,
+            (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
+        )
+        return _State(
+            x=_add(carry.x, alpha, p),
+            residual=residual,
+            direction=_add(z, gamma / carry.gamma, p),
+            gamma=gamma,
+            residual_norm=residual_norm,
+            renewed_norm=carry.renewed_norm,
+            drift=_grown(carry.drift, alpha * jnp.sqrt(pp), pAp / pp, residual_norm),
+            quadratics=quadratics,
+            steps=steps,
+            stopping=stopping,
+            result=result,
+        )
+
+    def _renew(
         self,
         carry: _State,
         product: _Map,
         b: PyTree[Array],
-        b_norm: Scalar,
+        tolerance: Scalar,
         precondition: _Map,
     ) -> _State:
-        """Spends one product: on a step along the direction, or on the residual of x."""
-        verify = carry.verify
-        v = _select(verify, carry.x, carry.direction)
-        Av = product(v)
-        vAv, vv = optax.tree.vdot(v, Av), optax.tree.vdot(v, v)
-
-        ratio = carry.gamma / vAv
-        advance = ~verify & (vAv > 0) & (ratio > 0) & jnp.isfinite(ratio)
-        alpha = jnp.where(advance, ratio, 0)
-        x = _add(carry.x, alpha, carry.direction)
-        residual = _select(
-            advance | verify,
-            _add(_select(verify, b, carry.residual), -jnp.where(verify, 1, alpha), Av),
-            carry.residual,
-        )
-        z = precondition(residual)
-        gamma = optax.tree.vdot(residual, z)
-        beta = jnp.where(advance, gamma / carry.gamma, 0)
+        """The same x with its true residual, for one product; the directions start afresh."""
+        residual = optax.tree.sub(b, product(carry.x))
+        direction = precondition(residual)
         residual_norm = optax.tree.norm(residual)
-        steps = carry.steps + advance
-        drift = _grow(carry.drift, verify, alpha * jnp.sqrt(vv), vAv / vv, residual_norm)
         quadratics = carry.quadratics
         if quadratics is not None:
-            stepped = quadratics[carry.steps] - alpha * carry.gamma / 2
-            value = jnp.where(verify, _quadratic(x, b, residual), stepped)
-            quadratics = quadratics.at[steps].set(value)
-
-        converged = residual_norm <= self.rtol * b_norm
-        satisfied = converged | _little_progress(quadratics, steps, self.progress)
-        exhausted = steps >= self.max_steps
-        broken = ~(advance | verify) | ~jnp.isfinite(residual_norm)
-        stopping = satisfied | exhausted | broken
-        trusted = verify | (drift.bound <= _RESIDUAL_TOLERANCE * residual_norm) | (
-            residual_norm == 0
-        )
-        stagnated = verify & (residual_norm > _STAGNATION * carry.verified_norm)
-        result = lx.RESULTS.where(
-            satisfied,
-            lx.RESULTS.successful,
-            lx.RESULTS.where(
-                exhausted,
-                lx.RESULTS.max_steps_reached,
-                lx.RESULTS.where(broken, lx.RESULTS.breakdown, lx.RESULTS.stagnation),
-            ),
+            quadratics = quadratics.at[carry.steps].set(_quadratic(carry.x, b, residual))
+        stagnated = residual_norm > _STAGNATION * carry.renewed_norm
+        stopping, result = self._verdict(
+            residual_norm <= tolerance,
+            quadratics,
+            carry.steps,
+            (stagnated, lx.RESULTS.stagnation),
+            (~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
         return _State(
-            x=x,
+            x=carry.x,
             residual=residual,
-            direction=_add(z, beta, carry.direction),
-            gamma=gamma,
+            direction=direction,
+            gamma=optax.tree.vdot(residual, direction),
             residual_norm=residual_norm,
-            verified_norm=jnp.where(verify, residual_norm, carry.verified_norm),
-            drift=drift,
+            renewed_norm=residual_norm,
+            drift=eqx.tree_at(lambda d: d.estimate, carry.drift, jnp.zeros_like(residual_norm)),
             quadratics=quadratics,
-            steps=steps,
-            verify=stopping & ~trusted,
-            done=(stopping & trusted) | stagnated,
+            steps=carry.steps,
+            stopping=stopping,
             result=result,
         )
 
+    def _verdict(
+        self,
+        converged: Bool[Array, ""],
+        quadratics: Float[Array, " max_steps+1"] | None,
+        steps: Int[Array, ""],
+        *failures: tuple[Bool[Array, ""], lx.RESULTS],
+    ) -> tuple[Bool[Array, ""], lx.RESULTS]:
+        """Whether to stop, and with what result: success first, then the step limit."""
+        if quadratics is not None and self.progress is not None:
+            converged |= _little_progress(quadratics, steps, self.progress)
+        stopping, result = jnp.asarray(False), lx.RESULTS.successful
+        for holds, failure in (*failures, (steps >= self.max_steps, lx.RESULTS.max_steps_reached)):
+            stopping |= holds
+            result = lx.RESULTS.where(holds, failure, result)
+        return stopping | converged, lx.RESULTS.where(converged, lx.RESULTS.successful, result)
 
-def _grow(
-    drift: _Drift, verify: Bool[Array, ""], step_norm: Scalar, rayleigh: Scalar, r_norm: Scalar
-) -> _Drift:
-    """The bound after a step of norm `step_norm`; zero after the residual was computed anew."""
-    roundoff = jnp.finfo(r_norm.dtype).eps / 2
+
+def _in_doubt(carry: _State) -> Bool[Array, ""]:
+    return carry.drift.estimate > _RESIDUAL_TOLERANCE * carry.residual_norm
+
+
+def _grown(drift: _Drift, step_norm: Scalar, rayleigh: Scalar, residual_norm: Scalar) -> _Drift:
+    """The drift after a step of norm `step_norm`.
+
+    Each step adds the rounding of x, of the product and of r. They are independent, so that their
+    squares add up (their sum would be far too pessimistic for a long solve).
+    """
+    roundoff = jnp.finfo(residual_norm.dtype).eps / 2
     operator_norm = jnp.fmax(drift.operator_norm, rayleigh)
     x_norm = drift.x_norm + step_norm
-    local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + r_norm
-    return _Drift(
-        jnp.where(verify, 0, drift.bound + roundoff * local), operator_norm, x_norm
-    )
+    local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
+    return _Drift(jnp.hypot(drift.estimate, roundoff * local), operator_norm, x_norm)
 
 
 def _little_progress(
-    quadratics: Float[Array, " max_steps+1"] | None, i: Int[Array, ""], progress: float | None
+    quadratics: Float[Array, " max_steps+1"], i: Int[Array, ""], progress: float
 ) -> Bool[Array, ""]:
-    if quadratics is None or progress is None:
-        return jnp.asarray(False)
     k = jnp.maximum(10, (i + 9) // 10)
     now, before = quadratics[i], quadratics[jnp.maximum(i - k, 0)]
     return (i > k) & (now < 0) & ((now - before) / now < k * progress)
@@ -240,14 +284,10 @@ def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> S
     return -(optax.tree.vdot(x, b) + optax.tree.vdot(x, residual)) / 2
 
 
-def _select(pred: Bool[Array, ""], a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
-    return jtu.tree_map(lambda x, y: jnp.where(pred, x, y), a, b)
-
-
 def _add(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
     """a + scalar·b."""
     return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)
 
 
-def _same(v: PyTree[Array]) -> PyTree[Array]:
+def _same(v: Any) -> Any:
     return v

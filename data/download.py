@@ -1,0 +1,105 @@
+"""Published files: from the user's own folder, the cache, or a mirror; checked in each case."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+
+from ._base import DatasetError
+
+TIMEOUT = 15.0  # seconds, to connect and between two pieces of an answer
+
+# By default pooch writes every download to stderr, in the middle of the command's own output.
+pooch.get_logger().setLevel("WARNING")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of one dataset are published.
+
+    **Arguments:**
+
+    - `folder`: the name of their folder, in `$CURVATURE_DATA` and in the cache.
+    - `mirrors`: addresses that end in `/`, in the order to try.
+    - `sha256`: the checksum of each file by its name.
+    """
+
+    folder: str
+    mirrors: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+
+def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
+    """The path of a file with the right checksum, downloaded if it is not here yet.
+
+    Looked for in this order: `$CURVATURE_DATA`, if set; the cache; the mirrors. A download
+    appears under its name only once it is complete and its checksum is right.
+
+    **Arguments:**
+
+    - `source`: where the file is published.
+    - `name`: the name of the file, one of `source.sha256`.
+    - `cache`: the folder in which to keep `source.folder`, by default the user's cache.
+
+    **Raises:** `DatasetError` if `$CURVATURE_DATA` is not a folder or holds this file with the
+    wrong checksum, if the cache cannot be written, or if no mirror has the file.
+    """
+    provided = _provided(source, name)
+    if provided is not None:
+        return provided
+    folder = (pooch.os_cache("curvature") if cache is None else cache) / source.folder
+    # pooch's own downloader does not fit the type that pooch declares for one.
+    downloader: Any = pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16)
+    failures = []
+    for mirror in source.mirrors:
+        try:
+            return Path(
+                pooch.retrieve(
+                    mirror + name,
+                    known_hash=source.sha256[name],
+                    fname=name,
+                    path=folder,
+                    downloader=downloader,
+                )
+            )
+        except requests.HTTPError as error:
+            failures.append(str(error))
+        except requests.RequestException as error:
+            # The name alone: the text repeats the address three times over.
+            failures.append(f"{type(error).__name__} for url: {mirror}{name}")
+        except OSError as error:
+            raise DatasetError(
+                f"Cannot keep `{name}` in the cache `{folder}`: {error}; make it writable, or "
+                f"set `CURVATURE_DATA` to a folder that has `{source.folder}/{name}`."
+            ) from error
+        except ValueError:  # pooch's word for a wrong checksum
+            failures.append(f"wrong checksum for url: {mirror}{name}")
+    raise DatasetError(
+        f"Cannot download `{name}`: {', '.join(failures)}; check the network, or set "
+        f"`CURVATURE_DATA` to a folder that has `{source.folder}/{name}`."
+    )
+
+
+def _provided(source: Source, name: str) -> Path | None:
+    root = os.environ.get("CURVATURE_DATA")
+    if not root:
+        return None
+    if not Path(root).is_dir():
+        raise DatasetError(f"`CURVATURE_DATA` must name an existing folder, got `{root}`.")
+    path = Path(root) / source.folder / name
+    if not path.exists():
+        return None
+    try:
+        found = pooch.file_hash(path)
+    except OSError as error:
+        raise DatasetError(f"Cannot read `{path}`: {error}.") from error
+    if found != source.sha256[name]:
+        raise DatasetError(
+            f"`{path}` must have the SHA-256 checksum {source.sha256[name]}, got {found}: "
+            f"replace it, or remove it to have it downloaded."
+        )
+    return path

@@ -1,0 +1,28 @@
+"""A labelled dataset arranged for two terms: reconstruct the input, and name it."""
+
+from ._base import Dataset, DatasetError
+
+
+def joint(dataset: Dataset) -> Dataset:
+    """The same examples as `{"reconstruction": (x, x), "label": (x, y)}`.
+
+    **Raises:** `DatasetError` if the parts of `dataset` are not `(inputs, targets)`, as when it
+    has been arranged for several terms already.
+    """
+
+    def arrange(part):
+        inputs, targets = part
+        return {"reconstruction": (inputs, inputs), "label": (inputs, targets)}
+
+    if not isinstance(dataset.train, tuple):
+        raise DatasetError(
+            f"`joint(dataset)` must be given one part `(inputs, targets)`, got the dataset "
+            f"`{dataset.name}`, which is arranged for the terms {sorted(dataset.train)}."
+        )
+    return Dataset(
+        f"{dataset.name}_joint",
+        arrange(dataset.train),
+        arrange(dataset.test),
+        dataset.input_shape,
+        dataset.output_size,
+    )

@@ -1,0 +1,21 @@
+"""Cutting one set of examples into a training part and a test part."""
+
+import numpy as np
+from jaxtyping import Shaped
+
+Part = tuple[Shaped[np.ndarray, "..."], Shaped[np.ndarray, "..."]]
+
+
+def shuffled_split(
+    inputs: Shaped[np.ndarray, "n ..."], targets: Shaped[np.ndarray, "n ..."], num_train: int
+) -> tuple[Part, Part]:
+    """Shuffle with `numpy.random.RandomState(0)`; the first `num_train` train, the rest test.
+
+    The seed is not a setting: the test part must be the same in every run that is compared.
+    NumPy promises that `RandomState`, unlike `default_rng`, gives this stream for ever.
+
+    **Returns:** the training part and the test part, each `(inputs, targets)`.
+    """
+    order = np.random.RandomState(0).permutation(len(inputs))
+    train, test = order[:num_train], order[num_train:]
+    return (inputs[train], targets[train]), (inputs[test], targets[test])
