@@ -4,7 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, Shaped
 
 from .likelihoods import AbstractLoss
 
@@ -27,7 +27,7 @@ class LinearisedTerm(eqx.Module):
     targets: PyTree[Array]
     example: Callable[[PyTree, Any, PRNGKeyArray | None], Array]
     inputs: PyTree[Array]
-    keys: PRNGKeyArray | None
+    keys: Shaped[Array, "n ..."] | None
 
     @property
     def size(self) -> int:
@@ -73,7 +73,7 @@ def transpose(
     return lambda cotangents: pullback(cotangents)[0]
 
 
-def example_keys(key: PRNGKeyArray | None, n: int) -> PRNGKeyArray | None:
+def example_keys(key: PRNGKeyArray | None, n: int) -> Shaped[Array, "n ..."] | None:
     """One key per example, the i-th a function of (key, i) alone."""
     if key is None:
         return None

@@ -50,11 +50,7 @@ class Term(eqx.Module):
 
     def example(self, model: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
         """The outputs z of one example."""
-        z = (
-            self.outputs(model, x, key=key)
-            if takes_key(self.outputs)
-            else self.outputs(model, x)
-        )
+        z = self.outputs(model, x, key=key) if takes_key(self.outputs) else self.outputs(model, x)
         if not eqx.is_inexact_array(z):
             raise ValueError(
                 "The outputs of a term must be one floating-point array per example, got "
@@ -220,9 +216,7 @@ def _ravelled(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None =
     return jnp.ravel(call_model(model, x, key=key))
 
 
-def _example(
-    term: Term, frozen: PyTree, params: PyTree, x: Any, key: PRNGKeyArray | None
-) -> Array:
+def _example(term: Term, frozen: PyTree, params: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
     return term.example(eqx.combine(params, frozen), x, key)
 
 

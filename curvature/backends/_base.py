@@ -62,9 +62,7 @@ class AbstractPullback(AbstractCurvature):
         )
         return PullbackOperator(linearisation, factors)
 
-    def _factors(
-        self, term: LinearisedTerm, key: PRNGKeyArray | None
-    ) -> lx.AbstractLinearOperator:
+    def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
             S = self.factor(term.likelihood, z, y, key=key)
             if eqx.is_array(S) and S.ndim == 2:

@@ -34,7 +34,5 @@ class SampledFisher(AbstractPullback):
         def score(key: PRNGKeyArray) -> Float[Array, " c"]:
             return jnp.ravel(jax.grad(likelihood.nll)(z, sample(z, key=key)))
 
-        scores = jax.vmap(score, out_axes=1)(
-            jax.random.split(needed_key(self, key), self.samples)
-        )
+        scores = jax.vmap(score, out_axes=1)(jax.random.split(needed_key(self, key), self.samples))
         return scores / jnp.sqrt(jnp.asarray(self.samples, z.dtype))

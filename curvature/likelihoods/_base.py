@@ -23,14 +23,14 @@ class AbstractLoss(eqx.Module):
 
 
 class AbstractLikelihood(AbstractLoss):
-    """A distribution p(· | z) over targets, given the outputs `z` of *one* example.
+    r"""A distribution p(· | z) over targets, given the outputs `z` of *one* example.
 
     Symbols, here and in all that follows:
 
     | symbol | meaning |
     |---|---|
     | z | one example's outputs, any shape, c numbers when ravelled |
-    | y, t | a target from the data; a target drawn from p(· \\| z) |
+    | y, t | a target from the data; a target drawn from p(· \| z) |
     | S | a factor (c × r) of a matrix M = S Sᵀ on the outputs |
     """
 

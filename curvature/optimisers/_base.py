@@ -14,7 +14,9 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     """How a step ended; `RESULTS[info.result]` is a sentence, empty when the step was taken."""
 
     successful = ""
-    nonfinite_loss = "The loss is not finite: the batch or the weights hold NaN or too large numbers."
+    nonfinite_loss = (
+        "The loss is not finite: the batch or the weights hold NaN or too large numbers."
+    )
     nonfinite_gradient = "The gradient is not finite, though the loss is."
     nonfinite_direction = "The direction from the linear solve is not finite."
     no_reduction = (

@@ -64,9 +64,7 @@ class FirstOrder(AbstractOptimiser):
         new_params = jtu.tree_map(
             lambda w, u: jnp.where(accepted, w + u.astype(w.dtype), w), params, updates
         )
-        new_state = FirstOrderState(
-            select(accepted, new_state, state.transformation), state.mask
-        )
+        new_state = FirstOrderState(select(accepted, new_state, state.transformation), state.mask)
         nan = jnp.full((), jnp.nan, loss.dtype)
         info = Info(
             loss=loss,

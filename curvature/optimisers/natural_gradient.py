@@ -104,9 +104,7 @@ class NaturalGradient(AbstractOptimiser):
                 f"`NaturalGradient(warm_start=...)` must lie in [0, 1], got {self.warm_start}."
             )
 
-    def init(
-        self, model: PyTree, trainable: PyTree = eqx.is_inexact_array
-    ) -> NaturalGradientState:
+    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> NaturalGradientState:
         params = eqx.filter(model, trainable)
         dtype = jnp.result_type(*jtu.tree_leaves(params))
         zeros = jtu.tree_map(jnp.zeros_like, params)

@@ -10,8 +10,10 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 
 class SearchOutcome(eqx.Module):
-    """Where a search along a direction ended: the step size, the loss there (NaN if it was not
-    evaluated), whether the search accepts it, and the state for the next batch.
+    """Where a search along a direction ended.
+
+    The step size, the loss there (NaN if it was not evaluated), whether the search accepts it,
+    and the state for the next batch.
     """
 
     step_size: Scalar

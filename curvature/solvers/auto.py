@@ -49,9 +49,7 @@ class Auto(lx.AbstractLinearSolver):
         inner, options = solver.transpose(inner, options)
         return (solver, inner), options
 
-    def conj(
-        self, state: _AutoState, options: dict[str, Any]
-    ) -> tuple[_AutoState, dict[str, Any]]:
+    def conj(self, state: _AutoState, options: dict[str, Any]) -> tuple[_AutoState, dict[str, Any]]:
         solver, inner = state
         inner, options = solver.conj(inner, options)
         return (solver, inner), options

@@ -55,7 +55,7 @@ class CG(AbstractSymmetricSolver):
     - Converged means ‖b − A x‖₂ ≤ `rtol`·‖b‖₂.
     - The recursive residual is believed only while a running estimate of its rounding error
       (van der Vorst & Ye 2000, "Residual replacement strategies for Krylov subspace iterative
-      methods") stays below a tenth of it; before anything is claimed of it beyond that, it is computed
+      methods") stays below a tenth of it; before anything is claimed beyond that, it is computed
       anew, at the price of a product, and the iteration goes on from there.
     - k steps from zero cost k products.
 
@@ -86,7 +86,9 @@ class CG(AbstractSymmetricSolver):
         if not 0 <= self.rtol < 1:
             raise ValueError(f"`CG(rtol=...)` must lie in [0, 1), got {self.rtol}.")
         if self.progress is not None and not 0 < self.progress < 1:
-            raise ValueError(f"`CG(progress=...)` must lie in (0, 1) or be None, got {self.progress}.")
+            raise ValueError(
+                f"`CG(progress=...)` must lie in (0, 1) or be None, got {self.progress}."
+            )
 
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
@@ -107,7 +109,7 @@ class CG(AbstractSymmetricSolver):
         precondition = options["preconditioner"].mv if "preconditioner" in options else _same
 
         def round_(carry: _State) -> _State:
-            """Steps until one says stop, from the true residual if the recursive one is in doubt."""
+            """Steps until one says stop, from the true residual if there is doubt about it."""
             carry = jax.lax.cond(
                 _in_doubt(carry),
                 lambda c: self._renew(c, state.mv, vector, tolerance, precondition),
@@ -159,9 +161,7 @@ class CG(AbstractSymmetricSolver):
             result=lx.RESULTS.where(finite, lx.RESULTS.successful, lx.RESULTS.nonfinite_input),
         )
 
-    def _step(
-        self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map
-    ) -> _State:
+    def _step(self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map) -> _State:
         p = carry.direction
         Ap = product(p)
         pAp, pp = optax.tree.vdot(p, Ap), optax.tree.vdot(p, p)
@@ -175,7 +175,7 @@ class CG(AbstractSymmetricSolver):
         z = precondition(residual)
         gamma = optax.tree.vdot(residual, z)
         residual_norm = jnp.sqrt(gamma) if precondition is _same else optax.tree.norm(residual)
-        steps = carry.steps + possible
+        steps = carry.steps + possible.astype(jnp.int32)
         quadratics = carry.quadratics
         if quadratics is not None:
             stepped = quadratics[carry.steps] - alpha * carry.gamma / 2
@@ -285,7 +285,7 @@ def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> S
 
 
 def _add(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
-    """a + scalar·b."""
+    """A + scalar·b."""
     return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)
 
 

@@ -1,0 +1,50 @@
+"""The networks and batches of the published comparisons."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, Float, Int, PyTree, Scalar
+
+import curvature as cv
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A 784-h-10 ReLU MLP with random inputs and labels: what a step costs depends on neither."""
+
+    hidden: int
+    batch_size: int
+    batches: int  # distinct ones, over which a scan runs
+
+    @property
+    def name(self) -> str:
+        return f"784-{self.hidden}-10, batch {self.batch_size}"
+
+    def model(self) -> eqx.nn.MLP:
+        return eqx.nn.MLP(784, 10, self.hidden, 1, key=jax.random.key(0))
+
+    def data(self) -> tuple[Float[Array, "batches n 784"], Int[Array, "batches n"]]:
+        x_key, y_key = jax.random.split(jax.random.key(1))
+        shape = (self.batches, self.batch_size)
+        return jax.random.uniform(x_key, (*shape, 784)), jax.random.randint(y_key, shape, 0, 10)
+
+
+PROBLEMS = (Problem(128, 2, 512), Problem(128, 128, 64), Problem(1024, 512, 6))
+
+OBJECTIVE = cv.Supervised(cv.Categorical())
+
+
+def loss(model: eqx.nn.MLP, batch: tuple[Array, Array]) -> Scalar:
+    """The loss as one writes it by hand, without this library."""
+    logits = jax.vmap(model)(batch[0])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+
+def sgd_step(params: PyTree, static: PyTree, batch: tuple[Array, Array]) -> tuple[PyTree, Scalar]:
+    """A plain optax SGD step as one writes it by hand: the unit of "times an SGD step"."""
+    optimiser = optax.sgd(1e-3)
+    value, grad = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), batch))(params)
+    updates, _ = optimiser.update(grad, optimiser.init(params), params)
+    return optax.apply_updates(params, updates), value

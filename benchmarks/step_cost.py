@@ -1,0 +1,130 @@
+"""What a step costs: `python -m benchmarks.step_cost [--json FILE] [--rounds N] [--cores N]`.
+
+Each curvature's whole step, solved by ten products of conjugate gradients, as a multiple of a
+hand-written jitted SGD step and of a gradient of the loss on the same batch: inside one `lax.scan`
+over distinct batches, where dispatch flatters nobody, and called once per step from Python, as the
+training loop does. Then the cost of one product, and what the loop adds to a step. All ratios
+are taken within one round of one run.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import optimistix as optx
+from rich.console import Console
+from rich.table import Table
+
+import curvature as cv
+
+from . import loop_cost, machine, stepping
+from .problems import OBJECTIVE, PROBLEMS, Problem
+from .timing import Ratio, Rounds
+
+PRODUCTS = 10
+_LITTLE = 1e-3  # a learning rate too small to change what the step computes
+
+CURVATURES: dict[str, cv.AbstractCurvature] = {
+    "identity": cv.Identity(),
+    "empirical_fisher": cv.EmpiricalFisher(),
+    "true_fisher, 1 sample": cv.SampledFisher(1),
+    "true_fisher, 5 samples": cv.SampledFisher(5),
+    "exact_fisher": cv.ExactFisher(),
+    "gauss_newton": cv.GaussNewton(),
+}
+
+
+def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
+    """The step that is measured: a solve of `PRODUCTS` products, then the update."""
+    return cv.NaturalGradient(
+        OBJECTIVE,
+        curvature=curvature,
+        solver=cv.Auto(cg=cv.CG(rtol=0.0, max_steps=PRODUCTS)),
+        damping=1e-2,
+        search=optx.LearningRate(_LITTLE),
+    )
+
+
+def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
+    """One row per curvature, as ratios to an SGD step and to a gradient."""
+    scanned = {"sgd": stepping.scan_sgd(problem), "gradient": stepping.scan_gradient(problem)}
+    called = {"sgd": stepping.call_sgd(problem)}
+    for name, curvature in CURVATURES.items():
+        scanned[name] = stepping.scan_steps(problem, optimiser(curvature))
+        called[name] = stepping.call_steps(problem, optimiser(curvature))
+    in_scan, in_calls = Rounds(scanned, rounds), Rounds(called, rounds)
+    return [
+        {
+            "problem": problem.name,
+            "curvature": name,
+            "scan, SGD steps": in_scan.ratio(name, "sgd"),
+            "scan, gradients": in_scan.ratio(name, "gradient"),
+            "calls, SGD steps": in_calls.ratio(name, "sgd"),
+        }
+        for name in CURVATURES
+    ]
+
+
+def measure_product(problem: Problem, rounds: int) -> dict[str, Any]:
+    """One product with the Gauss–Newton matrix, and the SGD step itself, in gradients."""
+    few, many = 2, 2 + PRODUCTS
+    times = Rounds(
+        {
+            "gradient": stepping.scan_gradient(problem),
+            "few": stepping.scan_products(problem, few),
+            "many": stepping.scan_products(problem, many),
+        },
+        rounds,
+    )
+    return {
+        "problem": problem.name,
+        "one product, gradients": times.combined(
+            lambda of: (of("many") - of("few")) / (many - few) / of("gradient")
+        ),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement")
+    parser.add_argument("--cores", type=int, default=1, help="cores to use")
+    options = parser.parse_args(argv)
+    # Before the first array: XLA counts the cores when it starts.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+
+    about = machine.describe()
+    steps = [row for problem in PROBLEMS for row in measure(problem, options.rounds)]
+    products = [measure_product(problem, options.rounds) for problem in PROBLEMS[1:]]
+    loop = [
+        loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), options.rounds)
+        for name in ("identity", "gauss_newton")
+    ]
+    console = Console()
+    console.print(f"{about['processor']}, {about['cores']} core(s); {about['versions']}")
+    for title, rows in (
+        (f"A whole step, CG with {PRODUCTS} products", steps),
+        ("A product with Gauss–Newton", products),
+        ("What the training loop adds to a step", loop),
+    ):
+        console.print(_table(title, rows))
+    if options.json:
+        figures = {"machine": about, "steps": steps, "products": products, "loop": loop}
+        options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, Ratio) else "left")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

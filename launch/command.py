@@ -1,0 +1,52 @@
+"""The command line, read by Hydra's own parser."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from .errors import ConfigError
+
+QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments as `hydra.main` will.
+
+    **Raises:** `ConfigError` where Hydra would print its usage and leave.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse
+    return parser.parse_args(arguments)
+
+
+def is_question(command: argparse.Namespace) -> bool:
+    """Whether the command asks Hydra something (`--help`, `--cfg job`) instead of training."""
+    return any(getattr(command, name) for name in QUESTIONS)
+
+
+def wants_debug(arguments: Sequence[str]) -> bool:
+    """Whether tracebacks are asked for; known before anything is parsed."""
+    return "debug=true" in [argument.lower() for argument in arguments]
+
+
+def make_importable(command: argparse.Namespace) -> None:
+    """Let the files beside an added configuration folder be named in its `_target_`'s.
+
+    At the end of the path: the folder has a group called `curvature`, and must not shadow the
+    package of that name.
+    """
+    if command.config_dir is not None:
+        folder = str(Path(command.config_dir).resolve())
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(
+        f"The command line was not understood: {message}. Overrides are written `key=value`, all "
+        "of them together, before or after the flags; `--help` lists them."
+    )

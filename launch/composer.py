@@ -1,0 +1,95 @@
+"""Composes configurations exactly as `hydra.main` will for the same command."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from .errors import ConfigError
+
+CONFIG_PATH = Path(__file__).resolve().parent.parent / "conf"
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """What one command asks for.
+
+    **Arguments:**
+
+    - `jobs`: one composed configuration per job, each with its `hydra` node.
+    - `overrides`: the overrides of the whole command, sweeps unexpanded.
+    - `multirun`: whether Hydra will run the jobs as a sweep.
+    """
+
+    jobs: list[DictConfig]
+    overrides: list[Override]
+    multirun: bool
+
+
+class Composer:
+    """Hydra's configuration loader, on the search path that the command asks for."""
+
+    def __init__(self, command: argparse.Namespace):
+        self._name = command.config_name or CONFIG_NAME
+        path = CONFIG_PATH.parent / command.config_path if command.config_path else CONFIG_PATH
+        search_path = create_config_search_path(str(path))
+        if command.config_dir is not None:
+            folder = Path(command.config_dir).resolve()
+            if not folder.is_dir():
+                raise ConfigError(f"`--config-dir` must be a folder, got `{command.config_dir}`.")
+            before_schema = SearchPathQuery(provider="schema")
+            search_path.prepend("command-line", f"file://{folder}", before_schema)
+        version.setbase(VERSION_BASE)
+        setup_globals()
+        JobRuntime.instance().set("name", "train")
+        self._loader = ConfigLoaderImpl(search_path)
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """The configuration of one run, interpolations unresolved, with its `hydra` node."""
+        return self._loader.load_configuration(self._name, overrides, RunMode.RUN)
+
+    def composition(self, overrides: list[str], *, multirun: bool) -> Composition:
+        """Every job of the command, a sweep expanded by the sweeper's own code."""
+        master = self._loader.load_configuration(
+            self._name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+        if not multirun and master.hydra.mode != RunMode.MULTIRUN:
+            return Composition([self.compose(overrides)], self.parse(overrides), False)
+        swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        parsed = self.parse([*swept, *overrides])
+        (expanded,) = BasicSweeper.split_arguments(
+            [override for override in parsed if not override.is_hydra_override()],
+            max_batch_size=None,
+        )
+        jobs = []
+        for number, job_overrides in enumerate(expanded):
+            job = self._loader.load_sweep_config(master, job_overrides)
+            with open_dict(job.hydra.job):
+                job.hydra.job.num = number
+                job.hydra.job.id = number
+            jobs.append(job)
+        return Composition(jobs, parsed, True)
+
+    def parse(self, overrides: list[str]) -> list[Override]:
+        """The overrides, read by Hydra's grammar."""
+        return OverridesParser.create(self._loader).parse_overrides(overrides)
+
+    def options(self, group: str) -> list[str]:
+        """The names that `group=` may take; empty when there is no such group."""
+        return self._loader.get_group_options(group)
+
+    def load(self, group: str, option: str) -> DictConfig:
+        """One file of a group, as it is written."""
+        return self._loader.repository.load_config(f"{group}/{option}").config

@@ -1,0 +1,122 @@
+"""Why a command does not compose, in one sentence."""
+
+import difflib
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from .composer import Composer, Composition
+from .errors import ConfigError
+
+
+def compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
+    """`composer.composition(...)`, refusing in one sentence.
+
+    **Raises:** `ConfigError` for whatever does not compose.
+    """
+    try:
+        return composer.composition(overrides, multirun=multirun)
+    except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
+        raise ConfigError(explain(error, composer, overrides, multirun)) from error
+
+
+def explain(error: Exception, composer: Composer, overrides: list[str], multirun: bool) -> str:
+    """The sentence for `error`, which composing `overrides` has raised.
+
+    Asks the configuration what is wrong rather than reading Hydra's message, which is meant for
+    a terminal full of lines and changes from release to release.
+    """
+    if isinstance(error, OverrideParseException):
+        reason = error.message.splitlines()[0]
+        return f"`{error.override}` is not of the form `key=value` ({reason})."
+    parsed = composer.parse(overrides)
+    if not multirun:
+        for override in parsed:
+            if override.is_sweep_override():
+                return (
+                    f"`{override.input_line}` gives several values: add `-m` to run one job for "
+                    "each, or write a list as `key=[a,b]`."
+                )
+    choices = [override for override in parsed if composer.options(override.key_or_group)]
+    for override in choices:
+        for value in _values(override):
+            options = composer.options(override.key_or_group)
+            if value is not None and not isinstance(value, list) and str(value) not in options:
+                return _unknown_option(composer, override.key_or_group, value, options)
+    known = _compose_leniently(composer, choices)
+    for override in parsed:
+        key = override.key_or_group
+        is_new = override.is_add() or override.is_force_add()
+        if known is not None and override not in choices and not is_new and not _has(known, key):
+            return _unknown_key(known, key)
+    return ": ".join(_first_line(part) for part in (error, error.__cause__) if str(part or ""))
+
+
+def _values(override: Override) -> list:
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".:")
+
+
+def _compose_leniently(composer: Composer, choices: list[Override]) -> DictConfig | None:
+    """What the user most probably has in mind; None where a file is at fault.
+
+    That is the chosen files as they are, or else the default ones.
+    """
+    chosen = [f"{choice.get_key_element()}={_values(choice)[0]}" for choice in choices]
+    for overrides in (chosen, []):
+        try:
+            return composer.compose(overrides)
+        except Exception:
+            continue
+    return None
+
+
+def _unknown_option(composer: Composer, group: str, value: object, options: list[str]) -> str:
+    listed = ", ".join(options)
+    default = _compose_leniently(composer, [])
+    if isinstance(value, int | float) and not isinstance(value, bool) and default is not None:
+        entries = default.get(group) or {}
+        numbers = [key for key, entry in entries.items() if isinstance(entry, int | float)]
+        if len(numbers) == 1:
+            return (
+                f"`{group}={value}`: `{group}=` chooses a policy ({listed}); for the number write "
+                f"`{group}.{numbers[0]}={value}`."
+            )
+    close = difflib.get_close_matches(str(value), options, n=1)
+    hint = f"did you mean `{group}={close[0]}`? " if close else ""
+    return f"`{group}={value}`: no such option; {hint}`{group}` is one of {listed}."
+
+
+def _unknown_key(known: DictConfig, key: str) -> str:
+    keys = _flatten(known)
+    close = difflib.get_close_matches(key, keys, n=1)
+    if close:
+        return f"`{key}` is not a key of the configuration; did you mean `{close[0]}`?"
+    group, _, _ = key.rpartition(".")
+    siblings = [name for name in keys if group and name.startswith(f"{group}.")]
+    listed = f"`{group}` has {', '.join(siblings)}" if siblings else "`--help` lists the keys"
+    return f"`{key}` is not a key of the configuration; {listed}."
+
+
+def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name in node:
+        if str(name).startswith("_") or (name == "hydra" and not prefix):
+            continue
+        keys.append(f"{prefix}{name}")
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_interpolation():
+            keys.extend(_flatten(child, f"{prefix}{name}."))
+    return keys
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    missing = object()
+    try:
+        return OmegaConf.select(config, key, default=missing) is not missing
+    except Exception:
+        return False

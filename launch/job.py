@@ -1,0 +1,104 @@
+"""One training run as the command asks for it: plain values, nothing built yet."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from training import CONFIG
+
+from .errors import ConfigError
+from .unused import ROOTS, is_used, reached
+
+CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", "checkpoint_seconds", "debug")
+"""What may be given beside `resume=FOLDER`: how long to go on, not what is being trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to train, and where to.
+
+    **Arguments:**
+
+    - `config`: the resolved configuration, which is what the run folder's `config.yaml` holds.
+        Its entry `choices` maps each group that the run uses to the option chosen.
+    - `folder`: the run folder.
+    - `resume`: whether the folder's own run goes on.
+    """
+
+    config: dict[str, Any]
+    folder: Path
+    resume: bool
+
+    @property
+    def label(self) -> str:
+        """The name of the curvature, or of the optimiser where there is none."""
+        choices = self.config["choices"]
+        return choices.get("curvature", choices["optimiser"])
+
+
+def current_job(config: DictConfig) -> Job:
+    """The job that Hydra is running now; `config` is what it has handed to the task function."""
+    hydra = HydraConfig.get()
+    return _job(config, hydra, Path(hydra.runtime.output_dir))
+
+
+def planned_job(composed: DictConfig, *, multirun: bool) -> Job:
+    """The job that Hydra will run for `composed`, a configuration with its `hydra` node."""
+    HydraConfig.instance().set_config(composed)  # for interpolations such as `${hydra:job.num}`
+    if multirun:
+        folder = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
+    else:
+        folder = Path(composed.hydra.run.dir)
+    config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    return _job(config, composed.hydra, folder)
+
+
+def _job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
+    if config.get("resume") is not None:
+        return _stored_job(config, hydra, folder)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"`{error.full_key}` has no value: {reason}.") from error
+    for name in ROOTS:
+        if name not in plain and name != "experiment":  # an experiment leaves no entry
+            raise ConfigError(f"`{name}` is not in the configuration; do not delete it.")
+    paths = reached(config)
+    choices = {
+        group: option
+        for group, option in hydra.runtime.choices.items()
+        if option is not None and is_used(group, paths)
+    }
+    return Job({**plain, "choices": choices}, folder, resume=False)
+
+
+def _stored_job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
+    """The job of the folder named by `resume=`, whose own configuration is what counts."""
+    if Path(config.resume).resolve() != folder.resolve():
+        raise ConfigError(
+            f"`resume={config.resume}` continues in that folder; leave out the other folder, "
+            f"`{folder}`, and run one job at a time."
+        )
+    file = folder / CONFIG
+    if not folder.is_dir():
+        raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no such folder.")
+    if not file.is_file():
+        raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no {CONFIG}.")
+    stored = yaml.safe_load(file.read_text())
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        key = override.key_or_group
+        if key not in CHANGEABLE:
+            raise ConfigError(
+                f"`{override.input_line}` cannot be changed in a run that is resumed; "
+                f"only {', '.join(f'`{name}`' for name in CHANGEABLE[1:])} can."
+            )
+        if key != "resume":
+            stored[key] = config[key]
+    return Job(stored, folder, resume=True)

@@ -1,0 +1,75 @@
+"""From a job's plain configuration to the objects of a run."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from data import Dataset
+from training import Run, Settings
+
+from .errors import ConfigError
+from .instantiation import instantiate
+from .job import Job
+
+MODEL_STREAM = 2**32 - 1
+"""Folded into the seed for the weights; the steps fold in their numbers, which end before it."""
+
+
+def build(job: Job, *, shapes_only: bool = False) -> Run:
+    """Everything that the job's training run needs.
+
+    **Arguments:**
+
+    - `job`: what to build.
+    - `shapes_only`: leave the model's arrays out, as `jax.ShapeDtypeStruct`'s: enough to check a
+        run, and nothing is compiled.
+
+    **Raises:** `ConfigError` or `ValueError` for values that cannot be used, and
+    `data.DatasetError` for a dataset that cannot be had; each is one sentence.
+    """
+    config = job.config
+    for name in ("x64", "debug"):
+        if not isinstance(config[name], bool):
+            raise ConfigError(f"`{name}` must be true or false, got {config[name]!r}.")
+    settings = Settings(
+        **{
+            field.name: config[field.name]
+            for field in dataclasses.fields(Settings)
+            if field.name in config
+        }
+    )
+    # Set both ways: the jobs of a sweep share one process.
+    jax.config.update("jax_enable_x64", config["x64"])
+    dataset = _dataset(json.dumps(config["dataset"]))
+    return Run(
+        model=_model(config["model"], dataset, settings.seed, shapes_only=shapes_only),
+        optimiser=instantiate({"optimiser": config["optimiser"]})["optimiser"],
+        dataset=dataset,
+        settings=settings,
+        config=config,
+        label=job.label,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(config: str) -> Dataset:
+    # Kept, because the check before the launch and every job of a sweep ask for the same one.
+    return instantiate({"dataset": json.loads(config)})["dataset"]
+
+
+def _model(config: dict[str, Any], dataset: Dataset, seed: int, *, shapes_only: bool) -> eqx.Module:
+    sizes = {"input_shape": list(dataset.input_shape), "output_size": dataset.output_size}
+    filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
+    make = instantiate({"model": {**config, **filled}})["model"]
+
+    def init():
+        return make(key=jax.random.fold_in(jax.random.key(seed), MODEL_STREAM))
+
+    try:
+        return eqx.filter_eval_shape(init) if shapes_only else eqx.filter_jit(init)()
+    except TypeError as error:
+        raise ConfigError(f"`model={config['_target_']}` cannot be built: {error}") from error

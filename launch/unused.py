@@ -1,0 +1,114 @@
+"""Which overrides does a run really use? Decided by following the configuration's references."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from omegaconf import DictConfig, OmegaConf
+
+from training import Settings
+
+from .composer import Composer, Composition
+from .errors import ConfigError
+
+ROOTS = (
+    *(field.name for field in dataclasses.fields(Settings)),
+    *("model", "dataset", "optimiser"),
+    *("experiment", "x64", "debug", "resume"),
+)
+"""What the program itself reads; all else is used only if something here refers to it."""
+
+# An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.
+_REFERENCE = re.compile(r"\$\{(\.*)([^\s${}:]*)\}")
+
+
+def reached(config: DictConfig) -> set[str]:
+    """The paths that a run reads, each with all that is below it.
+
+    These are the roots, what their interpolations refer to, and so on.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    paths: set[str] = set()
+    waiting = list(ROOTS)
+    while waiting:
+        path = waiting.pop()
+        if path not in paths:
+            paths.add(path)
+            waiting.extend(_references(_at(raw, path), path))
+    return paths
+
+
+def is_used(path: str, paths: Iterable[str]) -> bool:
+    """Whether `path` is, contains, or lies below one of the `paths` that are read."""
+    return any(
+        path == read or path.startswith(f"{read}.") or read.startswith(f"{path}.") for read in paths
+    )
+
+
+def refuse_unused(composition: Composition, composer: Composer) -> None:
+    """Refuse an override that no job uses, and a swept one that some job ignores.
+
+    **Raises:** `ConfigError`.
+    """
+    read = [reached(job) for job in composition.jobs]
+    for override in composition.overrides:
+        if override.is_hydra_override():
+            continue
+        path = (override.package or override.key_or_group).replace("/", ".")
+        ignoring = [
+            job for job, paths in zip(composition.jobs, read, strict=True)
+            if not is_used(path, paths)
+        ]  # fmt: skip
+        if len(ignoring) == len(composition.jobs):
+            reason = _who_ignores(path, ignoring[0], composer)
+            raise ConfigError(f"`{override.input_line}` is not used by {reason}.")
+        if ignoring and override.is_sweep_override():
+            reason = _who_ignores(path, ignoring[0], composer)
+            raise ConfigError(
+                f"`{override.input_line}` is swept but not used by {reason}: "
+                "those jobs would run once for each value; sweep them separately."
+            )
+
+
+def _references(value: object, path: str) -> list[str]:
+    if isinstance(value, dict):
+        found = [_references(child, f"{path}.{name}") for name, child in value.items()]
+        return [reference for references in found for reference in references]
+    if isinstance(value, list):
+        # A relative reference counts the list as one level, as it counts a mapping.
+        found = [_references(child, f"{path}.{index}") for index, child in enumerate(value)]
+        return [reference for references in found for reference in references]
+    if not isinstance(value, str):
+        return []
+    references = []
+    for dots, name in _REFERENCE.findall(value):
+        parents = path.split(".")[: -len(dots)] if dots else []
+        references.append(".".join([*parents, name]))
+    return references
+
+
+def _at(raw: object, path: str) -> object:
+    for name in path.split("."):
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return raw
+
+
+def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
+    """The choice that makes `path` useless in `job`, and one that would use it."""
+    for group, option in job.hydra.runtime.choices.items():
+        if option is None or group.startswith("hydra/"):
+            continue
+        readers = [
+            other
+            for other in composer.options(group)
+            if is_used(path, _references(_raw(composer, group, other), group))
+        ]
+        if option in readers:
+            return _who_ignores(group, job, composer)
+        if readers:
+            return f"`{group}={option}` (it is by `{group}={readers[0]}`)"
+    return "anything"
+
+
+def _raw(composer: Composer, group: str, option: str) -> object:
+    return OmegaConf.to_container(composer.load(group, option), resolve=False)

@@ -1,0 +1,22 @@
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+Layer = TypeVar("Layer", eqx.nn.Linear, eqx.nn.Conv2d)
+
+
+def lecun(layer: type[Layer], *args: Any, key: PRNGKeyArray, **kwargs: Any) -> Layer:
+    """`layer(*args, **kwargs)` with weights ∼ N(0, 1/fan_in), and no bias (LeCun 1998, §4.6).
+
+    A signal keeps its size through many layers; under Equinox's own U(±1/√fan_in) it shrinks to a
+    third of its variance in each.
+    """
+    built = layer(*args, key=key, **kwargs)
+    initialise = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
+    weight = initialise(key, built.weight.shape, built.weight.dtype)
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias), built, (weight, jnp.zeros_like(built.bias))
+    )

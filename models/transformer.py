@@ -1,0 +1,111 @@
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._checks import integer, probability
+from ._dense import Dense
+from ._init import lecun
+from ._keys import split
+
+
+class TransformerEncoder(eqx.Module):
+    """A small transformer encoder: the input's leading axis is the sequence, as an image's rows.
+
+    Tokens are embedded linearly, get a learned position, pass through blocks of attention and a
+    perceptron (normalised before, Xiong et al., *On layer normalization in the transformer
+    architecture*, 2020), and are averaged for one linear layer.
+
+    **Arguments:**
+
+    - `input_shape`: `(tokens, ...)`; what follows the leading axis is one token, ravelled.
+    - `output_size`: how many numbers come out.
+    - `width`: the size of a token inside.
+    - `depth`: how many blocks.
+    - `heads`: attention heads per block; they divide `width`.
+    - `dropout`: the probability with which an attention weight, and a number that a block adds to
+        its tokens, is dropped in training.
+    - `key`: for the initial weights.
+
+    **Raises:** `ValueError` for a size or a probability out of range.
+    """
+
+    embedding: eqx.nn.Linear
+    positions: Float[Array, "tokens width"]
+    blocks: tuple["Block", ...]
+    norm: eqx.nn.LayerNorm
+    head: eqx.nn.Linear
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_size: int,
+        *,
+        width: int = 32,
+        depth: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        integer("TransformerEncoder(width=...)", width)
+        integer("TransformerEncoder(depth=...)", depth)
+        integer("TransformerEncoder(heads=...)", heads)
+        probability("TransformerEncoder(dropout=...)", dropout)
+        if width % heads:
+            raise ValueError(
+                "`TransformerEncoder(heads=...)` must divide `width`, "
+                f"got {heads} heads and a width of {width}."
+            )
+        tokens, *token_shape = input_shape
+        embedding_key, positions_key, head_key, *keys = jax.random.split(key, 3 + depth)
+        self.embedding = lecun(eqx.nn.Linear, math.prod(token_shape), width, key=embedding_key)
+        # Of the size of an embedded row of pixels: with a tenth of it, training starts far slower.
+        self.positions = 0.3 * jax.random.normal(positions_key, (tokens, width))
+        self.blocks = tuple(Block(width, heads, dropout, key=key) for key in keys)
+        self.norm = eqx.nn.LayerNorm(width)
+        self.head = lecun(eqx.nn.Linear, width, output_size, key=head_key)
+
+    def __call__(
+        self, x: Float[Array, "tokens ..."], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " output_size"]:
+        """The outputs for one example; `key` is needed for dropout in training, and only then."""
+        tokens = jax.vmap(self.embedding)(x.reshape(x.shape[0], -1)) + self.positions
+        for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
+            tokens = block(tokens, key=block_key)
+        return self.head(jnp.mean(jax.vmap(self.norm)(tokens), axis=0))
+
+
+class Block(eqx.Module):
+    """One block of the encoder: tokens attend to each other, then each passes a perceptron."""
+
+    attention_norm: eqx.nn.LayerNorm
+    attention: eqx.nn.MultiheadAttention
+    perceptron_norm: eqx.nn.LayerNorm
+    perceptron: Dense
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, width: int, heads: int, dropout: float, *, key: PRNGKeyArray):
+        attention_key, perceptron_key = jax.random.split(key)
+        self.attention_norm = eqx.nn.LayerNorm(width)
+        self.attention = eqx.nn.MultiheadAttention(
+            heads, width, dropout_p=dropout, key=attention_key
+        )
+        self.perceptron_norm = eqx.nn.LayerNorm(width)
+        # Four times as wide inside, the custom since Vaswani et al. 2017.
+        self.perceptron = Dense(
+            [width, 4 * width, width], activation=jax.nn.gelu, key=perceptron_key
+        )
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(
+        self, tokens: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens width"]:
+        attention_key, attended_key, passed_key = split(key, 3)
+        normed = jax.vmap(self.attention_norm)(tokens)
+        attended = self.attention(normed, normed, normed, key=attention_key)
+        tokens = tokens + self.dropout(attended, key=attended_key)
+        passed = jax.vmap(self.perceptron)(jax.vmap(self.perceptron_norm)(tokens))
+        return tokens + self.dropout(passed, key=passed_key)

@@ -1,0 +1,242 @@
+"""The table of models, likelihoods and batches, each as the library sees it and as `dense` does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import hydra
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from omegaconf import OmegaConf
+
+import curvature as cv
+import models
+from tests.curvature import dense
+
+CONF = Path(__file__).parents[2] / "conf"
+VARIANCE = 0.7
+SAMPLES = 2
+
+LIKELIHOODS = {
+    "categorical": dense.Categorical(),
+    "bernoulli": dense.Bernoulli(),
+    "gaussian": dense.Gaussian(VARIANCE),
+}
+# Every curvature that has a file, so that one that is added is held to the laws by being there.
+CURVATURES = sorted(path.stem for path in (CONF / "curvature").glob("*.yaml"))
+
+
+def library(likelihood: str) -> cv.AbstractLikelihood:
+    """The library's own likelihood of that name."""
+    return {
+        "categorical": cv.Categorical(),
+        "bernoulli": cv.Bernoulli(),
+        "gaussian": cv.Gaussian(variance=VARIANCE),
+    }[likelihood]
+
+
+def curvature(name: str, likelihood: str) -> cv.AbstractCurvature:
+    """The curvature of conf/curvature/`name`.yaml, with the likelihood of that name."""
+    config = OmegaConf.create({"samples": SAMPLES, "likelihood": {}, "curvature": {}})
+    config.likelihood = OmegaConf.load(CONF / "likelihood" / f"{likelihood}.yaml")
+    if likelihood == "gaussian":
+        config.likelihood.variance = VARIANCE
+    config.curvature = OmegaConf.load(CONF / "curvature" / f"{name}.yaml")
+    return hydra.utils.instantiate(config.curvature)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with its objective and batch; `terms` is the same for `dense`."""
+
+    model: eqx.Module
+    objective: cv.AbstractObjective
+    batch: PyTree
+    terms: list[dense.Term]
+    trainable: PyTree = eqx.is_inexact_array
+    key: PRNGKeyArray | None = None
+
+
+def targets(likelihood: str, rng: np.random.Generator, n: int, shape: tuple[int, ...]) -> Array:
+    """Targets for outputs of the given shape: labels, grey values, or numbers."""
+    if likelihood == "categorical":
+        return jnp.asarray(rng.integers(shape[-1], size=(n, *shape[:-1])))
+    if likelihood == "bernoulli":
+        return jnp.asarray(rng.uniform(size=(n, *shape)), jnp.float_)
+    return jnp.asarray(rng.normal(size=(n, *shape)), jnp.float_)
+
+
+def supervised(
+    model: Any,
+    likelihood: str,
+    *,
+    inputs: tuple[int, ...] = (3,),
+    outputs: tuple[int, ...] = (3,),
+    n: int = 5,
+    trainable: PyTree = eqx.is_inexact_array,
+    key: PRNGKeyArray | None = None,
+) -> Case:
+    """A case of one term, on random data."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(n, *inputs)), jnp.float_)
+    y = targets(likelihood, rng, n, outputs)
+    term = dense.Term(_call, LIKELIHOODS[likelihood], x, y)
+    return Case(model, cv.Supervised(library(likelihood)), (x, y), [term], trainable, key)
+
+
+def _call(model: Any, x: Array, key: Any) -> Array:
+    return model(x) if key is None else model(x, key=key)
+
+
+# The model kinds. Fewer weights than the columns of one chunk of `as_matrix` compile fastest.
+
+
+def mlp(activation: Callable[[Array], Array]) -> eqx.nn.MLP:
+    return eqx.nn.MLP(3, 3, 4, 2, activation=activation, key=jax.random.key(0))
+
+
+def tanh(likelihood: str) -> Case:
+    return supervised(mlp(jnp.tanh), likelihood)
+
+
+def relu(likelihood: str) -> Case:
+    return supervised(mlp(jax.nn.relu), likelihood)
+
+
+def convnet(likelihood: str) -> Case:
+    model = models.ConvNet((4, 4), 3, channels=(2,), key=jax.random.key(0))
+    return supervised(model, likelihood, inputs=(4, 4))
+
+
+def transformer(likelihood: str) -> Case:
+    model = models.TransformerEncoder((2, 2), 3, width=2, depth=1, heads=1, key=jax.random.key(0))
+    return supervised(model, likelihood, inputs=(2, 2))
+
+
+class Recurrent(eqx.Module):
+    """One layer, called twice."""
+
+    cell: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(self, key: PRNGKeyArray):
+        cell_key, head_key = jax.random.split(key)
+        self.cell = eqx.nn.Linear(3, 3, key=cell_key)
+        self.head = eqx.nn.Linear(3, 3, key=head_key)
+
+    def __call__(self, x: Array) -> Array:
+        return self.head(jnp.tanh(self.cell(jnp.tanh(self.cell(x)))))
+
+
+def called_twice(likelihood: str) -> Case:
+    return supervised(Recurrent(jax.random.key(0)), likelihood)
+
+
+class Tied(eqx.Module):
+    """Two layers with one weight, by `eqx.nn.Shared`."""
+
+    shared: eqx.nn.Shared
+
+    def __init__(self, key: PRNGKeyArray):
+        first, second = (eqx.nn.Linear(3, 3, key=k) for k in jax.random.split(key))
+        self.shared = eqx.nn.Shared(
+            (first, second), where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight
+        )
+
+    def __call__(self, x: Array) -> Array:
+        first, second = self.shared()
+        return second(jnp.tanh(first(x)))
+
+
+def tied(likelihood: str) -> Case:
+    return supervised(Tied(jax.random.key(0)), likelihood)
+
+
+def frozen(likelihood: str) -> Case:
+    model = mlp(jnp.tanh)
+    nothing = jax.tree.map(lambda _: False, model)
+    trainable = eqx.tree_at(
+        lambda m: (m.layers[0].weight, m.layers[2].bias), nothing, (True, True)
+    )
+    return supervised(model, likelihood, trainable=trainable)
+
+
+def dropout(likelihood: str) -> Case:
+    model = models.MLP((3,), 3, width=6, depth=1, dropout=0.5, key=jax.random.key(0))
+    return supervised(model, likelihood, key=jax.random.key(7))
+
+
+class Rows(eqx.Module):
+    """Outputs with a leading axis."""
+
+    linear: eqx.nn.Linear
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tanh(self.linear(x)).reshape(2, 3)
+
+
+def rows(likelihood: str) -> Case:
+    model = Rows(eqx.nn.Linear(3, 6, key=jax.random.key(0)))
+    return supervised(model, likelihood, outputs=(2, 3))
+
+
+def autoencoder(likelihood: str) -> Case:
+    """Grey images of 2 × 2 through a code of one number."""
+    del likelihood
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(size=(5, 2, 2)), jnp.float_)
+    model = models.Autoencoder((2, 2), 0, sizes=(3, 1), key=jax.random.key(0))
+    term = dense.Term(_call, LIKELIHOODS["bernoulli"], x, x.reshape(5, 4))
+    labels = jnp.zeros(5, jnp.int_)
+    return Case(model, cv.Autoencoding(cv.Bernoulli()), (x, labels), [term])
+
+
+def several_terms(likelihood: str) -> Case:
+    """Terms of different likelihoods, weights and numbers of examples, on one model."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(size=(5, 2, 2)), jnp.float_)
+    x2 = jnp.asarray(rng.normal(size=(3, 2, 2)), jnp.float_)
+    y2 = targets(likelihood, rng, 3, (3,))
+    model = models.ClassifyingAutoencoder((2, 2), 3, sizes=(2,), key=jax.random.key(0))
+    terms = [
+        dense.Term(
+            lambda m, x, key: m(x), LIKELIHOODS["bernoulli"], x, x.reshape(5, 4), weight=0.3
+        ),
+        dense.Term(lambda m, x, key: m.classify(x), LIKELIHOODS[likelihood], x2, y2, weight=2.0),
+    ]
+    objective = cv.Objective(
+        terms={
+            "a": cv.Term(models.reconstruct, cv.Bernoulli(), weight=0.3),
+            "b": cv.Term(models.classify, library(likelihood), weight=2.0),
+        }
+    )
+    batch = {"a": (x, x.reshape(5, 4)), "b": (x2, y2)}
+    return Case(model, objective, batch, terms)
+
+
+MODELS: dict[str, Callable[[str], Case]] = {
+    kind.__name__: kind
+    for kind in (
+        tanh,
+        relu,
+        convnet,
+        transformer,
+        called_twice,
+        tied,
+        frozen,
+        dropout,
+        rows,
+        autoencoder,
+        several_terms,
+    )
+}
+# (model, likelihood); the autoencoder has its own likelihood.
+TABLE = [
+    (model, likelihood)
+    for model in MODELS
+    for likelihood in (["bernoulli"] if model == "autoencoder" else LIKELIHOODS)
+]

@@ -1,0 +1,622 @@
+"""`cv.CG` against dense algebra in float64, and against everything that makes a solver lie."""
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+import pytest
+
+import curvature as cv
+
+EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
+
+
+def with_spectrum(values, seed=0):
+    """A symmetric matrix with these eigenvalues, and its eigenvectors as columns."""
+    n = len(values)
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+    return (Q * values) @ Q.T, Q
+
+
+def symmetric(A):
+    """The matrix as an operator known to be positive semidefinite, in its own dtype."""
+    return lx.FunctionLinearOperator(
+        lambda v: jnp.asarray(A) @ v,
+        jax.ShapeDtypeStruct(A.shape[:1], A.dtype),
+        lx.positive_semidefinite_tag,
+    )
+
+
+def solve(A, b, solver, throw=False, **options):
+    return lx.linear_solve(symmetric(A), jnp.asarray(b), solver, options=options, throw=throw)
+
+
+def true_residual(A, b, x):
+    """‖b − A x‖/‖b‖ in float64, of the very matrix, right-hand side and answer."""
+    A, b, x = (np.asarray(a, np.float64) for a in (A, b, x))
+    return np.linalg.norm(b - A @ x) / np.linalg.norm(b)
+
+
+def quadratic(A, b, x):
+    A, b, x = (np.asarray(a, np.float64) for a in (A, b, x))
+    return x @ A @ x / 2 - b @ x
+
+
+def float_floor(A, b, x):
+    """The part of ‖b‖ by which rounding of `A x` alone may move the residual: eps‖A‖‖x‖/‖b‖."""
+    eps = EPS[np.dtype(b.dtype).type]
+    A, b, x = (np.asarray(a, np.float64) for a in (A, b, x))
+    return eps * np.linalg.norm(A, 2) * np.linalg.norm(x) / np.linalg.norm(b)
+
+
+class Counted(lx.AbstractLinearOperator):
+    """A matrix that counts its products (the callable is given to `jax.debug.callback`)."""
+
+    matrix: jax.Array
+    count: object
+
+    def mv(self, vector):
+        jax.debug.callback(self.count)
+        return self.matrix @ vector
+
+    def as_matrix(self):
+        return self.matrix
+
+    def transpose(self):
+        return self
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct(self.matrix.shape[:1], self.matrix.dtype)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+lx.is_positive_semidefinite.register(Counted)(lambda operator: True)
+
+
+def count_products(A, b, solver, **options):
+    """The solution and the number of products with A that it cost."""
+    calls = []
+    operator = cv.damped(Counted(jnp.asarray(A), lambda: calls.append(None)), 0.0)
+    solution = lx.linear_solve(operator, jnp.asarray(b), solver, options=options, throw=False)
+    jax.block_until_ready(solution.value)
+    jax.effects_barrier()
+    return solution, len(calls)
+
+
+SPECTRA = {
+    "log-spaced": np.logspace(-2, 1, 40),
+    "one outlier": np.append(np.linspace(1, 2, 39), 1e4),
+    "clustered": np.repeat([0.1, 1.0, 7.0, 50.0], 10),
+    "rank 5, damped": np.append(np.logspace(0, 2, 5), np.zeros(35)) + 0.1,
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-4), (np.float64, 1e-11)])
+def test_the_answer_is_that_of_a_dense_solve(x64, spectrum, dtype, rtol):
+    values = SPECTRA[spectrum]
+    A = with_spectrum(values)[0].astype(dtype)
+    b = np.random.default_rng(1).standard_normal(40).astype(dtype)
+    solution = solve(A, b, cv.CG(rtol=rtol, max_steps=200))
+    assert solution.result == lx.RESULTS.successful
+    assert solution.value.dtype == dtype
+    assert true_residual(A, b, solution.value) <= rtol + float_floor(A, b, solution.value)
+    exact = np.linalg.solve(A.astype(np.float64), b.astype(np.float64))
+    error = np.linalg.norm(np.asarray(solution.value) - exact) / np.linalg.norm(exact)
+    assert error <= 1.1 * rtol * values.max() / values.min()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
+def test_k_distinct_eigenvalues_take_k_steps(x64, k):
+    A, _ = with_spectrum(np.resize(np.arange(1.0, k + 1), 40))
+    b = np.random.default_rng(1).standard_normal(40)
+    solution, products = count_products(A, b, cv.CG(rtol=1e-10, max_steps=100))
+    assert solution.result == lx.RESULTS.successful
+    assert int(solution.stats["num_steps"]) == k == products
+
+
+def test_k_steps_from_zero_cost_k_products_and_another_start_one_more():
+    A = with_spectrum(np.logspace(-1, 1, 60))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(60).astype(np.float32)
+    for k in (1, 2, 10):
+        solution, products = count_products(A, b, cv.CG(rtol=0.0, max_steps=k))
+        assert (int(solution.stats["num_steps"]), products) == (k, k)
+        solution, products = count_products(A, b, cv.CG(rtol=0.0, max_steps=k), y0=jnp.asarray(b))
+        assert (int(solution.stats["num_steps"]), products) == (k, k + 1)
+
+
+def test_a_residual_in_doubt_costs_products_but_only_a_few():
+    """Steps and products may differ by the residuals computed anew, nothing else."""
+    A = with_spectrum(np.logspace(-6, 0, 60))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(60).astype(np.float32)
+    solution, products = count_products(A, b, cv.CG(rtol=1e-4, max_steps=500))
+    steps = int(solution.stats["num_steps"])
+    assert steps <= products <= steps + 10
+
+
+# --- the adversary ---------------------------------------------------------------------------
+
+CASES = 40
+SIZE = 48
+
+
+def adversarial(kind, seed=7):
+    """Float32 problems `A = JᵀJ + λI` with condition numbers up to 1e8, as (J, λ, b, S).
+
+    S scales the columns of J.
+    """
+    rng = np.random.default_rng([seed, sum(map(ord, kind))])
+    Js, dampings, rights = [], [], []
+    for _ in range(CASES):
+        U, V = (np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0] for _ in range(2))
+        kappa, size = 10 ** rng.uniform(0, 8), 10 ** rng.uniform(-2, 2)
+        values = size * np.logspace(0, -np.log10(kappa) / 2, SIZE)
+        damping = 10 ** rng.uniform(-4, 1)
+        J = (U * values) @ V.T
+        b = J.T @ rng.standard_normal(SIZE)
+        match kind:
+            case "gradient-like b":
+                pass
+            case "any b":
+                b = rng.standard_normal(SIZE)
+            case "b in the smallest eigenvalue's direction, undamped":
+                b, damping = V[:, -1], 0.0
+            case "b mostly in the smallest eigenvalue's direction":
+                b, damping = V[:, -1] + 1e-3 * V[:, 0], size**2 / kappa
+            case "badly scaled columns":
+                J = J * 10 ** rng.uniform(-3, 3, SIZE)
+                b = J.T @ rng.standard_normal(SIZE)
+            case "dead inputs":
+                J = J * (rng.random(SIZE) < 0.5)
+                b = J.T @ rng.standard_normal(SIZE)
+            case "dead inputs, undamped":
+                J, damping = J * (rng.random(SIZE) < 0.5), 0.0
+                b = J.T @ rng.standard_normal(SIZE)
+            case "rank 5, b outside the range, little damping":
+                J[5:] = 0
+                b, damping = rng.standard_normal(SIZE), size**2 * 10 ** rng.uniform(-8, -3)
+            case "rank 5, b outside the range, undamped":
+                J[5:] = 0
+                b, damping = rng.standard_normal(SIZE), 0.0
+            case "nearly the identity":
+                J, damping = 1e-3 * J / size, 10.0
+                b = rng.standard_normal(SIZE)
+        Js.append(J), dampings.append(damping), rights.append(b)
+    return tuple(np.asarray(a, np.float32) for a in (Js, dampings, rights))
+
+
+KINDS = [
+    "gradient-like b",
+    "any b",
+    "b in the smallest eigenvalue's direction, undamped",
+    "b mostly in the smallest eigenvalue's direction",
+    "badly scaled columns",
+    "dead inputs",
+    "dead inputs, undamped",
+    "rank 5, b outside the range, little damping",
+    "rank 5, b outside the range, undamped",
+    "nearly the identity",
+]
+LIMITS = [(1e-3, 10), (1e-5, 200), (1e-2, 1000), (0.0, 25)]
+
+
+def solve_all(J, damping, b, solver):
+    def one(J, damping, b):
+        operator = lx.FunctionLinearOperator(
+            lambda v: J.T @ (J @ v) + damping * v,
+            jax.ShapeDtypeStruct(b.shape, b.dtype),
+            lx.positive_semidefinite_tag,
+        )
+        solution = lx.linear_solve(operator, b, solver, throw=False)
+        return solution.value, solution.stats, solution.result == lx.RESULTS.successful
+
+    x, stats, successful = jax.jit(jax.vmap(one))(J, damping, b)
+    return np.asarray(x), jtu.tree_map(np.asarray, stats), np.asarray(successful)
+
+
+@pytest.mark.parametrize(("rtol", "max_steps"), LIMITS)
+def test_the_solver_tells_the_truth_about_every_adversarial_problem(rtol, max_steps):
+    """Finite; the quadratic is lowered; `residual` and `quadratic` are the true ones, up to what
+    rounding of one product moves them (eps‖A‖‖x‖); "successful" means that ‖b − Ax‖ ≤ rtol‖b‖.
+    """
+    J, damping, b = (np.concatenate(a) for a in zip(*(adversarial(kind) for kind in KINDS)))
+    x, stats, successful = solve_all(J, damping, b, cv.CG(rtol=rtol, max_steps=max_steps))
+    assert np.isfinite(x).all()
+    assert (stats["num_steps"] <= max_steps).all()
+    for i in range(len(b)):
+        where = f"{KINDS[i // CASES]}, case {i % CASES}"
+        J64, b64 = J[i].astype(np.float64), b[i].astype(np.float64)
+        A = J64.T @ J64 + np.float64(damping[i]) * np.eye(SIZE)
+        truth, floor = true_residual(A, b[i], x[i]), float_floor(A, b[i], x[i])
+        phi = quadratic(A, b64, x[i])
+        assert phi < 0, where
+        assert abs(stats["residual"][i] - truth) <= 0.1 * truth + floor, where
+        scale = np.linalg.norm(x[i].astype(np.float64)) * np.linalg.norm(b64)
+        slack = (EPS[np.float32] + floor) * scale
+        assert abs(stats["quadratic"][i] - phi) <= slack + 1e-5 * abs(phi), where
+        if successful[i]:
+            assert truth <= 1.01 * rtol + floor, where
+        if rtol and not successful[i]:
+            assert truth > 0.9 * rtol - floor, where
+
+
+# Underflow: once the recursive residual is 1e-19 of b, its square is no float32 any more.
+@pytest.mark.xfail(strict=True, reason="x explodes when the residual's square underflows")
+@pytest.mark.parametrize("max_steps", [100, 300])
+def test_steps_past_convergence_do_not_spoil_the_answer(max_steps):
+    """`rtol=0` goes on for `max_steps`: the answer must stay as good as float32 has it."""
+    for kind in ("any b", "gradient-like b", "nearly the identity"):
+        J, damping, b = adversarial(kind)
+        damping = np.maximum(damping, np.float32(1e-2) * np.linalg.norm(J, 2, axis=(1, 2)) ** 2)
+        x, stats, _ = solve_all(J, damping, b, cv.CG(rtol=0.0, max_steps=max_steps))
+        for i in range(CASES):
+            A = J[i].astype(np.float64).T @ J[i] + np.float64(damping[i]) * np.eye(SIZE)
+            truth = true_residual(A, b[i], x[i])
+            assert truth <= 2 * float_floor(A, b[i], x[i]), f"{kind}, case {i}"
+            assert stats["residual"][i] <= 3 * float_floor(A, b[i], x[i])
+
+
+SCALES = [1e-37, 1e-30, 1e-20, 1e-19, 1e-18, 1e-10, 1e-5, 1e5, 1e10, 1e15, 1e17, 1e18, 1e20, 1e30]
+
+
+@pytest.mark.xfail(strict=True, reason="the square of ‖b‖ under- and overflows")
+def test_the_size_of_b_changes_nothing_but_the_size_of_the_answer():
+    """Powers of two commute with rounding: the very same steps, and x scaled."""
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    solver = cv.CG(rtol=1e-4, max_steps=200)
+    reference = solve(A, b, solver)
+    for scale in SCALES:
+        power = np.float32(2.0 ** np.round(np.log2(scale)))
+        solution = solve(A, b * power, solver)
+        assert solution.result == lx.RESULTS.successful, scale
+        assert true_residual(A, b * power, solution.value) <= 1.1e-4, scale
+        np.testing.assert_allclose(solution.value / power, reference.value, rtol=1e-4)
+        np.testing.assert_allclose(
+            solution.stats["residual"], reference.stats["residual"], rtol=1e-2
+        )
+        assert solution.stats["num_steps"] == reference.stats["num_steps"], scale
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-10, 1e-5, 1e5, 1e10, 1e15])
+def test_a_small_or_large_b_is_solved_and_reported_truly(scale):
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    b = np.float32(scale) * np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    solution = solve(A, b, cv.CG(rtol=1e-3, max_steps=200))
+    truth = true_residual(A, b, solution.value)
+    assert truth <= 1.01e-3
+    np.testing.assert_allclose(solution.stats["residual"], truth, rtol=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-7, 1e7, 1e14])
+def test_the_size_of_the_operator_does_not_matter_either(scale):
+    A = np.float32(scale) * with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    solution = solve(A, b, cv.CG(rtol=1e-3, max_steps=200))
+    assert solution.result == lx.RESULTS.successful
+    assert true_residual(A, b, solution.value) <= 1.01e-3
+
+
+def test_b_of_zero_is_solved_by_zero_in_no_step():
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    solution, products = count_products(A, np.zeros(30, np.float32), cv.CG())
+    assert products == 0
+    assert solution.result == lx.RESULTS.successful
+    assert not np.any(solution.value)
+    assert solution.stats["num_steps"] == 0 == solution.stats["residual"]
+    assert solution.stats["quadratic"] == 0
+
+
+@pytest.mark.xfail(strict=True, reason="reports a residual of 0 for an x that is not the answer")
+@pytest.mark.parametrize("max_steps", [1, 100])
+def test_b_of_zero_from_a_start_that_is_not_zero(max_steps):
+    """The only answer within any tolerance is zero; if it is not reached, that has to be said."""
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    start = jnp.ones(30, jnp.float32)
+    solution = solve(A, np.zeros(30, np.float32), cv.CG(max_steps=max_steps), y0=start)
+    honest = not np.any(solution.value) or (
+        solution.result != lx.RESULTS.successful and not solution.stats["residual"] == 0
+    )
+    assert honest
+    assert solution.result == lx.RESULTS.successful
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("max_steps", [1, 50])
+def test_a_b_that_is_not_finite_is_said_to_be_so_and_the_answer_is_finite(poison, max_steps):
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    b = np.ones(30, np.float32)
+    b[3] = poison
+    solution = solve(A, b, cv.CG(max_steps=max_steps))
+    assert solution.result == lx.RESULTS.nonfinite_input
+    assert np.isfinite(solution.value).all()
+    assert not np.isfinite(solution.stats["residual"])
+
+
+def poisoned(A, poison, entry):
+    """A as an operator that gives `poison` for every vector with something in `entry`."""
+    return lx.FunctionLinearOperator(
+        lambda v: A @ v + jnp.where(v[entry] != 0, jnp.float32(poison), jnp.float32(0)),
+        jax.ShapeDtypeStruct(A.shape[:1], A.dtype),
+        lx.positive_semidefinite_tag,
+    )
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_an_operator_that_gives_nan_breaks_down_with_the_last_finite_answer(poison):
+    A = jnp.asarray(with_spectrum(np.logspace(-1, 1, 30))[0], jnp.float32)
+    at_once = jnp.ones(30, jnp.float32)
+    solution = lx.linear_solve(
+        cv.damped(poisoned(A, poison, 0), 0.0), at_once, cv.CG(), throw=False
+    )
+    assert solution.result == lx.RESULTS.breakdown
+    assert not np.any(solution.value)
+    # b has nothing in entry 0, A b has: the first product is good, the second is not.
+    later = at_once.at[0].set(0)
+    solution = lx.linear_solve(cv.damped(poisoned(A, poison, 0), 0.0), later, cv.CG(), throw=False)
+    one_step = solve(A, later, cv.CG(rtol=0.0, max_steps=1))
+    assert solution.result == lx.RESULTS.breakdown
+    assert solution.stats["num_steps"] == 1
+    np.testing.assert_allclose(solution.value, one_step.value, rtol=1e-6)
+    assert np.isfinite(solution.value).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_indefinite_operator_breaks_down_and_the_answer_still_lowers_the_quadratic(x64, dtype):
+    A = with_spectrum(np.linspace(-1, 10, 30))[0].astype(dtype)
+    b = np.random.default_rng(1).standard_normal(30).astype(dtype)
+    solution = solve(A, b, cv.CG(rtol=1e-6, max_steps=100))
+    assert solution.result == lx.RESULTS.breakdown
+    assert quadratic(A, b, solution.value) < 0
+    assert solution.stats["residual"] == pytest.approx(true_residual(A, b, solution.value), rel=0.1)
+    negative = solve(-np.eye(30, dtype=dtype), b, cv.CG())
+    assert negative.result == lx.RESULTS.breakdown
+    assert not np.any(negative.value)
+
+
+def test_a_dead_input_stays_exactly_at_zero_without_damping():
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    dead = np.arange(30) % 3 == 0
+    A[dead], A[:, dead] = 0, 0
+    b = np.where(dead, 0, 1).astype(np.float32)
+    solution = solve(A, b, cv.CG(rtol=1e-3, max_steps=200))
+    assert solution.result == lx.RESULTS.successful
+    assert not np.any(solution.value[dead])
+    assert np.all(solution.value[~dead])
+
+
+def test_an_unreachable_tolerance_is_called_stagnation_not_success():
+    A = with_spectrum(np.logspace(-5, 0, 60))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(60).astype(np.float32)
+    solution = solve(A, b, cv.CG(rtol=1e-7, max_steps=5000))
+    assert solution.result == lx.RESULTS.stagnation
+    truth, floor = true_residual(A, b, solution.value), float_floor(A, b, solution.value)
+    assert abs(solution.stats["residual"] - truth) <= 0.1 * truth + floor
+
+
+# --- starts, preconditioners, rules of stopping ----------------------------------------------
+
+
+def test_an_exact_start_takes_no_step(x64):
+    A, _ = with_spectrum(np.logspace(-2, 1, 40))
+    x = np.random.default_rng(1).standard_normal(40)
+    solution, products = count_products(A, A @ x, cv.CG(rtol=1e-8), y0=jnp.asarray(x))
+    assert solution.result == lx.RESULTS.successful
+    assert (int(solution.stats["num_steps"]), products) == (0, 1)
+    np.testing.assert_array_equal(solution.value, x)
+
+
+def test_a_good_start_takes_fewer_steps_and_a_bad_one_the_same_answer(x64):
+    A, _ = with_spectrum(np.logspace(-2, 1, 40))
+    b = np.random.default_rng(1).standard_normal(40)
+    exact, solver = np.linalg.solve(A, b), cv.CG(rtol=1e-6, max_steps=200)
+    cold, good, bad = (
+        solve(A, b, solver, y0=jnp.asarray(y0))
+        for y0 in (np.zeros(40), exact * (1 + 1e-4), 1e6 * np.ones(40))
+    )
+    assert good.stats["num_steps"] < cold.stats["num_steps"]
+    for solution in (cold, good, bad):
+        assert solution.result == lx.RESULTS.successful
+        assert true_residual(A, b, solution.value) <= 1e-6
+        np.testing.assert_allclose(
+            solution.stats["quadratic"], quadratic(A, b, solution.value), rtol=1e-9
+        )
+
+
+def test_a_diagonal_preconditioner_is_right_and_saves_steps(x64):
+    scales = np.logspace(-2, 2, 40)
+    A = scales[:, None] * with_spectrum(np.linspace(1, 2, 40))[0] * scales
+    b = np.random.default_rng(1).standard_normal(40)
+    jacobi = lx.TaggedLinearOperator(
+        lx.DiagonalLinearOperator(jnp.asarray(1 / np.diag(A))), lx.positive_semidefinite_tag
+    )
+    solver = cv.CG(rtol=1e-8, max_steps=1000)
+    plain, better = solve(A, b, solver), solve(A, b, solver, preconditioner=jacobi)
+    assert better.result == lx.RESULTS.successful
+    assert true_residual(A, b, better.value) <= 1e-8
+    np.testing.assert_allclose(better.stats["residual"], true_residual(A, b, better.value), rtol=0.1)
+    assert better.stats["num_steps"] < 20 < plain.stats["num_steps"]
+
+
+def test_a_perfect_preconditioner_takes_one_step(x64):
+    A, _ = with_spectrum(np.logspace(-3, 2, 40))
+    b = np.random.default_rng(1).standard_normal(40)
+    inverse = symmetric(np.linalg.inv(A))
+    solution = solve(A, b, cv.CG(rtol=1e-8), preconditioner=inverse)
+    assert solution.stats["num_steps"] == 1
+    assert true_residual(A, b, solution.value) <= 1e-8
+
+
+def martens_stop(A, b, epsilon, max_steps):
+    """The step at which Martens' rule (2010, section 4.4) stops textbook CG, φ by definition."""
+    x, r = np.zeros_like(b), b.copy()
+    p, phis = r.copy(), [0.0]
+    for i in range(1, max_steps + 1):
+        alpha = (r @ r) / (p @ A @ p)
+        x, new = x + alpha * p, r - alpha * (A @ p)
+        p, r = new + (new @ new) / (r @ r) * p, new
+        phis.append(x @ A @ x / 2 - b @ x)
+        k = max(10, int(np.ceil(i / 10)))
+        if i > k and phis[i] < 0 and (phis[i] - phis[i - k]) / phis[i] < k * epsilon:
+            return i
+    return max_steps
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 5e-4, 1e-5, 1e-7])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_martens_rule_stops_where_he_says(x64, epsilon, seed):
+    A, _ = with_spectrum(np.logspace(-5, 1, 400), seed)
+    b = np.random.default_rng(seed).standard_normal(400)
+    expected = martens_stop(A, b, epsilon, max_steps=350)
+    solution = solve(A, b, cv.CG(rtol=1e-14, max_steps=350, progress=epsilon))
+    assert int(solution.stats["num_steps"]) == expected
+    assert (solution.result == lx.RESULTS.successful) == (expected < 350)
+
+
+def test_martens_rule_looks_further_back_in_a_long_solve(x64):
+    """Beyond step 100 the window k grows: a case in which a window of 10 would stop elsewhere."""
+    A, _ = with_spectrum(np.logspace(-6, 1, 400))
+    b = np.random.default_rng(3).standard_normal(400)
+    expected = martens_stop(A, b, 3e-5, max_steps=390)
+    assert expected > 110
+    solution = solve(A, b, cv.CG(rtol=1e-14, max_steps=390, progress=3e-5))
+    assert int(solution.stats["num_steps"]) == expected
+
+
+def test_max_steps_is_a_result_or_an_error_as_asked():
+    A = with_spectrum(np.logspace(-2, 1, 40))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(40).astype(np.float32)
+    solver = cv.CG(rtol=1e-5, max_steps=3)
+    solution = solve(A, b, solver)
+    assert solution.result == lx.RESULTS.max_steps_reached
+    assert solution.stats["num_steps"] == 3
+    assert quadratic(A, b, solution.value) < 0
+    with pytest.raises(Exception, match="maximum number of steps"):
+        solve(A, b, solver, throw=True)
+
+
+def test_more_steps_never_raise_the_quadratic():
+    A = with_spectrum(np.logspace(-6, 1, 60))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(60).astype(np.float32)
+    phis = [
+        quadratic(A, b, solve(A, b, cv.CG(rtol=0.0, max_steps=k)).value) for k in (1, 2, 4, 8, 16)
+    ]
+    assert all(later < before for before, later in zip(phis, phis[1:]))
+
+
+# --- jit, vmap, pytrees, derivatives ---------------------------------------------------------
+
+
+def test_a_pytree_of_leaves_is_solved_as_one_vector(x64):
+    A, _ = with_spectrum(np.logspace(-1, 1, 24))
+    b = np.random.default_rng(1).standard_normal(24)
+    flat = solve(A, b, cv.CG(rtol=1e-10))
+
+    def unravel(v):
+        return {"w": v[:20].reshape(4, 5), "b": (v[20:23], v[23])}
+
+    def ravel(tree):
+        return jnp.concatenate([tree["w"].ravel(), tree["b"][0], tree["b"][1][None]])
+
+    tree = unravel(jnp.asarray(b))
+    operator = lx.FunctionLinearOperator(
+        lambda t: unravel(jnp.asarray(A) @ ravel(t)),
+        jax.eval_shape(lambda: tree),
+        lx.positive_semidefinite_tag,
+    )
+    solution = lx.linear_solve(operator, tree, cv.CG(rtol=1e-10), throw=False)
+    np.testing.assert_allclose(ravel(solution.value), flat.value, rtol=1e-9)
+    assert solution.stats["num_steps"] == flat.stats["num_steps"]
+    np.testing.assert_allclose(
+        solution.stats["residual"], flat.stats["residual"], rtol=1e-3
+    )
+
+
+def test_vmap_gives_every_right_hand_side_its_own_solve():
+    """Lanes that end at once (zero, NaN), early and late do not disturb each other."""
+    A, Q = with_spectrum(np.logspace(-1, 1, 30))
+    A, Q = A.astype(np.float32), Q.astype(np.float32)
+    random = np.random.default_rng(1).standard_normal((2, 30)).astype(np.float32)
+    bs = np.stack([Q[:, 0], np.zeros(30, np.float32), *random, np.full(30, np.nan, np.float32)])
+    solver = cv.CG(rtol=1e-4, max_steps=25)
+
+    def one(b):
+        solution = lx.linear_solve(symmetric(A), b, solver, throw=False)
+        return solution.value, solution.stats["num_steps"], solution.stats["residual"]
+
+    for lane, alone in zip(zip(*jax.vmap(one)(bs)), map(one, bs)):
+        np.testing.assert_allclose(lane[0], alone[0], rtol=1e-3, atol=1e-5)
+        assert lane[1] == alone[1]
+        np.testing.assert_allclose(lane[2], alone[2], rtol=1e-2)
+
+
+def test_vmap_with_restarts_is_the_loop():
+    """Where residuals are computed anew at different times in different lanes."""
+    J, damping, b = adversarial("badly scaled columns")
+    solver = cv.CG(rtol=1e-4, max_steps=300)
+    _, stats, successful = solve_all(J, damping, b, solver)
+    for i in range(0, CASES, 8):
+        _, alone, alone_successful = solve_all(J[i : i + 1], damping[i : i + 1], b[i : i + 1], solver)
+        assert successful[i] == alone_successful[0]
+        assert stats["quadratic"][i] == pytest.approx(alone["quadratic"][0], rel=1e-3)
+
+
+def test_jit_is_eager():
+    A = with_spectrum(np.logspace(-1, 1, 30))[0].astype(np.float32)
+    b = np.ones(30, np.float32)
+
+    def answer(b):
+        solution = solve(A, b, cv.CG(rtol=1e-4))
+        return solution.value, solution.stats["num_steps"]
+
+    (compiled, n), (eager, m) = jax.jit(answer)(b), answer(b)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-5)
+    assert n == m
+
+
+def test_derivatives_through_the_solve_are_those_of_the_inverse(x64):
+    A, _ = with_spectrum(np.linspace(1, 3, 12))
+    rng = np.random.default_rng(1)
+    b, c, db = rng.standard_normal((3, 12))
+
+    def value(damping, b):
+        operator = symmetric(A)
+        return jnp.vdot(c, lx.linear_solve(cv.damped(operator, damping), b, solver).value)
+
+    solver = cv.CG(rtol=1e-12, max_steps=100)
+    inverse = np.linalg.inv(A + 0.5 * np.eye(12))
+    by_damping, by_b = jax.grad(value, argnums=(0, 1))(jnp.asarray(0.5), jnp.asarray(b))
+    np.testing.assert_allclose(by_b, inverse @ c, rtol=1e-9)
+    np.testing.assert_allclose(by_damping, -c @ inverse @ inverse @ b, rtol=1e-9)
+    _, tangent = jax.jvp(lambda b: value(0.5, b), (jnp.asarray(b),), (jnp.asarray(db),))
+    np.testing.assert_allclose(tangent, c @ inverse @ db, rtol=1e-9)
+
+
+# --- what it refuses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_steps": 0}, "positive integer, got 0"),
+        ({"max_steps": 2.5}, "positive integer, got 2.5"),
+        ({"max_steps": True}, "positive integer, got True"),
+        ({"rtol": -1e-3}, r"must lie in \[0, 1\), got -0.001"),
+        ({"rtol": 1.0}, r"must lie in \[0, 1\), got 1.0"),
+        ({"rtol": float("nan")}, "got nan"),
+        ({"progress": 0.0}, r"`CG\(progress=...\)` must lie in \(0, 1\) or be None, got 0.0"),
+        ({"progress": float("nan")}, "got nan"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cv.CG(**arguments)
+
+
+def test_an_operator_not_known_to_be_definite_is_refused():
+    operator = lx.MatrixLinearOperator(jnp.eye(3))
+    with pytest.raises(ValueError, match="positive definite"):
+        lx.linear_solve(operator, jnp.ones(3), cv.CG())

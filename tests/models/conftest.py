@@ -1,0 +1,33 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import hydra
+import jax
+import pytest
+import yaml
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+CLASSES = 10
+
+
+@pytest.fixture(params=sorted(path.stem for path in CONF.glob("*.yaml")))
+def name(request: pytest.FixtureRequest) -> str:
+    """Every model of conf/model."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., eqx.Module]:
+    """A model as its YAML file says, but for the sizes and what is overridden."""
+
+    def build(
+        name: str, input_shape: Sequence[int] = (8, 8), *, seed: int = 0, **overrides: Any
+    ) -> eqx.Module:
+        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        sizes = {"input_shape": list(input_shape), "output_size": CLASSES}
+        make = hydra.utils.instantiate(config | sizes | overrides, _convert_="all")
+        return make(key=jax.random.key(seed))
+
+    return build

@@ -1,0 +1,136 @@
+"""What is particular to one model."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+
+KEY = jax.random.key(0)
+
+
+def sizes(dense):
+    return [dense.layers[0].in_features, *(layer.out_features for layer in dense.layers)]
+
+
+def is_zero(tree):
+    return all(bool(jnp.all(leaf == 0)) for leaf in jax.tree.leaves(tree))
+
+
+def test_mlp_sizes():
+    assert sizes(models.MLP((3, 4), 5, width=7, depth=2, key=KEY).layers) == [12, 7, 7, 5]
+
+
+def test_mlp_of_depth_0_is_linear():
+    model = models.MLP((3,), 2, depth=0, key=KEY)
+    (layer,) = model.layers.layers
+    x = jnp.array([1.0, -2.0, 3.0])
+    np.testing.assert_allclose(model(x), layer.weight @ x + layer.bias)
+
+
+def test_mlp_by_hand(x64):
+    model = models.MLP((2, 2), 3, width=5, depth=1, activation=jnp.tanh, key=KEY)
+    first, second = ({"w": np.array(x.weight), "b": np.array(x.bias)} for x in model.layers.layers)
+    x = np.array([[0.5, -1.0], [2.0, 0.1]])
+    expected = second["w"] @ np.tanh(first["w"] @ x.ravel() + first["b"]) + second["b"]
+    np.testing.assert_allclose(model(jnp.asarray(x)), expected, rtol=1e-12)
+
+
+def test_initial_weights_have_the_variance_of_lecun():
+    layer = models.MLP((400,), 1, width=1000, depth=1, key=KEY).layers.layers[0]
+    n = layer.weight.size
+    # A variance estimated from n normal numbers has a relative standard error of √(2/n).
+    assert abs(float(jnp.var(layer.weight)) * 400 - 1) < 4 * (2 / n) ** 0.5
+    assert is_zero(layer.bias)
+
+
+@pytest.mark.parametrize("input_shape", [(7, 5), (1, 1), (3, 9, 10)])
+def test_convnet_takes_any_image(input_shape):
+    def initial_output(x):
+        return models.ConvNet(input_shape, 4, channels=[2, 3, 4], key=KEY)(x)
+
+    assert jax.eval_shape(initial_output, jnp.ones(input_shape)).shape == (4,)
+
+
+def test_convnet_takes_one_channel_for_none():
+    x = jax.random.uniform(KEY, (4, 4))
+    flat, stacked = (models.ConvNet(shape, 4, key=KEY) for shape in [(4, 4), (1, 4, 4)])
+    np.testing.assert_array_equal(flat(x), stacked(x[None]))
+
+
+def test_convnet_refuses_what_is_no_image():
+    with pytest.raises(ValueError, match=r"`ConvNet\(input_shape=...\)` must be .*, got \(10,\)"):
+        models.ConvNet((10,), 4, key=KEY)
+
+
+@pytest.mark.parametrize("encoder", [(9,), (9, 5), (9, 5, 2)])
+def test_autoencoder_mirrors(encoder):
+    model = models.Autoencoder((3, 4), 10, sizes=encoder, key=KEY)
+    assert sizes(model.encoder) == [12, *encoder]
+    assert sizes(model.decoder) == [*reversed(encoder), 12]
+    assert model.encode(jnp.ones((3, 4))).shape == (encoder[-1],)
+
+
+def test_autoencoder_code_is_linear():
+    model = models.Autoencoder((4,), 10, sizes=(3,), key=KEY)
+    x = jnp.arange(4.0)
+    np.testing.assert_allclose(model.encode(2 * x), 2 * model.encode(x), rtol=1e-6)
+
+
+def test_classifying_autoencoder_shares_its_encoder():
+    model = models.ClassifyingAutoencoder((4,), 3, sizes=(5, 2), key=KEY)
+    x = jnp.arange(4.0)
+    np.testing.assert_array_equal(models.reconstruct(model, x), model.autoencoder(x))
+    np.testing.assert_array_equal(
+        models.classify(model, x), model.head(model.autoencoder.encode(x))
+    )
+
+    def gradient(outputs):
+        return eqx.filter_grad(lambda model: jnp.sum(outputs(model, x)))(model)
+
+    reconstruction, label = gradient(models.reconstruct), gradient(models.classify)
+    assert is_zero(reconstruction.head)
+    assert not is_zero(reconstruction.autoencoder.encoder)
+    assert is_zero(label.autoencoder.decoder)
+    assert not is_zero(label.autoencoder.encoder)
+
+
+def test_transformer_tells_tokens_apart_by_position_alone():
+    model = models.TransformerEncoder((6, 5), 4, key=KEY)
+    blind = eqx.tree_at(lambda model: model.positions, model, jnp.zeros_like(model.positions))
+    x = jax.random.normal(KEY, (6, 5))
+    np.testing.assert_allclose(blind(x), blind(x[::-1]), rtol=1e-4, atol=1e-5)
+    assert jnp.max(jnp.abs(model(x) - model(x[::-1]))) > 1e-2
+
+
+def test_transformer_tokens_attend_to_each_other():
+    model = models.TransformerEncoder((6, 5), 4, key=KEY)
+    block = model.blocks[0]
+    jacobian = jax.jacrev(block)(jax.random.normal(KEY, (6, 32)))
+    # 6 × 6 blocks, of which a perceptron alone would leave the diagonal.
+    assert jnp.all(jnp.linalg.norm(jacobian, axis=(1, 3)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "hyper_parameters", "message"),
+    [
+        ("MLP", {"width": 0}, r"`MLP\(width=...\)` must be an integer of at least 1, got 0\."),
+        ("MLP", {"depth": -1}, r"`MLP\(depth=...\)` must be an integer of at least 0, got -1\."),
+        ("MLP", {"dropout": 1.0}, r"`MLP\(dropout=...\)` must be in \[0, 1\), got 1\.0\."),
+        ("MLP", {"dropout": float("nan")}, r"`MLP\(dropout=...\)` must be in \[0, 1\), got nan\."),
+        ("ConvNet", {"channels": [4, 0]}, r"`ConvNet\(channels=...\)` must be .* got 0\."),
+        ("ConvNet", {"kernel_size": 0}, r"`ConvNet\(kernel_size=...\)` must be .* got 0\."),
+        ("Autoencoder", {"sizes": [4, -2]}, r"`Autoencoder\(sizes=...\)` must be .* got -2\."),
+        ("Autoencoder", {"sizes": []}, r"`Autoencoder\(sizes=...\)` must name at least one size"),
+        ("ConvNet", {"channels": []}, r"`ConvNet\(channels=...\)` must name at least one size"),
+        ("ClassifyingAutoencoder", {"sizes": []}, r"must name at least one size"),
+        ("TransformerEncoder", {"heads": 0}, r"`TransformerEncoder\(heads=...\)` must be .* got 0"),
+        ("TransformerEncoder", {"width": 30}, "divide `width`, got 4 heads and a width of 30"),
+        ("TransformerEncoder", {"dropout": -0.1}, r"must be in \[0, 1\), got -0\.1"),
+    ],
+)
+def test_bad_hyper_parameters(model, hyper_parameters, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(models, model)((8, 8), 10, **hyper_parameters, key=KEY)

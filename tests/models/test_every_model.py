@@ -1,0 +1,81 @@
+"""Laws that hold for every model of conf/model."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import ClassifyingAutoencoder
+
+
+def arrays(model):
+    return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+
+
+def outputs(model, x):
+    """All that a model gives for one example, as one vector."""
+    if isinstance(model, ClassifyingAutoencoder):
+        return jnp.concatenate([model(x), model.classify(x)])
+    return model(x)
+
+
+@pytest.fixture
+def model(build, name):
+    return build(name)
+
+
+@pytest.fixture
+def inputs():
+    return jax.random.uniform(jax.random.key(1), (5, 8, 8))
+
+
+@pytest.fixture
+def batched(model, inputs):
+    return eqx.filter_jit(eqx.filter_vmap(outputs, in_axes=(None, 0)))(model, inputs)
+
+
+@pytest.mark.parametrize("input_shape", [(8, 8), (28, 28)], ids=["digits", "mnist"])
+def test_one_vector_per_example(build, name, input_shape):
+    x = jax.ShapeDtypeStruct(input_shape, jnp.float32)
+    model = eqx.filter_eval_shape(build, name, input_shape)
+    size = math.prod(input_shape) if "autoencoder" in name else 10
+    assert eqx.filter_eval_shape(model, x) == jax.ShapeDtypeStruct((size,), jnp.float32)
+
+
+def test_jit_vmap_is_an_eager_loop(model, inputs, batched):
+    looped = jnp.stack([outputs(model, x) for x in inputs])
+    np.testing.assert_allclose(batched, looped, rtol=1e-5, atol=1e-6)
+
+
+def test_every_weight_has_a_finite_gradient(model, inputs):
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(model):
+        return jnp.mean(jax.vmap(outputs, in_axes=(None, 0))(model, inputs) ** 2)
+
+    gradients = arrays(gradient(model))
+    assert len(gradients) == len(arrays(model))
+    for leaf in gradients:
+        assert jnp.all(jnp.isfinite(leaf))
+        assert jnp.any(leaf != 0)
+
+
+def test_initial_outputs_are_of_order_one(batched):
+    assert 0.05 < jnp.std(batched) < 5
+
+
+def test_weights_follow_the_key(build, name):
+    first, again, other = build(name), build(name), build(name, seed=1)
+    assert eqx.tree_equal(first, again)
+    assert not eqx.tree_equal(first, other)
+
+
+def test_float64(x64, build, name):
+    model = eqx.filter_eval_shape(build, name)
+    leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float64")}
+    z = eqx.filter_eval_shape(outputs, model, jax.ShapeDtypeStruct((8, 8), jnp.float64))
+    assert z.dtype == jnp.float64

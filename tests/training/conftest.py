@@ -1,0 +1,104 @@
+"""A run small enough to be trained a hundred times."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+import pytest
+
+import curvature as cv
+from data import Dataset, digits
+from training import Run, Settings
+
+
+class TinyNet(eqx.Module):
+    mlp: eqx.nn.MLP
+
+    def __init__(self, output_size: int = 10):
+        self.mlp = eqx.nn.MLP(64, output_size, 8, 1, key=jax.random.key(0))
+
+    def __call__(self, x):
+        return self.mlp(x.ravel())
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    return digits()
+
+
+@pytest.fixture(scope="session")
+def model() -> TinyNet:
+    return TinyNet()
+
+
+@pytest.fixture
+def make_net() -> Callable[[int], TinyNet]:
+    return TinyNet
+
+
+@pytest.fixture(scope="session")
+def sgd() -> cv.FirstOrder:
+    return cv.FirstOrder(cv.Supervised(cv.Categorical()), optax.sgd(0.1, momentum=0.9))
+
+
+@pytest.fixture(scope="session")
+def make_run(dataset, model, sgd) -> Callable[..., Run]:
+    """A run of TinyNet on the digits by SGD; any part, and any setting, may be replaced."""
+
+    def make(*, model=model, optimiser=sgd, dataset=dataset, label="sgd", **settings) -> Run:
+        defaults = {"seed": 3, "batch_size": 256, "epochs": 4}
+        return Run(
+            model, optimiser, dataset, Settings(**(defaults | settings)), {"name": "tiny"}, label
+        )
+
+    return make
+
+
+@pytest.fixture
+def with_nan(dataset) -> Callable[[slice], Dataset]:
+    """The digits with NaN in the inputs of some training examples."""
+
+    def make(which: slice) -> Dataset:
+        inputs, labels = dataset.train
+        inputs = np.array(inputs)
+        inputs[which] = np.nan
+        return Dataset("broken", (inputs, labels), dataset.test, (8, 8), 10)
+
+    return make
+
+
+@pytest.fixture
+def read_records() -> Callable[[Path], list[dict]]:
+    """The records of a run folder; a line that is not strict JSON fails."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    def read(folder: Path) -> list[dict]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line, parse_constant=refuse) for line in lines]
+
+    return read
+
+
+@pytest.fixture
+def leaves_equal() -> Callable[[object, object], bool]:
+    """Whether two trees hold the same arrays, bit for bit."""
+
+    def equal(a, b) -> bool:
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return all(
+            np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs if eqx.is_array(x)
+        )
+
+    return equal
+
+
+@pytest.fixture
+def weights(model) -> Callable[[Path], TinyNet]:
+    """The final weights of a run folder."""
+    return lambda folder: eqx.tree_deserialise_leaves(folder / "model.eqx", model)

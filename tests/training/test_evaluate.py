@@ -1,0 +1,152 @@
+"""`evaluate` against numbers computed in NumPy, in float64, from the outputs of all examples."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import curvature as cv
+from training import evaluate
+from training.evaluate import CHUNK
+
+KEY = jax.random.key(11)
+
+
+def part(n, targets):
+    """`n` inputs of size 3 and targets of a kind, in float32."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    y = {
+        "labels": rng.integers(0, 4, n).astype(np.int32),
+        "probabilities": rng.dirichlet(np.ones(4), n).astype(np.float32),
+        "numbers": rng.normal(size=(n, 4)).astype(np.float32),
+        "fractions": rng.uniform(size=(n, 4)).astype(np.float32),
+    }[targets]
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+def linear():
+    return eqx.nn.Linear(3, 4, key=KEY)
+
+
+def outputs(model, x):
+    return np.asarray(x, np.float64) @ np.asarray(model.weight, np.float64).T + np.asarray(
+        model.bias, np.float64
+    )
+
+
+def log_softmax(z):
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def categorical(z, y):
+    if y.ndim == 1:
+        return -log_softmax(z)[np.arange(len(y)), y].mean(), (z.argmax(-1) == y).mean()
+    return -(y * log_softmax(z)).sum(-1).mean(), (z.argmax(-1) == y.argmax(-1)).mean()
+
+
+def gaussian(z, y):
+    return ((z - y) ** 2).sum(-1).mean() / (2 * 0.5), np.sqrt(((z - y) ** 2).mean())
+
+
+def bernoulli(z, y):
+    loss = (np.log1p(np.exp(z)) - y * z).sum(-1).mean()
+    return loss, np.sqrt(((1 / (1 + np.exp(-z)) - y) ** 2).mean())
+
+
+@pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 37])
+@pytest.mark.parametrize(
+    ("likelihood", "targets", "metric", "expected"),
+    [
+        (cv.Categorical(), "labels", "accuracy", categorical),
+        (cv.Categorical(), "probabilities", "accuracy", categorical),
+        (cv.Gaussian(variance=0.5), "numbers", "l2_error", gaussian),
+        (cv.Bernoulli(), "fractions", "l2_error", bernoulli),
+    ],
+    ids=["labels", "probabilities", "gaussian", "bernoulli"],
+)
+def test_every_example_counts_the_same(n, likelihood, targets, metric, expected):
+    model, (x, y) = linear(), part(n, targets)
+    result = evaluate(cv.Supervised(likelihood), model, (x, y))
+    loss, value = expected(outputs(model, x), np.asarray(y))
+    assert result.keys() == {"loss", metric}
+    np.testing.assert_allclose(result["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(result[metric], value, rtol=1e-5)
+
+
+def test_terms_name_their_metrics_and_weigh_their_losses():
+    x, labels = part(50, "labels")
+    _, numbers = part(50, "numbers")
+    model = linear()
+    objective = cv.Objective(
+        terms={
+            "label": cv.Term(lambda model, x: model(x), cv.Categorical(), weight=2.0),
+            "fit": cv.Term(lambda model, x: model(2 * x), cv.Gaussian(variance=0.5)),
+        }
+    )
+    result = evaluate(objective, model, {"label": (x, labels), "fit": (x, numbers)})
+    label, accuracy = categorical(outputs(model, x), np.asarray(labels))
+    fit, error = gaussian(outputs(model, 2 * x), np.asarray(numbers))
+    assert result.keys() == {"loss", "label/accuracy", "fit/l2_error"}
+    np.testing.assert_allclose(result["loss"], 2 * label + fit, rtol=1e-5)
+    np.testing.assert_allclose(result["label/accuracy"], accuracy, rtol=1e-6)
+    np.testing.assert_allclose(result["fit/l2_error"], error, rtol=1e-5)
+
+
+def test_autoencoding_is_scored_on_its_input():
+    x, labels = part(20, "labels")
+    model = eqx.nn.Linear(3, 3, key=KEY)
+    result = evaluate(cv.Autoencoding(cv.Gaussian()), model, (x, labels))
+    error = outputs(model, x) - np.asarray(x)
+    np.testing.assert_allclose(result["loss"], (error**2).sum(-1).mean() / 2, rtol=1e-5)
+    np.testing.assert_allclose(result["l2_error"], np.sqrt((error**2).mean()), rtol=1e-5)
+
+
+class Cubic(cv.AbstractLoss):
+    """A loss of one's own, of which nothing but the loss is known."""
+
+    def nll(self, z, y):
+        return jnp.sum(jnp.abs(z - y) ** 3)
+
+
+def test_a_loss_of_ones_own_has_only_a_loss():
+    model, (x, y) = linear(), part(30, "numbers")
+    result = evaluate(cv.Supervised(Cubic()), model, (x, y))
+    assert result.keys() == {"loss"}
+    expected = (np.abs(outputs(model, x) - np.asarray(y)) ** 3).sum(-1).mean()
+    np.testing.assert_allclose(result["loss"], expected, rtol=1e-5)
+
+
+class Dropped(eqx.Module):
+    linear: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, *, key=None):
+        return self.dropout(self.linear(x), key=key)
+
+
+def test_dropout_is_off():
+    data = part(40, "labels")
+    objective = cv.Supervised(cv.Categorical())
+    dropped = evaluate(objective, Dropped(linear(), eqx.nn.Dropout(0.5)), data)
+    assert dropped == evaluate(objective, linear(), data)
+
+
+class Counting(eqx.Module):
+    inner: eqx.Module
+    calls: list = eqx.field(static=True)
+
+    def __call__(self, x):
+        self.calls.append(None)
+        return self.inner(x)
+
+
+def test_other_weights_trace_nothing():
+    objective, data, calls = cv.Supervised(cv.Categorical()), part(45, "labels"), []
+    first = evaluate(objective, Counting(linear(), calls), data)
+    traced = len(calls)
+    assert traced > 0
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, linear())
+    assert evaluate(objective, Counting(doubled, calls), data) != first
+    assert len(calls) == traced

@@ -1,0 +1,97 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix as optx
+import pytest
+
+import curvature as cv
+from data import Dataset, joint
+from training import preflight
+
+
+def sgd_on(objective):
+    return cv.FirstOrder(objective, optax.sgd(0.1, momentum=0.9))
+
+
+def relabelled(dataset, targets):
+    (x, _), (x_test, _) = dataset.train, dataset.test
+    return Dataset(
+        "relabelled", (x, targets[: len(x)]), (x_test, targets[-len(x_test) :]), (8, 8), 10
+    )
+
+
+def test_a_run_that_fits_passes(make_run):
+    preflight(make_run())
+
+
+def test_shapes_are_enough(make_run, model):
+    preflight(make_run(model=eqx.filter_eval_shape(lambda: model)))
+
+
+def test_batch_size_above_the_dataset(make_run, dataset):
+    preflight(make_run(batch_size=dataset.num_train))
+    with pytest.raises(ValueError, match=r"`batch_size` must be at most .* 1437, got 1438\."):
+        preflight(make_run(batch_size=dataset.num_train + 1))
+
+
+def test_too_few_outputs_for_the_labels(make_run, make_net):
+    with pytest.raises(ValueError, match=r"labels from 0 to 4 for a model with 5 outputs, but .*9"):
+        preflight(make_run(model=make_net(5)))
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_single_label_out_of_range(make_run, dataset, label):
+    targets = np.zeros(1797, np.int32)
+    targets[-1] = label
+    with pytest.raises(ValueError, match=r"`Categorical` needs labels from 0 to 9 .* test part"):
+        preflight(make_run(dataset=relabelled(dataset, targets)))
+
+
+def test_targets_of_another_shape_than_the_outputs(make_run):
+    with pytest.raises(ValueError, match=r"Gaussian.*outputs of shape \(10,\) and a target"):
+        preflight(make_run(optimiser=sgd_on(cv.Supervised(cv.Gaussian()))))
+
+
+def test_fractions_out_of_range(make_run, dataset):
+    targets = np.full((1797, 10), 1.5, np.float32)
+    run = make_run(
+        optimiser=sgd_on(cv.Supervised(cv.Bernoulli())), dataset=relabelled(dataset, targets)
+    )
+    with pytest.raises(ValueError, match=r"`Bernoulli` needs targets from 0 to 1, but .* 1\.5"):
+        preflight(run)
+
+
+def test_a_model_made_for_other_inputs(make_run):
+    linear = eqx.nn.Linear(9, 10, key=jax.random.key(0))
+    wrong = eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), linear])
+    with pytest.raises(ValueError, match=r"does not take the inputs .*`digits`.* shape \(8, 8\): "):
+        preflight(make_run(model=wrong))
+
+
+def test_a_batch_structure_that_is_not_the_objectives(make_run, dataset):
+    with pytest.raises(ValueError, match="A batch of `Supervised` must be"):
+        preflight(make_run(dataset=joint(dataset)))
+
+
+def test_batch_norm(make_run):
+    norm, _ = eqx.nn.make_with_state(eqx.nn.BatchNorm)(10, "batch", mode="batch")
+    with pytest.raises(ValueError, match=r"`eqx\.nn\.State`"):
+        preflight(make_run(model=norm))
+
+
+def test_parts_that_do_not_go_together(make_run):
+    class OnlyALoss(cv.AbstractLoss):
+        def nll(self, z, y):
+            return jnp.sum(z**2)
+
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(OnlyALoss()),
+        curvature=cv.SampledFisher(),
+        solver=cv.CG(rtol=1e-3, max_steps=3),
+        damping=1.0,
+        search=optx.LearningRate(1.0),
+    )
+    with pytest.raises(ValueError, match="OnlyALoss"):
+        preflight(make_run(optimiser=optimiser))

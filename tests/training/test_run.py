@@ -1,0 +1,261 @@
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+import yaml
+
+import curvature as cv
+from training import ExitCode, FolderError, train
+from training.records import Records
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Calls a function once, when the given step has been written down."""
+    write = Records.write
+
+    def install(step, action):
+        actions = {step: action}
+
+        def write_and_act(self, record):
+            write(self, record)
+            actions.pop(record["step"], lambda: None)()
+
+        monkeypatch.setattr(Records, "write", write_and_act)
+
+    return install
+
+
+@pytest.fixture
+def assert_same_records(read_records):
+    """Asserts that two folders hold the same steps, up to the time that they took."""
+
+    def timeless(folder):
+        return [{**record, "seconds": None} for record in read_records(folder)]
+
+    def check(folder, other):
+        assert timeless(folder) == timeless(other)
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def whole(make_run, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(make_run(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adaptive() -> cv.NaturalGradient:
+    """An optimiser with damping, search and solver states, whose steps depend on the key."""
+    return cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature=cv.SampledFisher(samples=1),
+        solver=cv.CG(rtol=1e-3, max_steps=4),
+        damping=cv.LevenbergMarquardt(1.0),
+        search=optx.BacktrackingArmijo(),
+        warm_start=0.9,
+    )
+
+
+def test_a_run_leaves_what_the_contract_says(
+    make_run, tmp_path, read_records, weights, leaves_equal, model, dataset
+):
+    folder = tmp_path / "new" / "run"
+    summary = train(make_run(), folder)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == {"name": "tiny"}
+    expected = {
+        "status": "finished",
+        "exit_code": 0,
+        "curvature": "sgd",
+        "seed": 3,
+        "steps": 20,
+        "epochs": 4.0,
+        "rejected": 0,
+        "parameters": 64 * 8 + 8 + 8 * 10 + 10,
+    }
+    assert {name: summary[name] for name in expected} == expected
+    assert "reason" not in summary
+    assert 0 < summary["compile_seconds"] < summary["seconds"]
+    records = read_records(folder)
+    assert [record["step"] for record in records] == list(range(1, 21))
+    assert [record["epoch"] for record in records] == [step / 5 for step in range(1, 21)]
+    seconds = [record["seconds"] for record in records]
+    assert seconds == sorted(seconds)
+    assert records[0].keys() >= {
+        *("step", "epoch", "seconds", "loss", "damping", "solver_steps", "reduction_ratio"),
+        *("grad_norm", "step_norm", "solver_residual", "metric_step", "accepted"),
+    }
+    assert "result" not in records[0]
+    final = weights(folder)
+    assert not leaves_equal(final, model)
+    for name in ("train", "test"):
+        x, y = getattr(dataset, name)
+        z = np.asarray(jax.vmap(final)(jnp.asarray(x)), np.float64)
+        loss = np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(len(y)), y])
+        np.testing.assert_allclose(summary[f"{name}_loss"], loss, rtol=1e-5)
+    assert summary["test"] == {"accuracy": pytest.approx(np.mean(z.argmax(-1) == y))}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(2, None, 10), (2, 100, 10), (100, 7, 7), (2, 10, 10)]
+)
+def test_epochs_or_max_steps_whichever_comes_first(make_run, tmp_path, epochs, max_steps, steps):
+    summary = train(make_run(epochs=epochs, max_steps=max_steps), tmp_path)
+    assert (summary["steps"], summary["epochs"]) == (steps, steps / 5)
+
+
+def test_a_run_depends_on_its_seed_alone(make_run, whole, tmp_path, weights, leaves_equal):
+    train(make_run(), tmp_path / "again")
+    train(make_run(seed=4), tmp_path / "other")
+    assert leaves_equal(weights(tmp_path / "again"), weights(whole))
+    assert not leaves_equal(weights(tmp_path / "other"), weights(whole))
+
+
+def test_a_folder_with_a_run_is_left_alone(make_run, tmp_path):
+    train(make_run(max_steps=2), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FolderError, match="already holds a run"):
+        train(make_run(seed=9), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_cannot_work_makes_no_folder(make_run, tmp_path):
+    with pytest.raises(ValueError, match="`batch_size` must be at most"):
+        train(make_run(batch_size=5000), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_stops_a_run_that_can_be_resumed(
+    make_run, whole, tmp_path, at_step, weights, leaves_equal, assert_same_records, number
+):
+    at_step(8, lambda: os.kill(os.getpid(), number))
+    stopped = train(make_run(), tmp_path)
+    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.RESUMABLE
+    assert (stopped["status"], stopped["exit_code"]) == ("interrupted", code)
+    assert f"{number.name} after step {stopped['steps']}" in stopped["reason"]
+    assert 8 <= stopped["steps"] <= 9
+    resumed = train(make_run(), tmp_path, resume=True)
+    assert resumed["status"] == "finished"
+    assert resumed["seconds"] > stopped["seconds"]
+    assert leaves_equal(weights(tmp_path), weights(whole))
+    assert_same_records(tmp_path, whole)
+    uninterrupted = json.loads((whole / "summary.json").read_text())
+    for name in ("steps", "epochs", "train_loss", "test_loss", "test", "rejected"):
+        assert resumed[name] == uninterrupted[name]
+
+
+def test_every_state_of_the_optimiser_resumes(
+    make_run, adaptive, tmp_path, at_step, weights, leaves_equal, assert_same_records
+):
+    run = make_run(optimiser=adaptive, epochs=2)
+    train(run, tmp_path / "whole")
+    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(run, tmp_path / "parts")["status"] == "interrupted"
+    assert train(run, tmp_path / "parts", resume=True)["status"] == "finished"
+    assert leaves_equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert_same_records(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_dead_run_resumes_from_its_last_checkpoint(
+    make_run, whole, tmp_path, at_step, read_records, weights, leaves_equal
+):
+    """A checkpoint after every step, death in mid-air: what came after the checkpoint is redone."""
+
+    def die():
+        raise OSError("the machine is gone")
+
+    at_step(9, die)
+    run = make_run(checkpoint_seconds=1e-9)
+    with pytest.raises(OSError, match="the machine is gone"):
+        train(run, tmp_path / "parts")
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 10, "lo')
+    train(run, tmp_path / "parts", resume=True)
+    assert leaves_equal(weights(tmp_path / "parts"), weights(whole))
+    steps = [record["step"] for record in read_records(tmp_path / "parts")]
+    assert steps == list(range(1, 21))
+
+
+def test_without_a_checkpoint_a_resumed_run_begins_again(
+    make_run, whole, tmp_path, at_step, read_records, weights, leaves_equal
+):
+    def die():
+        raise OSError("the machine is gone")
+
+    at_step(9, die)
+    with pytest.raises(OSError, match="the machine is gone"):
+        train(make_run(), tmp_path / "parts")
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+    train(make_run(), tmp_path / "parts", resume=True)
+    assert leaves_equal(weights(tmp_path / "parts"), weights(whole))
+    assert len(read_records(tmp_path / "parts")) == 20
+
+
+def test_a_finished_run_goes_on_for_more_epochs(
+    make_run, whole, tmp_path, read_records, weights, leaves_equal
+):
+    assert train(make_run(max_steps=7), tmp_path / "parts")["steps"] == 7
+    assert train(make_run(), tmp_path / "parts", resume=True)["steps"] == 20
+    assert leaves_equal(weights(tmp_path / "parts"), weights(whole))
+    assert len(read_records(tmp_path / "parts")) == 20
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(make_run, tmp_path, at_step):
+    def press_twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(3, press_twice)
+    summary = train(make_run(), tmp_path)
+    assert (summary["status"], summary["exit_code"]) == ("interrupted", ExitCode.INTERRUPTED)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_rejected_steps_leave_the_weights_and_stop_the_run(
+    make_run, with_nan, tmp_path, read_records, weights, leaves_equal, model, limit
+):
+    summary = train(make_run(dataset=with_nan(slice(None)), max_rejections=limit), tmp_path)
+    assert (summary["status"], summary["exit_code"]) == ("diverged", ExitCode.FAILED)
+    assert summary["steps"] == summary["rejected"] == limit
+    records = read_records(tmp_path)
+    assert [record["accepted"] for record in records] == [False] * limit
+    assert [record["loss"] for record in records] == [None] * limit
+    assert records[-1]["result"] in summary["reason"]
+    assert f"{limit} rejected steps in a row" in summary["reason"]
+    assert leaves_equal(weights(tmp_path), model)
+    assert summary["train_loss"] is None or np.isnan(summary["train_loss"])
+    assert json.loads((tmp_path / "summary.json").read_text())["train_loss"] is None
+
+
+def test_rejections_count_in_a_row(make_run, with_nan, tmp_path, read_records):
+    """One broken example spoils one batch of most epochs, and never two batches in a row."""
+    run = make_run(dataset=with_nan(slice(0, 1)), epochs=8, max_rejections=3)
+    summary = train(run, tmp_path)
+    rejected = [not record["accepted"] for record in read_records(tmp_path)]
+    assert summary["status"] == "finished"
+    assert summary["rejected"] == sum(rejected) > 3
+    assert all(record["result"] for record in read_records(tmp_path) if not record["accepted"])
+
+
+def test_an_error_in_a_step_is_written_down_and_raised(make_run, tmp_path, monkeypatch):
+    def fail(self, packed):
+        raise RuntimeError("The device caught fire.\nA long trace.")
+
+    monkeypatch.setattr("training.stepper.Stepper.read", fail)
+    with pytest.raises(RuntimeError, match="caught fire"):
+        train(make_run(), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["exit_code"]) == ("failed", ExitCode.FAILED)
+    assert summary["reason"] == "The device caught fire."
+    assert summary["train_loss"] is None

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from training import Settings
+
+GOOD = {"seed": 0, "batch_size": 2, "epochs": 1}
+
+
+@pytest.mark.parametrize("name", ["batch_size", "epochs", "max_steps", "max_rejections"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, True, "3", float("nan")])
+def test_counts_are_positive_integers(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, got {value!r}\."):
+        Settings(**(GOOD | {name: value}))
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 1.0, False, None])
+def test_seed_is_an_integer_in_range(value):
+    with pytest.raises(ValueError, match=r"`seed` must be an integer from 0 to 4294967295, got"):
+        Settings(**(GOOD | {"seed": value}))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "1"])
+def test_checkpoint_seconds_is_a_positive_number(value):
+    with pytest.raises(ValueError, match="`checkpoint_seconds` must be a positive, finite number"):
+        Settings(**GOOD, checkpoint_seconds=value)
+
+
+def test_every_seed_in_range_seeds_the_data_and_the_keys():
+    import jax
+
+    for seed in (0, 2**32 - 1):
+        Settings(**(GOOD | {"seed": seed}))
+        np.random.default_rng([seed, 0])
+        jax.random.key(seed)

@@ -1,0 +1,51 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from training import ExitCode
+from training.signals import EXIT_CODES, StopSignals
+
+
+def test_exit_codes_are_those_of_the_contract():
+    assert {code.name: int(code) for code in ExitCode} == {
+        "FINISHED": 0,
+        "FAILED": 1,
+        "BAD_CONFIGURATION": 2,
+        "RESUMABLE": 75,
+        "INTERRUPTED": 130,
+    }
+    assert EXIT_CODES[signal.SIGTERM] == EXIT_CODES[signal.SIGUSR2] == ExitCode.RESUMABLE
+    assert EXIT_CODES[signal.SIGINT] == ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("number", list(EXIT_CODES))
+def test_a_signal_is_noted_and_the_handlers_are_given_back(number):
+    before = {n: signal.getsignal(n) for n in EXIT_CODES}
+    with StopSignals() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), number)
+        assert stop.received is number
+    assert {n: signal.getsignal(n) for n in EXIT_CODES} == before
+
+
+def test_a_second_ctrl_c_is_not_held_back():
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_another_thread_trains_without_handlers():
+    before, seen = {n: signal.getsignal(n) for n in EXIT_CODES}, []
+
+    def enter():
+        with StopSignals():
+            seen.append({n: signal.getsignal(n) for n in EXIT_CODES})
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]

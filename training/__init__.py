@@ -1,0 +1,18 @@
+"""The training loop and what it leaves behind; knows `curvature`, but no particular one."""
+
+from ._base import Run as Run
+from .checkpoint import CheckpointError as CheckpointError
+from .evaluate import evaluate as evaluate
+from .exit_codes import ExitCode as ExitCode
+from .folder import (
+    CONFIG as CONFIG,
+    FolderError as FolderError,
+    check_folder as check_folder,
+    make_folder as make_folder,
+)
+from .metrics import Metric as Metric, metrics as metrics
+from .preflight import preflight as preflight
+from .run import train as train
+from .settings import Settings as Settings
+from .stepper import Stepper as Stepper
+from .summary import Summary as Summary

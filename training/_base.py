@@ -1,0 +1,74 @@
+"""What the modules of the loop share: the run, and where it stands."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+
+from data import Dataset
+
+from .settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything one training run needs, already built.
+
+    **Arguments:**
+
+    - `model`: the initial weights.
+    - `optimiser`: has a field `objective`, `init(model) -> state` and
+        `step(model, batch, state, *, key) -> (model, state, info)`, as `curvature.NaturalGradient`.
+    - `dataset`: its train and test parts have the batch structure of the objective.
+    - `settings`: how long and on which batches to train.
+    - `config`: the resolved configuration, written to `config.yaml`; plain values only.
+    - `label`: what the run is called beside others, such as `true_fisher` or `adam`.
+    """
+
+    model: eqx.Module
+    optimiser: Any
+    dataset: Dataset
+    settings: Settings
+    config: dict[str, Any]
+    label: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.dataset.num_train // self.settings.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """`epochs` or `max_steps`, whichever comes first."""
+        steps = self.settings.epochs * self.steps_per_epoch
+        return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
+
+
+@dataclasses.dataclass
+class Tally:
+    """Where a run stands, in what the host counts; saved with every checkpoint.
+
+    - `steps`: steps taken, rejected ones included.
+    - `seconds`: spent in training, before an interruption and after it.
+    - `compile_seconds`: of these, spent in compiling the step.
+    - `rejected`: rejected steps in all.
+    - `rejected_in_a_row`: the latest of them, since the last accepted step.
+    - `reason`: of the last rejection, a sentence.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    rejected: int = 0
+    rejected_in_a_row: int = 0
+    reason: str = ""
+
+    def count(self, info: dict[str, Any], seconds: float) -> None:
+        """Count one more step from its `curvature.Info`, as plain values."""
+        self.steps += 1
+        self.seconds = seconds
+        if info["accepted"]:
+            self.rejected_in_a_row = 0
+        else:
+            self.rejected += 1
+            self.rejected_in_a_row += 1
+            self.reason = info["result"]

@@ -1,0 +1,23 @@
+"""Putting data on the device."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
+    """A part of a dataset on the device, its floats in JAX's default precision (float64 in x64)."""
+    return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
+
+
+def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes and types of `on_device(part)`, without putting it there."""
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, _dtype(array)), part)
+
+
+def _dtype(array: Any) -> Any:
+    floating = np.issubdtype(array.dtype, np.floating)
+    return jnp.result_type(float) if floating else jax.dtypes.canonicalize_dtype(array.dtype)

@@ -1,0 +1,17 @@
+"""What a run's end means to the shell and to a scheduler."""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes of `train.py`; nothing else in the project spells these numbers."""
+
+    FINISHED = 0
+    FAILED = 1
+    """Failed or diverged."""
+    BAD_CONFIGURATION = 2
+    """Refused before anything was written."""
+    RESUMABLE = 75
+    """Stopped by SIGTERM or SIGUSR2, after a checkpoint (`EX_TEMPFAIL`: try again)."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C (128 + SIGINT)."""

@@ -1,0 +1,104 @@
+"""The loop over the steps of a run."""
+
+import time
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from data import batch_indices
+
+from ._base import Run, Tally
+from .checkpoint import Checkpoints
+from .exit_codes import ExitCode
+from .progress import Bar, Lines
+from .records import Records
+from .signals import EXIT_CODES, StopSignals
+from .stepper import Stepper
+from .summary import FINISHED, Outcome
+
+
+class Loop:
+    """Takes the steps of a run, from where `tally` and `stepper` stand, and writes each down.
+
+    A step is dispatched before the record of the one before it is read, so that the host's work
+    is hidden behind the device's.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stepper: Stepper,
+        tally: Tally,
+        records: Records,
+        checkpoints: Checkpoints,
+        display: Bar | Lines,
+        stop: StopSignals,
+    ):
+        self._run, self._stepper, self._tally = run, stepper, tally
+        self._records, self._checkpoints = records, checkpoints
+        self._display, self._stop = display, stop
+        self._saved = time.perf_counter()
+        self._began = self._saved - tally.seconds
+        self._in_flight: Float[Array, " fields"] | None = None
+        self._epoch: int | None = None
+
+    def __call__(self) -> Outcome:
+        """Run to the end, to a stop signal, or to too many rejected steps in a row.
+
+        Leaves a checkpoint behind, except where the run diverged: there is nothing to continue.
+        """
+        limit, dispatched = self._run.settings.max_rejections, self._tally.steps
+        while dispatched < self._run.total_steps and self._stop.received is None:
+            packed = self._stepper.step(self._order(dispatched))
+            dispatched += 1
+            self._settle()
+            self._in_flight = packed
+            if self._tally.rejected_in_a_row + 1 >= limit:
+                # This step may be the last: no other may follow before it is known.
+                self._settle()
+            if self._tally.rejected_in_a_row >= limit:
+                reason = f"Stopped after {limit} rejected steps in a row. {self._tally.reason}"
+                return Outcome("diverged", ExitCode.FAILED, reason)
+            if time.perf_counter() - self._saved >= self._run.settings.checkpoint_seconds:
+                self._save()
+        self._save()
+        if dispatched < self._run.total_steps and self._stop.received is not None:
+            name = self._stop.received.name
+            reason = f"Stopped by {name} after step {dispatched}; the run can be resumed."
+            return Outcome("interrupted", EXIT_CODES[self._stop.received], reason)
+        return FINISHED
+
+    def _order(self, step: int) -> Int[Array, "batches batch_size"]:
+        """The batches of the epoch of a step, sent to the device once per epoch."""
+        epoch = step // self._run.steps_per_epoch
+        if epoch != self._epoch:
+            settings, n = self._run.settings, self._run.dataset.num_train
+            order = batch_indices(settings.seed, epoch, n, settings.batch_size)
+            self._epoch, self._batches = epoch, jnp.asarray(order, jnp.int32)
+        return self._batches
+
+    def _settle(self) -> None:
+        """Wait for the step in flight, if there is one, and write it down."""
+        if self._in_flight is None:
+            return
+        info = self._stepper.read(self._in_flight)
+        self._in_flight = None
+        self._tally.count(info, time.perf_counter() - self._began)
+        if not info["result"]:
+            del info["result"]
+        record: dict[str, Any] = {
+            "step": self._tally.steps,
+            "epoch": self._tally.steps / self._run.steps_per_epoch,
+            "seconds": self._tally.seconds,
+            **info,
+        }
+        self._records.write(record)
+        self._display.update(record)
+
+    def _save(self) -> None:
+        """Write a checkpoint after all steps that were dispatched."""
+        self._settle()
+        self._records.synchronise()
+        self._checkpoints.save(self._tally, self._stepper)
+        self._saved = time.perf_counter()

@@ -1,0 +1,103 @@
+"""Refusing a run that cannot work, before anything is compiled or written."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+import curvature as cv
+
+from ._base import Run
+from .device import shapes_on_device
+from .evaluate import per_example
+from .terms import examples, terms
+
+
+def preflight(run: Run) -> None:
+    """Check that model, objective, optimiser and dataset fit each other, by shapes alone.
+
+    **Raises:** `ValueError`, one sentence.
+    """
+    batch_size, available = run.settings.batch_size, run.dataset.num_train
+    if batch_size > available:
+        raise ValueError(
+            f"`batch_size` must be at most the number of training examples, {available}, "
+            f"got {batch_size}."
+        )
+    _check_model(run)
+    for name, part in (("training", run.dataset.train), ("test", run.dataset.test)):
+        pairs = examples(run.optimiser.objective, part)
+        for term_name, term in terms(run.optimiser.objective).items():
+            inputs, targets = pairs[term_name]
+            x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
+            z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(run.model), x, None)
+            check_targets(term.likelihood, z, targets, name)
+    _check_step(run)
+
+
+def _check_model(run: Run) -> None:
+    objective, part = run.optimiser.objective, shapes_on_device(run.dataset.test)
+    try:
+        eqx.filter_eval_shape(per_example, objective, run.model, part)
+    except ValueError as error:
+        raise ValueError(_first_line(error)) from error
+    except Exception as error:  # whatever a model raises on an input it was not made for
+        raise ValueError(
+            f"The model does not take the inputs of the dataset `{run.dataset.name}`, which have "
+            f"shape {run.dataset.input_shape}: {_first_line(error)}"
+        ) from error
+
+
+def _check_step(run: Run) -> None:
+    """Trace one step: parts that do not go together say so themselves."""
+    size = run.settings.batch_size
+    batch = shapes_on_device(jax.tree.map(lambda array: array[:size], run.dataset.train))
+    try:
+        state = eqx.filter_eval_shape(run.optimiser.init, run.model)
+        eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=jax.random.key(0))
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(_first_line(error)) from error
+
+
+@functools.singledispatch
+def check_targets(
+    likelihood: cv.AbstractLoss, z: jax.ShapeDtypeStruct, targets: Any, part: str
+) -> None:
+    """Refuse targets that `likelihood` cannot score; of other classes of loss nothing is known.
+
+    **Arguments:** `z`: the outputs for one example; `targets`, with a leading axis; `part`: of
+    the dataset, for the sentence.
+
+    **Raises:** `ValueError`.
+    """
+    del likelihood, z, targets, part
+
+
+@check_targets.register
+def _(likelihood: cv.Categorical, z: jax.ShapeDtypeStruct, targets: Any, part: str) -> None:
+    del likelihood
+    if not np.issubdtype(targets.dtype, np.integer):
+        return
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= z.shape[-1]:
+        raise ValueError(
+            f"`Categorical` needs labels from 0 to {z.shape[-1] - 1} for a model with "
+            f"{z.shape[-1]} outputs, but those of the {part} part run from {low} to {high}."
+        )
+
+
+@check_targets.register
+def _(likelihood: cv.Bernoulli, z: jax.ShapeDtypeStruct, targets: Any, part: str) -> None:
+    del likelihood, z
+    low, high = float(targets.min()), float(targets.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"`Bernoulli` needs targets from 0 to 1, but those of the {part} part run from "
+            f"{low:g} to {high:g}."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,117 @@
+"""What a person sees of a run: a bar on a terminal, a few lines anywhere else, and its end."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from .summary import Summary
+
+REFRESH_SECONDS = 0.25
+LINES = 10
+"""Lines per run where there is no terminal, however short the run ..."""
+LINE_SECONDS = 60.0
+"""... and the longest silence, however long it is."""
+
+
+def progress(console: Console, label: str, total: int) -> "Bar | Lines":
+    """The display that suits `console`: a context manager with `update(record)`."""
+    return Bar(console, label, total) if console.is_terminal else Lines(console, label, total)
+
+
+class Bar:
+    """A bar, redrawn a few times per second by the loop itself.
+
+    A thread that redraws at its own times would hold up the loop's next dispatch.
+    """
+
+    def __init__(self, console: Console, label: str, total: int):
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+        )
+        self._progress = Progress(*columns, console=console, auto_refresh=False, expand=True)
+        self._task = self._progress.add_task(label, total=total, numbers="compiling")
+        self._last: dict[str, Any] | None = None
+        self._drawn = -math.inf
+
+    def update(self, record: dict[str, Any]) -> None:
+        self._last = record
+        now = time.perf_counter()
+        if now - self._drawn >= REFRESH_SECONDS:
+            self._drawn = now
+            self._draw(record)
+
+    def _draw(self, record: dict[str, Any]) -> None:
+        self._progress.update(self._task, completed=record["step"], numbers=describe(record))
+        self._progress.refresh()
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        self._progress.refresh()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._last is not None:
+            self._draw(self._last)
+        self._progress.stop()
+
+
+class Lines:
+    """Sparse plain lines, for log files and pipes."""
+
+    def __init__(self, console: Console, label: str, total: int):
+        self._console, self._label, self._total = console, label, total
+        self._next_step, self._next_time = 0, math.inf
+
+    def update(self, record: dict[str, Any]) -> None:
+        step, now = record["step"], time.perf_counter()
+        if step < self._next_step and now < self._next_time and step != self._total:
+            return
+        self._next_step = step - step % -(-self._total // LINES) + -(-self._total // LINES)
+        self._next_time = now + LINE_SECONDS
+        say(self._console, f"{self._label} {step}/{self._total}  {describe(record)}")
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The numbers of a step that a person watches."""
+    parts = [f"loss {record['loss']:.4g}"]
+    if not math.isnan(record["damping"]):  # a first-order optimiser has none, and solves nothing
+        parts += [f"damping {record['damping']:.3g}", f"solver steps {record['solver_steps']}"]
+    parts.append(f"{record['seconds']:.1f} s")
+    if not record["accepted"]:
+        parts.append("(rejected)")
+    return "  ".join(parts)
+
+
+def report(console: Console, summary: Summary, folder: Path) -> None:
+    """The short summary at the end of a run."""
+    say(
+        console,
+        f"{summary['curvature']} {summary['status']} after {summary['steps']} steps "
+        f"({summary['epochs']:.3g} epochs) in {summary['seconds']:.1f} s"
+        + (f", {summary['rejected']} rejected" if summary["rejected"] else ""),
+    )
+    if "reason" in summary:
+        say(console, summary["reason"])
+    if summary["train_loss"] is not None:
+        numbers = {"train loss": summary["train_loss"], "test loss": summary["test_loss"]}
+        numbers |= {f"test {name}": value for name, value in summary["test"].items()}
+        say(console, "  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+    say(console, f"output {folder}")
+
+
+def say(console: Console, text: str) -> None:
+    """One plain line: no markup, colours or line breaks of the console's own."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

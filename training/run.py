@@ -1,0 +1,100 @@
+"""One training run, from a built model to its folder of results."""
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from . import folder as files
+from ._base import Run as Run, Tally
+from .checkpoint import Checkpoints
+from .device import on_device
+from .evaluate import evaluate
+from .exit_codes import ExitCode
+from .loop import Loop
+from .preflight import preflight
+from .progress import progress, report
+from .records import Records
+from .signals import StopSignals
+from .stepper import Stepper
+from .summary import Outcome, Summary, summarise
+
+
+def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
+    """Train, evaluate, and leave everything in `folder`.
+
+    Two Ctrl-C, a signal of the scheduler and a run that diverges are outcomes, not exceptions;
+    see `Summary.status` and `Summary.exit_code`.
+
+    **Arguments:**
+
+    - `run`: what to train.
+    - `folder`: gets `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.eqx`, `summary.json`.
+    - `resume`: continue the run in `folder` at its newest checkpoint, bit for bit as if it had
+        not stopped; without a checkpoint, from the beginning.
+
+    **Returns:** the summary, which is also in `folder/summary.json`.
+
+    **Raises:** `ValueError`, with nothing written, for a run that cannot work, a folder that
+    cannot be used or a damaged checkpoint. What a step raises is raised again, after a summary
+    with the status `failed`.
+    """
+    preflight(run)
+    files.check_folder(folder, resume=resume)
+    data, state = on_device(run.dataset.train), run.optimiser.init(run.model)
+    stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed)
+    checkpoints = Checkpoints(folder / files.CHECKPOINTS)
+    tally = checkpoints.restore(stepper) if resume else Tally()
+    console = Console()
+    with _open(run, folder, tally, resume=resume) as records, StopSignals() as stop:
+        try:
+            with progress(console, run.label, run.total_steps) as display:
+                _compile(run, stepper, tally)
+                loop = Loop(run, stepper, tally, records, checkpoints, display, stop)
+                outcome = loop()
+            files.write_model(folder, stepper.model)
+            summary = _evaluated(run, stepper, tally, outcome)
+        except KeyboardInterrupt:
+            reason = "Stopped by Ctrl-C before the running step or evaluation was over."
+            summary = summarise(run, tally, Outcome("interrupted", ExitCode.INTERRUPTED, reason))
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            outcome = Outcome("failed", ExitCode.FAILED, reason)
+            files.write_summary(folder, summarise(run, tally, outcome))
+            raise
+        files.write_summary(folder, summary)
+    report(console, summary, folder)
+    return summary
+
+
+def _open(run: Run, folder: Path, tally: Tally, *, resume: bool) -> Records:
+    """Take possession of the folder."""
+    if resume:
+        return Records.resume(folder / files.METRICS, tally.steps)
+    files.make_folder(folder)
+    records = Records.create(folder / files.METRICS)
+    files.write_config(folder, run.config)
+    return records
+
+
+def _compile(run: Run, stepper: Stepper, tally: Tally) -> None:
+    began = time.perf_counter()
+    shape = (run.steps_per_epoch, run.settings.batch_size)
+    stepper.compile(jax.ShapeDtypeStruct(shape, jnp.int32))
+    seconds = time.perf_counter() - began
+    tally.seconds += seconds
+    tally.compile_seconds += seconds
+
+
+def _evaluated(run: Run, stepper: Stepper, tally: Tally, outcome: Outcome) -> Summary:
+    """The summary with losses, unless a scheduler is waiting for this process to be gone."""
+    if outcome.exit_code is ExitCode.RESUMABLE:
+        return summarise(run, tally, outcome)
+    objective, model = run.optimiser.objective, stepper.model
+    train, test = (
+        evaluate(objective, model, on_device(part))
+        for part in (run.dataset.train, run.dataset.test)
+    )
+    return summarise(run, tally, outcome, train=train, test=test)

@@ -1,0 +1,42 @@
+"""Stopping between two steps rather than inside one."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from .exit_codes import ExitCode
+
+EXIT_CODES = {
+    signal.SIGTERM: ExitCode.RESUMABLE,
+    signal.SIGUSR2: ExitCode.RESUMABLE,
+    signal.SIGINT: ExitCode.INTERRUPTED,
+}
+
+
+class StopSignals:
+    """While entered, SIGTERM, SIGUSR2 and Ctrl-C are noted in `received` instead of acted upon.
+
+    The loop looks at `received` between two steps. A second Ctrl-C is an ordinary
+    `KeyboardInterrupt`: whoever presses it twice does not want to wait for the step, which may be
+    a compilation. Outside the main thread Python handles no signals, and neither does this.
+    """
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._previous: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in EXIT_CODES:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
