@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def concrete(value: Any) -> float | None:
     """`value` as a Python number, or None where it is traced and can't be looked at."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return None
     value = np.asarray(value)
     return value.item() if value.ndim == 0 and value.dtype.kind in "biuf" else None

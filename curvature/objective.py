@@ -227,8 +227,8 @@ def _scale(term: Term, z: Float[Array, "n *shape"]) -> Scalar:
 
 def _leading_axis(inputs: PyTree, targets: PyTree) -> int:
     shapes = [jnp.shape(leaf) for leaf in jtu.tree_leaves((inputs, targets))]
-    sizes = {shape[0] if shape else None for shape in shapes}
-    if len(sizes) != 1 or None in sizes or 0 in sizes:
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             "Inputs and targets of a term must share one leading axis of at least one example, "
             f"got arrays of shapes {shapes}."

@@ -1,5 +1,6 @@
 """From a plain configuration to an object; where that fails, why, in one sentence."""
 
+import logging
 import re
 from typing import Any
 
@@ -9,49 +10,63 @@ from hydra.errors import InstantiationException
 from .errors import ConfigError, sentence
 
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-_MISSING = re.compile(r"missing (?:a required argument: |.*?arguments?: )(.*)")
-_TARGET = re.compile(r"target '([\w.]+)'")
+_MISSING = re.compile(r"missing .*?argument[s:]*:? (.*)")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
 # Inside the optimiser these hang as they were wired; people write them at the top.
 _GROUPS = ("objective", "likelihood", "curvature", "solver", "damping", "search")
 
 
-def instantiate(config: dict[str, Any]) -> Any:
+def instantiate(key: str, config: dict[str, Any]) -> Any:
     """Build the object that a plain, resolved configuration names; lists stay plain lists.
 
     Every `_target_` of the project passes through here.
 
+    **Arguments:** `key`: where the configuration stands, for the sentence; `config`.
+
     **Raises:** `ConfigError` with the reason in one sentence.
     """
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what it also raises
     try:
-        return hydra.utils.instantiate(config, _convert_="all")
+        return hydra.utils.instantiate({key: config}, _convert_="all")[key]
     except InstantiationException as error:
-        raise ConfigError(why_not(error)) from error
+        path = _FULL_KEY.search(str(error))
+        full_key = path.group(1) if path else key
+        raise ConfigError(why_not(full_key, _at(config, full_key), _root(error))) from error
 
 
-def why_not(error: InstantiationException) -> str:
-    """The sentence for `error`; a constructor's own `ValueError` speaks for itself."""
-    cause = _root(error)
-    target = _found(_TARGET, str(error)) or "its target"
-    key = _as_written(_found(_FULL_KEY, str(error)) or "")
-    if isinstance(cause, ImportError) or "locating target" in str(error):
-        return f"`{key}`: `{target}` cannot be imported: {sentence(cause)}"
+def why_not(key: str, config: dict[str, Any], cause: BaseException) -> str:
+    """The sentence for `cause`, which building `config` at `key` has raised.
+
+    A sentence of the project's own (it names a call in backticks) speaks for itself.
+    """
+    written = _as_written(key)
     if isinstance(cause, TypeError):
-        if argument := _found(_UNEXPECTED, str(cause)):
-            return f"`{key}.{argument}` is not an argument of `{target}`."
-        if arguments := _found(_MISSING, str(cause)):
-            return f"`{key}`: `{target}` needs {arguments}, which is not given."
-        return f"`{key}`: `{target}` cannot be built: {cause}"
-    return sentence(cause)
+        if argument := _UNEXPECTED.search(str(cause)):
+            return f"`{written}.{argument[1]}` is not an argument of `{config['_target_']}`."
+        if arguments := _MISSING.search(str(cause)):
+            return f"`{written}`: `{config['_target_']}` needs {arguments[1]}, which is not given."
+    if isinstance(cause, ImportError):
+        return f"`{written}` cannot be imported: {cause}."
+    if "`" in str(cause):
+        return sentence(cause)
+    values = [
+        f"{name}={value!r}"
+        for name, value in config.items()
+        if not name.startswith("_") and not isinstance(value, dict)
+    ]
+    given = f" from {', '.join(values)}" if values else ""
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    return f"`{written}` (`{config['_target_']}`) cannot be built{given}: {reason}"
+
+
+def _at(config: dict[str, Any], full_key: str) -> dict[str, Any]:
+    for name in full_key.split(".")[1:]:
+        config = config[name]
+    return config
 
 
 def _root(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _root(error.__cause__)
-
-
-def _found(pattern: re.Pattern[str], text: str) -> str | None:
-    match = pattern.search(text)
-    return match.group(1) if match else None
 
 
 def _as_written(path: str) -> str:

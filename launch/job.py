@@ -50,13 +50,17 @@ def current_job(config: DictConfig) -> Job:
 
 def planned_job(composed: DictConfig, *, multirun: bool) -> Job:
     """The job that Hydra will run for `composed`, a configuration with its `hydra` node."""
-    HydraConfig.instance().set_config(composed)  # for interpolations such as `${hydra:job.num}`
-    if multirun:
-        folder = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
-    else:
-        folder = Path(composed.hydra.run.dir)
-    config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    return _job(config, composed.hydra, folder)
+    hydra = HydraConfig.instance()
+    before, hydra.cfg = hydra.cfg, composed  # for interpolations such as `${hydra:job.num}`
+    try:
+        if multirun:
+            folder = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
+        else:
+            folder = Path(composed.hydra.run.dir)
+        config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        return _job(config, composed.hydra, folder)
+    finally:
+        hydra.cfg = before
 
 
 def _job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
@@ -81,7 +85,7 @@ def _job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
 
 def _stored_job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
     """The job of the folder named by `resume=`, whose own configuration is what counts."""
-    if Path(config.resume).resolve() != folder.resolve():
+    if Path(str(config.resume)).resolve() != folder.resolve():
         raise ConfigError(
             f"`resume={config.resume}` continues in that folder; leave out the other folder, "
             f"`{folder}`, and run one job at a time."

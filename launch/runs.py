@@ -12,7 +12,7 @@ from data import Dataset
 from training import Run, Settings
 
 from .errors import ConfigError
-from .instantiation import instantiate
+from .instantiation import instantiate, why_not
 from .job import Job
 
 MODEL_STREAM = 2**32 - 1
@@ -47,7 +47,7 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     dataset = _dataset(json.dumps(config["dataset"]))
     return Run(
         model=_model(config["model"], dataset, settings.seed, shapes_only=shapes_only),
-        optimiser=instantiate({"optimiser": config["optimiser"]})["optimiser"],
+        optimiser=instantiate("optimiser", config["optimiser"]),
         dataset=dataset,
         settings=settings,
         config=config,
@@ -58,13 +58,13 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
 @functools.lru_cache(maxsize=1)
 def _dataset(config: str) -> Dataset:
     # Kept, because the check before the launch and every job of a sweep ask for the same one.
-    return instantiate({"dataset": json.loads(config)})["dataset"]
+    return instantiate("dataset", json.loads(config))
 
 
 def _model(config: dict[str, Any], dataset: Dataset, seed: int, *, shapes_only: bool) -> eqx.Module:
     sizes = {"input_shape": list(dataset.input_shape), "output_size": dataset.output_size}
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
-    make = instantiate({"model": {**config, **filled}})["model"]
+    make = instantiate("model", {**config, **filled})
 
     def init():
         return make(key=jax.random.fold_in(jax.random.key(seed), MODEL_STREAM))
@@ -72,4 +72,4 @@ def _model(config: dict[str, Any], dataset: Dataset, seed: int, *, shapes_only: 
     try:
         return eqx.filter_eval_shape(init) if shapes_only else eqx.filter_jit(init)()
     except TypeError as error:
-        raise ConfigError(f"`model={config['_target_']}` cannot be built: {error}") from error
+        raise ConfigError(why_not("model", {**config, **filled}, error)) from error

@@ -17,6 +17,5 @@ def lecun(layer: type[Layer], *args: Any, key: PRNGKeyArray, **kwargs: Any) -> L
     built = layer(*args, key=key, **kwargs)
     initialise = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
     weight = initialise(key, built.weight.shape, built.weight.dtype)
-    return eqx.tree_at(
-        lambda layer: (layer.weight, layer.bias), built, (weight, jnp.zeros_like(built.bias))
-    )
+    weighted = eqx.tree_at(lambda layer: layer.weight, built, weight)
+    return eqx.tree_at(lambda layer: layer.bias, weighted, replace_fn=jnp.zeros_like)

@@ -35,7 +35,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     - `resume`: continue the run in `folder` at its newest checkpoint, bit for bit as if it had
         not stopped; without a checkpoint, from the beginning.
 
-    **Returns:** the summary, which is also in `folder/summary.json`.
+    **Returns:** the summary, which is also in `folder/summary.json` (there NaN is null).
 
     **Raises:** `ValueError`, with nothing written, for a run that cannot work, a folder that
     cannot be used or a damaged checkpoint. What a step raises is raised again, after a summary

@@ -65,7 +65,7 @@ class AbstractPullback(AbstractCurvature):
     def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
             S = self.factor(term.likelihood, z, y, key=key)
-            if eqx.is_array(S) and S.ndim == 2:
+            if isinstance(S, jax.Array) and S.ndim == 2:
                 S = lx.MatrixLinearOperator(S)
             if not isinstance(S, lx.AbstractLinearOperator) or S.out_size() != z.size:
                 raise ValueError(

@@ -4,6 +4,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._trees import norm
 from ..objective import AbstractObjective
 from ._base import (
     RESULTS,
@@ -54,7 +55,7 @@ class FirstOrder(AbstractOptimiser):
             lambda w: self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
         )(params)
         updates, new_state = self.transformation.update(grad, state.transformation, params)
-        grad_norm, step_norm = optax.tree.norm(grad), optax.tree.norm(updates)
+        grad_norm, step_norm = norm(grad), norm(updates)
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),

@@ -10,11 +10,12 @@ import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
+from .._trees import add_scaled, norm, vdot
 from ..backends import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping
 from ..objective import AbstractObjective
 from ..operators import DampedOperator, damped
-from ..searches import evaluates, init_search, minus, search_along
+from ..searches import evaluates, init_search, search_along
 from ..solvers import Auto
 from ._base import (
     RESULTS,
@@ -151,7 +152,7 @@ class NaturalGradient(AbstractOptimiser):
         )
         s, predicted = found.step_size, predicted_reduction(found.step_size)
         evaluated = evaluates(self.search) or self.damping.needs_reduction_ratio()
-        grad_norm = optax.tree.norm(grad)
+        grad_norm = norm(grad)
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
@@ -165,7 +166,7 @@ class NaturalGradient(AbstractOptimiser):
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(solve.norm)
         taken = jnp.where(accepted, s, 0)
         ratio = (loss - found.loss) / predicted
-        new_params = select(accepted, minus(params, s, solve.direction), params)
+        new_params = select(accepted, add_scaled(params, -s, solve.direction), params)
         new_state = NaturalGradientState(
             damping=self.damping.update(state.damping, reduction_ratio=ratio, accepted=accepted),
             search=select(finite, found.state, state.search),
@@ -192,14 +193,14 @@ class NaturalGradient(AbstractOptimiser):
         start = {} if last is None else {"y0": optax.tree.scale(self.warm_start, last)}
         solution = lx.linear_solve(operator, grad, self.solver, options=start, throw=False)
         d, stats = solution.value, solution.stats
-        slope, squared_norm = optax.tree.vdot(d, grad), optax.tree.vdot(d, d)
+        slope, squared_norm = vdot(d, grad), vdot(d, d)
         if "quadratic" in stats and "residual" in stats:
             quadratic = jnp.asarray(stats["quadratic"])
             residual = jnp.asarray(stats["residual"], slope.dtype)
         else:
-            r = optax.tree.sub(grad, operator.mv(d))
-            quadratic = -(slope + optax.tree.vdot(d, r)) / 2
-            residual = optax.tree.norm(r) / optax.tree.norm(grad)
+            r = add_scaled(grad, jnp.asarray(-1), operator.mv(d))
+            quadratic = -(slope + vdot(d, r)) / 2
+            residual = norm(r) / norm(grad)
         # φ(d) = ½dᵀ(C+λI)d − gᵀd gives dᵀCd without a product. It is a difference: its error is
         # a few units of roundoff of λ‖d‖².
         damping = operator.damping.astype(slope.dtype)

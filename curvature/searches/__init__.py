@@ -2,6 +2,5 @@ from ._along import (
     SearchOutcome as SearchOutcome,
     evaluates as evaluates,
     init_search as init_search,
-    minus as minus,
     search_along as search_along,
 )

@@ -8,6 +8,8 @@ import jax.tree_util as jtu
 import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
+from .._trees import add_scaled
+
 
 class SearchOutcome(eqx.Module):
     """Where a search along a direction ended.
@@ -38,7 +40,7 @@ def search_along(
     state: PyTree[Array],
     params: PyTree[Array],
     direction: PyTree[Array],
-    f_info: optx.FunctionInfo.EvalGradHessian,
+    f_info: optx.FunctionInfo.EvalGradHessian,  # pyright: ignore[reportInvalidTypeForm]
     *,
     loss: Callable[[PyTree[Array]], Scalar],
     predicted_reduction: Callable[[Scalar], Scalar],
@@ -61,12 +63,16 @@ def search_along(
     dtype = f_info.f.dtype
     step_size = jnp.asarray(step_size, dtype)
     if not evaluates(search):
-        at = loss(minus(params, step_size, direction)) if evaluate else jnp.full((), jnp.nan, dtype)
+        at = (
+            loss(add_scaled(params, -step_size, direction))
+            if evaluate
+            else jnp.full((), jnp.nan, dtype)
+        )
         return SearchOutcome(step_size, at, jnp.asarray(True), state)
 
     def body(carry: tuple[Int[Array, ""], Scalar, SearchOutcome]) -> Any:
         trial, step_size, before = carry
-        candidate = minus(params, step_size, direction)
+        candidate = add_scaled(params, -step_size, direction)
         at = loss(candidate)
         promising = jnp.isfinite(at) & (predicted_reduction(step_size) > 0)
         shown = optx.FunctionInfo.Eval(jnp.where(promising, at, jnp.inf))
@@ -83,8 +89,3 @@ def search_along(
         (jnp.zeros((), jnp.int32), step_size, first),
     )
     return outcome
-
-
-def minus(params: PyTree[Array], scalar: Scalar, direction: PyTree[Array]) -> PyTree[Array]:
-    """W − s·d."""
-    return jtu.tree_map(lambda w, d: w - scalar.astype(w.dtype) * d, params, direction)

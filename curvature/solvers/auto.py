@@ -3,9 +3,9 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-import optax
 from jaxtyping import Array, PyTree
 
+from .._trees import vdot
 from ._base import AbstractSymmetricSolver
 from .cg import CG
 
@@ -73,5 +73,5 @@ class _Elementwise(AbstractSymmetricSolver):
         x = jtu.tree_map(jnp.divide, vector, state)
         # One division per entry: |b − A x| ≤ eps |b|, entry by entry.
         eps = max(jnp.finfo(leaf.dtype).eps for leaf in jtu.tree_leaves(vector))
-        stats = {"num_steps": 0, "residual": eps, "quadratic": -optax.tree.vdot(vector, x) / 2}
+        stats = {"num_steps": 0, "residual": eps, "quadratic": -vdot(vector, x) / 2}
         return x, lx.RESULTS.successful, stats

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
+from .._trees import add_scaled, norm, vdot
 from ._base import AbstractSymmetricSolver
 
 # By this part of its norm the recursive residual may be off before it is computed anew.
@@ -104,7 +104,7 @@ class CG(AbstractSymmetricSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        b_norm = optax.tree.norm(vector)
+        b_norm = norm(vector)
         tolerance = self.rtol * b_norm
         precondition = options["preconditioner"].mv if "preconditioner" in options else _same
 
@@ -143,13 +143,13 @@ class CG(AbstractSymmetricSolver):
         if y0 is None:
             x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, zero)
         else:  # b is not the residual of y0: in doubt from the start
-            x, drift = y0, _Drift(zero + jnp.inf, zero, optax.tree.norm(y0))
+            x, drift = y0, _Drift(zero + jnp.inf, zero, norm(y0))
         finite = jnp.isfinite(b_norm)
         return _State(
             x=x,
             residual=b,
             direction=direction,
-            gamma=optax.tree.vdot(b, direction),
+            gamma=vdot(b, direction),
             residual_norm=b_norm,
             renewed_norm=zero + jnp.inf,
             drift=drift,
@@ -164,7 +164,7 @@ class CG(AbstractSymmetricSolver):
     def _step(self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map) -> _State:
         p = carry.direction
         Ap = product(p)
-        pAp, pp = optax.tree.vdot(p, Ap), optax.tree.vdot(p, p)
+        pAp, pp = vdot(p, Ap), vdot(p, p)
         alpha = carry.gamma / pAp
         possible = (pAp > 0) & (alpha > 0) & jnp.isfinite(alpha)
         # Without a possible step everything stays as it is, whatever Ap holds.
@@ -173,8 +173,8 @@ class CG(AbstractSymmetricSolver):
             lambda r, q: jnp.where(possible, r - alpha.astype(r.dtype) * q, r), carry.residual, Ap
         )
         z = precondition(residual)
-        gamma = optax.tree.vdot(residual, z)
-        residual_norm = jnp.sqrt(gamma) if precondition is _same else optax.tree.norm(residual)
+        gamma = vdot(residual, z)
+        residual_norm = jnp.sqrt(gamma) if precondition is _same else norm(residual)
         steps = carry.steps + possible.astype(jnp.int32)
         quadratics = carry.quadratics
         if quadratics is not None:
@@ -187,9 +187,9 @@ class CG(AbstractSymmetricSolver):
             (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
         return _State(
-            x=_add(carry.x, alpha, p),
+            x=add_scaled(carry.x, alpha, p),
             residual=residual,
-            direction=_add(z, gamma / carry.gamma, p),
+            direction=add_scaled(z, gamma / carry.gamma, p),
             gamma=gamma,
             residual_norm=residual_norm,
             renewed_norm=carry.renewed_norm,
@@ -209,9 +209,9 @@ class CG(AbstractSymmetricSolver):
         precondition: _Map,
     ) -> _State:
         """The same x with its true residual, for one product; the directions start afresh."""
-        residual = optax.tree.sub(b, product(carry.x))
+        residual = add_scaled(b, jnp.asarray(-1), product(carry.x))
         direction = precondition(residual)
-        residual_norm = optax.tree.norm(residual)
+        residual_norm = norm(residual)
         quadratics = carry.quadratics
         if quadratics is not None:
             quadratics = quadratics.at[carry.steps].set(_quadratic(carry.x, b, residual))
@@ -227,7 +227,7 @@ class CG(AbstractSymmetricSolver):
             x=carry.x,
             residual=residual,
             direction=direction,
-            gamma=optax.tree.vdot(residual, direction),
+            gamma=vdot(residual, direction),
             residual_norm=residual_norm,
             renewed_norm=residual_norm,
             drift=eqx.tree_at(lambda d: d.estimate, carry.drift, jnp.zeros_like(residual_norm)),
@@ -242,7 +242,7 @@ class CG(AbstractSymmetricSolver):
         converged: Bool[Array, ""],
         quadratics: Float[Array, " max_steps+1"] | None,
         steps: Int[Array, ""],
-        *failures: tuple[Bool[Array, ""], lx.RESULTS],
+        *failures: tuple[Bool[Array, ""], Any],
     ) -> tuple[Bool[Array, ""], lx.RESULTS]:
         """Whether to stop, and with what result: success first, then the step limit."""
         if quadratics is not None and self.progress is not None:
@@ -281,12 +281,7 @@ def _little_progress(
 
 def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> Scalar:
     """φ(x) = ½xᵀAx − bᵀx = −½ xᵀ(b + r), as A x = b − r."""
-    return -(optax.tree.vdot(x, b) + optax.tree.vdot(x, residual)) / 2
-
-
-def _add(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
-    """A + scalar·b."""
-    return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)
+    return -(vdot(x, b) + vdot(x, residual)) / 2
 
 
 def _same(v: Any) -> Any:

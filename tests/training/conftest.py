@@ -92,7 +92,9 @@ def leaves_equal() -> Callable[[object, object], bool]:
     def equal(a, b) -> bool:
         pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
         return all(
-            np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs if eqx.is_array(x)
+            np.asarray(x).tobytes() == np.asarray(y).tobytes()
+            for x, y in pairs
+            if eqx.is_array(x) or isinstance(x, np.ndarray)
         )
 
     return equal

@@ -1,5 +1,10 @@
+import jax
+import jax.numpy as jnp
+import optimistix as optx
 import pytest
 
+import curvature as cv
+from data import batch_indices
 from training import CheckpointError, Stepper
 from training._base import Tally
 from training.checkpoint import Checkpoints
@@ -71,3 +76,28 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, make_stepper):
     Checkpoints(tmp_path).save(Tally(1), make_stepper(outputs=9))
     with pytest.raises(CheckpointError, match="belongs to another run"):
         Checkpoints(tmp_path).restore(make_stepper())
+
+
+def test_every_state_of_an_optimiser_is_saved(tmp_path, model, dataset, leaves_equal):
+    """Damping, search and warm start adapt, and the targets are drawn: none may begin anew."""
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature=cv.SampledFisher(samples=1),
+        solver=cv.CG(rtol=1e-3, max_steps=4),
+        damping=cv.LevenbergMarquardt(1.0),
+        search=optx.ClassicalTrustRegion(),
+        warm_start=0.9,
+    )
+    order = jnp.asarray(batch_indices(0, 0, dataset.num_train, 256), jnp.int32)
+    state = optimiser.init(model)
+    stepper = Stepper(optimiser, model, state, on_device(dataset.train), 0).compile(order)
+    first = [jnp.array(leaf) for leaf in stepper.leaves]
+    for _ in range(3):
+        stepper.step(order)
+    Checkpoints(tmp_path).save(Tally(3), stepper)
+    expected = [stepper.read(stepper.step(order)) for _ in range(3)]
+    last = jax.device_get(stepper.leaves)
+    stepper.leaves = first
+    Checkpoints(tmp_path).restore(stepper)
+    assert [stepper.read(stepper.step(order)) for _ in range(3)] == expected
+    assert leaves_equal(jax.device_get(stepper.leaves), last)

@@ -50,7 +50,8 @@ def test_a_single_label_out_of_range(make_run, dataset, label):
 
 
 def test_targets_of_another_shape_than_the_outputs(make_run):
-    with pytest.raises(ValueError, match=r"Gaussian.*outputs of shape \(10,\) and a target"):
+    # Gaussian's own sentence, or the one of the type checker that the tests put before it.
+    with pytest.raises(ValueError, match=r"Gaussian.*\.nll"):
         preflight(make_run(optimiser=sgd_on(cv.Supervised(cv.Gaussian()))))
 
 

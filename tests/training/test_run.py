@@ -5,11 +5,9 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 import pytest
 import yaml
 
-import curvature as cv
 from training import ExitCode, FolderError, train
 from training.records import Records
 
@@ -50,19 +48,6 @@ def whole(make_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     train(make_run(), folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def adaptive() -> cv.NaturalGradient:
-    """An optimiser with damping, search and solver states, whose steps depend on the key."""
-    return cv.NaturalGradient(
-        cv.Supervised(cv.Categorical()),
-        curvature=cv.SampledFisher(samples=1),
-        solver=cv.CG(rtol=1e-3, max_steps=4),
-        damping=cv.LevenbergMarquardt(1.0),
-        search=optx.BacktrackingArmijo(),
-        warm_start=0.9,
-    )
 
 
 def test_a_run_leaves_what_the_contract_says(
@@ -152,18 +137,6 @@ def test_a_signal_stops_a_run_that_can_be_resumed(
     uninterrupted = json.loads((whole / "summary.json").read_text())
     for name in ("steps", "epochs", "train_loss", "test_loss", "test", "rejected"):
         assert resumed[name] == uninterrupted[name]
-
-
-def test_every_state_of_the_optimiser_resumes(
-    make_run, adaptive, tmp_path, at_step, weights, leaves_equal, assert_same_records
-):
-    run = make_run(optimiser=adaptive, epochs=2)
-    train(run, tmp_path / "whole")
-    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert train(run, tmp_path / "parts")["status"] == "interrupted"
-    assert train(run, tmp_path / "parts", resume=True)["status"] == "finished"
-    assert leaves_equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    assert_same_records(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_dead_run_resumes_from_its_last_checkpoint(

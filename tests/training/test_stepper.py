@@ -2,7 +2,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 import pytest
 
 import curvature as cv
@@ -13,16 +12,14 @@ from training.device import on_device
 SEED, BATCH_SIZE = 5, 300
 
 
-@pytest.fixture(scope="module")
-def sampled(dataset) -> cv.NaturalGradient:
-    """An optimiser whose steps depend on the key, with a state."""
-    return cv.NaturalGradient(
-        cv.Supervised(cv.Categorical()),
-        curvature=cv.SampledFisher(samples=1),
-        solver=cv.CG(rtol=1e-3, max_steps=5),
-        damping=cv.LevenbergMarquardt(1.0),
-        search=optx.LearningRate(1.0),
-    )
+class Dropped(eqx.Module):
+    """A model whose steps depend on the key."""
+
+    inner: eqx.Module
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, *, key=None):
+        return self.inner(self.dropout(x, key=key))
 
 
 def start(optimiser, model, dataset) -> tuple[Stepper, jax.Array]:
@@ -31,26 +28,25 @@ def start(optimiser, model, dataset) -> tuple[Stepper, jax.Array]:
     return Stepper(optimiser, model, optimiser.init(model), data, SEED).compile(order), order
 
 
-def test_steps_are_the_optimisers_own_on_recomputed_batches_and_keys(sampled, model, dataset):
-    stepper, order = start(sampled, model, dataset)
+def test_steps_are_the_optimisers_own_on_recomputed_batches_and_keys(sgd, model, dataset):
+    expected = Dropped(model, eqx.nn.Dropout(0.3))
+    stepper, order = start(sgd, expected, dataset)
+    state = sgd.init(expected)
     inputs, labels = dataset.train
-    expected, state = model, sampled.init(model)
     for step in range(3):
         record = stepper.read(stepper.step(order))
         rows = batch_indices(SEED, 0, dataset.num_train, BATCH_SIZE)[step]
         key = jax.random.fold_in(jax.random.key(SEED), step)
         batch = (jnp.asarray(inputs[rows]), jnp.asarray(labels[rows]))
-        expected, state, info = sampled.step(expected, batch, state, key=key)
-        assert record["solver_steps"] == int(info.solver_steps)
-        assert record["accepted"] is bool(info.accepted)
-        for name in ("loss", "grad_norm", "damping", "reduction_ratio", "metric_step"):
-            np.testing.assert_allclose(record[name], getattr(info, name), rtol=1e-3, err_msg=name)
+        expected, state, info = sgd.step(expected, batch, state, key=key)
+        for name in ("loss", "grad_norm", "step_norm"):
+            np.testing.assert_allclose(record[name], getattr(info, name), rtol=1e-4, err_msg=name)
     for ours, theirs in zip(
         jax.tree.leaves(eqx.filter(stepper.model, eqx.is_array)),
         jax.tree.leaves(eqx.filter(expected, eqx.is_array)),
         strict=True,
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_record_holds_plain_values(sgd, model, dataset):
@@ -116,3 +112,12 @@ def test_data_take_the_precision_of_the_session(dataset):
     with jax.enable_x64(True):
         inputs, labels = on_device(dataset.train)
         assert (inputs.dtype, labels.dtype) == (jnp.float64, jnp.int32)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_is_not_lost_on_the_way_to_the_record(sgd, make_net, dataset):
+    model = make_net(10)
+    stepper, order = start(sgd, model, dataset)
+    inputs, labels = on_device(dataset.train)
+    expected = sgd.objective.loss(model, (inputs[order[0]], labels[order[0]]))
+    assert stepper.read(stepper.step(order))["loss"] == pytest.approx(float(expected), rel=1e-13)

@@ -1,0 +1,21 @@
+"""The vector space of the trainable weights: pytrees of arrays of one structure."""
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optax
+from jaxtyping import Array, PyTree, Scalar
+
+
+def vdot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
+    """⟨a, b⟩ over all leaves."""
+    return jnp.asarray(optax.tree.vdot(a, b))
+
+
+def norm(a: PyTree[Array]) -> Scalar:
+    """‖a‖₂ over all leaves."""
+    return jnp.asarray(optax.tree.norm(a))
+
+
+def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
+    """The sum a + scalar·b, each leaf in its own dtype."""
+    return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)

@@ -1,0 +1,62 @@
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from omegaconf import DictConfig
+
+import train as program
+from launch import launch
+from launch.command import parse
+from launch.composer import Composer
+from launch.folders import register_resolvers
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def made(self) -> list[Path]:
+        """Everything that lies in the folder where the command ran."""
+        return sorted(self.folder.rglob("*"))
+
+
+@pytest.fixture
+def train(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    """`train(*arguments)` is `python train.py *arguments` in an empty folder, in this process.
+
+    With `task=` another function takes the place of the training.
+    """
+    monkeypatch.chdir(tmp_path)
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: str, task: Callable[[DictConfig], dict] = program.run) -> Done:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        capsys.readouterr()
+        code = launch(task)
+        return Done(code, *capsys.readouterr(), tmp_path)
+
+    yield run
+    # Hydra installs its own handlers, on a stream that is closed now.
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """`compose(*overrides)` is the configuration of that command, with its `hydra` node."""
+    register_resolvers()
+    composer = Composer(parse([]))
+    return lambda *overrides: composer.compose(list(overrides))

@@ -1,0 +1,54 @@
+"""Every file under conf/ composes and instantiates, and every experiment trains."""
+
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from launch import instantiate
+from launch.job import planned_job
+from launch.unused import is_used, reached
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
+DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
+
+
+def test_there_are_files():
+    assert len({group for group, _ in FILES}) == 10
+    assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+
+
+@pytest.mark.parametrize(("group", "option"), FILES)
+def test_composes_and_instantiates(group, option, compose):
+    job = planned_job(compose(f"{group}={option}"), multirun=False)
+    assert job.config["choices"][group] == option
+    if group == "dataset" and option in DOWNLOADED:
+        assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
+    elif group != "experiment":
+        assert instantiate(group, job.config[group]) is not None
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_all_that_an_experiment_sets_is_used(name, compose):
+    raw = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+    chosen = [next(iter(entry)).removeprefix("override /") for entry in raw.pop("defaults")]
+    paths = reached(compose(f"experiment={name}"))
+    assert all(is_used(key, paths) for key in [*chosen, *raw])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_trains(name, train):
+    arguments = [f"experiment={name}", "max_steps=2", "batch_size=20", "hydra.run.dir=run"]
+    if name in DOWNLOADED:
+        arguments.append("dataset=digits")
+    done = train(*arguments)
+    assert done.code == 0, done.err
+    summary = json.loads((done.folder / "run" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 2
+    assert summary["rejected"] == 0
+    assert summary["test_loss"] > 0

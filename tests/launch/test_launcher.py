@@ -1,0 +1,192 @@
+"""What happens between the command line and the runs: folders, sweeps, exit codes, resuming."""
+
+import datetime
+import json
+
+import jax
+import pytest
+import yaml
+
+from launch import build, current_job, folders
+
+FINISHED = {
+    "status": "finished",
+    "exit_code": 0,
+    "steps": 3,
+    "seconds": 1.5,
+    "train_loss": 0.25,
+    "test_loss": 0.5,
+    "test": {"accuracy": 0.875},
+}
+
+
+def test_two_launches_in_the_same_instant_have_their_own_folders(monkeypatch):
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 31, 12, 0, 0, 1, tz)
+
+    monkeypatch.setattr(folders, "datetime", Stopped)
+    ids = []
+    for _ in range(2):
+        folders.launch_id.cache_clear()
+        ids.append(folders.launch_id())
+        assert folders.launch_id() == ids[-1]
+    assert ids[0] != ids[1]
+    assert all(name.startswith("2026-01-31/12-00-00-000001-") for name in ids)
+
+
+def test_a_run_and_its_resumption(train):
+    first = train("max_steps=2", "samples=2", "seed=3", "hydra.run.dir=run")
+    assert first.code == 0, first.err
+    folder = first.folder / "run"
+    assert {path.name for path in first.made if path.parent == first.folder} == {"run"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json")
+    }
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["curvature"] == {"_target_": "curvature.SampledFisher", "samples": 2}
+    assert config["choices"]["curvature"] == "true_fisher"
+    assert json.loads((folder / "summary.json").read_text())["curvature"] == "true_fisher"
+
+    again = train("hydra.run.dir=run")
+    assert again.code == 2
+
+    other = train("resume=run", "samples=3")
+    assert other.code == 2
+    assert "`samples=3`" in other.err
+
+    more = train("resume=run", "max_steps=3")
+    assert more.code == 0, more.err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["steps"], summary["seed"]) == (3, 3)
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert steps == [1, 2, 3]
+    assert {path.name for path in more.made if path.parent == more.folder} == {"run"}
+
+
+def test_first_order_runs_are_called_by_their_optimiser(train, standard_promotion):
+    done = train("optimiser=adam", "max_steps=1", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert json.loads((done.folder / "run" / "summary.json").read_text())["curvature"] == "adam"
+    config = yaml.safe_load((done.folder / "run" / "config.yaml").read_text())
+    assert "curvature" not in config["choices"]
+
+
+def test_a_sweep_prints_one_table(train):
+    done = train("-m", "curvature=identity,gauss_newton", "seed=7", task=lambda _: FINISHED)
+    assert done.code == 0
+    rows = [line.split("│")[1:-1] for line in done.out.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["identity", "finished", "3", "1.5", "0.25", "0.5", "0.875"],
+        ["gauss_newton", "finished", "3", "1.5", "0.25", "0.5", "0.875"],
+    ]
+    (header,) = [line for line in done.out.splitlines() if line.startswith("┃")]
+    assert [cell.strip() for cell in header.split("┃")[1:-1]] == [
+        *("curvature", "status", "steps", "seconds", "train loss", "test loss", "accuracy")
+    ]
+
+
+def test_one_failed_job_does_not_end_the_sweep(train):
+    ran = []
+
+    def task(config):
+        ran.append(config.seed)
+        if config.seed == 1:
+            raise RuntimeError("out of memory")
+        return FINISHED
+
+    done = train("-m", "seed=0,1,2", task=task)
+    assert ran == [0, 1, 2]
+    assert done.code == 1
+    assert "out of memory" in done.err
+    assert "Traceback" not in done.err
+    statuses = [line.split("│")[2].strip() for line in done.out.splitlines() if line[:1] == "│"]
+    assert statuses == ["finished", "failed", "finished"]
+    (log,) = [path for path in done.made if path.name == "error.log"]
+    assert log.parent.name == "1"
+    assert "RuntimeError: out of memory" in log.read_text()
+
+
+def test_a_failed_run_exits_with_1(train):
+    def task(config):
+        raise RuntimeError("out of memory")
+
+    done = train("hydra.run.dir=run", task=task)
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        "RuntimeError: out of memory (`debug=true` shows the traceback)"
+    ]
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 130])
+def test_exit_codes_of_a_run_are_passed_on(code, train):
+    assert train(task=lambda _: {"status": "whatever", "exit_code": code}).code == code
+
+
+def test_an_interrupted_sweep_starts_no_other_job(train):
+    ran = []
+
+    def task(config):
+        ran.append(config.seed)
+        return {"status": "interrupted", "exit_code": 75}
+
+    done = train("-m", "seed=0,1,2", task=task)
+    assert ran == [0]
+    assert done.code == 75
+    statuses = [line.split("│")[2].strip() for line in done.out.splitlines() if line[:1] == "│"]
+    assert statuses == ["interrupted", "not started", "not started"]
+
+
+def test_the_precision_of_a_job_is_its_own(train):
+    dtypes = []
+
+    def task(config):
+        run = build(current_job(config))
+        dtypes.append(
+            {str(leaf.dtype) for leaf in jax.tree.leaves(run.model) if hasattr(leaf, "dtype")}
+        )
+        return FINISHED
+
+    assert train("-m", "x64=false,true,false", task=task).code == 0
+    assert dtypes == [{"float32"}, {"float64"}, {"float32"}]
+
+
+def test_sizes_follow_the_dataset_and_weights_the_seed(train):
+    built = []
+
+    def task(config):
+        built.append(build(current_job(config)).model)
+        return FINISHED
+
+    assert train("-m", "seed=0,1", "dataset=diabetes", "likelihood=gaussian", task=task).code == 0
+    train("seed=0", "dataset=diabetes", "likelihood=gaussian", task=task)
+    first, other, again = (jax.tree.leaves(model)[0] for model in built)
+    assert first.shape == (64, 10)
+    assert (first != other).any()
+    assert (first == again).all()
+
+
+def test_lists_are_plain_lists(train):
+    seen = []
+
+    def task(config):
+        seen.append(current_job(config).config["model"]["channels"])
+        return FINISHED
+
+    assert train("model=convnet", "model.channels=[4,8]", task=task).code == 0
+    assert seen == [[4, 8]]
+    assert type(seen[0]) is list
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_questions_go_to_hydra(arguments, train):
+    with pytest.raises(SystemExit) if "--help" in arguments else _nothing():
+        train(*arguments)
+
+
+def test_keyboard_interrupt_outside_a_run(train):
+    def task(config):
+        raise KeyboardInterrupt
+
+    assert train(task=task).code == 130

@@ -1,0 +1,100 @@
+"""What a run uses, and what happens to overrides that it does not."""
+
+import itertools
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.unused import ROOTS, is_used, reached
+
+PATHS = [
+    *("samples", "seed", "x64", "model", "model.width", "optimiser", "objective", "likelihood"),
+    *("curvature", "solver", "damping", "damping.value", "search", "search.slope"),
+]
+CHOICES = itertools.product(
+    ["true_fisher", "gauss_newton", "divergence", "divergence_euclidean"],
+    ["natural_gradient", "adam"],
+    ["supervised", "joint"],
+)
+
+
+def _read(config):
+    """What the run is built from, everything resolved; the text of the error where that fails."""
+    try:
+        return {
+            name: OmegaConf.to_container(OmegaConf.create({"x": config[name]}))["x"]
+            if not OmegaConf.is_config(config[name])
+            else OmegaConf.to_container(config[name], resolve=True)
+            for name in ROOTS
+            if name in config
+        }
+    except OmegaConfBaseException as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("curvature", "optimiser", "objective"), CHOICES)
+def test_used_means_that_a_change_is_noticed(curvature, optimiser, objective, compose):
+    overrides = f"curvature={curvature}", f"optimiser={optimiser}", f"objective={objective}"
+    config = compose(*overrides)
+    before = _read(config)
+    for path in PATHS:
+        changed = compose(*overrides)
+        with open_dict(changed):
+            OmegaConf.update(changed, path, "changed", merge=False)
+        assert is_used(path, reached(config)) == (_read(changed) != before), path
+
+
+def test_references_through_references_resolvers_and_parents():
+    config = OmegaConf.create(
+        {
+            "optimiser": {"a": "${oc.create:${first}}", "b": {"c": "${..d}"}, "d": "x ${third.e}"},
+            "first": "${second}",
+            "second": 1,
+            "third": {"e": 2, "f": 3},
+            "fourth": "${fifth}",
+            "fifth": 4,
+        }
+    )
+    used = {path for path in config if is_used(path, reached(config))}
+    assert used == {"optimiser", "first", "second", "third"}
+    assert is_used("third.e", reached(config))
+    assert not is_used("third.f", reached(config))
+
+
+USED = [
+    ["samples=5"],
+    ["curvature=gauss_newton", "seed=1", "solver=cg", "solver.rtol=0.1"],
+    ["optimiser=adam", "likelihood=categorical", "optimiser.transformation.learning_rate=0.1"],
+    ["-m", "curvature=identity,true_fisher", "samples=5"],
+    ["-m", "curvature=true_fisher", "samples=1,5"],
+    ["-m", "seed=0,1", "optimiser=natural_gradient,adam", "damping.value=2"],
+    ["hydra.job.name=other"],
+]
+
+
+@pytest.mark.parametrize("arguments", USED, ids=" ".join)
+def test_used_overrides_are_accepted(arguments, train):
+    done = train(*arguments, task=lambda _: {"status": "finished", "exit_code": 0})
+    assert done.code == 0, done.err
+
+
+UNUSED = [
+    (["curvature=gauss_newton", "samples=5"], "samples=5", "curvature=gauss_newton"),
+    (["optimiser=adam", "samples=5"], "samples=5", "optimiser=adam"),
+    (["optimiser=sgd", "damping.value=2"], "damping.value=2", "optimiser=sgd"),
+    (["optimiser=adam", "curvature=identity"], "curvature=identity", "optimiser=adam"),
+    (["-m", "curvature=identity,gauss_newton", "samples=5"], "samples=5", "curvature=identity"),
+    (["-m", "curvature=identity,true_fisher", "samples=1,5"], "samples=1,5", "curvature=identity"),
+    (["-m", "optimiser=adam,sgd", "solver=cg,auto"], "solver=cg,auto", "optimiser=adam"),
+    (["-m", "optimiser=adam,natural_gradient", "samples=range(1,4)"], "samples=", "optimiser=adam"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "override", "choice"), UNUSED, ids=lambda x: " ".join(x))
+def test_unused_overrides_are_refused(arguments, override, choice, train):
+    done = train(*arguments)
+    assert done.code == 2
+    assert done.err.startswith(f"`{override}")
+    assert f"by `{choice}`" in done.err
+    assert not done.made
