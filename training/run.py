@@ -25,7 +25,7 @@ from .summary import Outcome, Summary, summarise
 def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     """Train, evaluate, and leave everything in `folder`.
 
-    Two Ctrl-C, a signal of the scheduler and a run that diverges are outcomes, not exceptions;
+    Ctrl-C, a signal of the scheduler and a run that diverges are outcomes, not exceptions;
     see `Summary.status` and `Summary.exit_code`.
 
     **Arguments:**

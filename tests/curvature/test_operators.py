@@ -117,7 +117,8 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
         dense_matrices = jax.jit(
             lambda keys, drawn: references(case, likelihood, keys, drawn)
         )(keys, drawn)
-    return SimpleNamespace(vector=vector, numbers=numbers, references=dense_matrices)
+    found = jax.tree.map(np.asarray, (vector, numbers, dense_matrices))
+    return SimpleNamespace(**dict(zip(("vector", "numbers", "references"), found)))
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-10) -> bool:

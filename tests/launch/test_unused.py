@@ -1,7 +1,5 @@
 """What a run uses, and what happens to overrides that it does not."""
 
-import itertools
-
 import pytest
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -12,25 +10,24 @@ PATHS = [
     *("samples", "seed", "x64", "model", "model.width", "optimiser", "objective", "likelihood"),
     *("curvature", "solver", "damping", "damping.value", "search", "search.slope"),
 ]
-CHOICES = itertools.product(
-    ["true_fisher", "gauss_newton", "divergence", "divergence_euclidean"],
-    ["natural_gradient", "adam"],
-    ["supervised", "joint"],
-)
+CHOICES = [
+    (curvature, optimiser, objective)
+    for curvature in ("true_fisher", "gauss_newton", "divergence", "divergence_euclidean")
+    for optimiser in ("natural_gradient", "adam")
+    for objective in ("supervised", "joint")
+]
 
 
 def _read(config):
     """What the run is built from, everything resolved; the text of the error where that fails."""
     try:
-        return {
-            name: OmegaConf.to_container(OmegaConf.create({"x": config[name]}))["x"]
-            if not OmegaConf.is_config(config[name])
-            else OmegaConf.to_container(config[name], resolve=True)
-            for name in ROOTS
-            if name in config
-        }
+        return {name: _resolved(config[name]) for name in ROOTS if name in config}
     except OmegaConfBaseException as error:
         return str(error)
+
+
+def _resolved(value):
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 @pytest.mark.parametrize(("curvature", "optimiser", "objective"), CHOICES)
