@@ -28,6 +28,7 @@ class _Drift(eqx.Module):
 
     estimate: Scalar
     operator_norm: Scalar  # the largest Rayleigh quotient met, ≤ ‖A‖
+    direction_norm: Scalar
     x_norm: Scalar  # a bound on ‖x‖
 
 
@@ -141,9 +142,9 @@ class CG(AbstractSymmetricSolver):
         direction = precondition(b)
         zero = jnp.zeros_like(b_norm)
         if y0 is None:
-            x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, zero)
+            x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, norm(direction), zero)
         else:  # b is not the residual of y0: in doubt from the start
-            x, drift = y0, _Drift(zero + jnp.inf, zero, norm(y0))
+            x, drift = y0, _Drift(zero + jnp.inf, zero, b_norm, norm(y0))
         finite = jnp.isfinite(b_norm)
         return _State(
             x=x,
@@ -164,7 +165,7 @@ class CG(AbstractSymmetricSolver):
     def _step(self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map) -> _State:
         p = carry.direction
         Ap = product(p)
-        pAp, pp = vdot(p, Ap), vdot(p, p)
+        pAp = vdot(p, Ap)
         alpha = carry.gamma / pAp
         possible = (pAp > 0) & (alpha > 0) & jnp.isfinite(alpha)
         # Without a possible step everything stays as it is, whatever Ap holds.
@@ -174,12 +175,15 @@ class CG(AbstractSymmetricSolver):
         )
         z = precondition(residual)
         gamma = vdot(residual, z)
-        residual_norm = jnp.sqrt(gamma) if precondition is _same else norm(residual)
+        plain = precondition is _same
+        residual_norm = jnp.sqrt(gamma) if plain else norm(residual)
+        z_norm = residual_norm if plain else norm(z)
         steps = carry.steps + possible.astype(jnp.int32)
         quadratics = carry.quadratics
         if quadratics is not None:
             stepped = quadratics[carry.steps] - alpha * carry.gamma / 2
             quadratics = quadratics.at[steps].set(stepped)
+        beta = gamma / carry.gamma
         stopping, result = self._verdict(
             residual_norm <= tolerance,
             quadratics,
@@ -189,11 +193,11 @@ class CG(AbstractSymmetricSolver):
         return _State(
             x=add_scaled(carry.x, alpha, p),
             residual=residual,
-            direction=add_scaled(z, gamma / carry.gamma, p),
+            direction=add_scaled(z, beta, p),
             gamma=gamma,
             residual_norm=residual_norm,
             renewed_norm=carry.renewed_norm,
-            drift=_grown(carry.drift, alpha * jnp.sqrt(pp), pAp / pp, residual_norm),
+            drift=_grown(carry.drift, alpha, beta, pAp, residual_norm, z_norm),
             quadratics=quadratics,
             steps=steps,
             stopping=stopping,
@@ -230,7 +234,12 @@ class CG(AbstractSymmetricSolver):
             gamma=vdot(residual, direction),
             residual_norm=residual_norm,
             renewed_norm=residual_norm,
-            drift=eqx.tree_at(lambda d: d.estimate, carry.drift, jnp.zeros_like(residual_norm)),
+            drift=_Drift(
+                estimate=jnp.zeros_like(residual_norm),
+                operator_norm=carry.drift.operator_norm,
+                direction_norm=norm(direction),
+                x_norm=carry.drift.x_norm,
+            ),
             quadratics=quadratics,
             steps=carry.steps,
             stopping=stopping,
@@ -258,17 +267,26 @@ def _in_doubt(carry: _State) -> Bool[Array, ""]:
     return carry.drift.estimate > _RESIDUAL_TOLERANCE * carry.residual_norm
 
 
-def _grown(drift: _Drift, step_norm: Scalar, rayleigh: Scalar, residual_norm: Scalar) -> _Drift:
-    """The drift after a step of norm `step_norm`.
+def _grown(
+    drift: _Drift, alpha: Scalar, beta: Scalar, pAp: Scalar, residual_norm: Scalar, z_norm: Scalar
+) -> _Drift:
+    """The drift after the step αp.
 
     Each step adds the rounding of x, of the product and of r. They are independent, so that their
-    squares add up (their sum would be far too pessimistic for a long solve).
+    squares add up (their sum would be far too pessimistic for a long solve). ‖p‖ comes from
+    ‖z + βp‖² = ‖z‖² + β²‖p‖², without a pass over the vectors: exact where z = r, as r ⊥ p.
     """
     roundoff = jnp.finfo(residual_norm.dtype).eps / 2
-    operator_norm = jnp.fmax(drift.operator_norm, rayleigh)
+    operator_norm = jnp.fmax(drift.operator_norm, pAp / drift.direction_norm**2)
+    step_norm = alpha * drift.direction_norm
     x_norm = drift.x_norm + step_norm
     local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
-    return _Drift(jnp.hypot(drift.estimate, roundoff * local), operator_norm, x_norm)
+    return _Drift(
+        estimate=jnp.hypot(drift.estimate, roundoff * local),
+        operator_norm=operator_norm,
+        direction_norm=jnp.hypot(z_norm, beta * drift.direction_norm),
+        x_norm=x_norm,
+    )
 
 
 def _little_progress(
