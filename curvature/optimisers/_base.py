@@ -19,6 +19,7 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     )
     nonfinite_gradient = "The gradient is not finite, though the loss is."
     nonfinite_direction = "The direction from the linear solve is not finite."
+    stationary = "The gradient is zero: there is nothing to reduce on this batch."
     no_reduction = (
         "The quadratic model predicts no reduction along the direction at the step size that the "
         "search asked for: raise the damping or lower the step size."
@@ -36,7 +37,8 @@ class Info(eqx.Module):
     - `solver_steps`, `solver_residual`: products of an iterative solve (0 of a direct one), and
       ‖g − (C+λI)d‖₂/‖g‖₂.
     - `reduction_ratio`: actual over predicted change of the loss, at the last step size tried,
-      by the quadratic model with the undamped C. NaN unless search or damping needs it.
+      by the quadratic model with the undamped C; 1 where both are within the rounding of the
+      loss. NaN unless search or damping needs it.
     - `metric_step`: ½δᵀCδ of the step taken.
     - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
     """

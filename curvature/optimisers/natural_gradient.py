@@ -152,20 +152,25 @@ class NaturalGradient(AbstractOptimiser):
         )
         s, predicted = found.step_size, predicted_reduction(found.step_size)
         evaluated = evaluates(self.search) or self.damping.needs_reduction_ratio()
+        lost = evaluated & ~jnp.isfinite(found.reduction)
         grad_norm = norm(grad)
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
             (~jnp.isfinite(solve.norm), RESULTS.nonfinite_direction),
+            (grad_norm == 0, RESULTS.stationary),
             (found.accepted & ~(predicted > 0), RESULTS.no_reduction),
-            (found.accepted & ~jnp.isfinite(found.loss) & evaluated, RESULTS.nonfinite_candidate),
+            (
+                found.accepted & ~jnp.isfinite(found.reduction) & evaluated,
+                RESULTS.nonfinite_candidate,
+            ),
             (~found.accepted, RESULTS.search_exhausted),
         )
         accepted = result == RESULTS.successful
         # What a search learns of a batch that has no finite model is not worth carrying on.
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(solve.norm)
         taken = jnp.where(accepted, s, 0)
-        ratio = (loss - found.loss) / predicted
+        ratio = found.reduction / predicted
         new_params = select(accepted, add_scaled(params, -s, solve.direction), params)
         new_state = NaturalGradientState(
             damping=self.damping.update(state.damping, reduction_ratio=ratio, accepted=accepted),

@@ -10,16 +10,19 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from .._trees import add_scaled
 
+# A mean over a batch is taken to be good to this many units of roundoff.
+_ROUNDING = 10.0
+
 
 class SearchOutcome(eqx.Module):
     """Where a search along a direction ended.
 
-    The step size, the loss there (NaN if it was not evaluated), whether the search accepts it,
-    and the state for the next batch.
+    The step size, by how much it reduces the loss (NaN if that was not evaluated), whether the
+    search accepts it, and the state for the next batch.
     """
 
     step_size: Scalar
-    loss: Scalar
+    reduction: Scalar
     accepted: Bool[Array, ""]
     state: PyTree[Array]
 
@@ -52,7 +55,10 @@ def search_along(
     The search is asked for its first s with `first_step=True` (Armijo starts again, a trust
     region keeps its radius), then shown the loss at each candidate with `first_step=False`, at
     most `max_steps` times. A candidate whose loss is not finite, or for which the quadratic model
-    predicts no reduction, is shown as +∞: of these optimistix's searches would accept some.
+    predicts no reduction, is shown as +∞: of these optimistix's searches would accept some. Where
+    both the predicted and the actual change are within the rounding of the loss, the change is
+    taken to be as predicted (Conn, Gould & Toint 2000, "Trust-region methods", section 17.4.2):
+    near a minimum the difference of two losses is noise, and would end every search.
 
     **Arguments:** `state`, from the last batch; `params`, w; `direction`, d; `f_info`, the loss,
     gradient and undamped curvature at w; `loss`, of candidate weights; `predicted_reduction`, of a
@@ -62,27 +68,34 @@ def search_along(
     step_size, _, _, state = search.step(jnp.asarray(True), params, params, f_info, here, state)
     dtype = f_info.f.dtype
     step_size = jnp.asarray(step_size, dtype)
+
+    def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:
+        """The actual reduction, and a loss that shows it to be one."""
+        at, predicted = loss(candidate), predicted_reduction(step_size)
+        noise = _ROUNDING * jnp.finfo(dtype).eps * jnp.abs(f_info.f)
+        hidden = (jnp.abs(predicted) <= noise) & (jnp.abs(f_info.f - at) <= noise)
+        reduction = jnp.where(hidden, predicted, f_info.f - at)
+        return reduction, jnp.where(hidden, f_info.f - noise, at)
+
     if not evaluates(search):
-        at = (
-            loss(add_scaled(params, -step_size, direction))
-            if evaluate
-            else jnp.full((), jnp.nan, dtype)
-        )
-        return SearchOutcome(step_size, at, jnp.asarray(True), state)
+        reduction = jnp.full((), jnp.nan, dtype)
+        if evaluate:
+            reduction, _ = reduced(step_size, add_scaled(params, -step_size, direction))
+        return SearchOutcome(step_size, reduction, jnp.asarray(True), state)
 
     def body(carry: tuple[Int[Array, ""], Scalar, SearchOutcome]) -> Any:
         trial, step_size, before = carry
         candidate = add_scaled(params, -step_size, direction)
-        at = loss(candidate)
+        reduction, at = reduced(step_size, candidate)
         promising = jnp.isfinite(at) & (predicted_reduction(step_size) > 0)
         shown = optx.FunctionInfo.Eval(jnp.where(promising, at, jnp.inf))
         following, accepted, _, state = search.step(
             jnp.asarray(False), params, candidate, f_info, shown, before.state
         )
-        outcome = SearchOutcome(step_size, at, accepted & promising, state)
+        outcome = SearchOutcome(step_size, reduction, accepted & promising, state)
         return trial + 1, jnp.asarray(following, dtype), outcome
 
-    first = SearchOutcome(step_size, f_info.f, jnp.asarray(False), state)
+    first = SearchOutcome(step_size, jnp.zeros((), dtype), jnp.asarray(False), state)
     _, _, outcome = jax.lax.while_loop(
         lambda carry: ~carry[2].accepted & (carry[0] < max_steps),
         body,

@@ -113,8 +113,14 @@ def convnet(likelihood: str) -> Case:
 
 
 def transformer(likelihood: str) -> Case:
+    """All trained but the perceptron inside the block, which the other cases have."""
     model = models.TransformerEncoder((2, 2), 3, width=2, depth=1, heads=1, key=jax.random.key(0))
-    return supervised(model, likelihood, inputs=(2, 2))
+    trainable = eqx.tree_at(
+        lambda m: m.blocks[0].perceptron,
+        jax.tree.map(eqx.is_inexact_array, model),
+        replace_fn=lambda layers: jax.tree.map(lambda _: False, layers),
+    )
+    return supervised(model, likelihood, inputs=(2, 2), trainable=trainable)
 
 
 class Recurrent(eqx.Module):
@@ -226,7 +232,6 @@ MODELS: dict[str, Callable[[str], Case]] = {
         convnet,
         transformer,
         called_twice,
-        tied,
         frozen,
         dropout,
         rows,

@@ -39,6 +39,8 @@ def train(
     With `task=` another function takes the place of the training.
     """
     monkeypatch.chdir(tmp_path)
+    # Configuring logging closes all handlers there are, and absl's closes pytest's stderr with it.
+    monkeypatch.setattr(logging, "shutdown", lambda handlers: None)
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def run(*arguments: str, task: Callable[[DictConfig], dict] = program.run) -> Done:

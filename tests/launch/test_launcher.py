@@ -140,7 +140,7 @@ def test_an_interrupted_sweep_starts_no_other_job(train):
     assert statuses == ["interrupted", "not started", "not started"]
 
 
-def test_the_precision_of_a_job_is_its_own(train):
+def test_the_precision_of_a_job_is_its_own(train, standard_promotion):
     dtypes = []
 
     def task(config):
@@ -161,8 +161,8 @@ def test_sizes_follow_the_dataset_and_weights_the_seed(train):
         built.append(build(current_job(config)).model)
         return FINISHED
 
-    assert train("-m", "seed=0,1", "dataset=diabetes", "likelihood=gaussian", task=task).code == 0
-    train("seed=0", "dataset=diabetes", "likelihood=gaussian", task=task)
+    done = train("-m", "seed=0,1,0", "dataset=diabetes", "likelihood=gaussian", task=task)
+    assert done.code == 0, done.err
     first, other, again = (jax.tree.leaves(model)[0] for model in built)
     assert first.shape == (64, 10)
     assert (first != other).any()

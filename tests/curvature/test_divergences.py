@@ -1,0 +1,95 @@
+"""Divergences of outputs, and the curvature that any of them gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import curvature as cv
+from tests.curvature import dense
+from tests.curvature.cases import LIKELIHOODS, library
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+
+NAMED = {
+    "euclidean": cv.SquaredEuclidean(),
+    **{f"kl_{name}": cv.KL(library(name)) for name in LIKELIHOODS},
+    **{f"hellinger_{name}": cv.SquaredHellinger(library(name)) for name in LIKELIHOODS},
+}
+
+
+def outputs(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def metric(rho, z):
+    """M = S Sᵀ of `Divergence(rho)`; it looks at neither the likelihood nor the target."""
+    S = cv.Divergence(rho).factor(cv.Gaussian(), z, jnp.zeros(z.shape), key=None)
+    return S @ S.T
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize("name", NAMED)
+def test_zero_where_equal_and_smallest_there(name, shape):
+    rho, z = NAMED[name], outputs(shape)
+    assert rho(z, z) == pytest.approx(0, abs=1e-15)
+    assert np.allclose(jax.grad(rho, argnums=1)(z, z), 0, atol=1e-15)
+    assert all(rho(z, outputs(shape, seed)) > 0 for seed in range(1, 10))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_hellinger_is_symmetric_and_at_most_one(name):
+    rho = cv.SquaredHellinger(library(name))
+    z, z2 = outputs((3,)), 30 * outputs((3,), 1)
+    assert rho(z, z2) == pytest.approx(rho(z2, z), rel=1e-14)
+    assert 0.5 < rho(z, z2) <= 1
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_hellinger_is_below_half_of_kl(name):
+    """H² ≤ KL/2 with H² = 1 − ∫√(pq): from −log x ≥ 1 − x."""
+    for seed in range(10):
+        z, z2 = outputs((3,), seed), outputs((3,), seed + 50)
+        assert cv.SquaredHellinger(library(name))(z, z2) <= cv.KL(library(name))(z, z2) / 2
+
+
+def test_euclidean_by_hand():
+    assert cv.SquaredEuclidean()(jnp.asarray([1.0, 2.0]), jnp.asarray([4.0, -2.0])) == 12.5
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+class TestMetric:
+    def test_of_kl_is_the_fisher(self, name, shape):
+        z = outputs(shape)
+        fisher = dense.exact_fisher(LIKELIHOODS[name])(z, None)
+        assert np.allclose(metric(cv.KL(library(name)), z), fisher, rtol=1e-10, atol=1e-13)
+
+    def test_of_hellinger_is_a_quarter_of_it(self, name, shape):
+        z = outputs(shape)
+        fisher = dense.exact_fisher(LIKELIHOODS[name])(z, None)
+        found = metric(cv.SquaredHellinger(library(name)), z)
+        assert np.allclose(found, fisher / 4, rtol=1e-10, atol=1e-13)
+
+
+def test_of_euclidean_is_the_identity():
+    assert np.allclose(metric(cv.SquaredEuclidean(), outputs((2, 3))), np.eye(6), atol=1e-15)
+
+
+def test_of_a_function_of_ones_own():
+    """Any ρ(z, z'), here ½ Σ (z' − z)ᵀ A (z' − z) + Σ (z' − z)⁴, whose Hessian at z is A."""
+    A = jnp.asarray([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
+
+    def rho(z, z2):
+        return (z2 - z) @ A @ (z2 - z) / 2 + jnp.sum((z2 - z) ** 4)
+
+    assert np.allclose(metric(rho, outputs((3,))), A, atol=1e-14)
+
+
+def test_one_that_is_not_smallest_at_z_is_clipped():
+    """Negative eigenvalues become 0, the others stay."""
+    basis = jnp.linalg.qr(outputs((3, 3)))[0]
+    A = basis @ jnp.diag(jnp.asarray([2.0, -1.0, 0.5])) @ basis.T
+    nearest = basis @ jnp.diag(jnp.asarray([2.0, 0.0, 0.5])) @ basis.T
+    found = metric(lambda z, z2: (z2 - z) @ A @ (z2 - z) / 2, outputs((3,)))
+    assert np.allclose(found, nearest, atol=1e-14)

@@ -1,0 +1,340 @@
+"""Searches through `NaturalGradient`, against plain Python loops on a problem written by hand.
+
+The model is a line fitted to data by least squares, the curvature the identity, so that
+d = g/(1+λ), and the loss, the gradient and the quadratic model take one line of NumPy each.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+import optimistix as optx
+import pytest
+
+import curvature as cv
+
+DAMPING = 0.1
+
+
+class Line(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        return (x @ self.w)[None]
+
+
+def data(seed, scale=1.0, n=8):
+    rng = np.random.default_rng(seed)
+    x = scale * rng.standard_normal((n, 3))
+    return jnp.asarray(x), jnp.asarray(x @ [1.0, -2.0, 0.5] + rng.standard_normal(n))[:, None]
+
+
+def loss(w, batch):
+    x, y = (np.asarray(a) for a in batch)
+    return np.mean((x @ w - y[:, 0]) ** 2) / 2
+
+
+def direction(w, batch, damping=DAMPING):
+    """g and d = (I + λI)⁻¹g."""
+    x, y = (np.asarray(a) for a in batch)
+    g = x.T @ (x @ w - y[:, 0]) / len(x)
+    return g, g / (1 + damping)
+
+
+def optimiser(search, **kwargs):
+    kwargs = {"damping": DAMPING, "curvature": cv.Identity(), **kwargs}
+    return cv.NaturalGradient(cv.Supervised(cv.Gaussian()), search=search, **kwargs)
+
+
+START = np.array([3.0, 1.0, -1.0])
+
+
+def line(w=START):
+    return Line(jnp.asarray(w))
+
+
+def same_bits(a, b):
+    leaves = zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in leaves)
+
+
+def sentence(info):
+    return cv.RESULTS[info.result]
+
+
+# --- the step sizes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("s", [1.0, 0.3, 1e-3])
+def test_a_learning_rate_goes_exactly_that_far_along_d(x64, s):
+    opt, batch, model = optimiser(optx.LearningRate(s)), data(0), line()
+    model, _, info = opt.step(model, batch, opt.init(model))
+    _, d = direction(START, batch)
+    np.testing.assert_allclose(model.w, START - s * d, rtol=1e-14)
+    assert info.accepted
+    assert sentence(info) == ""
+    assert np.isnan(info.reduction_ratio)
+
+
+def armijo(w, batch, decrease, slope, initial, most):
+    """Backtracking by the book; None if it found nothing."""
+    g, d = direction(w, batch)
+    s = initial
+    for _ in range(most):
+        reduces = s * (d @ g) - s**2 * (d @ d) / 2 > 0  # the quadratic model, with C = I
+        if reduces and loss(w - s * d, batch) - loss(w, batch) <= -slope * s * (d @ g):
+            return s
+        s *= decrease
+    return None
+
+
+@pytest.mark.parametrize(("decrease", "slope", "initial"), [(0.5, 0.1, 1.0), (0.8, 0.45, 4.0)])
+def test_armijo_finds_what_a_plain_loop_finds(x64, decrease, slope, initial):
+    """Inputs of very different size: from no to eleven halvings; every batch starts afresh."""
+    search = optx.BacktrackingArmijo(decrease_factor=decrease, slope=slope, step_init=initial)
+    opt = optimiser(search, max_search_steps=40)
+    model, w, seen = line(), START, set()
+    state = opt.init(model)
+    for seed, scale in enumerate([1.0, 30.0, 0.1, 3.0, 1.0, 10.0]):
+        batch = data(seed, scale)
+        expected = armijo(w, batch, decrease, slope, initial, most=40)
+        _, d = direction(w, batch)
+        before = loss(w, batch)
+        w = w - expected * d
+        model, state, info = opt.step(model, batch, state)
+        np.testing.assert_allclose(model.w, w, rtol=1e-11)
+        np.testing.assert_allclose(info.step_norm, expected * np.linalg.norm(d), rtol=1e-9)
+        assert info.accepted
+        assert loss(np.asarray(model.w), batch) < before
+        seen.add(expected)
+    assert len(seen) > 2
+
+
+class PlainTrustRegion:
+    """optimistix's rule, its constants written out, and ours: no increase predicted is accepted."""
+
+    def __init__(self, linear, most):
+        self.radius, self.linear, self.most = 1.0, linear, most
+        self.grown = self.shrunk = 0
+
+    def step(self, w, batch):
+        g, d = direction(w, batch)
+        for _ in range(self.most):
+            s = self.radius
+            model = -s * (d @ g) + s**2 * (d @ d) / 2
+            predicted = -s * (d @ g) if self.linear else model
+            change = loss(w - s * d, batch) - loss(w, batch)
+            if model < 0 and change <= 0.01 * predicted:
+                if change < 0.99 * predicted:
+                    self.radius *= 3.5
+                    self.grown += 1
+                return w - s * d, change / model
+            self.radius *= 0.25
+            self.shrunk += 1
+        return w, change / model
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["classical", "linear"])
+def test_a_trust_region_carries_its_radius_from_batch_to_batch(x64, linear):
+    search = optx.LinearTrustRegion() if linear else optx.ClassicalTrustRegion()
+    opt, plain = optimiser(search, max_search_steps=5), PlainTrustRegion(linear, most=5)
+    model, w = line(), START
+    state, radii, rejected = opt.init(model), set(), 0
+    # Flat losses, for which it grows, steep ones, and one far too steep for five trials.
+    for seed, scale in enumerate([0.3, 0.3, 0.3, 0.3, 1.0, 3.0, 1.0, 0.3, 0.3, 1e4, 0.3, 0.3]):
+        batch = data(seed, scale)
+        new, ratio = plain.step(w, batch)
+        model, state, info = opt.step(model, batch, state)
+        np.testing.assert_allclose(model.w, new, rtol=1e-9)
+        np.testing.assert_allclose(state.search.step_size, plain.radius, rtol=1e-12)
+        np.testing.assert_allclose(info.reduction_ratio, ratio, rtol=1e-6)
+        assert bool(info.accepted) == (new is not w)
+        rejected += new is w
+        w = new
+        radii.add(plain.radius)
+    assert plain.shrunk > 5
+    assert linear or plain.grown > 1
+    assert rejected >= 1
+    assert len(radii) > 4
+
+
+class TooBold(optx.AbstractSearch):
+    """Asks for ever longer steps, and accepts whatever it is shown."""
+
+    first: float
+
+    def init(self, y, f_info_struct):
+        return jnp.asarray(self.first)
+
+    def step(self, first_step, y, y_eval, f_info, f_eval_info, state):
+        longer = jnp.where(first_step, self.first, 2 * state)
+        return longer, jnp.asarray(True), optx.RESULTS.successful, longer
+
+
+@pytest.mark.parametrize("search", [optx.LearningRate(2.3), TooBold(2.3)])
+def test_an_increase_that_the_quadratic_predicts_is_never_accepted(x64, search):
+    """m(s) = L − s dᵀg + ½s² dᵀCd turns at s = 2(1+λ) for C = I, whatever the loss does there."""
+    opt, batch, model = optimiser(search), data(0, scale=0.01), line()
+    g, d = direction(START, batch)
+    assert loss(START - 2.3 * d, batch) < loss(START, batch)
+    assert 2.3 * (d @ g) - 2.3**2 * (d @ d) / 2 < 0
+    new, _, info = opt.step(model, batch, opt.init(model))
+    assert not info.accepted
+    assert same_bits(new, model)
+    just_before, _, _ = optimiser(optx.LearningRate(2.19)).step(model, batch, opt.init(model))
+    assert not same_bits(just_before, model)
+
+
+# --- rejections ------------------------------------------------------------------------------
+
+SEARCHES = {
+    "learning rate": optx.LearningRate(0.5),
+    "armijo": optx.BacktrackingArmijo(),
+    "classical": optx.ClassicalTrustRegion(),
+    "linear": optx.LinearTrustRegion(),
+}
+needs_the_loss = pytest.mark.parametrize("search", ["armijo", "classical", "linear"])
+
+
+@needs_the_loss
+def test_a_search_that_accepts_nothing_leaves_the_weights_alone(x64, search):
+    opt = optimiser(SEARCHES[search], damping=cv.LevenbergMarquardt(DAMPING), max_search_steps=3)
+    batch, model = data(0, scale=1e3), line()
+    state = opt.init(model)
+    new, after, info = opt.step(model, batch, state)
+    assert not info.accepted
+    assert (
+        sentence(info) == "The search found no acceptable step size in `max_search_steps` trials."
+    )
+    assert same_bits(new, model)
+    assert info.step_norm == 0 == info.metric_step
+    np.testing.assert_allclose(after.damping, 4 * DAMPING)
+    # The radius that did not do is not tried again.
+    if search != "armijo":
+        np.testing.assert_allclose(after.search.step_size, 0.25**3)
+
+
+class Poisson(cv.AbstractLoss):
+    """z − y log z: NaN for z < 0."""
+
+    def nll(self, z, y):
+        return jnp.sum(z - y * jnp.log(z))
+
+
+@needs_the_loss
+def test_a_candidate_of_which_the_loss_is_nan_is_backed_away_from(x64, search):
+    x, y = jnp.ones((4, 3)), jnp.full((4, 1), 1.0)
+    model = Line(jnp.full(3, 1.5))  # z = 4.5, and 4.5 − 3 · 3 · 7/9 < 0
+    opt = cv.NaturalGradient(
+        cv.Supervised(Poisson()),
+        curvature=cv.Identity(),
+        damping=0.0,
+        search={
+            "armijo": optx.BacktrackingArmijo(step_init=1.9),
+            "classical": optx.ClassicalTrustRegion(),
+            "linear": optx.LinearTrustRegion(),
+        }[search],
+    )
+    state = opt.init(model)
+    if search != "armijo":
+        state = eqx.tree_at(lambda s: s.search.step_size, state, jnp.asarray(1.95))
+    d = 7 / 9
+    tried = (1.95 if search != "armijo" else 1.9) * np.ones(1)
+    assert np.isnan(Poisson().nll(jnp.asarray(4.5 - 3 * tried * d), y[0]))
+    new, _, info = opt.step(model, (x, y), state)
+    assert info.accepted
+    assert np.isfinite(new.w).all()
+    before, after = (float(opt.objective.loss(m, (x, y))) for m in (model, new))
+    assert after < before
+
+
+def test_a_learning_rate_into_nan_is_rejected_where_the_loss_is_evaluated(x64):
+    model, batch = Line(jnp.full(3, 1.5)), (jnp.ones((4, 3)), jnp.full((4, 1), 1.0))
+    opt = cv.NaturalGradient(
+        cv.Supervised(Poisson()),
+        curvature=cv.Identity(),
+        damping=cv.LevenbergMarquardt(1e-3),
+        search=optx.LearningRate(1.95),
+    )
+    new, state, info = opt.step(model, batch, opt.init(model))
+    assert sentence(info) == "The loss at the new weights is not finite."
+    assert same_bits(new, model)
+    np.testing.assert_allclose(state.damping, 4e-3)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_batch_that_is_not_finite_changes_nothing_but_the_damping(x64, search, poison):
+    opt = optimiser(
+        SEARCHES[search],
+        curvature=cv.GaussNewton(),
+        damping=cv.LevenbergMarquardt(DAMPING),
+        warm_start=0.5,
+        solver=cv.CG(rtol=1e-8),
+    )
+    good, model = data(0), line()
+    model, state, info = opt.step(model, good, opt.init(model))
+    assert info.accepted
+    bad = (good[0].at[2, 1].set(poison), good[1])
+    new, after, info = opt.step(model, bad, state)
+    assert not info.accepted
+    assert sentence(info).startswith("The loss is not finite")
+    assert same_bits(new, model)
+    assert same_bits(after.search, state.search)
+    np.testing.assert_allclose(after.damping, 4 * state.damping)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(after))
+    # As if it had not been there, but for the damping and the warm start.
+    _, _, info = opt.step(new, good, after)
+    assert info.accepted
+
+
+class Root(cv.AbstractLoss):
+    """|z| as a square root: at 0 the loss is 0 and its gradient NaN."""
+
+    def nll(self, z, y):
+        return jnp.sum(jnp.sqrt(z * z)) + 0 * jnp.sum(y)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_gradient_that_is_not_finite_is_rejected_by_name(x64, search):
+    opt = cv.NaturalGradient(
+        cv.Supervised(Root()),
+        curvature=cv.Identity(),
+        damping=cv.LevenbergMarquardt(DAMPING),
+        search=SEARCHES[search],
+    )
+    model = line(np.zeros(3))
+    state = opt.init(model)
+    new, after, info = opt.step(model, data(0), state)
+    assert sentence(info) == "The gradient is not finite, though the loss is."
+    assert same_bits(new, model)
+    assert same_bits(after.search, state.search)
+    np.testing.assert_allclose(after.damping, 4 * DAMPING)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_direction_that_is_not_finite_is_rejected_by_name(x64, search):
+    """An input that is always zero, no damping, and a solver that cannot do without."""
+    opt = optimiser(SEARCHES[search], curvature=cv.GaussNewton(), damping=0.0, solver=lx.Cholesky())
+    x, y = data(0)
+    model = line()
+    state = opt.init(model)
+    new, after, info = opt.step(model, (x.at[:, 1].set(0), y), state)
+    assert sentence(info) == "The direction from the linear solve is not finite."
+    assert same_bits(new, model)
+    assert same_bits(after.search, state.search)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_at_the_minimum_nothing_moves(x64, search):
+    """A gradient of exactly zero: whatever is reported, the weights stay and no NaN appears."""
+    x, _ = data(0)
+    model = line()
+    batch = (x, (x @ model.w)[:, None])
+    opt = optimiser(SEARCHES[search], curvature=cv.GaussNewton())
+    new, state, info = opt.step(model, batch, opt.init(model))
+    assert info.grad_norm == 0
+    assert same_bits(new, model)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(state))
