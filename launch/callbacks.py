@@ -1,5 +1,6 @@
 """What Hydra calls between the jobs of a sweep."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -16,7 +17,7 @@ class SweepTable(Callback):
     """Prints one table at the end of a sweep: a row for each job, failed ones included."""
 
     def __init__(self):
-        self._rows: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self._rows: list[tuple[dict[str, str], Mapping[str, Any]]] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the job's overrides and its summary."""
@@ -33,7 +34,7 @@ class SweepTable(Callback):
         console.print(sweep_table(self._rows))
 
 
-def sweep_table(rows: list[tuple[dict[str, str], dict[str, Any]]]) -> Table:
+def sweep_table(rows: list[tuple[dict[str, str], Mapping[str, Any]]]) -> Table:
     """The table for `rows`, each a job's overrides and its summary.
 
     An override that is the same in every job is left out, unless there is only one job.

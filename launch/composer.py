@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import Container, DictConfig, open_dict
 
 from .errors import ConfigError
 
@@ -90,6 +90,8 @@ class Composer:
         """The names that `group=` may take; empty when there is no such group."""
         return self._loader.get_group_options(group)
 
-    def load(self, group: str, option: str) -> DictConfig:
-        """One file of a group, as it is written."""
-        return self._loader.repository.load_config(f"{group}/{option}").config
+    def load(self, group: str, option: str) -> Container:
+        """One file of a group, as it is written; `option` is one of its `options`."""
+        result = self._loader.repository.load_config(f"{group}/{option}")
+        assert result is not None
+        return result.config

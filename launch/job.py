@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -51,26 +52,28 @@ def current_job(config: DictConfig) -> Job:
 def planned_job(composed: DictConfig, *, multirun: bool) -> Job:
     """The job that Hydra will run for `composed`, a configuration with its `hydra` node."""
     hydra = HydraConfig.instance()
-    before, hydra.cfg = hydra.cfg, composed  # for interpolations such as `${hydra:job.num}`
+    before = hydra.cfg
+    hydra.set_config(composed)  # for interpolations such as `${hydra:job.num}`
     try:
         if multirun:
             folder = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
         else:
             folder = Path(composed.hydra.run.dir)
-        config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         return _job(config, composed.hydra, folder)
     finally:
         hydra.cfg = before
 
 
-def _job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
+def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     if config.get("resume") is not None:
         return _stored_job(config, hydra, folder)
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"`{error.full_key}` has no value: {reason}.") from error
+    plain = cast(dict[str, Any], container)
     for name in ROOTS:
         if name not in plain and name != "experiment":  # an experiment leaves no entry
             raise ConfigError(f"`{name}` is not in the configuration; do not delete it.")
@@ -83,7 +86,7 @@ def _job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
     return Job({**plain, "choices": choices}, folder, resume=False)
 
 
-def _stored_job(config: DictConfig, hydra: DictConfig, folder: Path) -> Job:
+def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     """The job of the folder named by `resume=`, whose own configuration is what counts."""
     if Path(str(config.resume)).resolve() != folder.resolve():
         raise ConfigError(

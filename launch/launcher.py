@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .job import Job, planned_job
 from .runs import build
 from .unused import refuse_unused
 
-Task = Callable[[DictConfig], dict[str, Any]]
+Task = Callable[[DictConfig], Mapping[str, Any]]
 
 
 def launch(task: Task) -> int:
@@ -74,7 +74,7 @@ def _check_job(job: Job) -> None:
 def _run(task: Task, *, debug: bool) -> int:
     codes: list[int] = []
 
-    def run_job(config: DictConfig) -> dict[str, Any]:
+    def run_job(config: DictConfig) -> Mapping[str, Any]:
         if _stopping(codes):
             return {"status": "not started"}
         try:

@@ -45,9 +45,9 @@ class ClassifyingAutoencoder(eqx.Module):
         return self.head(self.autoencoder.encode(x))
 
 
-def reconstruct(model: ClassifyingAutoencoder, x: Float[Array, "..."]) -> Float[Array, " inputs"]:
-    """The reconstruction, as the `outputs` of a term."""
-    return model(x)
+def reconstruct(model: ClassifyingAutoencoder, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The reconstruction in the shape of the input, as the `outputs` of a term with target `x`."""
+    return model(x).reshape(x.shape)
 
 
 def classify(model: ClassifyingAutoencoder, x: Float[Array, "..."]) -> Float[Array, " output_size"]:

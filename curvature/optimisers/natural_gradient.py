@@ -160,10 +160,7 @@ class NaturalGradient(AbstractOptimiser):
             (~jnp.isfinite(solve.norm), RESULTS.nonfinite_direction),
             (grad_norm == 0, RESULTS.stationary),
             (found.accepted & ~(predicted > 0), RESULTS.no_reduction),
-            (
-                found.accepted & ~jnp.isfinite(found.reduction) & evaluated,
-                RESULTS.nonfinite_candidate,
-            ),
+            (found.accepted & lost, RESULTS.nonfinite_candidate),
             (~found.accepted, RESULTS.search_exhausted),
         )
         accepted = result == RESULTS.successful

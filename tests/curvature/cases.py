@@ -66,8 +66,8 @@ def targets(likelihood: str, rng: np.random.Generator, n: int, shape: tuple[int,
     if likelihood == "categorical":
         return jnp.asarray(rng.integers(shape[-1], size=(n, *shape[:-1])))
     if likelihood == "bernoulli":
-        return jnp.asarray(rng.uniform(size=(n, *shape)), jnp.float_)
-    return jnp.asarray(rng.normal(size=(n, *shape)), jnp.float_)
+        return jnp.asarray(rng.uniform(size=(n, *shape)))
+    return jnp.asarray(rng.normal(size=(n, *shape)))
 
 
 def supervised(
@@ -82,7 +82,7 @@ def supervised(
 ) -> Case:
     """A case of one term, on random data."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(n, *inputs)), jnp.float_)
+    x = jnp.asarray(rng.normal(size=(n, *inputs)))
     y = targets(likelihood, rng, n, outputs)
     term = dense.Term(_call, LIKELIHOODS[likelihood], x, y)
     return Case(model, cv.Supervised(library(likelihood)), (x, y), [term], trainable, key)
@@ -194,18 +194,18 @@ def autoencoder(likelihood: str) -> Case:
     """Grey images of 2 × 2 through a code of one number."""
     del likelihood
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.uniform(size=(5, 2, 2)), jnp.float_)
+    x = jnp.asarray(rng.uniform(size=(5, 2, 2)))
     model = models.Autoencoder((2, 2), 0, sizes=(3, 1), key=jax.random.key(0))
     term = dense.Term(_call, LIKELIHOODS["bernoulli"], x, x.reshape(5, 4))
-    labels = jnp.zeros(5, jnp.int_)
+    labels = jnp.zeros(5, int)
     return Case(model, cv.Autoencoding(cv.Bernoulli()), (x, labels), [term])
 
 
 def several_terms(likelihood: str) -> Case:
     """Terms of different likelihoods, weights and numbers of examples, on one model."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.uniform(size=(5, 2, 2)), jnp.float_)
-    x2 = jnp.asarray(rng.normal(size=(3, 2, 2)), jnp.float_)
+    x = jnp.asarray(rng.uniform(size=(5, 2, 2)))
+    x2 = jnp.asarray(rng.normal(size=(3, 2, 2)))
     y2 = targets(likelihood, rng, 3, (3,))
     model = models.ClassifyingAutoencoder((2, 2), 3, sizes=(2,), key=jax.random.key(0))
     terms = [

@@ -86,7 +86,10 @@ def test_the_reduction_ratio_is_asked_for_where_it_is_used(policy, needed):
     "policy",
     [
         lambda: cv.ConstantDamping(0.1),
-        lambda: cv.ConstantDamping(1),
+        pytest.param(
+            lambda: cv.ConstantDamping(1),
+            marks=pytest.mark.xfail(strict=True, reason="`concrete` is annotated as float"),
+        ),
         lambda: cv.ConstantDamping(jnp.asarray(0.1, jnp.float32)),
         lambda: cv.LevenbergMarquardt(0.1),
         lambda: cv.LevenbergMarquardt(jnp.asarray(0.1, jnp.float64), 1e-3, np.float32(10)),

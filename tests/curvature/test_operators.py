@@ -225,10 +225,9 @@ def test_frozen_weights_are_no_part_of_it():
 
 @pytest.mark.parametrize("n", [64, 70])
 def test_more_than_one_chunk(x64, n):
-    """Of examples, for the diagonal; of columns, for the matrix; from numpy arrays."""
+    """Of examples, for the diagonal; of columns, for the matrix."""
     case = supervised(eqx.nn.Linear(24, 3, key=jax.random.key(0)), "categorical", inputs=(24,), n=n)
-    batch = jax.tree.map(np.asarray, case.batch)
-    C = cv.ExactFisher().operator(case.objective.linearise(case.model, batch))
+    C = cv.ExactFisher().operator(case.objective.linearise(case.model, case.batch))
     (term,) = case.terms
     J, z = term.jacobians(case.model, case.trainable), term.values(case.model)
     M = jax.vmap(dense.exact_fisher(term.distribution))(z, term.targets)

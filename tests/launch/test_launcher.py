@@ -37,7 +37,7 @@ def test_two_launches_in_the_same_instant_have_their_own_folders(monkeypatch):
 
 
 def test_a_run_and_its_resumption(train):
-    first = train("max_steps=2", "samples=2", "seed=3", "hydra.run.dir=run")
+    first = train("max_steps=2", "samples=2", "seed=3", "search=learning_rate", "hydra.run.dir=run")
     assert first.code == 0, first.err
     folder = first.folder / "run"
     assert {path.name for path in first.made if path.parent == first.folder} == {"run"}

@@ -80,9 +80,9 @@ def test_autoencoder_code_is_linear():
 
 
 def test_classifying_autoencoder_shares_its_encoder():
-    model = models.ClassifyingAutoencoder((4,), 3, sizes=(5, 2), key=KEY)
-    x = jnp.arange(4.0)
-    np.testing.assert_array_equal(models.reconstruct(model, x), model.autoencoder(x))
+    model = models.ClassifyingAutoencoder((2, 2), 3, sizes=(5, 2), key=KEY)
+    x = jnp.arange(4.0).reshape(2, 2)
+    np.testing.assert_array_equal(models.reconstruct(model, x), model.autoencoder(x).reshape(2, 2))
     np.testing.assert_array_equal(
         models.classify(model, x), model.head(model.autoencoder.encode(x))
     )
