@@ -22,7 +22,8 @@ class SweepTable(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the job's overrides and its summary."""
         del config, kwargs
-        overrides = dict(text.split("=", 1) for text in job_return.overrides or [])
+        pairs = [text.partition("=") for text in job_return.overrides or []]
+        overrides = {key: value for key, _, value in pairs}
         self._rows.append((overrides, job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -20,7 +20,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = get_args_parser()
     parser.error = _refuse
-    return parser.parse_args(arguments)
+    command = parser.parse_args(arguments)
+    modes = [name for name in ("run", "multirun", *QUESTIONS) if getattr(command, name)]
+    if len(modes) > 1:
+        _refuse(f"--{modes[0]} and --{modes[1]} exclude each other")
+    return command
 
 
 def is_question(command: argparse.Namespace) -> bool:

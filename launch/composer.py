@@ -69,6 +69,9 @@ class Composer:
             return Composition([self.compose(overrides)], self.parse(overrides), False)
         swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         parsed = self.parse([*swept, *overrides])
+        for override in parsed:
+            if override.is_discrete_sweep() and not list(override.sweep_iterator()):
+                raise ConfigError(f"`{override.input_line}` sweeps over nothing.")
         (expanded,) = BasicSweeper.split_arguments(
             [override for override in parsed if not override.is_hydra_override()],
             max_batch_size=None,

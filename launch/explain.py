@@ -17,6 +17,8 @@ def compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Comp
     """
     try:
         return composer.composition(overrides, multirun=multirun)
+    except ConfigError:
+        raise
     except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
         raise ConfigError(explain(error, composer, overrides, multirun)) from error
 
@@ -42,7 +44,7 @@ def explain(error: Exception, composer: Composer, overrides: list[str], multirun
     for override in choices:
         for value in _values(override):
             options = composer.options(override.key_or_group)
-            if value is not None and not isinstance(value, list) and str(value) not in options:
+            if not isinstance(value, list) and str(value) not in options:
                 return _unknown_option(composer, override.key_or_group, value, options)
     known = _compose_leniently(composer, choices)
     for override in parsed:
@@ -88,7 +90,8 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
             )
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f"did you mean `{group}={close[0]}`? " if close else ""
-    return f"`{group}={value}`: no such option; {hint}`{group}` is one of {listed}."
+    shown = "null" if value is None else value
+    return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}."
 
 
 def _unknown_key(known: DictConfig, key: str) -> str:

@@ -99,6 +99,8 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     if not file.is_file():
         raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no {CONFIG}.")
     stored = yaml.safe_load(file.read_text())
+    if not isinstance(stored, dict) or "choices" not in stored:
+        raise ConfigError(f"`{file}` is not the configuration of a run; it cannot be resumed.")
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         key = override.key_or_group
         if key not in CHANGEABLE:

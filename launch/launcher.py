@@ -54,6 +54,8 @@ def _check(composition: Composition, composer: Composer) -> None:
     """Refuse what cannot be run; make the launch's folder as the last thing that may fail."""
     refuse_unused(composition, composer)
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise ConfigError("`hydra.sweep.subdir` gives several jobs the same folder.")
     for job, composed in zip(jobs, composition.jobs, strict=True):
         try:
             _check_job(job)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
+import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
@@ -105,7 +106,11 @@ class CG(AbstractSymmetricSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        b_norm = norm(vector)
+        # A x/s = b/s, with s the size of b: no inner product then over- or underflows.
+        size = _size(vector)
+        b = optax.tree.scale(1 / size, vector)
+        y0 = optax.tree.scale(1 / size, options["y0"]) if "y0" in options else None
+        b_norm = norm(b)
         tolerance = self.rtol * b_norm
         precondition = options["preconditioner"].mv if "preconditioner" in options else _same
 
@@ -113,7 +118,7 @@ class CG(AbstractSymmetricSolver):
             """Steps until one says stop, from the true residual if there is doubt about it."""
             carry = jax.lax.cond(
                 _in_doubt(carry),
-                lambda c: self._renew(c, state.mv, vector, tolerance, precondition),
+                lambda c: self._renew(c, state.mv, b, tolerance, precondition),
                 _same,
                 carry,
             )
@@ -126,15 +131,15 @@ class CG(AbstractSymmetricSolver):
         final = jax.lax.while_loop(
             lambda carry: ~carry.stopping | _in_doubt(carry),
             round_,
-            self._start(vector, b_norm, options.get("y0"), precondition),
+            self._start(b, b_norm, y0, precondition),
         )
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
             "residual": jnp.where(b_norm > 0, final.residual_norm / b_norm, 0),
-            "quadratic": _quadratic(final.x, vector, final.residual),
+            "quadratic": size**2 * _quadratic(final.x, b, final.residual),
         }
-        return final.x, final.result, stats
+        return optax.tree.scale(size, final.x), final.result, stats
 
     def _start(
         self, b: PyTree[Array], b_norm: Scalar, y0: PyTree[Array] | None, precondition: _Map
@@ -144,7 +149,9 @@ class CG(AbstractSymmetricSolver):
         if y0 is None:
             x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, norm(direction), zero)
         else:  # b is not the residual of y0: in doubt from the start
-            x, drift = y0, _Drift(zero + jnp.inf, zero, b_norm, norm(y0))
+            x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
+            doubt = jnp.where(b_norm > 0, jnp.inf, zero)
+            drift = _Drift(doubt, zero, b_norm, norm(x))
         finite = jnp.isfinite(b_norm)
         return _State(
             x=x,
@@ -300,6 +307,17 @@ def _little_progress(
 def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> Scalar:
     """φ(x) = ½xᵀAx − bᵀx = −½ xᵀ(b + r), as A x = b − r."""
     return -(vdot(x, b) + vdot(x, residual)) / 2
+
+
+def _size(b: PyTree[Array]) -> Scalar:
+    """The power of two next above the largest |b_i|, so that dividing by it is exact.
+
+    It is 1 where b is zero (or all of it subnormal) or not finite.
+    """
+    largest = jnp.asarray(optax.tree.max(jtu.tree_map(jnp.abs, b)))
+    _, exponent = jnp.frexp(largest)
+    scalable = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(scalable, exponent, 0))
 
 
 def _same(v: Any) -> Any:

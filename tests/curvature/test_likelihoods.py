@@ -85,7 +85,7 @@ def test_moments_of_gaussian_samples(x64):
     """Mean and covariance within 5 standard errors: σ²/N, and σ⁴/N (2σ⁴/N on the diagonal)."""
     z, variance, N = outputs((3,)), LIKELIHOODS["gaussian"].variance, 4000
     keys = jax.random.split(jax.random.key(0), N)
-    noise = np.asarray(jax.vmap(lambda key: library("gaussian").sample(z, key=key))(keys) - z)
+    noise = np.asarray(jax.vmap(lambda key: library("gaussian").sample(z, key=key))(keys)) - np.asarray(z)
     assert np.all(np.abs(noise.mean(axis=0)) <= 5 * np.sqrt(variance / N))
     error = np.abs(noise.T @ noise / N - variance * np.eye(3))
     assert np.all(error <= 5 * variance * np.sqrt((1 + np.eye(3)) / N))

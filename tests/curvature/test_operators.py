@@ -29,8 +29,6 @@ from tests.curvature.cases import (
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(3)
-# What does not depend on the model is held against one term and against several.
-FEW = [("tanh", likelihood) for likelihood in LIKELIHOODS] + [("several_terms", "categorical")]
 
 
 def metric(name: str, distribution: dense.Distribution, likelihood: str) -> dense.Metric | None:
@@ -81,13 +79,13 @@ def references(
 
 
 def operators(
-    case: Case, likelihood: str, model: Any, batch: Any
+    case: Case, likelihood: str, model: Any, batch: Any, names: list[str] = CURVATURES
 ) -> dict[str, lx.AbstractLinearOperator]:
     linearisation = case.objective.linearise(
         model, batch, trainable=case.trainable, key=case.key
     )
     return {
-        name: curvature(name, likelihood).operator(linearisation, key=KEY) for name in CURVATURES
+        name: curvature(name, likelihood).operator(linearisation, key=KEY) for name in names
     }
 
 
@@ -195,24 +193,65 @@ class TestDense:
         assert values[0] >= -1e-13 * values[-1]
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", CURVATURES)
-@pytest.mark.parametrize(("model", "likelihood"), FEW)
-def test_eager(model, likelihood, name):
-    """Outside `jit`: the same numbers, of the operator, its transpose and its materialisation."""
-    found = evaluated(model, likelihood)
+def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     case = MODELS[model](likelihood)
-    linearisation = case.objective.linearise(case.model, case.batch, key=case.key)
-    C = curvature(name, likelihood).operator(linearisation, key=KEY)
-    applied, matrix, _ = found.numbers[name]
-    vector = jnp.asarray(found.vector)
-    assert close(product(C, vector), applied, 1e-13)
-    assert close(product(C.T, vector), applied, 1e-13)
-    assert close(product(lx.linearise(C), vector), applied, 1e-13)
-    assert close(product(lx.materialise(C), vector), matrix @ vector, 1e-13)
+    return operators(case, likelihood, case.model, case.batch, names=[name])[name]
+
+
+@pytest.mark.parametrize("name", CURVATURES)
+def test_eager(x64, name):
+    """Outside `jit`, the numbers are the same."""
+    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical")
+    assert close(product(C, jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
+
+
+@pytest.mark.parametrize("name", CURVATURES)
+def test_as_lineax_sees_it(x64, name):
+    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical")
+    assert close(product(C.T, jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
+    assert close(product(lx.linearise(C), jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
     assert lx.is_symmetric(C)
     assert lx.is_positive_semidefinite(C)
-    assert C.in_structure() == C.out_structure() == jax.eval_shape(lambda: linearisation.params)
+    weights = eqx.filter(MODELS["tanh"]("categorical").model, eqx.is_inexact_array)
+    assert C.in_structure() == C.out_structure() == jax.eval_shape(lambda: weights)
+
+
+@pytest.mark.parametrize("model", ["tanh", "several_terms"])
+def test_materialised(x64, model):
+    C, found = made(model, "categorical", "exact_fisher"), evaluated(model, "categorical")
+    held = eqx.filter_jit(lx.materialise)(C)
+    assert close(held.as_matrix(), found.numbers["exact_fisher"][1], 1e-13)
+    assert close(product(held, jnp.asarray(found.vector)), found.numbers["exact_fisher"][0], 1e-13)
+    assert lx.is_positive_semidefinite(held)
+
+
+class TestDamped:
+    def test_matrix(self, x64):
+        C, found = made("tanh", "categorical", "exact_fisher"), evaluated("tanh", "categorical")
+        _, matrix, _ = found.numbers["exact_fisher"]
+        expected, vector = matrix + 0.3 * np.eye(len(matrix)), jnp.asarray(found.vector)
+        damped = cv.damped(C, 0.3)
+        assert close(damped.as_matrix(), expected, 1e-13)
+        assert close(lx.diagonal(damped), np.diag(expected), 1e-13)
+        assert close(product(damped, vector), expected @ found.vector, 1e-13)
+        assert close(product(damped.T, vector), expected @ found.vector, 1e-13)
+        assert lx.is_symmetric(damped)
+        assert lx.is_positive_semidefinite(damped)
+        assert not lx.is_diagonal(damped)
+
+    def test_identity(self, x64):
+        damped = cv.damped(made("tanh", "categorical", "identity"), 0.3)
+        assert lx.is_diagonal(damped)
+        assert np.array_equal(damped.as_matrix(), 1.3 * np.eye(damped.in_size()))
+
+    @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+    def test_a_damping_that_is_none_is_refused(self, damping):
+        with pytest.raises(ValueError, match=r"`damped\(damping=...\)` must be a finite number ≥ 0"):
+            cv.damped(lx.IdentityLinearOperator(jax.ShapeDtypeStruct((2,), jnp.float32)), damping)
+
+    def test_an_operator_that_is_not_semidefinite_is_refused(self):
+        with pytest.raises(ValueError, match="Tag it with `lineax.positive_semidefinite_tag`"):
+            cv.damped(lx.MatrixLinearOperator(jnp.eye(2)), 1.0)
 
 
 def test_frozen_weights_are_no_part_of_it():
