@@ -136,7 +136,7 @@ class CG(AbstractSymmetricSolver):
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
-            "residual": jnp.where(b_norm > 0, final.residual_norm / b_norm, 0),
+            "residual": jnp.where(b_norm == 0, 0, final.residual_norm / b_norm),
             "quadratic": size**2 * _quadratic(final.x, b, final.residual),
         }
         return optax.tree.scale(size, final.x), final.result, stats
@@ -310,14 +310,14 @@ def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> S
 
 
 def _size(b: PyTree[Array]) -> Scalar:
-    """The power of two next above the largest |b_i|, so that dividing by it is exact.
+    """The power of two next below the largest |b_i|, so that dividing by it is exact.
 
     It is 1 where b is zero (or all of it subnormal) or not finite.
     """
     largest = jnp.asarray(optax.tree.max(jtu.tree_map(jnp.abs, b)))
     _, exponent = jnp.frexp(largest)
     scalable = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
-    return jnp.ldexp(jnp.ones_like(largest), jnp.where(scalable, exponent, 0))
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(scalable, exponent - 1, 0))
 
 
 def _same(v: Any) -> Any:
