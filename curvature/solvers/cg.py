@@ -108,8 +108,7 @@ class CG(AbstractSymmetricSolver):
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         # A x/s = b/s, with s the size of b: no inner product then over- or underflows.
         size = _size(vector)
-        b = optax.tree.scale(1 / size, vector)
-        y0 = optax.tree.scale(1 / size, options["y0"]) if "y0" in options else None
+        b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, options.get("y0")))
         b_norm = norm(b)
         tolerance = self.rtol * b_norm
         precondition = options["preconditioner"].mv if "preconditioner" in options else _same
