@@ -62,13 +62,17 @@ class Composer:
 
     def composition(self, overrides: list[str], *, multirun: bool) -> Composition:
         """Every job of the command, a sweep expanded by the sweeper's own code."""
+        parsed = self.parse(overrides)
+        swept = any(override.is_sweep_override() for override in parsed)
+        mode = RunMode.MULTIRUN if multirun or swept else RunMode.RUN
         master = self._loader.load_configuration(
-            self._name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False
+            self._name, overrides, mode, validate_sweep_overrides=False
         )
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
-            return Composition([self.compose(overrides)], self.parse(overrides), False)
-        swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        parsed = self.parse([*swept, *overrides])
+            # Where something is swept nevertheless, composing it as one run says so.
+            return Composition([self.compose(overrides) if swept else master], parsed, False)
+        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        parsed = self.parse([*params, *overrides])
         for override in parsed:
             if override.is_discrete_sweep() and not list(override.sweep_iterator()):
                 raise ConfigError(f"`{override.input_line}` sweeps over nothing.")

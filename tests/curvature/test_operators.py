@@ -275,6 +275,16 @@ def test_more_than_one_chunk(x64, n):
     assert close(C.diagonal(), jnp.diag(expected))
 
 
+# The arrays of numpy are not among those it cuts into chunks.
+@pytest.mark.xfail(strict=True)
+@pytest.mark.usefixtures("as_installed")
+def test_diagonal_of_a_batch_of_numpy_arrays(x64):
+    case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical", n=70)
+    batch = jax.tree.map(np.asarray, case.batch)
+    C = cv.ExactFisher().operator(case.objective.linearise(case.model, batch))
+    assert close(C.diagonal(), np.diag(C.as_matrix()))
+
+
 @pytest.mark.parametrize("name", CURVATURES)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_float32(name, likelihood):

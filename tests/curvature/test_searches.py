@@ -15,6 +15,8 @@ import pytest
 
 import curvature as cv
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 DAMPING = 0.1
 
 

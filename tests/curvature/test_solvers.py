@@ -10,6 +10,8 @@ import pytest
 
 import curvature as cv
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 DAMPINGS = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]
 
 

@@ -89,6 +89,25 @@ def test_a_sweep_prints_one_table(train):
     ]
 
 
+def test_a_sweep_may_be_asked_for_by_the_configuration(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extra")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "both.yaml").write_text(
+        "# @package _global_\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {curvature: 'identity,gauss_newton'}}}\n"
+    )
+    ran = []
+
+    def task(config):
+        ran.append((config.curvature["_target_"], config.seed))
+        return FINISHED
+
+    done = train("--config-dir", str(folder), "experiment=both", "seed=0,1", task=task)
+    assert done.code == 0, done.err
+    names = "curvature.Identity", "curvature.GaussNewton"
+    assert ran == [(name, seed) for name in names for seed in (0, 1)]
+
+
 def test_one_failed_job_does_not_end_the_sweep(train):
     ran = []
 

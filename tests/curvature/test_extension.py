@@ -1,0 +1,122 @@
+"""A curvature of one's own is one method, whatever it returns S as."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import curvature as cv
+from tests.curvature import dense
+from tests.curvature.cases import mlp, supervised
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+
+
+class Mine(cv.AbstractPullback):
+    """S by any function (z, y, key) -> S."""
+
+    of: Callable
+
+    def factor(self, likelihood, z, y, *, key):
+        del likelihood
+        return self.of(z, y, key)
+
+
+def function_operator(z, y, key):
+    """Differences of neighbours: R³ → R³, never held as a matrix."""
+    del y, key
+    return lx.FunctionLinearOperator(
+        lambda v: z * v - jnp.roll(v, 1), jax.ShapeDtypeStruct(z.shape, z.dtype)
+    )
+
+
+THIN = jnp.asarray(np.random.default_rng(3).normal(size=(3, 2)).astype(np.float32))
+FACTORS = {
+    "matrix": lambda z, y, key: jnp.outer(z, z),
+    "thin": lambda z, y, key: THIN.astype(z.dtype) * z[:, None],
+    "wide": lambda z, y, key: jnp.stack([z, z**2, z**3, jnp.sin(z)], axis=1),
+    "constant": lambda z, y, key: THIN.astype(z.dtype),
+    "matrix_operator": lambda z, y, key: lx.MatrixLinearOperator(jnp.outer(z, z)),
+    "diagonal": lambda z, y, key: lx.DiagonalLinearOperator(jnp.exp(z)),
+    "identity": lambda z, y, key: lx.IdentityLinearOperator(
+        jax.ShapeDtypeStruct(z.shape, z.dtype)
+    ),
+    "function": function_operator,
+    "composed": lambda z, y, key: lx.DiagonalLinearOperator(z)
+    @ lx.MatrixLinearOperator(THIN.astype(z.dtype)),
+    "of_the_target": lambda z, y, key: jax.nn.one_hot(y, 3)[:, None],
+}
+
+
+def columns(factor, z, y):
+    """S as an array, for one example."""
+    S = factor(z, y, None)
+    return S.as_matrix() if isinstance(S, lx.AbstractLinearOperator) else S
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_any_kind_of_factor(name):
+    case = supervised(mlp(jnp.tanh), "categorical")
+
+    @eqx.filter_jit
+    def compiled(model, batch):
+        C = Mine(FACTORS[name]).operator(case.objective.linearise(model, batch))
+        return C.as_matrix(), C.diagonal()
+
+    matrix, diagonal = compiled(case.model, case.batch)
+    (term,) = case.terms
+    J, z = term.jacobians(case.model, case.trainable), term.values(case.model)
+    S = [columns(FACTORS[name], *example) for example in zip(z, term.targets, strict=True)]
+    expected = dense.pullback(1 / 5, J, jnp.stack([s @ s.T for s in S]))
+    assert np.linalg.norm(expected) > 0
+    assert np.linalg.norm(matrix - expected) <= 1e-10 * np.linalg.norm(expected)
+    assert np.allclose(diagonal, np.diag(expected), rtol=1e-10, atol=1e-14)
+
+
+def test_each_example_gets_a_key_of_its_own():
+    case = supervised(mlp(jnp.tanh), "categorical")
+    noise = Mine(lambda z, y, key: jax.random.normal(key, (3, 1)))
+    linearisation = case.objective.linearise(case.model, case.batch)
+    S = noise.operator(linearisation, key=jax.random.key(0)).factors[0].matrix
+    assert S.shape == (5, 3, 1)
+    assert len(np.unique(S)) == S.size
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda z, y, key: jnp.ones((2, 3)),
+        lambda z, y, key: jnp.ones(3),
+        lambda z, y, key: jnp.ones((1, 3, 3)),
+        lambda z, y, key: lx.DiagonalLinearOperator(jnp.ones(4)),
+        lambda z, y, key: (jnp.ones(3), jnp.ones(3)),
+        lambda z, y, key: None,
+    ],
+)
+def test_a_factor_of_the_wrong_form_is_refused(wrong):
+    case = supervised(mlp(jnp.tanh), "categorical")
+    linearisation = case.objective.linearise(case.model, case.batch)
+    with pytest.raises(
+        ValueError, match=r"`Mine.factor` must return S \(c × r\) for one example, with c = 3"
+    ):
+        Mine(wrong).operator(linearisation)
+
+
+class Huber(cv.AbstractLoss):
+    """A loss that is no likelihood."""
+
+    def nll(self, z, y):
+        return jnp.sum(jnp.sqrt(1 + (z - y) ** 2))
+
+
+@pytest.mark.parametrize("metric", [cv.ExactFisher(), cv.SampledFisher()])
+def test_a_loss_without_a_distribution_has_no_fisher(metric):
+    case = supervised(mlp(jnp.tanh), "gaussian")
+    linearisation = cv.Supervised(Huber()).linearise(case.model, case.batch)
+    sentence = rf"`{type(metric).__name__}` needs `Huber\..*subclassing `AbstractLikelihood`"
+    with pytest.raises(ValueError, match=sentence):
+        metric.operator(linearisation, key=jax.random.key(0))

@@ -1,0 +1,114 @@
+"""What the natural gradient does not depend on: how a layer is parametrised.
+
+Write a layer's weights as θ = T φ + t with an invertible T and train φ instead of θ. Then J becomes
+J T, C becomes TᵀC T and g becomes Tᵀg, so that δφ = T⁻¹ C⁻¹ g and the outputs' first-order change
+J T δφ = J C⁻¹ g is what it was. The gradient's is J T Tᵀ g.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+
+import curvature as cv
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+SIZE = 4  # units of the hidden layer, 3 inputs and a bias each
+
+
+class Net(eqx.Module):
+    """3 → 4 → 3; `theta` makes the first layer's weights from φ."""
+
+    phi: jax.Array
+    head: eqx.nn.Linear
+    theta: Callable = eqx.field(static=True)
+
+    def __call__(self, x):
+        layer = self.theta(self.phi).reshape(SIZE, 4)
+        return self.head(jnp.tanh(layer[:, :3] @ x + layer[:, 3]))
+
+
+def pair():
+    """The same function, parametrised in two ways."""
+    rng = np.random.default_rng(0)
+    n = 4 * SIZE
+    theta, t = rng.standard_normal((2, n))
+    T = np.eye(n) + 0.15 * rng.standard_normal((n, n))
+    head = eqx.nn.Linear(SIZE, 3, key=jax.random.key(0))
+    ordinary = Net(jnp.asarray(theta), head, lambda phi: phi)
+    other = Net(jnp.asarray(np.linalg.solve(T, theta - t)), head, lambda phi: T @ phi + t)
+    return ordinary, other
+
+
+def batch(n=60):
+    rng = np.random.default_rng(1)
+    return jnp.asarray(rng.standard_normal((n, 3))), jnp.asarray(rng.integers(3, size=n))
+
+
+def change_of_outputs(model, curvature, damping):
+    """J δ for the step δ that the optimiser takes, by `jax.jvp` and nothing of the library."""
+    opt = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature=curvature,
+        damping=damping,
+        search=optx.LearningRate(0.1),
+    )
+    inputs, _ = data = batch()
+    new, _, info = opt.step(model, data, opt.init(model), key=jax.random.key(5))
+    assert info.accepted
+    params, static = eqx.partition(model, eqx.is_array)
+    flat, unravel = jfu.ravel_pytree(params)
+    delta = jfu.ravel_pytree(eqx.filter(new, eqx.is_array))[0] - flat
+
+    def outputs(w):
+        return jax.vmap(eqx.combine(unravel(w), static))(inputs)
+
+    return np.asarray(jax.jvp(outputs, (flat,), (delta,))[1])
+
+
+def distance(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+def test_the_two_models_are_one_function(x64):
+    ordinary, other = pair()
+    inputs, _ = batch()
+    np.testing.assert_allclose(jax.vmap(ordinary)(inputs), jax.vmap(other)(inputs), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "curvature",
+    [
+        cv.GaussNewton(),
+        cv.ExactFisher(),
+        cv.EmpiricalFisher(),
+        cv.SampledFisher(samples=2),
+        cv.Divergence(cv.SquaredEuclidean()),
+    ],
+    ids=lambda curvature: type(curvature).__name__,
+)
+def test_a_natural_gradient_step_is_invariant(x64, curvature):
+    """With λ → 0. The softmax does not see a common shift of the logits, and C is singular."""
+    ordinary, other = (change_of_outputs(m, curvature, damping=1e-11) for m in pair())
+    assert distance(ordinary, other) < 1e-5
+
+
+def test_the_damping_is_what_breaks_the_invariance(x64):
+    """It falls with λ, as it must if λI, a metric on the weights, is all that breaks it."""
+    distances = [
+        distance(*(change_of_outputs(m, cv.GaussNewton(), damping) for m in pair()))
+        for damping in (1e-2, 1e-5, 1e-7)
+    ]
+    assert distances[0] > 0.05
+    assert distances[2] < 0.1 * distances[1] < 0.01 * distances[0], distances
+
+
+def test_a_gradient_step_is_not_invariant(x64):
+    ordinary, other = (change_of_outputs(m, cv.Identity(), damping=0.0) for m in pair())
+    assert distance(ordinary, other) > 0.5
