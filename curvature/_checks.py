@@ -1,19 +1,31 @@
 """Checks that every floor shares: facts that can be read off a value before anything runs."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 
-def concrete(value: Any) -> float | None:
-    """`value` as a Python number, or None where it is traced and can't be looked at."""
-    if isinstance(value, Tracer):
+def number(name: str, value: Any, *, positive: bool = False) -> float | None:
+    """Raise unless `value` is one finite number ≥ 0 (> 0 if `positive`).
+
+    **Arguments:** `name`, what the user wrote; `value`, a number, an array, or a traced array, of
+    which only the shape can be looked at.
+
+    **Returns:** the value as a Python float, or None where it is traced.
+    """
+    if isinstance(value, Tracer) and value.ndim == 0:
         return None
-    value = np.asarray(value)
-    return value.item() if value.ndim == 0 and value.dtype.kind in "biuf" else None
+    scalar = isinstance(value, int | float | np.number | np.ndarray | Array) and np.ndim(value) == 0
+    found = float(value) if scalar and not isinstance(value, bool) else math.nan
+    if not math.isfinite(found) or found < 0 or (positive and found == 0):
+        wanted = "a positive finite number" if positive else "a finite number ≥ 0"
+        raise ValueError(f"`{name}` must be {wanted}, got {value}.")
+    return found
 
 
 def positive_int(name: str, value: object) -> None:

@@ -55,7 +55,7 @@ class Linearisation(eqx.Module):
 
     loss: Scalar
     grad: PyTree[Float[Array, "..."]]
-    outputs: PyTree[Float[Array, "n *shape"]]
+    outputs: PyTree[Float[Array, "..."]]
     params: PyTree[Float[Array, "..."]]
     terms: tuple[LinearisedTerm, ...]
     jvp: Callable[[PyTree], tuple[Array, ...]]

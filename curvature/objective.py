@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ._checks import concrete, takes_key
+from ._checks import number, takes_key
 from .likelihoods import AbstractLoss
 from .linearisation import Linearisation, LinearisedTerm, example_keys, term_key, transpose
 
@@ -31,7 +31,7 @@ class Term(eqx.Module):
 
     outputs: Callable[..., Array]
     likelihood: AbstractLoss
-    weight: Scalar = eqx.field(converter=jnp.asarray)
+    weight: Scalar
 
     def __init__(
         self,
@@ -39,14 +39,10 @@ class Term(eqx.Module):
         likelihood: AbstractLoss,
         weight: ScalarLike = 1.0,
     ):
+        number("Term(weight=...)", weight)
         self.outputs = outputs
         self.likelihood = likelihood
         self.weight = jnp.asarray(weight)
-
-    def __check_init__(self):
-        value = concrete(self.weight)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(f"`Term(weight=...)` must be a finite number ≥ 0, got {value}.")
 
     def example(self, model: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
         """The outputs z of one example."""

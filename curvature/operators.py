@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
-from ._checks import concrete
+from ._checks import number
 from .linearisation import Linearisation, LinearisedTerm
 
 # How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
@@ -106,9 +106,7 @@ def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOp
             f"semidefinite, got {type(operator).__name__}. Tag it with "
             "`lineax.positive_semidefinite_tag`."
         )
-    value = concrete(damping)
-    if value is not None and not 0 <= value < float("inf"):
-        raise ValueError(f"`damped(damping=...)` must be a finite number ≥ 0, got {value}.")
+    number("damped(damping=...)", damping)
     return DampedOperator(operator, jnp.asarray(damping))
 
 

@@ -72,9 +72,10 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
 def _open(run: Run, folder: Path, tally: Tally, *, resume: bool) -> Records:
     """Take possession of the folder."""
     if resume:
-        return Records.resume(folder / files.METRICS, tally.steps)
-    files.make_folder(folder)
-    records = Records.create(folder / files.METRICS)
+        records = Records.resume(folder / files.METRICS, tally.steps)
+    else:
+        files.make_folder(folder)
+        records = Records.create(folder / files.METRICS)
     files.write_config(folder, run.config)
     return records
 

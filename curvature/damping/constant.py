@@ -1,27 +1,20 @@
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Scalar, ScalarLike
 
-from .._checks import concrete
+from .._checks import number
 from ._base import AbstractDamping
 
 
 class ConstantDamping(AbstractDamping):
     """λ = `value` ≥ 0 at every step."""
 
-    value: Scalar = eqx.field(converter=jnp.asarray)
+    value: Scalar
 
     def __init__(self, value: ScalarLike):
+        number("ConstantDamping(value=...)", value)
         self.value = jnp.asarray(value)
-
-    def __check_init__(self):
-        value = concrete(self.value)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(
-                f"`ConstantDamping(value=...)` must be a finite number ≥ 0, got {value}."
-            )
 
     def init(self, dtype: Any) -> Scalar:
         return jnp.asarray(self.value, dtype)

@@ -1,10 +1,9 @@
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Scalar, ScalarLike
 
-from .._checks import concrete
+from .._checks import number
 from ._base import AbstractDamping
 
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
@@ -22,26 +21,25 @@ class LevenbergMarquardt(AbstractDamping):
     [`minimum`, `maximum`].
     """
 
-    initial: Scalar = eqx.field(converter=jnp.asarray)
-    minimum: Scalar = eqx.field(converter=jnp.asarray)
-    maximum: Scalar = eqx.field(converter=jnp.asarray)
+    initial: Scalar
+    minimum: Scalar
+    maximum: Scalar
 
     def __init__(
         self, initial: ScalarLike = 1.0, minimum: ScalarLike = 1e-8, maximum: ScalarLike = 1e8
     ):
+        first = number("LevenbergMarquardt(initial=...)", initial, positive=True)
+        low = number("LevenbergMarquardt(minimum=...)", minimum, positive=True)
+        high = number("LevenbergMarquardt(maximum=...)", maximum, positive=True)
+        known = first is not None and low is not None and high is not None
+        if known and not low <= first <= high:
+            raise ValueError(
+                "`LevenbergMarquardt(initial=..., minimum=..., maximum=...)` must satisfy "
+                f"minimum ≤ initial ≤ maximum, got {initial}, {minimum}, {maximum}."
+            )
         self.initial = jnp.asarray(initial)
         self.minimum = jnp.asarray(minimum)
         self.maximum = jnp.asarray(maximum)
-
-    def __check_init__(self):
-        initial, low, high = (concrete(x) for x in (self.initial, self.minimum, self.maximum))
-        if initial is None or low is None or high is None:
-            return
-        if not 0 < low <= initial <= high < float("inf"):
-            raise ValueError(
-                "`LevenbergMarquardt(initial=..., minimum=..., maximum=...)` must satisfy "
-                f"0 < minimum ≤ initial ≤ maximum, got {initial=}, minimum={low}, maximum={high}."
-            )
 
     def init(self, dtype: Any) -> Scalar:
         return jnp.asarray(self.initial, dtype)

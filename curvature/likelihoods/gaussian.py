@@ -1,10 +1,9 @@
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, Real, Scalar, ScalarLike
 
-from .._checks import concrete
+from .._checks import number
 from ._base import AbstractExponentialFamily
 from ._shapes import target_like
 
@@ -19,16 +18,11 @@ class Gaussian(AbstractExponentialFamily):
     3.0
     """
 
-    variance: Scalar = eqx.field(converter=jnp.asarray)
+    variance: Scalar
 
     def __init__(self, variance: ScalarLike = 1.0):
+        number("Gaussian(variance=...)", variance, positive=True)
         self.variance = jnp.asarray(variance)
-
-    def __check_init__(self):
-        if (value := concrete(self.variance)) is not None and not 0 < value < float("inf"):
-            raise ValueError(
-                f"`Gaussian(variance=...)` must be a positive finite number, got {value}."
-            )
 
     def nll(self, z: Float[Array, "*shape"], y: Real[Array, "*shape"]) -> Scalar:
         return jnp.sum((z - target_like(self, z, y)) ** 2) / (2 * self._variance(z))

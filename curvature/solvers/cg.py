@@ -41,7 +41,7 @@ class _State(eqx.Module):
     residual_norm: Scalar
     renewed_norm: Scalar  # ‖b − A x‖ when it was last computed
     drift: _Drift
-    quadratics: Float[Array, " max_steps+1"] | None  # φ_0 … φ_i, for Martens' rule alone
+    quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, for Martens' rule alone
     steps: Int[Array, ""]
     stopping: Bool[Array, ""]
     result: lx.RESULTS
@@ -255,7 +255,7 @@ class CG(AbstractSymmetricSolver):
     def _verdict(
         self,
         converged: Bool[Array, ""],
-        quadratics: Float[Array, " max_steps+1"] | None,
+        quadratics: Float[Array, " history"] | None,
         steps: Int[Array, ""],
         *failures: tuple[Bool[Array, ""], Any],
     ) -> tuple[Bool[Array, ""], lx.RESULTS]:
@@ -296,7 +296,7 @@ def _grown(
 
 
 def _little_progress(
-    quadratics: Float[Array, " max_steps+1"], i: Int[Array, ""], progress: float
+    quadratics: Float[Array, " history"], i: Int[Array, ""], progress: float
 ) -> Bool[Array, ""]:
     k = jnp.maximum(10, (i + 9) // 10)
     now, before = quadratics[i], quadratics[jnp.maximum(i - k, 0)]

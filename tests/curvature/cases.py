@@ -8,9 +8,11 @@ from typing import Any
 import equinox as eqx
 import hydra
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from omegaconf import OmegaConf
 
 import curvature as cv
@@ -255,3 +257,26 @@ TABLE = [
     for likelihood in LIKELIHOODS
     if ONE.get(model, likelihood) == likelihood
 ]
+
+
+def operators(
+    case: Case,
+    likelihood: str,
+    key: PRNGKeyArray,
+    model: Any,
+    batch: Any,
+    names: list[str] = CURVATURES,
+) -> dict[str, lx.AbstractLinearOperator]:
+    """The curvatures of those names, of one linearisation."""
+    linearisation = case.objective.linearise(
+        model, batch, trainable=case.trainable, key=case.key
+    )
+    return {
+        name: curvature(name, likelihood).operator(linearisation, key=key) for name in names
+    }
+
+
+def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " P"]) -> Array:
+    """C v for ravelled weights."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    return jfu.ravel_pytree(operator.mv(jfu.ravel_pytree(zeros)[1](vector)))[0]

@@ -12,87 +12,15 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 import curvature as cv
 from tests.curvature import dense
-from tests.curvature.cases import (
-    CURVATURES,
-    LIKELIHOODS,
-    MODELS,
-    TABLE,
-    Case,
-    curvature,
-    mlp,
-    supervised,
-)
+from tests.curvature.cases import CURVATURES, MODELS, TABLE, operators, product, supervised
+from tests.curvature.references import references
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(3)
-
-
-def metric(name: str, distribution: dense.Distribution, likelihood: str) -> dense.Metric | None:
-    """The definition of conf/curvature/`name`.yaml; None for a file that came later."""
-    of_rho = LIKELIHOODS[likelihood]
-    return {
-        "gauss_newton": dense.gauss_newton(distribution),
-        "exact_fisher": dense.exact_fisher(distribution),
-        "empirical_fisher": dense.empirical_fisher(distribution),
-        "divergence": dense.divergence(of_rho.kl),
-        "divergence_hellinger": dense.divergence(of_rho.squared_hellinger),
-        "divergence_euclidean": dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
-    }.get(name)
-
-
-def sampled_metric(
-    distribution: dense.Distribution, z: Array, columns: Float[Array, "c k"]
-) -> Float[Array, "c c"]:
-    """The mean outer product of the scores of the k targets that were drawn.
-
-    Where outcomes are finitely many, the score of the one nearest to each column enters here.
-    """
-    drawn = columns.T * columns.shape[1] ** 0.5
-    if not isinstance(distribution, dense.Gaussian):
-        _, possible = dense.scores(distribution, z)
-        distance = jnp.sum((drawn[:, None, :] - possible[None, :, :]) ** 2, axis=-1)
-        drawn = possible[jnp.argmin(distance, axis=1)]
-    return drawn.T @ drawn / len(drawn)
-
-
-def references(
-    case: Case, likelihood: str, keys: Any, drawn: Any, pullback: Any = dense.pullback
-) -> dict[str, Any]:
-    """The dense matrix of every curvature that has a definition here."""
-    size = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[0].size
-    parts: dict[str, list[Array]] = {"identity": [jnp.eye(size)]}
-    for term, key, columns in zip(case.terms, keys, drawn, strict=True):
-        term = dense.Term(**(vars(term) | {"keys": key}))
-        J, z = term.jacobians(case.model, case.trainable), term.values(case.model)
-        of_targets = {name: metric(name, term.distribution, likelihood) for name in CURVATURES}
-        Ms = {name: jax.vmap(M)(z, term.targets) for name, M in of_targets.items() if M}
-        Ms["true_fisher"] = jax.vmap(functools.partial(sampled_metric, term.distribution))(
-            z, columns
-        )
-        for name, M in Ms.items():
-            parts.setdefault(name, []).append(pullback(term.weight / len(z), J, M))
-    return {name: sum(of_terms) for name, of_terms in parts.items()}
-
-
-def operators(
-    case: Case, likelihood: str, model: Any, batch: Any, names: list[str] = CURVATURES
-) -> dict[str, lx.AbstractLinearOperator]:
-    linearisation = case.objective.linearise(
-        model, batch, trainable=case.trainable, key=case.key
-    )
-    return {
-        name: curvature(name, likelihood).operator(linearisation, key=KEY) for name in names
-    }
-
-
-def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " P"]) -> Array:
-    """C v for ravelled weights."""
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
-    return jfu.ravel_pytree(operator.mv(jfu.ravel_pytree(zeros)[1](vector)))[0]
 
 
 @functools.cache
@@ -105,7 +33,7 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
 
         @eqx.filter_jit
         def library(model: Any, batch: Any, vector: Array) -> Any:
-            found = operators(case, likelihood, model, batch)
+            found = operators(case, likelihood, KEY, model, batch)
             numbers = {
                 name: (product(C, vector), C.as_matrix(), lx.diagonal(C))
                 for name, C in found.items()
@@ -114,48 +42,13 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
             return numbers, [t.keys for t in sampled.linearisation.terms], sampled.factors
 
         numbers, keys, factors = library(case.model, case.batch, vector)
+        terms = [replace(term, keys=k) for term, k in zip(case.terms, keys, strict=True)]
         drawn = [factor.matrix for factor in factors]
-        dense_matrices = jax.jit(
-            lambda keys, drawn: references(case, likelihood, keys, drawn)
-        )(keys, drawn)
-    found = jax.tree.map(np.asarray, (vector, numbers, dense_matrices))
-    return SimpleNamespace(**dict(zip(("vector", "numbers", "references"), found)))
-
-
-@functools.cache
-def float32(likelihood: str) -> SimpleNamespace:
-    """Products in float32; in float64 the dense matrices, and those of absolute values."""
-    case = MODELS["tanh"](likelihood)
-    size = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[0].size
-    vector = np.random.default_rng(1).normal(size=size).astype(np.float32)
-
-    @eqx.filter_jit
-    def library(model: Any, batch: Any, vector: Array) -> Any:
-        found = operators(case, likelihood, model, batch)
-        return {name: product(C, vector) for name, C in found.items()}, found["true_fisher"].factors
-
-    applied, factors = library(case.model, case.batch, jnp.asarray(vector))
-
-    def absolute(scale: float, J: Array, M: Array) -> Array:
-        norms = jnp.linalg.norm(M, axis=(1, 2), keepdims=True)
-        return dense.pullback(scale, jnp.abs(J), jnp.broadcast_to(norms, M.shape))
-
-    with jax.enable_x64(True):
-        model, terms, drawn = jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float64) if eqx.is_inexact_array(x) else x,
-            (case.model, [vars(term) for term in case.terms], [f.matrix for f in factors]),
-        )
-        wide = replace(case, model=model, terms=[dense.Term(**term) for term in terms])
-        matrices, absolutes = (
-            jax.jit(lambda drawn, p=p: references(wide, likelihood, [None], drawn, p))(drawn)
-            for p in (dense.pullback, absolute)
-        )
-    magnitudes = {name: np.asarray(A) @ np.abs(vector) for name, A in absolutes.items()}
+        dense_matrices = references(replace(case, terms=terms), likelihood, drawn)
     return SimpleNamespace(
-        vector=vector,
-        applied=jax.tree.map(np.asarray, applied),
-        references=jax.tree.map(np.asarray, matrices),
-        magnitudes=magnitudes,
+        vector=np.asarray(vector),
+        numbers=jax.tree.map(np.asarray, numbers),
+        references=dense_matrices,
     )
 
 
@@ -195,7 +88,7 @@ class TestDense:
 
 def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     case = MODELS[model](likelihood)
-    return operators(case, likelihood, case.model, case.batch, names=[name])[name]
+    return operators(case, likelihood, KEY, case.model, case.batch, names=[name])[name]
 
 
 @pytest.mark.parametrize("name", CURVATURES)
@@ -283,27 +176,3 @@ def test_diagonal_of_a_batch_of_numpy_arrays(x64):
     batch = jax.tree.map(np.asarray, case.batch)
     C = cv.ExactFisher().operator(case.objective.linearise(case.model, batch))
     assert close(C.diagonal(), np.diag(C.as_matrix()))
-
-
-@pytest.mark.parametrize("name", CURVATURES)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_float32(name, likelihood):
-    """In float32 a product is as near as its roundings allow.
-
-    Cv is a sum over paths through the network, forward with v and back. No path has more than
-    K = 70 rounded operations: 6 in each of three layers (a sum of 4, a bias, an activation) for
-    the activations, as many for the tangents and for the cotangents, 10 in S Sᵀ, 6 in the mean
-    over examples. So the error is at most Kε/(1 − Kε) times the same sum of absolute values
-    (Higham 2002, section 3.1), for which |J| stands here; and for |M| its norm, in which the
-    eigendecomposition of a symmetric root is backward stable.
-    """
-    found = float32(likelihood)
-    if name not in found.references:
-        pytest.skip("no definition to compare with")
-    roundings = 70 * np.finfo(np.float32).eps
-    gap = np.linalg.norm(found.applied[name] - found.references[name] @ found.vector)
-    bound = roundings / (1 - roundings) * np.linalg.norm(found.magnitudes[name])
-    assert found.applied[name].dtype == np.float32
-    assert gap <= bound
-    # The bound says something: it is far below the product itself.
-    assert bound <= 1e-3 * np.linalg.norm(found.applied[name])
