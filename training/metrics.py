@@ -51,7 +51,7 @@ def _(likelihood: cv.Bernoulli) -> tuple[Metric, ...]:
 def _accuracy(z: Float[Array, "*rows c"], y: Array) -> Scalar:
     """The fraction of rows whose likeliest class is `y`, an integer or a probability vector."""
     label = y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=-1)
-    return jnp.mean(jnp.argmax(z, axis=-1) == label)
+    return jnp.mean(jnp.argmax(z, axis=-1).astype(label.dtype) == label)
 
 
 def _mean_square(z: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Scalar:

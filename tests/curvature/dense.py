@@ -186,9 +186,11 @@ class Term:
         return jax.vmap(jax.jacrev(ravelled), in_axes=(None, 0, 0))(flat, self.inputs, self.keys)
 
 
-def pullback(scale: float, J: Float[Array, "n c P"], M: Float[Array, "n c c"]) -> Array:
+def pullback(
+    scale: float, J: Float[np.ndarray, "n c P"], M: Float[np.ndarray, "n c c"]
+) -> Float[np.ndarray, "P P"]:
     """scale Σ_i J_iᵀ M_i J_i."""
-    return scale * jnp.einsum("icp,icd,idq->pq", J, M, J)
+    return scale * np.einsum("icp,icd,idq->pq", J, M, J, optimize=True)
 
 
 def loss(terms: list[Term], model: PyTree) -> Array:

