@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -36,10 +37,12 @@ class _Drift(eqx.Module):
 class _State(eqx.Module):
     x: PyTree[Array]
     residual: PyTree[Array]
-    direction: PyTree[Array]
-    gamma: Scalar  # ⟨r, M r⟩
     residual_norm: Scalar
     renewed_norm: Scalar  # ‖b − A x‖ when it was last computed
+    # Of the last step. The next direction is formed from them where it is used, so that XLA
+    # writes it over the last one without a copy.
+    direction: PyTree[Array]
+    gamma: Scalar  # ⟨r, M r⟩; ∞ for a fresh start
     drift: _Drift
     quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, for Martens' rule alone
     steps: Int[Array, ""]
@@ -111,14 +114,14 @@ class CG(AbstractSymmetricSolver):
         b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, options.get("y0")))
         b_norm = norm(b)
         tolerance = self.rtol * b_norm
-        precondition = options["preconditioner"].mv if "preconditioner" in options else _same
+        precondition = options["preconditioner"].mv if "preconditioner" in options else None
 
         def round_(carry: _State) -> _State:
             """Steps until one says stop, from the true residual if there is doubt about it."""
             carry = jax.lax.cond(
                 _in_doubt(carry),
-                lambda c: self._renew(c, state.mv, b, tolerance, precondition),
-                _same,
+                lambda c: self._renew(c, state.mv, b, tolerance),
+                lambda c: c,
                 carry,
             )
             return jax.lax.while_loop(
@@ -130,7 +133,7 @@ class CG(AbstractSymmetricSolver):
         final = jax.lax.while_loop(
             lambda carry: ~carry.stopping | _in_doubt(carry),
             round_,
-            self._start(b, b_norm, y0, precondition),
+            self._start(b, b_norm, y0),
         )
         stats = {
             "num_steps": final.steps,
@@ -140,87 +143,78 @@ class CG(AbstractSymmetricSolver):
         }
         return optax.tree.scale(size, final.x), final.result, stats
 
-    def _start(
-        self, b: PyTree[Array], b_norm: Scalar, y0: PyTree[Array] | None, precondition: _Map
-    ) -> _State:
-        direction = precondition(b)
-        zero = jnp.zeros_like(b_norm)
+    def _start(self, b: PyTree[Array], b_norm: Scalar, y0: PyTree[Array] | None) -> _State:
+        zeros, zero = jtu.tree_map(jnp.zeros_like, b), jnp.zeros_like(b_norm)
         if y0 is None:
-            x, drift = jtu.tree_map(jnp.zeros_like, b), _Drift(zero, zero, norm(direction), zero)
+            x, doubt = zeros, zero
         else:  # b is not the residual of y0: in doubt from the start
             x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
             doubt = jnp.where(b_norm > 0, jnp.inf, zero)
-            drift = _Drift(doubt, zero, b_norm, norm(x))
         finite = jnp.isfinite(b_norm)
+        length = self.max_steps + 1
         return _State(
             x=x,
             residual=b,
-            direction=direction,
-            gamma=vdot(b, direction),
             residual_norm=b_norm,
             renewed_norm=zero + jnp.inf,
-            drift=drift,
-            quadratics=None
-            if self.progress is None
-            else jnp.zeros(self.max_steps + 1, b_norm.dtype),
+            direction=zeros,
+            gamma=zero + jnp.inf,
+            drift=_Drift(doubt, zero, zero, norm(x)),
+            quadratics=None if self.progress is None else jnp.zeros(length, b_norm.dtype),
             steps=jnp.zeros((), jnp.int32),
             stopping=~finite | (b_norm == 0),
             result=lx.RESULTS.where(finite, lx.RESULTS.successful, lx.RESULTS.nonfinite_input),
         )
 
-    def _step(self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map) -> _State:
-        p = carry.direction
+    def _step(
+        self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map | None
+    ) -> _State:
+        if precondition is None:
+            z, z_norm, gamma = carry.residual, carry.residual_norm, carry.residual_norm**2
+        else:
+            z = precondition(carry.residual)
+            z_norm, gamma = norm(z), vdot(carry.residual, z)
+        beta = gamma / carry.gamma
+        p = add_scaled(z, beta, carry.direction)
         Ap = product(p)
         pAp = vdot(p, Ap)
-        alpha = carry.gamma / pAp
+        alpha = gamma / pAp
         possible = (pAp > 0) & (alpha > 0) & jnp.isfinite(alpha)
-        # Without a possible step everything stays as it is, whatever Ap holds.
+        # Without a possible step x and r stay as they are, whatever Ap holds.
         alpha = jnp.where(possible, alpha, 0)
         residual = jtu.tree_map(
             lambda r, q: jnp.where(possible, r - alpha.astype(r.dtype) * q, r), carry.residual, Ap
         )
-        z = precondition(residual)
-        gamma = vdot(residual, z)
-        plain = precondition is _same
-        residual_norm = jnp.sqrt(gamma) if plain else norm(residual)
-        z_norm = residual_norm if plain else norm(z)
+        residual_norm = norm(residual)
         steps = carry.steps + possible.astype(jnp.int32)
         quadratics = carry.quadratics
         if quadratics is not None:
-            stepped = quadratics[carry.steps] - alpha * carry.gamma / 2
-            quadratics = quadratics.at[steps].set(stepped)
-        beta = gamma / carry.gamma
+            quadratics = quadratics.at[steps].set(quadratics[carry.steps] - alpha * gamma / 2)
         stopping, result = self._verdict(
             residual_norm <= tolerance,
             quadratics,
             steps,
             (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
+        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
+        direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
         return _State(
             x=add_scaled(carry.x, alpha, p),
             residual=residual,
-            direction=add_scaled(z, beta, p),
-            gamma=gamma,
             residual_norm=residual_norm,
             renewed_norm=carry.renewed_norm,
-            drift=_grown(carry.drift, alpha, beta, pAp, residual_norm, z_norm),
+            direction=p,
+            gamma=gamma,
+            drift=_grown(carry.drift, direction_norm, alpha, pAp, residual_norm),
             quadratics=quadratics,
             steps=steps,
             stopping=stopping,
             result=result,
         )
 
-    def _renew(
-        self,
-        carry: _State,
-        product: _Map,
-        b: PyTree[Array],
-        tolerance: Scalar,
-        precondition: _Map,
-    ) -> _State:
+    def _renew(self, carry: _State, product: _Map, b: PyTree[Array], tolerance: Scalar) -> _State:
         """The same x with its true residual, for one product; the directions start afresh."""
         residual = add_scaled(b, jnp.asarray(-1), product(carry.x))
-        direction = precondition(residual)
         residual_norm = norm(residual)
         quadratics = carry.quadratics
         if quadratics is not None:
@@ -233,21 +227,14 @@ class CG(AbstractSymmetricSolver):
             (stagnated, lx.RESULTS.stagnation),
             (~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
-        return _State(
-            x=carry.x,
+        return dataclasses.replace(
+            carry,
             residual=residual,
-            direction=direction,
-            gamma=vdot(residual, direction),
             residual_norm=residual_norm,
             renewed_norm=residual_norm,
-            drift=_Drift(
-                estimate=jnp.zeros_like(residual_norm),
-                operator_norm=carry.drift.operator_norm,
-                direction_norm=norm(direction),
-                x_norm=carry.drift.x_norm,
-            ),
+            gamma=jnp.full_like(carry.gamma, jnp.inf),
+            drift=dataclasses.replace(carry.drift, estimate=jnp.zeros_like(residual_norm)),
             quadratics=quadratics,
-            steps=carry.steps,
             stopping=stopping,
             result=result,
         )
@@ -274,25 +261,20 @@ def _in_doubt(carry: _State) -> Bool[Array, ""]:
 
 
 def _grown(
-    drift: _Drift, alpha: Scalar, beta: Scalar, pAp: Scalar, residual_norm: Scalar, z_norm: Scalar
+    drift: _Drift, direction_norm: Scalar, alpha: Scalar, pAp: Scalar, residual_norm: Scalar
 ) -> _Drift:
     """The drift after the step αp.
 
     Each step adds the rounding of x, of the product and of r. They are independent, so that their
-    squares add up (their sum would be far too pessimistic for a long solve). ‖p‖ comes from
-    ‖z + βp‖² = ‖z‖² + β²‖p‖², without a pass over the vectors: exact where z = r, as r ⊥ p.
+    squares add up (their sum would be far too pessimistic for a long solve).
     """
     roundoff = jnp.finfo(residual_norm.dtype).eps / 2
-    operator_norm = jnp.fmax(drift.operator_norm, pAp / drift.direction_norm**2)
-    step_norm = alpha * drift.direction_norm
+    operator_norm = jnp.fmax(drift.operator_norm, pAp / direction_norm**2)
+    step_norm = alpha * direction_norm
     x_norm = drift.x_norm + step_norm
     local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
-    return _Drift(
-        estimate=jnp.hypot(drift.estimate, roundoff * local),
-        operator_norm=operator_norm,
-        direction_norm=jnp.hypot(z_norm, beta * drift.direction_norm),
-        x_norm=x_norm,
-    )
+    estimate = jnp.hypot(drift.estimate, roundoff * local)
+    return _Drift(estimate, operator_norm, direction_norm, x_norm)
 
 
 def _little_progress(
@@ -317,7 +299,3 @@ def _size(b: PyTree[Array]) -> Scalar:
     _, exponent = jnp.frexp(largest)
     scalable = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
     return jnp.ldexp(jnp.ones_like(largest), jnp.where(scalable, exponent - 1, 0))
-
-
-def _same(v: Any) -> Any:
-    return v
