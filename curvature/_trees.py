@@ -16,6 +16,11 @@ def norm(a: PyTree[Array]) -> Scalar:
     return jnp.asarray(optax.tree.norm(a))
 
 
+def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
+    """`new` with the dtypes and the weak types of `old`: another type would cost a trace."""
+    return jtu.tree_map(lambda n, o: o.at[...].set(n) if o.weak_type else n, new, old)
+
+
 def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
     """The sum a + scalar·b, each leaf in its own dtype."""
     return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)

@@ -145,7 +145,7 @@ class AbstractObjective(eqx.Module):
     def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, Any]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))
         try:
-            pairs = treedef.flatten_up_to(self.examples(batch))
+            pairs = treedef.flatten_up_to(self.examples(jtu.tree_map(jnp.asarray, batch)))
         except (ValueError, TypeError):
             pairs = None
         if pairs is None or not all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs):

@@ -33,7 +33,8 @@ class Categorical(AbstractExponentialFamily):
             )
         chosen = jnp.take_along_axis(z, y[..., None], axis=-1, mode="clip")[..., 0]
         valid = (y >= 0) & (y < z.shape[-1])
-        return jnp.sum(jnp.where(valid, jax.nn.logsumexp(z, axis=-1) - chosen, jnp.nan))
+        # As a factor, so that the gradient is NaN, too.
+        return jnp.sum(jnp.where(valid, 1, jnp.nan) * (jax.nn.logsumexp(z, axis=-1) - chosen))
 
     def sample(self, z: Float[Array, "*rows c"], *, key: PRNGKeyArray) -> Int[Array, "*rows"]:
         return jax.random.categorical(key, z)

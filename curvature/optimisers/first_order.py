@@ -4,7 +4,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._trees import norm
+from .._trees import like, norm
 from ..objective import AbstractObjective
 from ._base import (
     RESULTS,
@@ -79,4 +79,4 @@ class FirstOrder(AbstractOptimiser):
             accepted=accepted,
             result=result,
         )
-        return eqx.combine(new_params, frozen), new_state, info
+        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info

@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
-from .._trees import add_scaled, norm, vdot
+from .._trees import add_scaled, like, norm, vdot
 from ..backends import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping
 from ..objective import AbstractObjective
@@ -187,7 +187,7 @@ class NaturalGradient(AbstractOptimiser):
             accepted=accepted,
             result=result,
         )
-        return eqx.combine(new_params, frozen), new_state, info
+        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
 
     def _solve(
         self, operator: DampedOperator, grad: PyTree[Array], last: PyTree[Array] | None

@@ -18,6 +18,10 @@ from ._base import AbstractSymmetricSolver
 _RESIDUAL_TOLERANCE = 0.1
 # One product is taken to err by this many units of roundoff of ‖A‖‖v‖.
 _PRODUCT_ROUNDING = 4.0
+# With ‖J p‖ below this many units of roundoff of ‖J‖‖p‖, pᵀJᵀJp is but its own rounding error.
+_FLAT = 100.0
+# A recursive residual so far below its own rounding error says nothing: time to renew it.
+_LOST = 1e-3
 # A residual that a fresh start did not bring below this part of the last one has stagnated.
 _STAGNATION = 0.5
 
@@ -55,8 +59,9 @@ class CG(AbstractSymmetricSolver):
 
     Differs from `lineax.CG`, which gives NaN in float32 on networks of ordinary size:
 
-    - A step is taken wherever pᵀAp > 0, as it is for C + λI with λ > 0; where rounding makes it
-      ≤ 0 or non-finite, the last x is returned with `RESULTS.breakdown`.
+    - A step is taken wherever pᵀAp > 0, as it is for C + λI with λ > 0; where it is ≤ 0, not
+      finite, or but the rounding error of a product, the last x is returned with
+      `RESULTS.breakdown`.
     - Converged means ‖b − A x‖₂ ≤ `rtol`·‖b‖₂.
     - The recursive residual is believed only while a running estimate of its rounding error
       (van der Vorst & Ye 2000, "Residual replacement strategies for Krylov subspace iterative
@@ -179,13 +184,17 @@ class CG(AbstractSymmetricSolver):
         Ap = product(p)
         pAp = vdot(p, Ap)
         alpha = gamma / pAp
-        possible = (pAp > 0) & (alpha > 0) & jnp.isfinite(alpha)
+        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
+        direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
+        noise = (_FLAT * _roundoff(gamma) * direction_norm) ** 2 * carry.drift.operator_norm
+        possible = (pAp > noise) & (alpha > 0) & jnp.isfinite(alpha)
         # Without a possible step x and r stay as they are, whatever Ap holds.
         alpha = jnp.where(possible, alpha, 0)
         residual = jtu.tree_map(
             lambda r, q: jnp.where(possible, r - alpha.astype(r.dtype) * q, r), carry.residual, Ap
         )
         residual_norm = norm(residual)
+        drift = _grown(carry.drift, direction_norm, alpha, pAp, residual_norm)
         steps = carry.steps + possible.astype(jnp.int32)
         quadratics = carry.quadratics
         if quadratics is not None:
@@ -194,10 +203,9 @@ class CG(AbstractSymmetricSolver):
             residual_norm <= tolerance,
             quadratics,
             steps,
+            (residual_norm < _LOST * drift.estimate, lx.RESULTS.stagnation),
             (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
-        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
-        direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
         return _State(
             x=add_scaled(carry.x, alpha, p),
             residual=residual,
@@ -205,7 +213,7 @@ class CG(AbstractSymmetricSolver):
             renewed_norm=carry.renewed_norm,
             direction=p,
             gamma=gamma,
-            drift=_grown(carry.drift, direction_norm, alpha, pAp, residual_norm),
+            drift=drift,
             quadratics=quadratics,
             steps=steps,
             stopping=stopping,
@@ -268,13 +276,16 @@ def _grown(
     Each step adds the rounding of x, of the product and of r. They are independent, so that their
     squares add up (their sum would be far too pessimistic for a long solve).
     """
-    roundoff = jnp.finfo(residual_norm.dtype).eps / 2
     operator_norm = jnp.fmax(drift.operator_norm, pAp / direction_norm**2)
     step_norm = alpha * direction_norm
     x_norm = drift.x_norm + step_norm
     local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
-    estimate = jnp.hypot(drift.estimate, roundoff * local)
+    estimate = jnp.hypot(drift.estimate, _roundoff(local) * local)
     return _Drift(estimate, operator_norm, direction_norm, x_norm)
+
+
+def _roundoff(x: Scalar) -> float:
+    return float(jnp.finfo(x.dtype).eps) / 2
 
 
 def _little_progress(
@@ -282,7 +293,7 @@ def _little_progress(
 ) -> Bool[Array, ""]:
     k = jnp.maximum(10, (i + 9) // 10)
     now, before = quadratics[i], quadratics[jnp.maximum(i - k, 0)]
-    return (i > k) & (now < 0) & ((now - before) / now < k * progress)
+    return (i > k) & (now < 0) & ((now - before) / now < k.astype(now.dtype) * progress)
 
 
 def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> Scalar:

@@ -154,7 +154,6 @@ class Scaled(eqx.Module):
         return self.scale * self.linear(x)
 
 
-@pytest.mark.xfail(strict=True, reason="the first step makes it strong, which costs a trace")
 @pytest.mark.parametrize("name", ["classical trust region, CG, warm start", "adam"])
 def test_a_weakly_typed_weight_stays_as_it_is(name):
     model, opt = Scaled(), OPTIMISERS[name]()

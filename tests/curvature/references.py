@@ -1,0 +1,77 @@
+"""The dense matrix of every curvature in conf/curvature, for a case of the table."""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tests.curvature import dense
+from tests.curvature.cases import LIKELIHOODS, Case
+
+Pullback = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
+
+
+def references(
+    case: Case,
+    likelihood: str,
+    drawn: list[Float[Array, "n c k"]],
+    pullback: Pullback = dense.pullback,
+) -> dict[str, np.ndarray]:
+    """The matrices by name; a file that came later, with a definition not known here, has none.
+
+    `drawn` is the sampled Fisher's S of each term.
+    """
+    size = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[0].size
+    matrices = {"identity": np.eye(size)}
+    for term, S in zip(case.terms, drawn, strict=True):
+        z = term.values(case.model)
+        J = eqx.filter_jit(term.jacobians)(case.model, case.trainable)
+        Ms = metrics(term.distribution, likelihood)(z, term.targets, S)
+        for name, M in Ms.items():
+            C = pullback(term.weight / len(z), np.asarray(J), np.asarray(M))
+            matrices[name] = matrices.get(name, 0) + C
+    return matrices
+
+
+@functools.cache
+def metrics(
+    distribution: dense.Distribution, likelihood: str
+) -> Callable[[Array, Array, Array], dict[str, Array]]:
+    """(z, y, S) of n examples -> the metrics M [n, c, c], compiled once for all models."""
+    of_rho = LIKELIHOODS[likelihood]
+    of_target = {
+        "gauss_newton": dense.gauss_newton(distribution),
+        "exact_fisher": dense.exact_fisher(distribution),
+        "empirical_fisher": dense.empirical_fisher(distribution),
+        "divergence": dense.divergence(of_rho.kl),
+        "divergence_hellinger": dense.divergence(of_rho.squared_hellinger),
+        "divergence_euclidean": dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
+    }
+
+    @jax.jit
+    def compiled(z: Array, y: Array, S: Array) -> dict[str, Array]:
+        found = {name: jax.vmap(M)(z, y) for name, M in of_target.items()}
+        of_draws = functools.partial(sampled, distribution)
+        return {**found, "true_fisher": jax.vmap(of_draws)(z, S)}
+
+    return compiled
+
+
+def sampled(
+    distribution: dense.Distribution, z: Array, S: Float[Array, "c k"]
+) -> Float[Array, "c c"]:
+    """The mean outer product of the scores of the k targets that were drawn.
+
+    Where outcomes are finitely many, the score of the one nearest to each column of √k S enters.
+    """
+    drawn = S.T * S.shape[1] ** 0.5
+    if not isinstance(distribution, dense.Gaussian):
+        _, possible = dense.scores(distribution, z)
+        distance = jnp.sum((drawn[:, None, :] - possible[None, :, :]) ** 2, axis=-1)
+        drawn = possible[jnp.argmin(distance, axis=1)]
+    return drawn.T @ drawn / len(drawn)
