@@ -85,7 +85,7 @@ def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:
     O(c³) and holds c × c numbers per example.
     """
     values, vectors = jnp.linalg.eigh(matrix)
-    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
 
 
 def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:

@@ -177,9 +177,7 @@ def tied(likelihood: str) -> Case:
 def frozen(likelihood: str) -> Case:
     model = mlp(jnp.tanh)
     nothing = jax.tree.map(lambda _: False, model)
-    trainable = eqx.tree_at(
-        lambda m: (m.layers[0].weight, m.layers[2].bias), nothing, (True, True)
-    )
+    trainable = eqx.tree_at(lambda m: (m.layers[0].weight, m.layers[2].bias), nothing, (True, True))
     return supervised(model, likelihood, trainable=trainable)
 
 
@@ -268,12 +266,8 @@ def operators(
     names: list[str] = CURVATURES,
 ) -> dict[str, lx.AbstractLinearOperator]:
     """The curvatures of those names, of one linearisation."""
-    linearisation = case.objective.linearise(
-        model, batch, trainable=case.trainable, key=case.key
-    )
-    return {
-        name: curvature(name, likelihood).operator(linearisation, key=key) for name in names
-    }
+    linearisation = case.objective.linearise(model, batch, trainable=case.trainable, key=case.key)
+    return {name: curvature(name, likelihood).operator(linearisation, key=key) for name in names}
 
 
 def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " P"]) -> Array:

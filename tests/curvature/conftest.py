@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def quick_compile() -> Iterator[None]:
-    """For programs that run once, on a handful of numbers: optimising them costs more than it saves."""
+    """For programs that run once, on a handful of numbers: optimising them would not pay."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -42,12 +42,11 @@ FACTORS = {
     "constant": lambda z, y, key: THIN.astype(z.dtype),
     "matrix_operator": lambda z, y, key: lx.MatrixLinearOperator(jnp.outer(z, z)),
     "diagonal": lambda z, y, key: lx.DiagonalLinearOperator(jnp.exp(z)),
-    "identity": lambda z, y, key: lx.IdentityLinearOperator(
-        jax.ShapeDtypeStruct(z.shape, z.dtype)
-    ),
+    "identity": lambda z, y, key: lx.IdentityLinearOperator(jax.ShapeDtypeStruct(z.shape, z.dtype)),
     "function": function_operator,
-    "composed": lambda z, y, key: lx.DiagonalLinearOperator(z)
-    @ lx.MatrixLinearOperator(THIN.astype(z.dtype)),
+    "composed": lambda z, y, key: (
+        lx.DiagonalLinearOperator(z) @ lx.MatrixLinearOperator(THIN.astype(z.dtype))
+    ),
     "of_the_target": lambda z, y, key: jax.nn.one_hot(y, 3)[:, None],
 }
 

@@ -35,25 +35,22 @@ class Written:
         self.case = case
         params, frozen = eqx.partition(case.model if model is None else model, case.trainable)
         self.w, unravel = jfu.ravel_pytree(params)
-        self.model = lambda w: eqx.combine(unravel(jnp.asarray(w)), frozen)
+        self.model = lambda w: eqx.combine(unravel(w), frozen)
+        self.loss = jax.jit(lambda w: dense.loss(case.terms, self.model(w)))
+        self.grad = jax.jit(jax.grad(self.loss))
 
-    def loss(self, w):
-        return float(dense.loss(self.case.terms, self.model(w)))
-
-    def grad(self, w):
-        return np.asarray(jax.grad(lambda w: dense.loss(self.case.terms, self.model(w)))(w))
-
-    def curvature(self, name, w):
+    def curvature(self, name):
         if name == "identity":
-            return np.eye(len(w))
-        total = 0
-        for term in self.case.terms:
-            z = term.values(self.model(w))
-            metric = METRICS[name](term.distribution)
-            M = jax.vmap(metric)(z, term.targets)
-            J = term.jacobians(self.model(w), self.case.trainable)
-            total += np.asarray(dense.pullback(term.weight / len(z), J, M))
-        return total
+            return np.eye(len(self.w))
+
+        def parts(w):
+            model = self.model(w)
+            for term in self.case.terms:
+                metric = METRICS[name](term.distribution)
+                M = jax.vmap(metric)(term.values(model), term.targets)
+                yield term.weight / len(M), term.jacobians(model, self.case.trainable), M
+
+        return sum(dense.pullback(*part) for part in jax.jit(lambda w: [*parts(w)])(self.w))
 
     def flat(self, model):
         return np.asarray(jfu.ravel_pytree(eqx.filter(model, self.case.trainable))[0])
@@ -61,15 +58,20 @@ class Written:
 
 def sampled(case, model, key):
     """The dense matrix of the very operator that a step with this key uses."""
-    linearisation = case.objective.linearise(model, case.batch, trainable=case.trainable)
-    _, curvature_key = jax.random.split(key)
-    curvature = cv.SampledFisher(samples=cases.SAMPLES)
-    return np.asarray(curvature.operator(linearisation, key=curvature_key).as_matrix())
+
+    @eqx.filter_jit
+    def matrix(model, batch, key):
+        linearisation = case.objective.linearise(model, batch, trainable=case.trainable)
+        _, curvature_key = jax.random.split(key)
+        curvature = cv.SampledFisher(samples=cases.SAMPLES)
+        return curvature.operator(linearisation, key=curvature_key).as_matrix()
+
+    return np.asarray(matrix(model, case.batch, key))
 
 
 def check(info, written, w, new, d, C, damping=DAMPING):
     """Every number that a step reports, from the dense matrices."""
-    g, delta = written.grad(w), new - w
+    g, delta = np.asarray(written.grad(w)), new - w
     residual = g - (C @ d + damping * d)
     predicted = -(delta @ g + delta @ C @ delta / 2)
     expected = {
@@ -105,7 +107,7 @@ def test_one_step_is_the_step_written_densely(x64, curvature, likelihood):
     C = (
         sampled(case, case.model, key)
         if curvature == "true_fisher"
-        else written.curvature(curvature, w)
+        else written.curvature(curvature)
     )
     d = np.linalg.solve(C + DAMPING * np.eye(len(w)), written.grad(w))
     opt = cv.NaturalGradient(
@@ -129,7 +131,7 @@ def test_terms_frozen_and_shared_weights_step_as_written(x64, kind):
     case = cases.MODELS[kind]("categorical")
     written = Written(case)
     w = np.asarray(written.w)
-    C = written.curvature("exact_fisher", w)
+    C = written.curvature("exact_fisher")
     d = np.linalg.solve(C + DAMPING * np.eye(len(w)), written.grad(w))
     opt = cv.NaturalGradient(
         case.objective,
@@ -145,13 +147,13 @@ def test_terms_frozen_and_shared_weights_step_as_written(x64, kind):
     assert eqx.tree_equal(kept, frozen)
 
 
-@pytest.mark.parametrize("max_steps", [1, 3, 100])
+@pytest.mark.parametrize("max_steps", [3, 100])
 def test_a_truncated_solve_reports_the_quadratic_model_of_its_own_direction(x64, max_steps):
     """½δᵀCδ, the ratio and the residual come from products already made: for any d they hold."""
     case = cases.tanh("categorical")
     written = Written(case)
     w = np.asarray(written.w)
-    C = written.curvature("gauss_newton", w)
+    C = written.curvature("gauss_newton")
     solver = cv.CG(rtol=1e-12, max_steps=max_steps)
     opt = cv.NaturalGradient(case.objective, solver=solver, damping=cv.LevenbergMarquardt(DAMPING))
     model, _, info = opt.step(case.model, case.batch, opt.init(case.model))
@@ -171,7 +173,7 @@ def test_a_warm_start_starts_from_a_multiple_of_the_last_direction(x64, solver):
     again, _, second = opt.step(model, case.batch, state)
     written = Written(case, model)
     w, new = np.asarray(written.w), written.flat(again)
-    C = written.curvature("gauss_newton", w)
+    C = written.curvature("gauss_newton")
     check(second, written, w, new, w - new, C, damping=float(state.damping))
     if isinstance(solver, cv.CG):
         matrix = C + float(state.damping) * np.eye(len(w))
@@ -193,7 +195,7 @@ def test_a_search_is_shown_the_undamped_curvature(x64):
     case = cases.tanh("gaussian")
     written = Written(case)
     w = np.asarray(written.w)
-    C, damping = written.curvature("gauss_newton", w), 10.0
+    C, damping = written.curvature("gauss_newton"), 10.0
     d = np.linalg.solve(C + damping * np.eye(len(w)), written.grad(w))
     seen = []
 
@@ -226,7 +228,7 @@ def test_a_search_is_shown_the_undamped_curvature(x64):
             np.testing.assert_allclose(number, value, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("damping", [1e-3, 10.0, 1e3])
+@pytest.mark.parametrize("damping", [1e-3, 1e3])
 def test_the_metric_of_a_step_survives_float32(damping):
     """dᵀCd = dᵀ(C+λI)d − λ‖d‖² is a difference: its error is a few roundings of λ‖d‖²."""
     model = eqx.nn.MLP(20, 5, 30, 1, key=jax.random.key(0))

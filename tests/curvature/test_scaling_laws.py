@@ -1,5 +1,7 @@
 """How a curvature follows its batch and its terms, and how the curvatures follow each other."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.flatten_util as jfu
@@ -32,38 +34,47 @@ def agree(actual, expected, tolerance=1e-12):
     return np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
 
 
-def part(batch, selection):
-    return jax.tree.map(lambda leaf: leaf[selection], batch)
-
-
 # The batch.
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_copies_of_an_example_change_nothing(name):
-    case, metric = supervised(mlp(jnp.tanh), "categorical"), curvature(name, "categorical")
-    one = matrix(metric, case.objective, case.model, part(case.batch, slice(1)))
-    copies = matrix(metric, case.objective, case.model, part(case.batch, jnp.zeros(7, int)))
-    assert agree(copies, one)
+@functools.cache
+def fixed():
+    """A program for every curvature that is not drawn: (model, batch) -> C by name."""
+    objective = cv.Supervised(cv.Categorical())
+
+    @eqx.filter_jit
+    def compiled(model, batch):
+        linearisation = objective.linearise(model, batch)
+        return {
+            name: curvature(name, "categorical").operator(linearisation).as_matrix()
+            for name in FIXED
+        }
+
+    return compiled
+
+
+@functools.cache
+def of_examples(*indices):
+    """Every C of the examples of those indices."""
+    with jax.enable_x64(True):
+        case = supervised(mlp(jnp.tanh), "categorical")
+        batch = jax.tree.map(lambda leaf: leaf[jnp.asarray(indices)], case.batch)
+        return jax.tree.map(np.asarray, fixed()(case.model, batch))
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_unequal_parts_average_to_the_whole(name):
-    case, metric = supervised(mlp(jnp.tanh), "categorical"), curvature(name, "categorical")
-    whole, first, rest = (
-        matrix(metric, case.objective, case.model, part(case.batch, selection))
-        for selection in (slice(None), slice(2), slice(2, None))
-    )
-    assert agree((2 * first + 3 * rest) / 5, whole)
-    assert not agree((first + rest) / 2, whole, 1e-3)
+class TestBatch:
+    def test_copies_of_an_example_change_nothing(self, name):
+        assert agree(of_examples(1, 1, 1, 1, 1)[name], of_examples(1)[name])
 
+    def test_unequal_parts_average_to_the_whole(self, name):
+        whole = of_examples(0, 1, 2, 3, 4)[name]
+        first, rest = of_examples(0)[name], of_examples(1, 2, 3, 4)[name]
+        assert agree((first + 4 * rest) / 5, whole)
+        assert not agree((first + rest) / 2, whole, 1e-3)
 
-@pytest.mark.parametrize("name", FIXED)
-def test_the_order_of_examples_is_of_no_account(name):
-    case, metric = supervised(mlp(jnp.tanh), "bernoulli"), curvature(name, "bernoulli")
-    order = jnp.asarray([3, 0, 4, 2, 1])
-    whole = matrix(metric, case.objective, case.model, case.batch)
-    assert agree(matrix(metric, case.objective, case.model, part(case.batch, order)), whole)
+    def test_the_order_of_examples_is_of_no_account(self, name):
+        assert agree(of_examples(3, 0, 4, 2, 1)[name], of_examples(0, 1, 2, 3, 4)[name])
 
 
 # Terms.
