@@ -49,7 +49,7 @@ def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
 
 
 def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
-    """One row per curvature, as ratios to an SGD step and to a gradient."""
+    """One row per curvature: multiples of an SGD step and of a gradient."""
     scanned = {"sgd": stepping.scan_sgd(problem), "gradient": stepping.scan_gradient(problem)}
     called = {"sgd": stepping.call_sgd(problem)}
     for name, curvature in CURVATURES.items():
@@ -58,7 +58,6 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
     in_scan, in_calls = Rounds(scanned, rounds), Rounds(called, rounds)
     return [
         {
-            "problem": problem.name,
             "curvature": name,
             "scan, SGD steps": in_scan.ratio(name, "sgd"),
             "scan, gradients": in_scan.ratio(name, "gradient"),
@@ -69,7 +68,7 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_product(problem: Problem, rounds: int) -> dict[str, Any]:
-    """One product with the Gauss–Newton matrix, and the SGD step itself, in gradients."""
+    """One product with the Gauss–Newton matrix, in gradients."""
     few, many = 2, 2 + PRODUCTS
     times = Rounds(
         {
@@ -98,7 +97,7 @@ def main(argv: list[str]) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
 
     about = machine.describe()
-    steps = [row for problem in PROBLEMS for row in measure(problem, options.rounds)]
+    steps = {problem.name: measure(problem, options.rounds) for problem in PROBLEMS}
     products = [measure_product(problem, options.rounds) for problem in PROBLEMS[1:]]
     loop = [
         loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), options.rounds)
@@ -106,12 +105,10 @@ def main(argv: list[str]) -> None:
     ]
     console = Console()
     console.print(f"{about['processor']}, {about['cores']} core(s); {about['versions']}")
-    for title, rows in (
-        (f"A whole step, CG with {PRODUCTS} products", steps),
-        ("A product with Gauss–Newton", products),
-        ("What the training loop adds to a step", loop),
-    ):
-        console.print(_table(title, rows))
+    for name, rows in steps.items():
+        console.print(_table(f"A whole step, CG with {PRODUCTS} products: {name}", rows))
+    console.print(_table("A product with Gauss–Newton", products))
+    console.print(_table(f"What the training loop adds to a step: {PROBLEMS[1].name}", loop))
     if options.json:
         figures = {"machine": about, "steps": steps, "products": products, "loop": loop}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")

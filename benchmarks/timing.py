@@ -8,11 +8,16 @@ import jax
 
 @dataclass(frozen=True)
 class Ratio:
-    """The cost of one thing over that of another: median, smallest and largest of the rounds."""
+    """A figure, mostly a quotient of two costs: median, smallest and largest of the rounds."""
 
     median: float
     low: float
     high: float
+
+    @classmethod
+    def over(cls, rounds: list[float]) -> "Ratio":
+        """Of one value per round."""
+        return cls(statistics.median(rounds), min(rounds), max(rounds))
 
     def __str__(self) -> str:
         return f"{self.median:.2f}"
@@ -46,4 +51,4 @@ class Rounds:
         """A formula in the times of one round, e.g. `lambda of: (of("a") - of("b")) / of("c")`."""
         count = len(next(iter(self.seconds.values())))
         values = [formula(lambda name, i=i: self.seconds[name][i]) for i in range(count)]
-        return Ratio(statistics.median(values), min(values), max(values))
+        return Ratio.over(values)

@@ -59,9 +59,13 @@ def in_float64(*trees):
     )
 
 
-def check_network(model, batch, solver):
-    for damping in DAMPINGS:
-        damping = np.float32(damping)
+@pytest.mark.parametrize(("rtol", "max_steps"), [(0.0, 10), (1e-4, 100)])
+def test_every_damping_is_solved_on_a_network_of_two_million_parameters(rtol, max_steps):
+    """Finite, the quadratic lowered, the residual the true one; lineax's own CG gives NaN."""
+    model, batch = network(width=1070, depth=2)
+    assert sum(leaf.size for leaf in jtu.tree_leaves(eqx.filter(model, eqx.is_array))) > 1_990_000
+    solver = cv.CG(rtol=rtol, max_steps=max_steps)
+    for damping in map(np.float32, DAMPINGS):
         x, stats, grad = solve(model, batch, damping, solver)
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(x)), damping
         with jax.enable_x64(True):
@@ -70,26 +74,12 @@ def check_network(model, batch, solver):
         assert quadratic < 0, damping
         assert float(stats["residual"]) == pytest.approx(residual, rel=0.02, abs=1e-6), damping
         assert float(stats["quadratic"]) == pytest.approx(quadratic, rel=1e-4), damping
-        assert stats["num_steps"] == solver.max_steps or residual <= 1.01 * solver.rtol, damping
-
-
-@pytest.mark.parametrize(("rtol", "max_steps"), [(0.0, 10), (1e-4, 100)])
-def test_every_damping_is_solved_on_a_network(rtol, max_steps):
-    """100,000 parameters; lineax's own CG gives NaN for them (see below)."""
-    model, batch = network(width=128, depth=1)
-    check_network(model, batch, cv.CG(rtol=rtol, max_steps=max_steps))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("rtol", "max_steps"), [(0.0, 10), (1e-3, 50)])
-def test_every_damping_is_solved_on_a_network_of_two_million_parameters(rtol, max_steps):
-    model, batch = network(width=1070, depth=2)
-    assert sum(leaf.size for leaf in jtu.tree_leaves(eqx.filter(model, eqx.is_array))) > 1_990_000
-    check_network(model, batch, cv.CG(rtol=rtol, max_steps=max_steps))
+        # It ends where it was told to, or where float32 does.
+        assert stats["num_steps"] == max_steps or residual <= max(1.01 * rtol, 2e-7), damping
 
 
 @pytest.mark.parametrize("damping", [1e-3, 1.0])
-def test_control_lineax_cg_gives_nan_on_the_same_network(damping):
+def test_control_lineax_cg_gives_nan_on_a_network_twenty_times_smaller(damping):
     """Why there is a `cv.CG`: if this fails one day, ask whether it is still needed."""
     model, batch = network(width=128, depth=1)
     x, _, _ = solve(model, batch, np.float32(damping), lx.CG(rtol=1e-3, atol=1e-6, max_steps=10))
