@@ -4,29 +4,51 @@ Any function of two outputs that is smallest (and zero) where they are equal wil
 the ones with a name.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .likelihoods import AbstractLikelihood
+from .likelihoods import AbstractLikelihood, AbstractLoss
 
 
-class KL(eqx.Module):
+class AbstractOfLikelihood(eqx.Module):
+    """A divergence between the distributions that a likelihood makes of two outputs.
+
+    Without a `likelihood` of its own it takes that of each term.
+    """
+
+    likelihood: eqx.AbstractVar[AbstractLikelihood | None]
+
+    def of(self, likelihood: AbstractLoss) -> "AbstractOfLikelihood":
+        """The divergence for a term with `likelihood`."""
+        if self.likelihood is not None:
+            return self
+        if not isinstance(likelihood, AbstractLikelihood):
+            raise ValueError(
+                f"`{type(self).__name__}()` needs terms with an `AbstractLikelihood`, got "
+                f"`{type(likelihood).__name__}`: write a `rho(z, z2)` for this loss."
+            )
+        return dataclasses.replace(self, likelihood=likelihood)
+
+
+class KL(AbstractOfLikelihood):
     """ρ(z, z') = KL(p(· | z) ‖ p(· | z')); its curvature is the exact Fisher."""
 
-    likelihood: AbstractLikelihood
+    likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return self.likelihood.kl(z, z2)
+        return _given(self.likelihood).kl(z, z2)
 
 
-class SquaredHellinger(eqx.Module):
+class SquaredHellinger(AbstractOfLikelihood):
     """ρ(z, z') = 1 − ∫√(p(t|z) p(t|z')) dt; its curvature is a quarter of the exact Fisher."""
 
-    likelihood: AbstractLikelihood
+    likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return self.likelihood.squared_hellinger(z, z2)
+        return _given(self.likelihood).squared_hellinger(z, z2)
 
 
 class SquaredEuclidean(eqx.Module):
@@ -34,3 +56,11 @@ class SquaredEuclidean(eqx.Module):
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         return jnp.sum((z - z2) ** 2) / 2
+
+
+def _given(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
+    if likelihood is None:
+        raise ValueError(
+            "A divergence without a likelihood can be evaluated in a `Divergence` only."
+        )
+    return likelihood

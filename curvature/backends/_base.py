@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..likelihoods import AbstractLoss
@@ -65,8 +66,8 @@ class AbstractPullback(AbstractCurvature):
     def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
             S = self.factor(term.likelihood, z, y, key=key)
-            if isinstance(S, jax.Array) and S.ndim == 2:
-                S = lx.MatrixLinearOperator(S)
+            if isinstance(S, jax.Array | np.ndarray) and S.ndim == 2:
+                S = lx.MatrixLinearOperator(jnp.asarray(S))
             if not isinstance(S, lx.AbstractLinearOperator) or S.out_size() != z.size:
                 raise ValueError(
                     f"`{type(self).__name__}.factor` must return S (c × r) for one example, with "

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
+from ..divergences import AbstractOfLikelihood
 from ..likelihoods import AbstractLoss
 from ._base import AbstractPullback, output_hessian, symmetric_root
 
@@ -24,5 +25,6 @@ class Divergence(AbstractPullback):
         *,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "c c"]:
-        del likelihood, y, key
-        return symmetric_root(output_hessian(lambda z2: self.rho(z, z2), z))
+        del y, key
+        rho = self.rho.of(likelihood) if isinstance(self.rho, AbstractOfLikelihood) else self.rho
+        return symmetric_root(output_hessian(lambda z2: rho(z, z2), z))

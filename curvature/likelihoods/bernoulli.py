@@ -30,7 +30,10 @@ class Bernoulli(AbstractExponentialFamily):
         return lx.DiagonalLinearOperator(root.ravel())
 
     def kl(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return jnp.sum(jax.nn.sigmoid(z) * (z - z2) + jax.nn.softplus(z2) - jax.nn.softplus(z))
+        # By the two outcomes: a difference of softplus would cancel for large logits.
+        one = jax.nn.sigmoid(z) * (jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(z2))
+        zero = jax.nn.sigmoid(-z) * (jax.nn.log_sigmoid(-z) - jax.nn.log_sigmoid(-z2))
+        return jnp.sum(one + zero)
 
     def squared_hellinger(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         ones = (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(z2)) / 2

@@ -154,7 +154,7 @@ def test_a_weakly_typed_weight_stays_as_it_is(name):
     model, opt = Scaled(), OPTIMISERS[name]()
     assert model.scale.weak_type
     state = opt.init(model)
-    new_model, new_state, _ = opt.step(model, batch(0), state)
+    new_model, new_state, _ = opt.step(model, batch(0), state, key=jax.random.key(0))
     assert types((new_model, new_state)) == types((model, state))
 
 
@@ -230,8 +230,12 @@ def test_a_rejected_seed_does_not_stop_the_others(x64):
     model = Traced()
     x, y = batch(0)
     xs = jnp.stack([x, x.at[0, 0].set(jnp.nan), 2 * x])
-    together = eqx.filter_vmap(lambda x: opt.step(model, (x, y), opt.init(model)))(xs)
+
+    def one(x):
+        return opt.step(model, (x, y), opt.init(model), key=jax.random.key(0))
+
+    together = eqx.filter_vmap(one)(xs)
     assert together[2].accepted.tolist() == [True, False, True]
-    assert_same(at(together, 2), opt.step(model, (2 * x, y), opt.init(model)))
+    assert_same(at(together, 2), one(2 * x))
     for a, b in zip(jtu.tree_leaves(at(together[0], 1)), jtu.tree_leaves(model), strict=True):
         assert a is b or np.array_equal(a, b)
