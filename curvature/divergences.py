@@ -4,6 +4,7 @@ Any function of two outputs that is smallest (and zero) where they are equal wil
 the ones with a name.
 """
 
+import abc
 import dataclasses
 
 import equinox as eqx
@@ -20,6 +21,10 @@ class AbstractOfLikelihood(eqx.Module):
     """
 
     likelihood: eqx.AbstractVar[AbstractLikelihood | None]
+
+    @abc.abstractmethod
+    def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
+        """The divergence from `z` to `z2`."""
 
     def of(self, likelihood: AbstractLoss) -> "AbstractOfLikelihood":
         """The divergence for a term with `likelihood`."""

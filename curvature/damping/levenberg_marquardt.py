@@ -31,8 +31,8 @@ class LevenbergMarquardt(AbstractDamping):
         first = number("LevenbergMarquardt(initial=...)", initial, positive=True)
         low = number("LevenbergMarquardt(minimum=...)", minimum, positive=True)
         high = number("LevenbergMarquardt(maximum=...)", maximum, positive=True)
-        known = first is not None and low is not None and high is not None
-        if known and not low <= first <= high:
+        # A bound is None where it is traced.
+        if not (first is None or low is None or high is None or low <= first <= high):
             raise ValueError(
                 "`LevenbergMarquardt(initial=..., minimum=..., maximum=...)` must satisfy "
                 f"minimum ≤ initial ≤ maximum, got {initial}, {minimum}, {maximum}."
