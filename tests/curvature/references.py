@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tests.curvature import dense
-from tests.curvature.cases import LIKELIHOODS, Case
+from tests.curvature.cases import Case
 
 Pullback = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
 
 
 def references(
     case: Case,
-    likelihood: str,
     drawn: list[Float[Array, "n c k"]],
     pullback: Pullback = dense.pullback,
 ) -> dict[str, np.ndarray]:
@@ -31,7 +30,7 @@ def references(
     for term, S in zip(case.terms, drawn, strict=True):
         z = term.values(case.model)
         J = eqx.filter_jit(term.jacobians)(case.model, case.trainable)
-        Ms = metrics(term.distribution, likelihood)(z, term.targets, S)
+        Ms = metrics(term.distribution)(z, term.targets, S)
         for name, M in Ms.items():
             C = pullback(term.weight / len(z), np.asarray(J), np.asarray(M))
             matrices[name] = matrices.get(name, 0) + C
@@ -40,16 +39,15 @@ def references(
 
 @functools.cache
 def metrics(
-    distribution: dense.Distribution, likelihood: str
+    distribution: dense.Distribution,
 ) -> Callable[[Array, Array, Array], dict[str, Array]]:
     """(z, y, S) of n examples -> the metrics M [n, c, c], compiled once for all models."""
-    of_rho = LIKELIHOODS[likelihood]
     of_target = {
         "gauss_newton": dense.gauss_newton(distribution),
         "exact_fisher": dense.exact_fisher(distribution),
         "empirical_fisher": dense.empirical_fisher(distribution),
-        "divergence": dense.divergence(of_rho.kl),
-        "divergence_hellinger": dense.divergence(of_rho.squared_hellinger),
+        "divergence": dense.divergence(distribution.kl),
+        "divergence_hellinger": dense.divergence(distribution.squared_hellinger),
         "divergence_euclidean": dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
     }
 

@@ -43,8 +43,8 @@ def products(likelihood: str) -> SimpleNamespace:
             (case.model, [vars(term) for term in case.terms], [f.matrix for f in factors]),
         )
         wide = replace(case, model=model, terms=[dense.Term(**term) for term in terms])
-        matrices = references(wide, likelihood, drawn)
-        absolutes = references(wide, likelihood, drawn, absolute)
+        matrices = references(wide, drawn)
+        absolutes = references(wide, drawn, absolute)
     return SimpleNamespace(
         applied=jax.tree.map(np.asarray, applied),
         expected={name: C @ vector for name, C in matrices.items()},

@@ -44,7 +44,7 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
         numbers, keys, factors = library(case.model, case.batch, vector)
         terms = [replace(term, keys=k) for term, k in zip(case.terms, keys, strict=True)]
         drawn = [factor.matrix for factor in factors]
-        dense_matrices = references(replace(case, terms=terms), likelihood, drawn)
+        dense_matrices = references(replace(case, terms=terms), drawn)
     return SimpleNamespace(
         vector=np.asarray(vector),
         numbers=jax.tree.map(np.asarray, numbers),

@@ -32,7 +32,7 @@ TABLE = {
     "samples=0": ["SampledFisher(samples=...)", "got 0"],
     "samples=2.5": ["positive integer", "got 2.5"],
     "damping.value=-1": ["ConstantDamping(value=...)", "got -1"],
-    "damping.value=abc": ["damping", "abc"],
+    "damping.value=abc": ["ConstantDamping(value=...)", "got abc"],
     "batch_size=0": ["`batch_size`", "got 0"],
     "batch_size=1438": ["1437", "got 1438"],
     "batch_size=true": ["`batch_size`", "got True"],
