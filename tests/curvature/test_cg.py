@@ -245,7 +245,7 @@ def test_the_solver_tells_the_truth_about_every_adversarial_problem(rtol, max_st
             assert truth > 0.9 * rtol - floor, where
 
 
-@pytest.mark.parametrize(("rtol", "max_steps"), LIMITS)
+@pytest.mark.parametrize(("rtol", "max_steps"), [(1e-3, 10), (0.0, 100)])
 def test_without_damping_and_without_a_solution_the_quadratic_is_still_lowered(rtol, max_steps):
     """C x = b has no solution and ½xᵀCx − bᵀx no minimum: rounding must not pass for one."""
     J, damping, b = adversarial("rank 5, b outside the range, undamped")

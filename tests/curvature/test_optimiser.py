@@ -92,7 +92,6 @@ def check(info, written, w, new, d, C, damping=DAMPING):
 
 
 CASES = [(name, "categorical") for name in cases.CURVATURES] + [
-    ("gauss_newton", "gaussian"),
     ("empirical_fisher", "bernoulli"),
     ("exact_fisher", "gaussian"),
 ]
@@ -147,47 +146,43 @@ def test_terms_frozen_and_shared_weights_step_as_written(x64, kind):
     assert eqx.tree_equal(kept, frozen)
 
 
-@pytest.mark.parametrize("max_steps", [3, 100])
-def test_a_truncated_solve_reports_the_quadratic_model_of_its_own_direction(x64, max_steps):
+def test_a_truncated_solve_reports_the_quadratic_model_of_its_own_direction(x64):
     """½δᵀCδ, the ratio and the residual come from products already made: for any d they hold."""
     case = cases.tanh("categorical")
     written = Written(case)
     w = np.asarray(written.w)
     C = written.curvature("gauss_newton")
-    solver = cv.CG(rtol=1e-12, max_steps=max_steps)
+    solver = cv.CG(rtol=1e-12, max_steps=3)
     opt = cv.NaturalGradient(case.objective, solver=solver, damping=cv.LevenbergMarquardt(DAMPING))
     model, _, info = opt.step(case.model, case.batch, opt.init(case.model))
     new = written.flat(model)
     check(info, written, w, new, w - new, C)
-    assert info.solver_steps == max_steps or info.solver_residual <= 1e-12
-    assert info.solver_steps <= max_steps
+    assert info.solver_steps == 3
+    assert info.solver_residual > 1e-3
 
 
-@pytest.mark.parametrize("solver", [cv.CG(rtol=1e-12, max_steps=2), lx.Cholesky()])
-def test_a_warm_start_starts_from_a_multiple_of_the_last_direction(x64, solver):
-    case = cases.tanh("categorical")
+def test_a_warm_start_starts_from_a_multiple_of_the_last_direction(x64):
+    case, solver = cases.tanh("categorical"), cv.CG(rtol=1e-12, max_steps=2)
     opt = cv.NaturalGradient(
         case.objective, solver=solver, damping=cv.LevenbergMarquardt(DAMPING), warm_start=0.95
     )
     model, state, first = opt.step(case.model, case.batch, opt.init(case.model))
-    again, _, second = opt.step(model, case.batch, state)
-    written = Written(case, model)
-    w, new = np.asarray(written.w), written.flat(again)
-    C = written.curvature("gauss_newton")
-    check(second, written, w, new, w - new, C, damping=float(state.damping))
-    if isinstance(solver, cv.CG):
-        matrix = C + float(state.damping) * np.eye(len(w))
-        start = 0.95 * written.flat(state.direction)
-        expected = lx.linear_solve(
-            lx.MatrixLinearOperator(jnp.asarray(matrix), lx.positive_semidefinite_tag),
-            jnp.asarray(written.grad(w)),
-            solver,
-            options={"y0": jnp.asarray(start)},
-            throw=False,
-        )
-        np.testing.assert_allclose(w - new, expected.value, rtol=1e-7, atol=1e-12)
-        np.testing.assert_allclose(start, 0.95 * (Written(case).w - w), rtol=1e-9)
     assert first.accepted
+    again, _, second = opt.step(model, case.batch, state)
+    written, damping = Written(case, model), float(state.damping)
+    w, new = np.asarray(written.w), written.flat(again)
+    C, start = written.curvature("gauss_newton"), 0.95 * written.flat(state.direction)
+    np.testing.assert_allclose(start, 0.95 * (Written(case).w - w), rtol=1e-9)
+    check(second, written, w, new, w - new, C, damping)
+    matrix = C + damping * np.eye(len(w))
+    expected = lx.linear_solve(
+        lx.MatrixLinearOperator(jnp.asarray(matrix), lx.positive_semidefinite_tag),
+        written.grad(w),
+        solver,
+        options={"y0": jnp.asarray(start)},
+        throw=False,
+    )
+    np.testing.assert_allclose(w - new, expected.value, rtol=1e-7, atol=1e-12)
 
 
 def test_a_search_is_shown_the_undamped_curvature(x64):
@@ -237,12 +232,14 @@ def test_the_metric_of_a_step_survives_float32(damping):
     y = jnp.asarray(rng.integers(5, size=32))
     opt = cv.NaturalGradient(cv.Supervised(cv.Categorical()), damping=damping)
     new, _, info = opt.step(model, (x, y), opt.init(model))
-    linearisation = opt.objective.linearise(model, (x, y))
-    delta = jtu.tree_map(
-        lambda a, b: a - b, *(eqx.filter(m, eqx.is_inexact_array) for m in (new, model))
-    )
-    (moved,) = linearisation.jvp(delta)
-    z, dz = np.asarray(linearisation.outputs, np.float64), np.asarray(moved, np.float64)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    delta = jtu.tree_map(lambda a, b: a - b, eqx.filter(new, eqx.is_inexact_array), params)
+
+    @jax.jit
+    def outputs(params, delta):
+        return jax.jvp(lambda p: jax.vmap(eqx.combine(p, static))(x), (params,), (delta,))
+
+    z, dz = (np.asarray(a, np.float64) for a in outputs(params, delta))
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     metric = np.mean((p * dz**2).sum(axis=1) - (p * dz).sum(axis=1) ** 2) / 2
     allowed = 4 * 2.0**-23 * damping * float(info.step_norm) ** 2
