@@ -461,6 +461,46 @@ def test_a_perfect_preconditioner_takes_one_step(x64):
     assert true_residual(A, b, solution.value) <= 1e-8
 
 
+def test_the_size_of_a_preconditioner_does_not_matter():
+    A = with_spectrum(np.logspace(-1, 1, 40))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(40).astype(np.float32)
+    solver = cv.CG(rtol=1e-4, max_steps=200)
+    plain = solve(A, b, solver)
+    for scale in (1e-8, 1e8):
+        scaled = symmetric(np.float32(scale) * np.eye(40, dtype=np.float32))
+        solution = solve(A, b, solver, preconditioner=scaled)
+        assert solution.result == lx.RESULTS.successful
+        assert true_residual(A, b, solution.value) <= 1.01e-4
+        assert abs(solution.stats["num_steps"] - plain.stats["num_steps"]) <= 1
+
+
+NAN_LIES = pytest.mark.xfail(strict=True, reason="x is NaN, the residual reported that of x = 0")
+
+
+@pytest.mark.parametrize(
+    ("option", "poison"),
+    [
+        ("y0", np.nan),
+        ("y0", np.inf),
+        pytest.param("preconditioner", np.nan, marks=NAN_LIES),
+        pytest.param("preconditioner", np.inf, marks=NAN_LIES),
+        ("preconditioner", -1.0),
+        ("preconditioner", 0.0),
+    ],
+)
+def test_a_bad_start_or_preconditioner_is_never_reported_as_a_good_answer(option, poison):
+    A = with_spectrum(np.logspace(-1, 1, 40))[0].astype(np.float32)
+    b = np.random.default_rng(1).standard_normal(40).astype(np.float32)
+    diagonal = jnp.ones(40).at[3].set(poison)
+    bad = diagonal
+    if option == "preconditioner":
+        bad = symmetric(jnp.where(jnp.eye(40) == 1, diagonal[None, :], 0))
+    solution = solve(A, b, cv.CG(rtol=1e-4, max_steps=20), **{option: bad})
+    assert solution.result != lx.RESULTS.successful
+    truth = true_residual(A, b, solution.value)
+    np.testing.assert_allclose(solution.stats["residual"], truth, rtol=0.01)
+
+
 def martens_stop(A, b, epsilon, max_steps):
     """The step at which Martens' rule (2010, section 4.4) stops textbook CG, φ by definition."""
     x, r = np.zeros_like(b), b.copy()

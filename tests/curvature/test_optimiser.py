@@ -247,6 +247,28 @@ def test_the_metric_of_a_step_survives_float32(damping):
     assert abs(float(info.metric_step) - metric) <= allowed + 0.01 * metric
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        cv.Auto(),
+        pytest.param(
+            cv.CG(rtol=1e-2),
+            marks=pytest.mark.xfail(strict=True, reason="the bfloat16 leaf becomes float32"),
+        ),
+    ],
+    ids=["auto", "cg"],
+)
+def test_leaves_of_different_dtypes_keep_them(standard_promotion, solver):
+    model = eqx.nn.MLP(3, 3, 4, 1, key=jax.random.key(0))
+    weight = model.layers[0].weight.astype(jnp.bfloat16)
+    model = eqx.tree_at(lambda m: m.layers[0].weight, model, weight)
+    opt = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=solver, damping=0.1)
+    new, _, info = opt.step(model, (jnp.ones((5, 3)), jnp.zeros(5, jnp.int32)), opt.init(model))
+    assert info.accepted
+    for a, b in zip(*(jtu.tree_leaves(eqx.filter(m, eqx.is_array)) for m in (new, model))):
+        assert a.dtype == b.dtype
+
+
 # --- dropout and keys ------------------------------------------------------------------------
 
 

@@ -340,3 +340,32 @@ def test_at_the_minimum_nothing_moves(x64, search):
     assert info.grad_norm == 0
     assert same_bits(new, model)
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(state))
+
+
+class Cliff(cv.AbstractLoss):
+    """z at z = 1, and NaN wherever else one goes."""
+
+    def nll(self, z, y):
+        here = jax.lax.stop_gradient(z) == 1
+        return jnp.sum(jnp.where(here, z, jnp.nan)) + 0 * jnp.sum(y)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="two such batches leave a radius of 1e-12, for which w − s·d is w: never grown again",
+)
+@pytest.mark.parametrize("search", ["classical", "linear"])
+def test_a_trust_region_recovers_from_batches_without_a_step(search):
+    model = Line(jnp.asarray([3.0, 1.0, -3.0]))
+    x, y = (a.astype(jnp.float32) for a in data(0))
+    bad = cv.NaturalGradient(
+        cv.Supervised(Cliff()), curvature=cv.Identity(), damping=DAMPING, search=SEARCHES[search]
+    )
+    good, state = optimiser(SEARCHES[search]), bad.init(model)
+    for _ in range(2):
+        model, state, info = bad.step(model, (jnp.ones((8, 3)), y), state)
+        assert sentence(info).startswith("The search found no acceptable step size")
+    before = float(good.objective.loss(model, (x, y)))
+    for _ in range(40):
+        model, state, info = good.step(model, (x, y), state)
+    assert info.loss < 0.9 * before
