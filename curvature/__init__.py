@@ -8,6 +8,7 @@ from . import (
     solvers as solvers,
 )
 from .backends import (
+    AbstractCoveringPullback as AbstractCoveringPullback,
     AbstractCurvature as AbstractCurvature,
     AbstractPullback as AbstractPullback,
     Divergence as Divergence,
@@ -33,6 +34,7 @@ from .likelihoods import (
     AbstractLoss as AbstractLoss,
     Bernoulli as Bernoulli,
     Categorical as Categorical,
+    Coefficients as Coefficients,
     Gaussian as Gaussian,
 )
 from .linearisation import Linearisation as Linearisation

@@ -45,6 +45,7 @@ class Linearisation(eqx.Module):
 
     - `loss`: L = Σ_t weight_t/n_t Σ_i nll(z_i, y_i), a scalar.
     - `grad`: ∇L, with the structure of the trainable weights.
+    - `cotangents`: ∂L/∂z per term, [n, ...]: ∇L is their pullback.
     - `outputs`: the model's outputs, arranged as the batch is: an array [n, ...] per term.
     - `params`: the trainable weights it was made at; everything else of the model is None.
     - `terms`: the terms in the order of the flattened batch.
@@ -55,6 +56,7 @@ class Linearisation(eqx.Module):
 
     loss: Scalar
     grad: PyTree[Float[Array, "..."]]
+    cotangents: tuple[Float[Array, "..."], ...]
     outputs: PyTree[Float[Array, "..."]]
     params: PyTree[Float[Array, "..."]]
     terms: tuple[LinearisedTerm, ...]

@@ -131,6 +131,7 @@ class AbstractObjective(eqx.Module):
         return Linearisation(
             loss=jnp.asarray(sum(losses)),
             grad=transpose(jvp, params)(tuple(cotangents)),
+            cotangents=tuple(cotangents),
             outputs=jtu.tree_unflatten(treedef, zs),
             params=params,
             terms=tuple(

@@ -12,7 +12,9 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from ._checks import number
+from .likelihoods import Coefficients
 from .linearisation import Linearisation, LinearisedTerm
+from .rows import Rows, rows_of
 
 # How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
 _CHUNK = 64
@@ -24,6 +26,7 @@ class PullbackOperator(lx.AbstractLinearOperator):
     - `linearisation`: holds the J_i, weight_t and n_t.
     - `factors`: per term the S_i of all its examples, as one lineax operator R^r → R^c whose
       arrays have a leading axis n.
+    - `coefficients`: per term the ρ_i with S_i ρ_i = ∇_z nll, with a leading axis n, or None.
 
     A product costs about one gradient: a forward pass of tangents, S Sᵀ per example, and a
     backward pass.
@@ -31,6 +34,7 @@ class PullbackOperator(lx.AbstractLinearOperator):
 
     linearisation: Linearisation
     factors: tuple[lx.AbstractLinearOperator, ...]
+    coefficients: tuple[Coefficients | None, ...]
 
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         tangents = self.linearisation.jvp(vector)
@@ -53,6 +57,27 @@ class PullbackOperator(lx.AbstractLinearOperator):
             summed = _sum_over_examples(of_example, (factor, term.inputs, term.keys), term.size)
             total = jtu.tree_map(lambda t, s, scale=term.scale: t + scale * s, total, summed)
         return jfu.ravel_pytree(total)[0]
+
+    def rows(self) -> Rows:
+        """The rows A of C = AᵀA."""
+        return rows_of(self.linearisation, self.factors)
+
+    def gradient_options(self) -> dict[str, Any]:
+        """Options that tell a solver that the vector is the gradient of the loss.
+
+        - `cotangents`: of the outputs, per term, whose pullback the gradient is: g = Jᵀ
+          cotangents.
+        - `coefficients`: ρ with g = Aᵀρ, [m] in the order of `rows`, if known for all terms.
+        - `bounded`: whether ρ is bounded.
+        """
+        options: dict[str, Any] = {"cotangents": self.linearisation.cotangents}
+        found = [c for c in self.coefficients if c is not None]
+        if len(found) == len(self.coefficients):
+            terms = self.linearisation.terms
+            scaled = [jnp.sqrt(t.scale) * c.values.T for t, c in zip(terms, found, strict=True)]
+            options["coefficients"] = jnp.concatenate([rho.ravel() for rho in scaled])
+            options["bounded"] = all(c.bounded for c in found)
+        return options
 
     def transpose(self) -> "PullbackOperator":
         return self

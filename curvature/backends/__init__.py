@@ -1,4 +1,8 @@
-from ._base import AbstractCurvature as AbstractCurvature, AbstractPullback as AbstractPullback
+from ._base import (
+    AbstractCoveringPullback as AbstractCoveringPullback,
+    AbstractCurvature as AbstractCurvature,
+    AbstractPullback as AbstractPullback,
+)
 from .divergence import Divergence as Divergence
 from .empirical_fisher import EmpiricalFisher as EmpiricalFisher
 from .exact_fisher import ExactFisher as ExactFisher

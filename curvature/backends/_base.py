@@ -8,7 +8,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..likelihoods import AbstractLoss
+from ..likelihoods import AbstractLoss, Coefficients
 from ..linearisation import Linearisation, LinearisedTerm, example_keys, term_key
 from ..operators import PullbackOperator
 
@@ -57,11 +57,11 @@ class AbstractPullback(AbstractCurvature):
     def operator(
         self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
     ) -> PullbackOperator:
+        terms = linearisation.terms
         factors = tuple(
-            self._factors(term, term_key(key, index))
-            for index, term in enumerate(linearisation.terms)
+            self._factors(term, term_key(key, index)) for index, term in enumerate(terms)
         )
-        return PullbackOperator(linearisation, factors)
+        return PullbackOperator(linearisation, factors, tuple(map(self._coefficients, terms)))
 
     def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
@@ -77,6 +77,27 @@ class AbstractPullback(AbstractCurvature):
 
         keys = example_keys(key, term.size)
         return eqx.filter_vmap(one)(term.outputs, term.targets, keys)
+
+    def _coefficients(self, term: LinearisedTerm) -> Coefficients | None:
+        if not isinstance(self, AbstractCoveringPullback):
+            return None
+        return eqx.filter_vmap(lambda z, y: self.coefficients(term.likelihood, z, y))(
+            term.outputs, term.targets
+        )
+
+
+class AbstractCoveringPullback(AbstractPullback):
+    """A pullback whose S covers the gradient: there is ρ with S ρ = ∇_z nll(z, y).
+
+    Then the gradient of the loss is a combination of the rows of C = AᵀA, g = Aᵀρ, and a solve
+    in sample space does without the difference (g − …)/λ, which cancels for small λ.
+    """
+
+    @abc.abstractmethod
+    def coefficients(
+        self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
+    ) -> Coefficients | None:
+        """ρ with S ρ = ∇_z nll(z, y) for one example, or None where no closed form is known."""
 
 
 def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:

@@ -1,11 +1,11 @@
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..likelihoods import AbstractExponentialFamily, AbstractLoss
-from ._base import AbstractPullback, output_hessian, symmetric_root
+from ..likelihoods import AbstractExponentialFamily, AbstractLoss, Coefficients
+from ._base import AbstractCoveringPullback, output_hessian, symmetric_root
 
 
-class GaussNewton(AbstractPullback):
+class GaussNewton(AbstractCoveringPullback):
     """M_i = ∇²_z nll(z_i, y_i), the generalised Gauss–Newton matrix; r = c.
 
     S is the closed form of the likelihood where its outputs are natural parameters
@@ -24,5 +24,12 @@ class GaussNewton(AbstractPullback):
     ) -> lx.AbstractLinearOperator | Float[Array, "c c"]:
         del key
         if isinstance(likelihood, AbstractExponentialFamily):
-            return likelihood.fisher_factor(z)
+            return likelihood.thin_fisher_factor(z)
         return symmetric_root(output_hessian(lambda z: likelihood.nll(z, y), z))
+
+    def coefficients(
+        self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
+    ) -> Coefficients | None:
+        if isinstance(likelihood, AbstractExponentialFamily):
+            return likelihood.fisher_coefficients(z, y)
+        return None

@@ -2,6 +2,7 @@ from ._base import (
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractLikelihood as AbstractLikelihood,
     AbstractLoss as AbstractLoss,
+    Coefficients as Coefficients,
 )
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical

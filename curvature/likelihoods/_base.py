@@ -5,6 +5,19 @@ import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 
+class Coefficients(eqx.Module):
+    """ρ with S ρ = ∇_z nll(z, y) for one example: the gradient by the columns of a factor S.
+
+    - `values`: ρ.
+    - `bounded`: whether ρ stays bounded for every z, as long as the gradient does. Where it does
+      not (it grows like 1/√p for an outcome that happened, though its probability p was small),
+      it may overflow, and a solver must be prepared for that.
+    """
+
+    values: Float[Array, " r"]
+    bounded: bool = eqx.field(static=True)
+
+
 class AbstractLoss(eqx.Module):
     """What a term of an objective needs at the least: a loss of one example's outputs.
 
@@ -59,5 +72,16 @@ class AbstractExponentialFamily(AbstractLikelihood):
 
     Then ∇²_z nll(z, y) does not depend on y and equals the Fisher, so that `fisher_factor` is a
     factor of the Hessian, too (Martens 2020, "New insights and perspectives on the natural
-    gradient method", section 9.2).
+    gradient method", section 9.2). The gradient lies in its range.
     """
+
+    @abc.abstractmethod
+    def thin_fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
+        """S with the S Sᵀ of `fisher_factor(z)`, and as few columns as are known to do.
+
+        Every column costs a row per example in a sample-space solve.
+        """
+
+    @abc.abstractmethod
+    def fisher_coefficients(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> Coefficients:
+        """ρ with S ρ = ∇_z nll(z, y), for the S of `thin_fisher_factor(z)`."""

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, Real, Scalar
 
-from ._base import AbstractExponentialFamily
+from ._base import AbstractExponentialFamily, Coefficients
 from ._shapes import target_like
 
 
@@ -25,9 +25,17 @@ class Bernoulli(AbstractExponentialFamily):
 
     def fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
         """S = diag(√(p(1−p))), r = c."""
-        # √p √(1−p) with each root taken of its own sigmoid: p(1−p) would lose 1−p for large z.
-        root = jnp.exp((jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)) / 2)
-        return lx.DiagonalLinearOperator(root.ravel())
+        return lx.DiagonalLinearOperator(_deviation(z).ravel())
+
+    def thin_fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
+        return self.fisher_factor(z)
+
+    def fisher_coefficients(
+        self, z: Float[Array, "*shape"], y: Real[Array, "*shape"]
+    ) -> Coefficients:
+        """ρ = (p − y)/√(p(1−p)): −√((1−p)/p) for y = 1, √(p/(1−p)) for y = 0."""
+        residual = jax.nn.sigmoid(z) - target_like(self, z, y)
+        return Coefficients((residual / _deviation(z)).ravel(), bounded=False)
 
     def kl(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         # By the two outcomes: a difference of softplus would cancel for large logits.
@@ -39,3 +47,8 @@ class Bernoulli(AbstractExponentialFamily):
         ones = (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(z2)) / 2
         zeros = (jax.nn.log_sigmoid(-z) + jax.nn.log_sigmoid(-z2)) / 2
         return -jnp.expm1(jnp.sum(jnp.logaddexp(ones, zeros)))
+
+
+def _deviation(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """√(p(1−p)), each root taken of its own sigmoid: p(1−p) would lose 1−p for large z."""
+    return jnp.exp((jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)) / 2)

@@ -4,7 +4,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, Real, Scalar, ScalarLike
 
 from .._checks import number
-from ._base import AbstractExponentialFamily
+from ._base import AbstractExponentialFamily, Coefficients
 from ._shapes import target_like
 
 
@@ -33,6 +33,16 @@ class Gaussian(AbstractExponentialFamily):
     def fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
         """S = I/σ, r = c."""
         return lx.DiagonalLinearOperator(jnp.full(z.size, 1 / jnp.sqrt(self._variance(z))))
+
+    def thin_fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
+        return self.fisher_factor(z)
+
+    def fisher_coefficients(
+        self, z: Float[Array, "*shape"], y: Real[Array, "*shape"]
+    ) -> Coefficients:
+        """ρ = (z − y)/σ."""
+        residual = (z - target_like(self, z, y)) / jnp.sqrt(self._variance(z))
+        return Coefficients(residual.ravel(), bounded=True)
 
     def kl(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         return jnp.sum((z - z2) ** 2) / (2 * self._variance(z))

@@ -14,7 +14,7 @@ from .._trees import add_scaled, like, norm, vdot
 from ..backends import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping
 from ..objective import AbstractObjective
-from ..operators import DampedOperator, damped
+from ..operators import DampedOperator, PullbackOperator, damped
 from ..searches import evaluates, init_search, search_along
 from ..solvers import Auto
 from ._base import (
@@ -46,6 +46,7 @@ class _Solve(eqx.Module):
     slope: Scalar  # dᵀg
     metric: Scalar  # dᵀCd
     norm: Scalar
+    grad_norm: Scalar
     residual: Scalar
     steps: Array
 
@@ -153,7 +154,7 @@ class NaturalGradient(AbstractOptimiser):
         s, predicted = found.step_size, predicted_reduction(found.step_size)
         evaluated = evaluates(self.search) or self.damping.needs_reduction_ratio()
         lost = evaluated & ~jnp.isfinite(found.reduction)
-        grad_norm = norm(grad)
+        grad_norm = solve.grad_norm
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
@@ -192,29 +193,31 @@ class NaturalGradient(AbstractOptimiser):
     def _solve(
         self, operator: DampedOperator, grad: PyTree[Array], last: PyTree[Array] | None
     ) -> _Solve:
-        start = {} if last is None else {"y0": optax.tree.scale(self.warm_start, last)}
-        solution = lx.linear_solve(operator, grad, self.solver, options=start, throw=False)
+        options: dict[str, Any] = {}
+        if last is not None:
+            options["y0"] = optax.tree.scale(self.warm_start, last)
+        if isinstance(operator.operator, PullbackOperator):
+            options |= operator.operator.gradient_options()
+        solution = lx.linear_solve(operator, grad, self.solver, options=options, throw=False)
         d, stats = solution.value, solution.stats
-        slope, squared_norm = vdot(d, grad), vdot(d, d)
+        steps = jnp.asarray(stats.get("num_steps", 0), jnp.int32)
+        if "metric" in stats:  # the solver knows it all without a pass over the weights
+            names = ("slope", "metric", "squared_norm", "vector_norm", "residual")
+            slope, metric, squared_norm, grad_norm, residual = (stats[name] for name in names)
+            return _Solve(d, slope, metric, jnp.sqrt(squared_norm), grad_norm, residual, steps)
+        slope, squared_norm, grad_norm = vdot(d, grad), vdot(d, d), norm(grad)
         if "quadratic" in stats and "residual" in stats:
             quadratic = jnp.asarray(stats["quadratic"])
             residual = jnp.asarray(stats["residual"], slope.dtype)
         else:
             r = add_scaled(grad, jnp.asarray(-1), operator.mv(d))
             quadratic = -(slope + vdot(d, r)) / 2
-            residual = norm(r) / norm(grad)
+            residual = norm(r) / grad_norm
         # φ(d) = ½dᵀ(C+λI)d − gᵀd gives dᵀCd without a product. It is a difference: its error is
         # a few units of roundoff of λ‖d‖².
         damping = operator.damping.astype(slope.dtype)
         metric = jnp.maximum(2 * (quadratic + slope) - damping * squared_norm, 0)
-        return _Solve(
-            direction=d,
-            slope=slope,
-            metric=metric,
-            norm=jnp.sqrt(squared_norm),
-            residual=residual,
-            steps=jnp.asarray(stats.get("num_steps", 0), jnp.int32),
-        )
+        return _Solve(d, slope, metric, jnp.sqrt(squared_norm), grad_norm, residual, steps)
 
 
 def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:

@@ -1,12 +1,9 @@
 from typing import Any, TypeAlias
 
-import jax.numpy as jnp
-import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from .._trees import vdot
-from ._base import AbstractSymmetricSolver
+from ._base import Elementwise
 from .cg import CG
 
 # Up to this many parameters the dense matrix and its factor cost less than a few products do
@@ -29,7 +26,7 @@ class Auto(lx.AbstractLinearSolver):
     def select(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
         """The solver that is used for `operator`."""
         if lx.is_diagonal(operator):
-            return _Elementwise()
+            return Elementwise()
         return lx.Cholesky() if operator.in_size() <= _DENSE else self.cg
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _AutoState:
@@ -56,22 +53,3 @@ class Auto(lx.AbstractLinearSolver):
 
     def assume_full_rank(self) -> bool:
         return True
-
-
-class _Elementwise(AbstractSymmetricSolver):
-    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector."""
-
-    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:
-        del options
-        ones = jtu.tree_map(lambda s: jnp.ones(s.shape, s.dtype), operator.in_structure())
-        return operator.mv(ones)
-
-    def compute(
-        self, state: PyTree[Array], vector: PyTree[Array], options: dict[str, Any]
-    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        del options
-        x = jtu.tree_map(jnp.divide, vector, state)
-        # One division per entry: |b − A x| ≤ eps |b|, entry by entry.
-        eps = max(jnp.finfo(leaf.dtype).eps for leaf in jtu.tree_leaves(vector))
-        stats = {"num_steps": 0, "residual": eps, "quadratic": -vdot(vector, x) / 2}
-        return x, lx.RESULTS.successful, stats

@@ -150,8 +150,3 @@ def test_auto_iterates_where_the_matrix_would_be_large():
 def test_auto_iterates_beyond_256_parameters(size, solver):
     operator = cv.damped(lx.MatrixLinearOperator(jnp.eye(size), lx.positive_semidefinite_tag), 1e-3)
     assert isinstance(cv.Auto().select(operator), solver)
-
-
-def test_sample_space_is_not_yet_there_and_says_so():
-    with pytest.raises(NotImplementedError, match="not yet"):
-        cv.SampleSpace()

@@ -7,7 +7,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from launch import ConfigError, instantiate
+from launch import instantiate
 from launch.job import planned_job
 from launch.unused import is_used, reached
 
@@ -22,18 +22,7 @@ def test_there_are_files():
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [
-        pytest.param(
-            *file,
-            marks=pytest.mark.xfail(
-                file == ("solver", "sample_space"), raises=ConfigError, reason="not there yet"
-            ),
-        )
-        for file in FILES
-    ],
-)
+@pytest.mark.parametrize(("group", "option"), FILES)
 def test_composes_and_instantiates(group, option, compose):
     job = planned_job(compose(f"{group}={option}"), multirun=False)
     assert job.config["choices"][group] == option

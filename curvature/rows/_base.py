@@ -1,0 +1,47 @@
+import abc
+from dataclasses import dataclass
+
+import equinox as eqx
+from jaxtyping import Array, Float, Scalar
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Some rows of one term: those of the columns `columns` of S, for the examples `examples`.
+
+    Both are half-open ranges. The rows are in the order of the columns, and for each of them in
+    the order of the examples.
+    """
+
+    term: int
+    columns: tuple[int, int]
+    examples: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many columns, how many examples."""
+        return self.columns[1] - self.columns[0], self.examples[1] - self.examples[0]
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return self.shape[0] * self.shape[1]
+
+    def of(self, array: Float[Array, "r n ..."]) -> Float[Array, "columns examples ..."]:
+        """The slab's part of an array that has an entry per row of the term."""
+        return array[slice(*self.columns), slice(*self.examples)]
+
+
+class AbstractPart(eqx.Module):
+    """The columns of A that belong to some of the weights, for all rows of all terms.
+
+    A is the concatenation of its parts: AAᵀ and A g are sums over them.
+    """
+
+    @abc.abstractmethod
+    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+        """This part's share of the products of the rows in `a` with those in `b`; None for 0."""
+
+    @abc.abstractmethod
+    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+        """This part's share of A g, per term (None for 0), and of ‖g‖², g the loss's gradient."""

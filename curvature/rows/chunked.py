@@ -1,0 +1,65 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ..linearisation import LinearisedTerm
+from ._base import AbstractPart, Slab
+
+
+class ChunkedPart(AbstractPart):
+    """Weights without a structure, whose rows are too many to hold: made anew where needed.
+
+    Per-example gradients of S_iᵀ z_i by automatic differentiation, for `chunk` examples at a
+    time. Exact for every model, at the price of making all rows once per block of AAᵀ.
+
+    - `terms`: the terms of the linearisation; `columns`: the columns of S, scaled, per term.
+    - `weights`: those of this part, `others`: the rest of the trainable weights; each with None
+      in the places of the other.
+    - `gradient`: the gradient of the loss, like `weights`.
+    """
+
+    terms: tuple[LinearisedTerm, ...]
+    columns: tuple[Float[Array, "r n *shape"], ...]
+    weights: PyTree[Array]
+    others: PyTree[Array]
+    gradient: PyTree[Array]
+    chunk: int = eqx.field(static=True)
+
+    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+        second = self.rows(b).reshape(b.size, -1)
+        products = self._map(a, lambda rows: rows @ second.T)  # [examples, columns, b]
+        return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
+
+    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+        gradient, _ = jfu.ravel_pytree(self.gradient)
+        shares = []
+        for t, columns in enumerate(self.columns):
+            whole = Slab(t, (0, columns.shape[0]), (0, columns.shape[1]))
+            shares.append(self._map(whole, lambda rows: rows @ gradient).T)
+        return tuple(shares), jnp.vdot(gradient, gradient)
+
+    def rows(self, slab: Slab) -> Float[Array, "columns examples p"]:
+        """The rows of a slab."""
+        return jnp.swapaxes(self._map(slab, lambda rows: rows), 0, 1)
+
+    def _map(self, slab: Slab, fn: Any) -> Array:
+        """`fn` of the rows [columns, p] of every example of a slab, stacked."""
+        term = self.terms[slab.term]
+        examples = slice(*slab.examples)
+        columns = jnp.swapaxes(slab.of(self.columns[slab.term]), 0, 1)
+        inputs = jtu.tree_map(lambda leaf: leaf[examples], (term.inputs, term.keys))
+
+        def one(example: Any) -> Array:
+            cotangents, (x, key) = example
+            _, pullback = jax.vjp(
+                lambda weights: term.example(eqx.combine(weights, self.others), x, key),
+                self.weights,
+            )
+            return fn(jax.vmap(lambda column: jfu.ravel_pytree(pullback(column)[0])[0])(cotangents))
+
+        return jax.lax.map(one, (columns, inputs), batch_size=self.chunk)

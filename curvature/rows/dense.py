@@ -1,0 +1,78 @@
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ._base import AbstractPart, Slab
+
+# Products of no more rows than this are computed whole.
+_BLOCK = 96
+
+
+class DensePart(AbstractPart):
+    """A matrix that is multiplied by one vector per example, y_i = W a_i: its rows are Δ_ik ⊗ a_i.
+
+    Their products are (Δ_ik·Δ_jl)(a_i·a_j), so that AAᵀ = (ΔΔᵀ) ∘ (aaᵀ) is made without A:
+    O(m² out + n² in) operations instead of O(m² in·out). All columns of S share the n × n
+    products of the inputs.
+
+    One entry per term; None where the term does not use the matrix:
+
+    - `deltas`: Δ_ik, the cotangents of y for the columns of S.
+    - `gradients`: those for the gradient of the loss, g = Σ_i γ_i ⊗ a_i.
+    - `products`: for each two terms the products of their inputs, the first not before the second.
+    """
+
+    deltas: tuple[Float[Array, "r n out"] | None, ...]
+    gradients: tuple[Float[Array, "n out"] | None, ...]
+    products: dict[tuple[int, int], Float[Array, "n n2"]]
+
+    def __init__(
+        self,
+        deltas: tuple[Float[Array, "r n out"] | None, ...],
+        gradients: tuple[Float[Array, "n out"] | None, ...],
+        inputs: tuple[Float[Array, "n in"] | None, ...],
+    ):
+        self.deltas, self.gradients = deltas, gradients
+        self.products = {
+            (t, s): symmetric_product(a) if t == s else a @ b.T
+            for t, a in enumerate(inputs)
+            for s, b in enumerate(inputs[: t + 1])
+            if a is not None and b is not None
+        }
+
+    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+        first, second = self.deltas[a.term], self.deltas[b.term]
+        if first is None or second is None:
+            return None
+        out = first.shape[-1]
+        outputs = a.of(first).reshape(-1, out) @ b.of(second).reshape(-1, out).T
+        inputs = self.products[a.term, b.term][slice(*a.examples), slice(*b.examples)]
+        return (outputs.reshape(*a.shape, *b.shape) * inputs[None, :, None, :]).reshape(
+            a.size, b.size
+        )
+
+    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+        # W-shaped, g would cost a product of its own: (Δ_ik ⊗ a_i)·g = Δ_ik·Σ_j (a_i·a_j) γ_j.
+        shares, squares = [], []
+        for t, (delta, gradient) in enumerate(zip(self.deltas, self.gradients, strict=True)):
+            if delta is None or gradient is None:
+                shares.append(None)
+                continue
+            seen = jnp.zeros_like(gradient)
+            for s, other in enumerate(self.gradients):
+                if other is not None:
+                    product = self.products[t, s] if t >= s else self.products[s, t].T
+                    seen += product @ other
+            shares.append(jnp.einsum("rno,no->rn", delta, seen))
+            squares.append(jnp.vdot(gradient, seen))
+        return tuple(shares), jnp.asarray(sum(squares))
+
+
+def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
+    """A aᵀ, of which the blocks above the diagonal are copies."""
+    n = len(a)
+    if n <= _BLOCK:
+        return a @ a.T
+    half = n // 2
+    first, second = symmetric_product(a[:half]), symmetric_product(a[half:])
+    below = a[half:] @ a[:half].T
+    return jnp.block([[first, below.T], [below, second]])

@@ -1,0 +1,26 @@
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ._base import AbstractPart, Slab
+
+
+class HeldPart(AbstractPart):
+    """Weights whose rows are held, one number per row and weight.
+
+    - `rows`: per term, None where the term does not use them.
+    - `gradient`: the weights' part of the gradient of the loss.
+    """
+
+    rows: tuple[Float[Array, "r n p"] | None, ...]
+    gradient: Float[Array, " p"]
+
+    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+        first, second = self.rows[a.term], self.rows[b.term]
+        if first is None or second is None:
+            return None
+        width = self.gradient.size
+        return a.of(first).reshape(-1, width) @ b.of(second).reshape(-1, width).T
+
+    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+        shares = tuple(None if rows is None else rows @ self.gradient for rows in self.rows)
+        return shares, jnp.vdot(self.gradient, self.gradient)

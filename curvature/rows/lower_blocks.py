@@ -1,0 +1,62 @@
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class LowerBlocks(eqx.Module):
+    """A symmetric or a lower triangular matrix, as block columns that start on the diagonal.
+
+    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j]. Of
+      the square on the diagonal the lower triangle counts.
+    """
+
+    columns: tuple[Float[Array, "rows width"], ...]
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return self.columns[0].shape[0]
+
+    def diagonal(self) -> Float[Array, " m"]:
+        """The diagonal."""
+        return jnp.concatenate([jnp.diagonal(column) for column in self.columns])
+
+    def shifted(self, damping: Float[Array, ""]) -> "LowerBlocks":
+        """The matrix plus λI."""
+
+        def shift(column: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
+            eye = jnp.eye(*column.shape, dtype=column.dtype)
+            return column + damping * eye
+
+        return LowerBlocks(tuple(shift(column) for column in self.columns))
+
+    def like(self, lower: Float[Array, "m m"]) -> "LowerBlocks":
+        """A dense lower triangular matrix, cut as this one is."""
+        columns, offset = [], 0
+        for column in self.columns:
+            columns.append(lower[offset:, offset : offset + column.shape[1]])
+            offset += column.shape[1]
+        return LowerBlocks(tuple(columns))
+
+    def symmetric_mv(self, x: Float[Array, "m k"]) -> Float[Array, "m k"]:
+        """The product of the symmetric matrix with vectors, each block read once."""
+        out, offset = jnp.zeros_like(x), 0
+        for column in self.columns:
+            rows, width = column.shape
+            own = x[offset : offset + width]
+            out = out.at[offset:].add(column @ own)
+            if rows > width:
+                above = column[width:].T @ x[offset + width :]
+                out = out.at[offset : offset + width].add(above)
+            offset += width
+        return out
+
+    def as_symmetric_matrix(self) -> Float[Array, "m m"]:
+        """The symmetric matrix, both triangles."""
+        blocks, offset = [], 0
+        for column in self.columns:
+            above = jnp.zeros((offset, column.shape[1]), column.dtype)
+            blocks.append(jnp.concatenate([above, column]))
+            offset += column.shape[1]
+        lower = jnp.tril(jnp.concatenate(blocks, axis=1))
+        return lower + jnp.tril(lower, -1).T

@@ -1,0 +1,127 @@
+import functools
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ..linearisation import Linearisation
+from ._base import AbstractPart, Slab
+from .lower_blocks import LowerBlocks
+
+# A block of so many rows is large enough for matrix products to run at full speed, and small
+# enough for half of the work to be saved by symmetry.
+_WIDTH = 96
+# More blocks than this would make long programs, which take long to compile.
+_MOST_BLOCKS = 48
+
+
+class Rows(eqx.Module):
+    """The rows A (m × P) of a pullback C = AᵀA, behind what a solver needs of them.
+
+    Row (t, k, i) is √(weight_t/n_t) e_kᵀ S_iᵀ J_i, for term t, column k of S and example i, in
+    this order; vectors of the sample space have m = Σ_t r_t n_t numbers. A itself is not made:
+    products with A and Aᵀ go through the linearisation, products of rows with rows through
+    `parts`, each for some of the weights.
+    """
+
+    linearisation: Linearisation
+    columns: tuple[Float[Array, "r n *shape"], ...]
+    parts: tuple[AbstractPart, ...]
+    most_rows: int = eqx.field(static=True)  # at a time, which bounds the memory
+
+    @property
+    def size(self) -> int:
+        """How many rows there are, m."""
+        return sum(columns.shape[0] * columns.shape[1] for columns in self.columns)
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> Float[Array, " m"]:
+        """A v, for about half a gradient."""
+        tangents = self.linearisation.jvp(vector)
+        products = [
+            jnp.einsum("rnc,nc->rn", _flat(columns), tangent.reshape(len(tangent), -1))
+            for columns, tangent in zip(self.columns, tangents, strict=True)
+        ]
+        return jnp.concatenate([product.ravel() for product in products])
+
+    def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "n *shape"], ...]:
+        """What of the outputs `transpose_mv(u)` is the pullback: Aᵀu = Jᵀ cotangents."""
+        found, offset = [], 0
+        for columns in self.columns:
+            r, n = columns.shape[:2]
+            share = u[offset : offset + r * n].reshape(r, n)
+            found.append(jnp.einsum("rnc,rn->nc", _flat(columns), share).reshape(columns.shape[1:]))
+            offset += r * n
+        return tuple(found)
+
+    def transpose_mv(self, u: Float[Array, " m"]) -> PyTree[Float[Array, "..."]]:
+        """Aᵀu, for about half a gradient."""
+        return self.linearisation.vjp(self.cotangents(u))
+
+    def gram(self) -> LowerBlocks:
+        """AAᵀ; the error of an entry is of the order of eps times the norms of its two rows."""
+        slabs = self._slabs()
+        return LowerBlocks(
+            tuple(
+                jnp.concatenate([self._block(below, slab) for below in self._below(slab)])
+                for slab in slabs
+            )
+        )
+
+    def project(self) -> tuple[Float[Array, " m"], Scalar]:
+        """A g and ‖g‖² for the gradient g of the loss."""
+        found = [part.project() for part in self.parts]
+        shares = []
+        for t, columns in enumerate(self.columns):
+            none = jnp.zeros(columns.shape[:2], columns.dtype)
+            of_term = [share[t] for share, _ in found]
+            shares.append(jnp.ravel(_sum([share for share in of_term if share is not None], none)))
+        return jnp.concatenate(shares), jnp.asarray(sum(squared for _, squared in found))
+
+    def _block(self, a: Slab, b: Slab) -> Float[Array, "a b"]:
+        blocks = [part.block(a, b) for part in self.parts]
+        none = jnp.zeros((a.size, b.size), self.columns[0].dtype)
+        return _sum([block for block in blocks if block is not None], none)
+
+    def _slabs(self) -> list[Slab]:
+        """All rows, in blocks of nearly equal size."""
+        width = max(_WIDTH, -(-self.size // _MOST_BLOCKS))
+        width = max(1, min(width, self.most_rows))
+        slabs = []
+        for t, columns in enumerate(self.columns):
+            r, n = columns.shape[:2]
+            if n <= width:  # all examples, for as many columns of S as fit
+                slabs += [Slab(t, k, (0, n)) for k in _ranges(r, width // n)]
+            else:
+                per_block = -(-n // -(-n // width))
+                aligned = min(-(-per_block // 16) * 16, width)
+                slabs += [Slab(t, (k, k + 1), i) for k in range(r) for i in _ranges(n, aligned)]
+        return slabs
+
+    def _below(self, slab: Slab) -> list[Slab]:
+        """The rows from the first of `slab` on."""
+        r, n = self.columns[slab.term].shape[:2]
+        rest = [
+            Slab(slab.term, slab.columns, (slab.examples[0], n)),
+            Slab(slab.term, (slab.columns[1], r), (0, n)),
+        ]
+        if slab.examples == (0, n):
+            rest = [Slab(slab.term, (slab.columns[0], r), (0, n))]
+        later = [
+            Slab(t, (0, columns.shape[0]), (0, columns.shape[1]))
+            for t, columns in enumerate(self.columns)
+            if t > slab.term
+        ]
+        return [part for part in (*rest, *later) if part.size]
+
+
+def _flat(columns: Float[Array, "r n *shape"]) -> Float[Array, "r n c"]:
+    return columns.reshape(*columns.shape[:2], -1)
+
+
+def _ranges(count: int, width: int) -> list[tuple[int, int]]:
+    return [(start, min(start + width, count)) for start in range(0, count, width)]
+
+
+def _sum(arrays: list[Array], none: Array) -> Array:
+    """Their sum, or `none` where there is no array."""
+    return functools.reduce(jnp.add, arrays) if arrays else none

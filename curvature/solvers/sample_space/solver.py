@@ -1,0 +1,199 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Int, PyTree, Scalar
+
+from ..._checks import number, positive_int
+from ..._trees import norm, vdot
+from ...operators import DampedOperator, PullbackOperator
+from ...rows import LowerBlocks, Rows
+from .._base import AbstractSymmetricSolver, Elementwise
+from .factor import Factor, factorise
+from .forms import (
+    Numbers,
+    Solution,
+    better,
+    by_coefficients,
+    by_difference,
+    least_squares,
+    solved,
+)
+from .refinement import refine
+
+# A solution whose rounding error may be so many times that of a dense solve is refined.
+_AMPLIFICATION = 30.0
+
+_NOT_A_PULLBACK = (
+    "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
+    "`AbstractPullback`) or for the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
+)
+
+
+class _State(eqx.Module):
+    operator: lx.AbstractLinearOperator
+    damping: Scalar
+    rows: Rows
+    gram: LowerBlocks
+    factor: Factor
+
+    @property
+    def operator_norm(self) -> Scalar:
+        """‖AAᵀ‖, from below."""
+        ones = jnp.ones((self.gram.size, 1), self.damping.dtype)
+        once = self.gram.symmetric_mv(ones)
+        twice = self.gram.symmetric_mv(once)
+        by_power = jnp.linalg.norm(twice) / jnp.linalg.norm(once)
+        return jnp.fmax(by_power, jnp.max(self.gram.diagonal()))
+
+    def inverse(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """(v − Aᵀ(AAᵀ + λ'I)⁻¹A v)/λ' for any vector v, or C⁺v where λ = 0."""
+        undamped = self.damping == 0
+        u = self.factor.solve(self.rows.mv(vector)[:, None])
+        u = jax.lax.cond(undamped, lambda u: self.factor.solve(u), lambda u: u, u)
+        image = self.rows.transpose_mv(u[:, 0])
+        damping = jnp.where(undamped, 1, self.factor.damping)
+        return jtu.tree_map(
+            lambda v, w: jnp.where(undamped, w, (v - w) / damping.astype(v.dtype)), vector, image
+        )
+
+
+class _Answer(eqx.Module):
+    """D, its numbers, and how many products refinement took."""
+
+    direction: PyTree[Array]
+    numbers: Numbers
+    steps: Int[Array, ""]
+
+
+class SampleSpace(AbstractSymmetricSolver):
+    """The exact solve of (C + λI) d = g, C = AᵀA, through the m × m system AAᵀ + λI.
+
+        d = (g − Aᵀ (AAᵀ + λI)⁻¹ A g)/λ,    or    d = Aᵀ (AAᵀ + λI)⁻¹ ρ    where g = Aᵀρ
+
+    (Woodbury's identity). It costs a few gradients as long as the m rows of A, one per example
+    and column of S, are fewer than the P weights: A is not formed, and AAᵀ of a dense layer is
+    made of its inputs and of the cotangents of its outputs. AAᵀ + λI is factorised by Cholesky's
+    method, or by its eigenvalues where it is numerically singular.
+
+    **Error:** ‖g − (C + λI)d‖₂ is of the order of that of a dense backward-stable solve in the
+    same precision, eps ‖C‖‖d‖. A solution for which that is in doubt, since terms far larger than
+    d cancel in it, is refined by products with C: one to three, some twenty where λ is below
+    the rounding error of C. Any vector but the gradient takes at least one.
+
+    With λ = 0 and C singular the result is the least-squares solution of least norm, C⁺g up to
+    rounding, with `RESULTS.singular` where that leaves a residual.
+
+    **Arguments:**
+
+    - `max_rows`: the largest m that is accepted, an integer.
+    - `max_memory`: the most memory that Gram matrix and rows may take, in GiB. What is over a bound
+      is refused as the step is traced, before anything is compiled.
+
+    **Options**, for the gradient of the loss alone (see `PullbackOperator.gradient_options`):
+    `cotangents`, `coefficients`, `bounded`. With them the gradient is never formed, unless asked
+    for elsewhere: all but d happens in the space of the samples.
+
+    **Statistics:** `num_steps`, the products that refinement took; `residual`, a bound on
+    ‖g − (C + λI)d‖₂/‖g‖₂; `eigendecomposition`, whether that was needed; `slope` dᵀg,
+    `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂.
+    """
+
+    max_rows: int = 16384
+    max_memory: float = 8.0
+
+    def __check_init__(self):
+        positive_int("SampleSpace(max_rows=...)", self.max_rows)
+        number("SampleSpace(max_memory=...)", self.max_memory, positive=True)
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
+        del options
+        if lx.is_diagonal(operator):
+            return Elementwise().init(operator, {})
+        if isinstance(operator, DampedOperator):
+            pullback, damping = operator.operator, operator.damping
+        else:
+            pullback, damping = operator, jnp.zeros(())
+        if not isinstance(pullback, PullbackOperator):
+            raise ValueError(_NOT_A_PULLBACK.format(type(pullback).__name__))
+        rows = pullback.rows()
+        gram = rows.gram()
+        damping = damping.astype(gram.columns[0].dtype)
+        return _State(operator, damping, rows, gram, factorise(gram, damping))
+
+    def compute(
+        self, state: Any, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        if not isinstance(state, _State):
+            return Elementwise().compute(state, vector, {})
+        if "cotangents" not in options:
+            return _report(state, _refined(state, vector, state.inverse(vector)))
+        solution = _in_sample_space(state, options)
+        pullback, cotangents = state.rows.linearisation.vjp, options["cotangents"]
+        combined = state.rows.cotangents(solution.weights)
+        if not options.get("bounded", False):
+            pairs = zip(cotangents, combined, strict=True)
+            combined = tuple(solution.share * c + s for c, s in pairs)
+        # The gradient is made in one branch alone, so that it is not made where that is not taken.
+        answer = jax.lax.cond(
+            (solution.amplification > _AMPLIFICATION) & (state.damping > 0),
+            lambda d: _refined(state, pullback(cotangents), d),
+            lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32)),
+            pullback(combined),
+        )
+        return _report(state, answer)
+
+
+def _in_sample_space(state: _State, options: dict[str, Any]) -> Solution:
+    """The solution for the gradient of the loss, in the form that cancels less."""
+    known = [options["coefficients"]] if "coefficients" in options else []
+    if options.get("bounded", False):
+        (system,) = solved(state.gram, state.factor, known, state.damping)
+        return by_coefficients(system)
+    projected, squared = state.rows.project()
+    *first, last = solved(state.gram, state.factor, [*known, projected], state.damping)
+    difference = jax.lax.cond(
+        state.damping > 0,
+        lambda system: by_difference(system, squared),
+        lambda system: least_squares(system, squared, state.gram, state.factor),
+        last,
+    )
+    return better(by_coefficients(first[0]), difference) if first else difference
+
+
+def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:
+    """The first solution, refined, with numbers taken from the vectors themselves.
+
+    Without damping there may be no solution for products to lead to: it stays as it is.
+    """
+    refined = refine(
+        first, b, state.operator.mv, state.inverse, state.operator_norm, enabled=state.damping > 0
+    )
+    x, r = refined.x, refined.residual
+    slope, squared_norm = vdot(x, b), vdot(x, x)
+    image = state.rows.mv(x)
+    metric = jnp.vdot(image, image)
+    eps = float(jnp.finfo(slope.dtype).eps)
+    rounding = eps * (state.operator_norm + state.damping) * jnp.sqrt(squared_norm)
+    numbers = Numbers(slope, metric, squared_norm, norm(b), norm(r) + rounding)
+    return _Answer(x, numbers, refined.steps)
+
+
+def _report(state: _State, answer: _Answer) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+    numbers = answer.numbers
+    relative = jnp.where(numbers.residual > 0, numbers.residual / numbers.vector_norm, 0)
+    unsolved = (state.damping == 0) & (relative > float(jnp.finfo(relative.dtype).eps) ** 0.5)
+    result = lx.RESULTS.where(unsolved, lx.RESULTS.singular, lx.RESULTS.successful)
+    stats = {
+        "num_steps": answer.steps,
+        "residual": relative,
+        "eigendecomposition": state.factor.by_eigenvalues,
+        "slope": numbers.slope,
+        "metric": numbers.metric,
+        "squared_norm": numbers.squared_norm,
+        "vector_norm": numbers.vector_norm,
+    }
+    return answer.direction, result, stats
