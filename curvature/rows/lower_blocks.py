@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 class LowerBlocks(eqx.Module):
     """A symmetric or a lower triangular matrix, as block columns that start on the diagonal.
 
-    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j]. Of
-      the square on the diagonal the lower triangle counts.
+    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j]. The
+      square on the diagonal is whole: symmetric, or zero above its diagonal.
     """
 
     columns: tuple[Float[Array, "rows width"], ...]

@@ -66,7 +66,9 @@ def _cholesky(matrix: LowerBlocks) -> LowerBlocks:
         if done:
             left = jnp.concatenate([d[len(d) - rows :] for d in done], axis=1)
             column = column - left @ left[:width].T
-        top = jax.lax.linalg.cholesky(column[:width], symmetrize_input=False)
+        # LAPACK reads by columns what is held by rows. The transpose of the symmetric square is
+        # the same matrix, but it needs no copy, and no other layout of the whole block column.
+        top = jax.lax.linalg.cholesky(column[:width].T, symmetrize_input=False)
         below = column[width:] @ _inverse(top).T
         done.append(jnp.concatenate([top, below]) if rows > width else top)
     return LowerBlocks(tuple(done))

@@ -25,7 +25,7 @@ from .forms import (
 from .refinement import refine
 
 # A solution whose rounding error may be so many times that of a dense solve is refined.
-_AMPLIFICATION = 30.0
+_AMPLIFICATION = 50.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
