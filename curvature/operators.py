@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 from ._checks import number
 from .likelihoods import Coefficients
 from .linearisation import Linearisation, LinearisedTerm
-from .rows import Rows, rows_of
+from .rows import Rows, columns_of, rows_of, split_gradient
 
 # How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
 _CHUNK = 64
@@ -58,26 +58,24 @@ class PullbackOperator(lx.AbstractLinearOperator):
             total = jtu.tree_map(lambda t, s, scale=term.scale: t + scale * s, total, summed)
         return jfu.ravel_pytree(total)[0]
 
-    def rows(self) -> Rows:
-        """The rows A of C = AᵀA."""
-        return rows_of(self.linearisation, self.factors)
+    def rows(self, cotangents: tuple[Float[Array, "..."], ...] | None = None) -> Rows:
+        """The rows A of C = AᵀA; `cotangents` are those that the result can `project`."""
+        columns = columns_of(self.linearisation, self.factors)
+        return rows_of(self.linearisation, columns, cotangents)
 
     def gradient_options(self) -> dict[str, Any]:
-        """Options that tell a solver that the vector is the gradient of the loss.
+        """Options that tell a solver that its vector is the gradient g of the loss.
 
-        - `cotangents`: of the outputs, per term, whose pullback the gradient is: g = Jᵀ
-          cotangents.
-        - `coefficients`: ρ with g = Aᵀρ, [m] in the order of `rows`, if known for all terms.
-        - `bounded`: whether ρ is bounded.
+        - `cotangents`: of the outputs, per term; g is their pullback, g = Jᵀ cotangents.
+        - `coefficients`, `remainder`: ρ, [m], and γ (None for 0) with g = Aᵀρ + Jᵀγ.
         """
-        options: dict[str, Any] = {"cotangents": self.linearisation.cotangents}
-        found = [c for c in self.coefficients if c is not None]
-        if len(found) == len(self.coefficients):
-            terms = self.linearisation.terms
-            scaled = [jnp.sqrt(t.scale) * c.values.T for t, c in zip(terms, found, strict=True)]
-            options["coefficients"] = jnp.concatenate([rho.ravel() for rho in scaled])
-            options["bounded"] = all(c.bounded for c in found)
-        return options
+        columns = columns_of(self.linearisation, self.factors)
+        split = split_gradient(self.linearisation, columns, self.coefficients)
+        return {
+            "cotangents": self.linearisation.cotangents,
+            "coefficients": split.coefficients,
+            "remainder": split.remainder,
+        }
 
     def transpose(self) -> "PullbackOperator":
         return self

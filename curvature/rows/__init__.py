@@ -1,3 +1,4 @@
-from .build import rows_of as rows_of
+from .build import columns_of as columns_of, rows_of as rows_of
 from .lower_blocks import LowerBlocks as LowerBlocks
 from .rows import Rows as Rows
+from .split import Split as Split, split_gradient as split_gradient

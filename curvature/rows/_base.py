@@ -35,7 +35,8 @@ class Slab:
 class AbstractPart(eqx.Module):
     """The columns of A that belong to some of the weights, for all rows of all terms.
 
-    A is the concatenation of its parts: AAᵀ and A g are sums over them.
+    A is the concatenation of its parts: AAᵀ and A v are sums over them. v is the pullback of the
+    cotangents that the rows were made with.
     """
 
     @abc.abstractmethod
@@ -44,4 +45,4 @@ class AbstractPart(eqx.Module):
 
     @abc.abstractmethod
     def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
-        """This part's share of A g, per term (None for 0), and of ‖g‖², g the loss's gradient."""
+        """This part's share of A v, per term (None for 0), and of ‖v‖²."""

@@ -20,14 +20,14 @@ class ChunkedPart(AbstractPart):
     - `terms`: the terms of the linearisation; `columns`: the columns of S, scaled, per term.
     - `weights`: those of this part, `others`: the rest of the trainable weights; each with None
       in the places of the other.
-    - `gradient`: the gradient of the loss, like `weights`.
+    - `image`: the vector to project, like `weights`.
     """
 
     terms: tuple[LinearisedTerm, ...]
     columns: tuple[Float[Array, "r n *shape"], ...]
     weights: PyTree[Array]
     others: PyTree[Array]
-    gradient: PyTree[Array]
+    image: PyTree[Array]
     chunk: int = eqx.field(static=True)
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
@@ -36,12 +36,12 @@ class ChunkedPart(AbstractPart):
         return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
 
     def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
-        gradient, _ = jfu.ravel_pytree(self.gradient)
+        image, _ = jfu.ravel_pytree(self.image)
         shares = []
         for t, columns in enumerate(self.columns):
             whole = Slab(t, (0, columns.shape[0]), (0, columns.shape[1]))
-            shares.append(self._map(whole, lambda rows: rows @ gradient).T)
-        return tuple(shares), jnp.vdot(gradient, gradient)
+            shares.append(self._map(whole, lambda rows: rows @ image).T)
+        return tuple(shares), jnp.vdot(image, image)
 
     def rows(self, slab: Slab) -> Float[Array, "columns examples p"]:
         """The rows of a slab."""

@@ -17,21 +17,21 @@ class DensePart(AbstractPart):
     One entry per term; None where the term does not use the matrix:
 
     - `deltas`: Δ_ik, the cotangents of y for the columns of S.
-    - `gradients`: those for the gradient of the loss, g = Σ_i γ_i ⊗ a_i.
+    - `images`: those for the vector to project, v = Σ_i γ_i ⊗ a_i.
     - `products`: for each two terms the products of their inputs, the first not before the second.
     """
 
     deltas: tuple[Float[Array, "r n out"] | None, ...]
-    gradients: tuple[Float[Array, "n out"] | None, ...]
+    images: tuple[Float[Array, "n out"] | None, ...]
     products: dict[tuple[int, int], Float[Array, "n n2"]]
 
     def __init__(
         self,
         deltas: tuple[Float[Array, "r n out"] | None, ...],
-        gradients: tuple[Float[Array, "n out"] | None, ...],
+        images: tuple[Float[Array, "n out"] | None, ...],
         inputs: tuple[Float[Array, "n in"] | None, ...],
     ):
-        self.deltas, self.gradients = deltas, gradients
+        self.deltas, self.images = deltas, images
         self.products = {
             (t, s): symmetric_product(a) if t == s else a @ b.T
             for t, a in enumerate(inputs)
@@ -51,19 +51,19 @@ class DensePart(AbstractPart):
         )
 
     def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
-        # W-shaped, g would cost a product of its own: (Δ_ik ⊗ a_i)·g = Δ_ik·Σ_j (a_i·a_j) γ_j.
+        # W-shaped, v would cost a product of its own: (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j.
         shares, squares = [], []
-        for t, (delta, gradient) in enumerate(zip(self.deltas, self.gradients, strict=True)):
-            if delta is None or gradient is None:
+        for t, (delta, image) in enumerate(zip(self.deltas, self.images, strict=True)):
+            if delta is None or image is None:
                 shares.append(None)
                 continue
-            seen = jnp.zeros_like(gradient)
-            for s, other in enumerate(self.gradients):
+            seen = jnp.zeros_like(image)
+            for s, other in enumerate(self.images):
                 if other is not None:
                     product = self.products[t, s] if t >= s else self.products[s, t].T
                     seen += product @ other
             shares.append(jnp.einsum("rno,no->rn", delta, seen))
-            squares.append(jnp.vdot(gradient, seen))
+            squares.append(jnp.vdot(image, seen))
         return tuple(shares), jnp.asarray(sum(squares))
 
 

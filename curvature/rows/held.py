@@ -8,19 +8,19 @@ class HeldPart(AbstractPart):
     """Weights whose rows are held, one number per row and weight.
 
     - `rows`: per term, None where the term does not use them.
-    - `gradient`: the weights' part of the gradient of the loss.
+    - `image`: the weights' part of the vector to project.
     """
 
     rows: tuple[Float[Array, "r n p"] | None, ...]
-    gradient: Float[Array, " p"]
+    image: Float[Array, " p"]
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
         first, second = self.rows[a.term], self.rows[b.term]
         if first is None or second is None:
             return None
-        width = self.gradient.size
+        width = self.image.size
         return a.of(first).reshape(-1, width) @ b.of(second).reshape(-1, width).T
 
     def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
-        shares = tuple(None if rows is None else rows @ self.gradient for rows in self.rows)
-        return shares, jnp.vdot(self.gradient, self.gradient)
+        shares = tuple(None if rows is None else rows @ self.image for rows in self.rows)
+        return shares, jnp.vdot(self.image, self.image)

@@ -68,7 +68,7 @@ class Rows(eqx.Module):
         )
 
     def project(self) -> tuple[Float[Array, " m"], Scalar]:
-        """A g and ‖g‖² for the gradient g of the loss."""
+        """A v and ‖v‖² for the pullback v of the cotangents that the rows were made with."""
         found = [part.project() for part in self.parts]
         shares = []
         for t, columns in enumerate(self.columns):

@@ -20,14 +20,14 @@ class Seen:
 
     - `use`: where the weight is taken.
     - `operands`: the other arguments of that operation, leading axis n.
-    - `deltas`: the cotangents of its result for the columns of S; `gradient`: that for the
-      gradient of the loss.
+    - `deltas`: the cotangents of its result for the columns of S; `image`: that for the
+      cotangents to project.
     """
 
     use: Use
     operands: list[Any]
     deltas: Float[Array, "r n ..."]
-    gradient: Float[Array, "n ..."]
+    image: Float[Array, "n ..."]
 
     def inputs(self) -> Float[Array, "n positions in"]:
         """The vectors that a matrix is multiplied by."""
@@ -37,9 +37,9 @@ class Seen:
         """The cotangents of a matrix's products with them, for the columns of S."""
         return jax.vmap(jax.vmap(self._matrix.cotangents))(self.deltas)
 
-    def gradient_cotangents(self) -> Float[Array, "n positions out"]:
-        """And for the gradient of the loss."""
-        return jax.vmap(self._matrix.cotangents)(self.gradient)
+    def image_cotangents(self) -> Float[Array, "n positions out"]:
+        """And for the cotangents to project."""
+        return jax.vmap(self._matrix.cotangents)(self.image)
 
     def rows(self, weight: Array) -> Float[Array, "r n p"]:
         """The weight's part of the rows, ravelled as the weight is."""
@@ -83,7 +83,7 @@ class Tapped:
     ) -> dict[int, Seen]:
         """What there is to know of the wanted weights, for one forward and r + 1 backward passes.
 
-        **Arguments:** `columns`, cotangents of the outputs; `cotangent`, that of the gradient;
+        **Arguments:** `columns` and `cotangent`, cotangents of the outputs;
         `wanted`, the numbers of weights, of which those without a `Use` are passed over.
         """
         uses = {j: use for j in wanted if isinstance(use := self.uses[j], Use)}

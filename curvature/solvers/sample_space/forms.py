@@ -1,4 +1,6 @@
-"""The two forms of the solution for the gradient of the loss, by numbers of the sample space."""
+"""The solution for the gradient of the loss, by numbers of the sample space alone."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,133 +26,104 @@ class Numbers(eqx.Module):
 
 
 class Solution(eqx.Module):
-    """D = share·g + Aᵀ weights, not yet formed, and its numbers.
+    """A solution d = share·v + Aᵀ weights, not yet formed, and its numbers.
 
     - `amplification`: by how much the terms of d are larger than d. The rounding error of d, and
       so its residual, is about so many times that of a dense solve.
     """
 
-    share: Scalar
+    share: Scalar | None
     weights: Float[Array, " m"]
     numbers: Numbers
     amplification: Scalar
 
 
-class System(eqx.Module):
-    """(K + λI) u = b for a Gram matrix K = AAᵀ, solved, with products for what is asked next.
+def covered(
+    gram: LowerBlocks, factor: Factor, rho: Float[Array, " m"], damping: Scalar
+) -> Solution:
+    """The solution d = Aᵀ(K + λI)⁻¹ρ for g = Aᵀρ, K = AAᵀ: nothing is divided by λ."""
+    zero = jnp.zeros_like(damping)
+    weights = factor.solve(rho[:, None])[:, 0]
+    return _solution(gram, rho, jnp.zeros_like(rho), zero, damping, None, weights)
 
-    - `operator_norm`: ‖K‖, from below.
+
+def partly_covered(
+    gram: LowerBlocks,
+    factor: Factor,
+    rho: Float[Array, " m"],
+    projected: Float[Array, " m"],
+    squared: Scalar,
+    damping: Scalar,
+) -> Solution:
+    """The solution d = Aᵀ(K + λI)⁻¹ρ + (v − Aᵀ(K + λI)⁻¹A v)/λ for g = Aᵀρ + v.
+
+    For λ = 0 it is d = Aᵀ(K⁻¹ρ + K⁻²A v) = C⁺g, the least-squares solution of least norm.
+
+    **Arguments:** `projected`, A v; `squared`, ‖v‖².
     """
-
-    b: Float[Array, " m"]
-    u: Float[Array, " m"]
-    product_b: Float[Array, " m"]  # K b
-    product_u: Float[Array, " m"]  # K u
-    damping: Scalar
-    operator_norm: Scalar
-
-
-def solved(
-    gram: LowerBlocks, factor: Factor, vectors: list[Float[Array, " m"]], damping: Scalar
-) -> list[System]:
-    """The systems of several right-hand sides, by one substitution and one product."""
-    b = jnp.stack(vectors, axis=1)
-    u = factor.solve(b)
-    products = gram.symmetric_mv(jnp.concatenate([b, u], axis=1))
-    count = len(vectors)
-    quotients = _norm(products[:, :count]) / _norm(b)
-    at_least = jnp.max(jnp.where(jnp.isfinite(quotients), quotients, 0))
-    operator_norm = jnp.maximum(at_least, jnp.max(gram.diagonal()))
-    return [
-        System(b[:, i], u[:, i], products[:, i], products[:, count + i], damping, operator_norm)
-        for i in range(count)
-    ]
-
-
-def by_coefficients(system: System) -> Solution:
-    """D = Aᵀ(K + λI)⁻¹ρ, where g = Aᵀρ and ρ is `system.b`: nothing is divided by λ."""
-    rho, u, norm_A = system.b, system.u, jnp.sqrt(system.operator_norm)
-    squared_norm = _positive(jnp.vdot(u, system.product_u))
-    left = rho - system.product_u - system.damping * u
-    size = norm_A * _norm(u)
-    rounding = _eps(u) * (system.operator_norm + system.damping) * size
-    return Solution(
-        share=jnp.zeros_like(norm_A),
-        weights=u,
-        numbers=Numbers(
-            slope=jnp.vdot(u, system.product_b),
-            metric=jnp.vdot(system.product_u, system.product_u),
-            squared_norm=squared_norm,
-            vector_norm=jnp.sqrt(_positive(jnp.vdot(rho, system.product_b))),
-            residual=norm_A * _norm(left) + rounding,
-        ),
-        amplification=size / jnp.sqrt(squared_norm),
+    undamped = damping == 0
+    both = factor.solve(jnp.stack([rho, projected], axis=1))
+    direct, u = both[:, 0], both[:, 1:]
+    share = jnp.where(undamped, 0, 1 / jnp.where(undamped, 1, damping))
+    weights = direct + jax.lax.cond(
+        undamped, lambda: factor.solve(u)[:, 0], lambda: -share * u[:, 0]
     )
+    return _solution(gram, rho, projected, squared, damping, share, weights)
 
 
-def by_difference(system: System, squared: Scalar) -> Solution:
-    """D = (g − Aᵀ(K + λI)⁻¹A g)/λ for λ > 0, where A g is `system.b` and ‖g‖² is `squared`."""
-    h, u, damping = system.b, system.u, system.damping
-    norm_A, vector_norm = jnp.sqrt(system.operator_norm), jnp.sqrt(_positive(squared))
-    image = (h - system.product_u) / damping  # A d
-    overlap = jnp.vdot(u, h)
-    squared_norm = _positive(squared - 2 * overlap + jnp.vdot(u, system.product_u)) / damping**2
-    left = h - system.product_u - damping * u
-    size = (norm_A * _norm(u) + vector_norm) / damping
-    rounding = _eps(u) * (system.operator_norm + damping) * size
+def _solution(
+    gram: LowerBlocks,
+    rho: Float[Array, " m"],
+    h: Float[Array, " m"],  # A v
+    squared: Scalar,  # ‖v‖²
+    damping: Scalar,
+    share: Scalar | None,
+    weights: Float[Array, " m"],
+) -> Solution:
+    products = gram.symmetric_mv(jnp.stack([rho, weights], axis=1))
+    K_rho, K_weights = products[:, 0], products[:, 1]
+    s = jnp.zeros_like(damping) if share is None else share
+    image = s * h + K_weights  # A d
+    squared_norm = s**2 * squared + 2 * s * jnp.vdot(weights, h) + jnp.vdot(weights, K_weights)
+    vector_norm = _root(jnp.vdot(rho, K_rho) + 2 * jnp.vdot(rho, h) + squared)
+    operator_norm = jnp.fmax(_quotient(K_rho, rho), _quotient(K_weights, weights))
+    operator_norm = jnp.fmax(operator_norm, jnp.max(gram.diagonal()))
+    norm_A = jnp.sqrt(operator_norm)
+    size = norm_A * jnp.linalg.norm(weights) + s * _root(squared)
+    left = rho - image - damping * weights  # g − (C + λI)d = Aᵀ left + (1 − λ·share) v
+    residual = norm_A * jnp.linalg.norm(left)
+    if share is not None:
+        residual = jax.lax.cond(
+            damping > 0, lambda: residual, lambda: _least_squares(gram, left, h, squared)
+        )
+    rounding = float(jnp.finfo(size.dtype).eps) * (operator_norm + damping) * size
     return Solution(
-        share=1 / damping,
-        weights=-u / damping,
-        numbers=Numbers(
-            slope=(squared - overlap) / damping,
-            metric=jnp.vdot(image, image),
-            squared_norm=squared_norm,
-            vector_norm=vector_norm,
-            residual=norm_A * _norm(left) / damping + rounding,
-        ),
-        amplification=size / jnp.sqrt(squared_norm),
-    )
-
-
-def least_squares(system: System, squared: Scalar, gram: LowerBlocks, factor: Factor) -> Solution:
-    """D = Aᵀ K⁻² A g = C⁺g, where there is no damping and K is `gram`.
-
-    It is the least-squares solution of least norm: only a g in the range of C is reached.
-    """
-    h, weights = system.b, factor.solve(system.u[:, None])
-    image = gram.symmetric_mv(weights)  # A d
-    again = gram.symmetric_mv(image)[:, 0]
-    weights, image = weights[:, 0], image[:, 0]
-    missed = squared - 2 * jnp.vdot(h, image) + jnp.vdot(image, again)
-    return Solution(
-        share=jnp.zeros_like(squared),
+        share=share,
         weights=weights,
         numbers=Numbers(
-            slope=jnp.vdot(weights, h),
+            slope=s * (jnp.vdot(rho, h) + squared) + jnp.vdot(weights, K_rho + h),
             metric=jnp.vdot(image, image),
-            squared_norm=_positive(jnp.vdot(weights, image)),
-            vector_norm=jnp.sqrt(_positive(squared)),
-            residual=jnp.sqrt(_positive(missed)),
+            squared_norm=jnp.where(squared_norm < 0, 0, squared_norm),
+            vector_norm=vector_norm,
+            residual=residual + rounding,
         ),
-        amplification=jnp.ones_like(squared),
+        amplification=size / _root(squared_norm),
     )
 
 
-def better(first: Solution, second: Solution) -> Solution:
-    """The one whose terms cancel less; one that overflowed never is."""
-    chosen = ~(second.amplification < first.amplification)
-    chosen &= jnp.isfinite(first.amplification)
-    return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), first, second)
+def _least_squares(
+    gram: LowerBlocks, left: Float[Array, " m"], h: Float[Array, " m"], squared: Scalar
+) -> Scalar:
+    """‖Aᵀ left + v‖."""
+    product = gram.symmetric_mv(left[:, None])[:, 0]
+    return _root(jnp.vdot(left, product) + 2 * jnp.vdot(left, h) + squared)
 
 
-def _positive(squared: Scalar) -> Scalar:
-    """A square whose rounding error may have made it negative; NaN stays."""
-    return jnp.where(squared < 0, 0, squared)
+def _quotient(product: Float[Array, " m"], vector: Float[Array, " m"]) -> Scalar:
+    """‖K x‖/‖x‖ ≤ ‖K‖; NaN for x = 0."""
+    return jnp.linalg.norm(product) / jnp.linalg.norm(vector)
 
 
-def _norm(x: Float[Array, "m ..."]) -> Array:
-    return jnp.linalg.norm(x, axis=0)
-
-
-def _eps(x: Array) -> float:
-    return float(jnp.finfo(x.dtype).eps)
+def _root(squared: Any) -> Scalar:
+    """The root of a square whose rounding error may have made it negative; NaN stays."""
+    return jnp.sqrt(jnp.where(squared < 0, 0, squared))

@@ -13,19 +13,11 @@ from ...operators import DampedOperator, PullbackOperator
 from ...rows import LowerBlocks, Rows
 from .._base import AbstractSymmetricSolver, Elementwise
 from .factor import Factor, factorise
-from .forms import (
-    Numbers,
-    Solution,
-    better,
-    by_coefficients,
-    by_difference,
-    least_squares,
-    solved,
-)
+from .forms import Numbers, Solution, covered, partly_covered
 from .refinement import refine
 
 # A solution whose rounding error may be so many times that of a dense solve is refined.
-_AMPLIFICATION = 50.0
+_AMPLIFICATION = 15.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
@@ -72,12 +64,13 @@ class _Answer(eqx.Module):
 class SampleSpace(AbstractSymmetricSolver):
     """The exact solve of (C + λI) d = g, C = AᵀA, through the m × m system AAᵀ + λI.
 
-        d = (g − Aᵀ (AAᵀ + λI)⁻¹ A g)/λ,    or    d = Aᵀ (AAᵀ + λI)⁻¹ ρ    where g = Aᵀρ
+        d = Aᵀ (AAᵀ + λI)⁻¹ ρ + (v − Aᵀ (AAᵀ + λI)⁻¹ A v)/λ,    g = Aᵀρ + v
 
-    (Woodbury's identity). It costs a few gradients as long as the m rows of A, one per example
-    and column of S, are fewer than the P weights: A is not formed, and AAᵀ of a dense layer is
-    made of its inputs and of the cotangents of its outputs. AAᵀ + λI is factorised by Cholesky's
-    method, or by its eigenvalues where it is numerically singular.
+    (Woodbury's identity; ρ = 0 for a vector of which nothing is known). It costs a few gradients
+    as long as the m rows of A, one per example and column of S, are fewer than the P weights: A
+    is not formed, and AAᵀ of a dense layer is made of its inputs and of the cotangents of its
+    outputs. AAᵀ + λI is factorised by Cholesky's method, or by its eigenvalues where it is
+    numerically singular.
 
     **Error:** ‖g − (C + λI)d‖₂ is of the order of that of a dense backward-stable solve in the
     same precision, eps ‖C‖‖d‖. A solution for which that is in doubt, since terms far larger than
@@ -94,7 +87,7 @@ class SampleSpace(AbstractSymmetricSolver):
       is refused as the step is traced, before anything is compiled.
 
     **Options**, for the gradient of the loss alone (see `PullbackOperator.gradient_options`):
-    `cotangents`, `coefficients`, `bounded`. With them the gradient is never formed, unless asked
+    `cotangents`, `coefficients`, `remainder`. With them the gradient is never formed, unless asked
     for elsewhere: all but d happens in the space of the samples.
 
     **Statistics:** `num_steps`, the products that refinement took; `residual`, a bound on
@@ -110,7 +103,6 @@ class SampleSpace(AbstractSymmetricSolver):
         number("SampleSpace(max_memory=...)", self.max_memory, positive=True)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
-        del options
         if lx.is_diagonal(operator):
             return Elementwise().init(operator, {})
         if isinstance(operator, DampedOperator):
@@ -119,7 +111,7 @@ class SampleSpace(AbstractSymmetricSolver):
             pullback, damping = operator, jnp.zeros(())
         if not isinstance(pullback, PullbackOperator):
             raise ValueError(_NOT_A_PULLBACK.format(type(pullback).__name__))
-        rows = pullback.rows()
+        rows = pullback.rows(options.get("remainder"))
         gram = rows.gram()
         damping = damping.astype(gram.columns[0].dtype)
         return _State(operator, damping, rows, gram, factorise(gram, damping))
@@ -134,9 +126,9 @@ class SampleSpace(AbstractSymmetricSolver):
         solution = _in_sample_space(state, options)
         pullback, cotangents = state.rows.linearisation.vjp, options["cotangents"]
         combined = state.rows.cotangents(solution.weights)
-        if not options.get("bounded", False):
-            pairs = zip(cotangents, combined, strict=True)
-            combined = tuple(solution.share * c + s for c, s in pairs)
+        if solution.share is not None:
+            pairs = zip(options["remainder"], combined, strict=True)
+            combined = tuple(solution.share * gamma + c for gamma, c in pairs)
         # The gradient is made in one branch alone, so that it is not made where that is not taken.
         answer = jax.lax.cond(
             (solution.amplification > _AMPLIFICATION) & (state.damping > 0),
@@ -148,20 +140,12 @@ class SampleSpace(AbstractSymmetricSolver):
 
 
 def _in_sample_space(state: _State, options: dict[str, Any]) -> Solution:
-    """The solution for the gradient of the loss, in the form that cancels less."""
-    known = [options["coefficients"]] if "coefficients" in options else []
-    if options.get("bounded", False):
-        (system,) = solved(state.gram, state.factor, known, state.damping)
-        return by_coefficients(system)
+    """The solution for the gradient of the loss, g = Aᵀρ + Jᵀγ."""
+    rho, damping = options["coefficients"], state.damping
+    if options["remainder"] is None:
+        return covered(state.gram, state.factor, rho, damping)
     projected, squared = state.rows.project()
-    *first, last = solved(state.gram, state.factor, [*known, projected], state.damping)
-    difference = jax.lax.cond(
-        state.damping > 0,
-        lambda system: by_difference(system, squared),
-        lambda system: least_squares(system, squared, state.gram, state.factor),
-        last,
-    )
-    return better(by_coefficients(first[0]), difference) if first else difference
+    return partly_covered(state.gram, state.factor, rho, projected, squared, damping)
 
 
 def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:
