@@ -53,4 +53,4 @@ from .optimisers import (
     Info as Info,
     NaturalGradient as NaturalGradient,
 )
-from .solvers import CG as CG, Auto as Auto, SampleSpace as SampleSpace
+from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 from ._checks import number
 from .likelihoods import Coefficients
 from .linearisation import Linearisation, LinearisedTerm
-from .rows import Rows, columns_of, rows_of, split_gradient
+from .rows import Layout, Rows, columns_of, layout_of, rows_of, split_gradient
 
 # How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
 _CHUNK = 64
@@ -58,10 +58,16 @@ class PullbackOperator(lx.AbstractLinearOperator):
             total = jtu.tree_map(lambda t, s, scale=term.scale: t + scale * s, total, summed)
         return jfu.ravel_pytree(total)[0]
 
-    def rows(self, cotangents: tuple[Float[Array, "..."], ...] | None = None) -> Rows:
+    def layout(self) -> Layout:
+        """How many rows C = AᵀA has, and how each weight's part of them can be made."""
+        columns = eqx.filter_eval_shape(columns_of, self.linearisation, self.factors)
+        return layout_of(self.linearisation, [of_term.shape[0] for of_term in columns])
+
+    def rows(
+        self, layout: Layout, cotangents: tuple[Float[Array, "..."], ...] | None = None
+    ) -> Rows:
         """The rows A of C = AᵀA; `cotangents` are those that the result can `project`."""
-        columns = columns_of(self.linearisation, self.factors)
-        return rows_of(self.linearisation, columns, cotangents)
+        return rows_of(layout, columns_of(self.linearisation, self.factors), cotangents)
 
     def gradient_options(self) -> dict[str, Any]:
         """Options that tell a solver that its vector is the gradient g of the loss.

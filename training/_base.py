@@ -17,8 +17,9 @@ class Run:
     **Arguments:**
 
     - `model`: the initial weights.
-    - `optimiser`: has a field `objective`, `init(model) -> state` and
-        `step(model, batch, state, *, key) -> (model, state, info)`, as `curvature.NaturalGradient`.
+    - `optimiser`: has a field `objective`, `init(model) -> state`,
+        `step(model, batch, state, *, key) -> (model, state, info)` and
+        `plan(model, batch, *, key)`, as `curvature.NaturalGradient`.
     - `dataset`: its train and test parts have the batch structure of the objective.
     - `settings`: how long and on which batches to train.
     - `config`: the resolved configuration, written to `config.yaml`; plain values only.

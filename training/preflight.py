@@ -15,8 +15,10 @@ from .evaluate import per_example
 from .terms import examples, terms
 
 
-def preflight(run: Run) -> None:
+def preflight(run: Run) -> cv.Plan | None:
     """Check that model, objective, optimiser and dataset fit each other, by shapes alone.
+
+    **Returns:** how the optimiser will solve for its steps; None where it does not.
 
     **Raises:** `ValueError`, one sentence.
     """
@@ -34,7 +36,7 @@ def preflight(run: Run) -> None:
             x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
             z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(run.model), x, None)
             check_targets(term.likelihood, z, targets, name)
-    _check_step(run)
+    return _check_step(run)
 
 
 def _check_model(run: Run) -> None:
@@ -50,13 +52,15 @@ def _check_model(run: Run) -> None:
         ) from error
 
 
-def _check_step(run: Run) -> None:
+def _check_step(run: Run) -> cv.Plan | None:
     """Trace one step: parts that do not go together say so themselves."""
     size = run.settings.batch_size
     batch = shapes_on_device(jax.tree.map(lambda array: array[:size], run.dataset.train))
+    key = jax.random.key(0)
     try:
         state = eqx.filter_eval_shape(run.optimiser.init, run.model)
-        eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=jax.random.key(0))
+        eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=key)
+        return run.optimiser.plan(run.model, batch, key=key)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(_first_line(error)) from error
 

@@ -15,7 +15,7 @@ from .evaluate import evaluate
 from .exit_codes import ExitCode
 from .loop import Loop
 from .preflight import preflight
-from .progress import progress, report
+from .progress import progress, report, say
 from .records import Records
 from .signals import StopSignals
 from .stepper import Stepper
@@ -41,13 +41,15 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     cannot be used or a damaged checkpoint. What a step raises is raised again, after a summary
     with the status `failed`.
     """
-    preflight(run)
+    plan = preflight(run)
     files.check_folder(folder, resume=resume)
     data, state = on_device(run.dataset.train), run.optimiser.init(run.model)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed)
     checkpoints = Checkpoints(folder / files.CHECKPOINTS)
     tally = checkpoints.restore(stepper) if resume else Tally()
     console = Console()
+    if plan is not None:
+        say(console, f"{run.label}: {plan}")
     with _open(run, folder, tally, resume=resume) as records, StopSignals() as stop:
         try:
             with progress(console, run.label, run.total_steps) as display:

@@ -72,7 +72,7 @@ class Stepper:
             for (name, kind), value in zip(self._fields, np.asarray(packed).tolist(), strict=True)
         }
         record["result"] = self._sentence(record["result"])
-        return record
+        return record | self._constants
 
     @property
     def model(self) -> eqx.Module:
@@ -100,9 +100,12 @@ class Stepper:
     def _pack(self, info: cv.Info) -> Float[Array, " fields"]:
         """All numbers of `info` in one array: one transfer per step instead of one per number."""
         self._result = jax.tree.structure(info.result)
-        self._fields, values = [], []
+        self._fields, self._constants, values = [], {}, []
         for field in dataclasses.fields(info):
-            (value,) = jax.tree.leaves(getattr(info, field.name))
+            if isinstance(value := getattr(info, field.name), str):
+                self._constants[field.name] = value
+                continue
+            (value,) = jax.tree.leaves(value)
             self._fields.append((field.name, _kind(value)))
             values.append(jnp.asarray(value, jnp.result_type(float)))
         return jnp.stack(values)

@@ -13,6 +13,10 @@ class AbstractDamping(eqx.Module):
         """λ of the first step, in the dtype of the weights."""
 
     @abc.abstractmethod
+    def is_positive(self) -> bool:
+        """Whether λ is known, before anything runs, to be above zero at every step."""
+
+    @abc.abstractmethod
     def needs_reduction_ratio(self) -> bool:
         """Whether `update` looks at the reduction ratio, which costs a forward pass."""
 

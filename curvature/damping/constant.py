@@ -1,5 +1,6 @@
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Scalar, ScalarLike
 
@@ -11,13 +12,18 @@ class ConstantDamping(AbstractDamping):
     """λ = `value` ≥ 0 at every step."""
 
     value: Scalar
+    positive: bool = eqx.field(static=True)  # traced values may be zero
 
     def __init__(self, value: ScalarLike):
-        number("ConstantDamping(value=...)", value)
+        known = number("ConstantDamping(value=...)", value)
         self.value = jnp.asarray(value)
+        self.positive = known is not None and known > 0
 
     def init(self, dtype: Any) -> Scalar:
         return jnp.asarray(self.value, dtype)
+
+    def is_positive(self) -> bool:
+        return self.positive
 
     def needs_reduction_ratio(self) -> bool:
         return False

@@ -44,6 +44,9 @@ class LevenbergMarquardt(AbstractDamping):
     def init(self, dtype: Any) -> Scalar:
         return jnp.asarray(self.initial, dtype)
 
+    def is_positive(self) -> bool:
+        return True
+
     def needs_reduction_ratio(self) -> bool:
         return True
 

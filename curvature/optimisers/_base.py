@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..objective import AbstractObjective
+from ..solvers import Plan
 
 
 class RESULTS(eqx.Enumeration):  # pyright: ignore
@@ -34,8 +35,10 @@ class Info(eqx.Module):
     - `loss`: on this batch, before the step.
     - `grad_norm`, `step_norm`: ‖g‖₂, and ‖δ‖₂ of the step taken (0 if rejected).
     - `damping`: the λ that this step used.
-    - `solver_steps`, `solver_residual`: products of an iterative solve (0 of a direct one), and
-      ‖g − (C+λI)d‖₂/‖g‖₂.
+    - `solver`: the class of the linear solver that was used, empty where nothing was solved.
+    - `solver_steps`, `solver_residual`: products of an iterative solve or of refinement (0 of a
+      direct one), and ‖g − (C+λI)d‖₂/‖g‖₂.
+    - `eigendecomposition`: whether `SampleSpace` needed one, its matrix being near singular.
     - `reduction_ratio`: actual over predicted change of the loss, at the last step size tried,
       by the quadratic model with the undamped C; 1 where both are within the rounding of the
       loss. NaN unless search or damping needs it.
@@ -47,8 +50,10 @@ class Info(eqx.Module):
     grad_norm: Scalar
     step_norm: Scalar
     damping: Scalar
+    solver: str = eqx.field(static=True)
     solver_steps: Int[Array, ""]
     solver_residual: Scalar
+    eigendecomposition: Bool[Array, ""]
     reduction_ratio: Scalar
     metric_step: Scalar
     accepted: Bool[Array, ""]
@@ -81,6 +86,22 @@ class AbstractOptimiser(eqx.Module):
         needed by sampled curvatures and by models with dropout.
 
         **Returns:** the model, the state and an [`Info`][].
+        """
+
+    @abc.abstractmethod
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Plan | None:
+        """How a step will solve for its direction, and what that is predicted to cost.
+
+        Nothing is computed: arrays may be `jax.ShapeDtypeStruct`s. None where nothing is solved.
+
+        **Arguments:** as those of `init` and `step`.
         """
 
 

@@ -72,11 +72,23 @@ class FirstOrder(AbstractOptimiser):
             grad_norm=grad_norm,
             step_norm=jnp.where(accepted, step_norm, 0),
             damping=nan,
+            solver="",
             solver_steps=jnp.zeros((), jnp.int32),
             solver_residual=nan,
+            eigendecomposition=jnp.zeros((), bool),
             reduction_ratio=nan,
             metric_step=nan,
             accepted=accepted,
             result=result,
         )
         return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> None:
+        del model, batch, trainable, key

@@ -7,7 +7,7 @@ import jax.tree_util as jtu
 import lineax as lx
 import optax
 import optimistix as optx
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
 from .._trees import add_scaled, like, norm, vdot
@@ -16,7 +16,7 @@ from ..damping import AbstractDamping, ConstantDamping
 from ..objective import AbstractObjective
 from ..operators import DampedOperator, PullbackOperator, damped
 from ..searches import evaluates, init_search, search_along
-from ..solvers import Auto
+from ..solvers import Auto, Plan, plan_for
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -49,6 +49,8 @@ class _Solve(eqx.Module):
     grad_norm: Scalar
     residual: Scalar
     steps: Array
+    eigendecomposition: Bool[Array, ""]
+    solver: str = eqx.field(static=True)
 
 
 class NaturalGradient(AbstractOptimiser):
@@ -181,14 +183,40 @@ class NaturalGradient(AbstractOptimiser):
             grad_norm=grad_norm,
             step_norm=taken * solve.norm,
             damping=state.damping,
+            solver=solve.solver,
             solver_steps=solve.steps,
             solver_residual=solve.residual,
+            eigendecomposition=solve.eigendecomposition,
             reduction_ratio=ratio,
             metric_step=taken**2 * solve.metric / 2,
             accepted=accepted,
             result=result,
         )
         return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Plan:
+        plans: list[Plan] = []
+
+        def trace(model: PyTree, batch: PyTree, key: PRNGKeyArray | None) -> None:
+            model_key, curvature_key = split(key)
+            linearisation = self.objective.linearise(
+                model, batch, trainable=trainable, key=model_key
+            )
+            operator = self.curvature.operator(linearisation, key=curvature_key)
+            plans.append(self._plan(damped(operator, self.damping.init(linearisation.loss.dtype))))
+
+        eqx.filter_eval_shape(trace, model, batch, key)
+        return plans[0]
+
+    def _plan(self, operator: DampedOperator) -> Plan:
+        return plan_for(self.solver, operator, positive_damping=self.damping.is_positive())
 
     def _solve(
         self, operator: DampedOperator, grad: PyTree[Array], last: PyTree[Array] | None
@@ -198,26 +226,49 @@ class NaturalGradient(AbstractOptimiser):
             options["y0"] = optax.tree.scale(self.warm_start, last)
         if isinstance(operator.operator, PullbackOperator):
             options |= operator.operator.gradient_options()
-        solution = lx.linear_solve(operator, grad, self.solver, options=options, throw=False)
-        d, stats = solution.value, solution.stats
-        steps = jnp.asarray(stats.get("num_steps", 0), jnp.int32)
-        if "metric" in stats:  # the solver knows it all without a pass over the weights
-            names = ("slope", "metric", "squared_norm", "vector_norm", "residual")
-            slope, metric, squared_norm, grad_norm, residual = (stats[name] for name in names)
-            return _Solve(d, slope, metric, jnp.sqrt(squared_norm), grad_norm, residual, steps)
-        slope, squared_norm, grad_norm = vdot(d, grad), vdot(d, d), norm(grad)
-        if "quadratic" in stats and "residual" in stats:
-            quadratic = jnp.asarray(stats["quadratic"])
-            residual = jnp.asarray(stats["residual"], slope.dtype)
-        else:
-            r = add_scaled(grad, jnp.asarray(-1), operator.mv(d))
-            quadratic = -(slope + vdot(d, r)) / 2
-            residual = norm(r) / grad_norm
-        # φ(d) = ½dᵀ(C+λI)d − gᵀd gives dᵀCd without a product. It is a difference: its error is
-        # a few units of roundoff of λ‖d‖².
-        damping = operator.damping.astype(slope.dtype)
-        metric = jnp.maximum(2 * (quadratic + slope) - damping * squared_norm, 0)
-        return _Solve(d, slope, metric, jnp.sqrt(squared_norm), grad_norm, residual, steps)
+        solver = self.solver
+        if isinstance(solver, Auto):
+            solver = self._plan(operator).solver
+        solution = lx.linear_solve(operator, grad, solver, options=options, throw=False)
+        numbers = _numbers(operator, grad, solution.value, solution.stats)
+        return _Solve(
+            direction=solution.value,
+            slope=numbers["slope"],
+            metric=numbers["metric"],
+            norm=jnp.sqrt(numbers["squared_norm"]),
+            grad_norm=numbers["vector_norm"],
+            residual=numbers["residual"],
+            steps=jnp.asarray(solution.stats.get("num_steps", 0), jnp.int32),
+            eigendecomposition=jnp.asarray(solution.stats.get("eigendecomposition", False)),
+            solver=type(solver).__name__,
+        )
+
+
+def _numbers(
+    operator: DampedOperator, grad: PyTree[Array], d: PyTree[Array], stats: dict[str, Any]
+) -> dict[str, Array]:
+    """The numbers of the quadratic model along d, as far as the solver does not know them."""
+    if "metric" in stats:  # without a pass over the weights
+        return stats
+    slope, squared_norm, grad_norm = vdot(d, grad), vdot(d, d), norm(grad)
+    if "quadratic" in stats and "residual" in stats:
+        quadratic = jnp.asarray(stats["quadratic"])
+        residual = jnp.asarray(stats["residual"], slope.dtype)
+    else:
+        r = add_scaled(grad, jnp.asarray(-1), operator.mv(d))
+        quadratic = -(slope + vdot(d, r)) / 2
+        residual = norm(r) / grad_norm
+    # φ(d) = ½dᵀ(C+λI)d − gᵀd gives dᵀCd without a product. It is a difference: its error is
+    # a few units of roundoff of λ‖d‖².
+    damping = operator.damping.astype(slope.dtype)
+    metric = jnp.maximum(2 * (quadratic + slope) - damping * squared_norm, 0)
+    return {
+        "slope": slope,
+        "metric": metric,
+        "squared_norm": squared_norm,
+        "vector_norm": grad_norm,
+        "residual": residual,
+    }
 
 
 def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:

@@ -1,4 +1,6 @@
 from .build import columns_of as columns_of, rows_of as rows_of
+from .cost import Cost as Cost, cost_of as cost_of
+from .layout import Layout as Layout, layout_of as layout_of
 from .lower_blocks import LowerBlocks as LowerBlocks
 from .rows import Rows as Rows
 from .split import Split as Split, split_gradient as split_gradient

@@ -44,5 +44,5 @@ class AbstractPart(eqx.Module):
         """This part's share of the products of the rows in `a` with those in `b`; None for 0."""
 
     @abc.abstractmethod
-    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+    def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         """This part's share of A v, per term (None for 0), and of ‖v‖²."""

@@ -24,7 +24,7 @@ class ChunkedPart(AbstractPart):
     """
 
     terms: tuple[LinearisedTerm, ...]
-    columns: tuple[Float[Array, "r n *shape"], ...]
+    columns: tuple[Float[Array, "_r _n *_shape"], ...]
     weights: PyTree[Array]
     others: PyTree[Array]
     image: PyTree[Array]
@@ -35,7 +35,7 @@ class ChunkedPart(AbstractPart):
         products = self._map(a, lambda rows: rows @ second.T)  # [examples, columns, b]
         return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
 
-    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+    def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         image, _ = jfu.ravel_pytree(self.image)
         shares = []
         for t, columns in enumerate(self.columns):

@@ -21,15 +21,15 @@ class DensePart(AbstractPart):
     - `products`: for each two terms the products of their inputs, the first not before the second.
     """
 
-    deltas: tuple[Float[Array, "r n out"] | None, ...]
-    images: tuple[Float[Array, "n out"] | None, ...]
-    products: dict[tuple[int, int], Float[Array, "n n2"]]
+    deltas: tuple[Float[Array, "_r _n _out"] | None, ...]
+    images: tuple[Float[Array, "_n _out"] | None, ...]
+    products: dict[tuple[int, int], Float[Array, "_n _n2"]]
 
     def __init__(
         self,
-        deltas: tuple[Float[Array, "r n out"] | None, ...],
-        images: tuple[Float[Array, "n out"] | None, ...],
-        inputs: tuple[Float[Array, "n in"] | None, ...],
+        deltas: tuple[Float[Array, "_r _n _out"] | None, ...],
+        images: tuple[Float[Array, "_n _out"] | None, ...],
+        inputs: tuple[Float[Array, "_n _in"] | None, ...],
     ):
         self.deltas, self.images = deltas, images
         self.products = {
@@ -50,7 +50,7 @@ class DensePart(AbstractPart):
             a.size, b.size
         )
 
-    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+    def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         # W-shaped, v would cost a product of its own: (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j.
         shares, squares = [], []
         for t, (delta, image) in enumerate(zip(self.deltas, self.images, strict=True)):

@@ -13,6 +13,8 @@ import jax.tree_util as jtu
 from jax.extend import core
 from jaxtyping import Array
 
+from .operations import operations
+
 # Calls without a meaning of their own.
 _INLINED = ("jit", "pjit", "closed_call", "core_call")
 
@@ -63,12 +65,13 @@ class Graph:
     """`fn(*args)` for arrays of the given shapes, as nodes in the order of their computation.
 
     - `inputs`: the leaves of `args`, in order; `outputs`: the leaves of the result.
-    - `nodes`: the operations.
+    - `nodes`: the operations; `operations`: how many on numbers they stand for, about.
     """
 
     def __init__(self, fn: Callable[..., Any], *args: Any):
         closed = jax.make_jaxpr(fn)(*args)
         self.nodes: list[Node] = []
+        self.operations = operations(closed.jaxpr)
         self.structure = jax.tree.structure(jax.eval_shape(fn, *args))
         self.inputs = [Value() for _ in closed.jaxpr.invars]
         self.outputs = self._inline(closed, self.inputs)

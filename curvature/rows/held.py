@@ -11,7 +11,7 @@ class HeldPart(AbstractPart):
     - `image`: the weights' part of the vector to project.
     """
 
-    rows: tuple[Float[Array, "r n p"] | None, ...]
+    rows: tuple[Float[Array, "_r _n _p"] | None, ...]
     image: Float[Array, " p"]
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
@@ -21,6 +21,6 @@ class HeldPart(AbstractPart):
         width = self.image.size
         return a.of(first).reshape(-1, width) @ b.of(second).reshape(-1, width).T
 
-    def project(self) -> tuple[tuple[Float[Array, "r n"] | None, ...], Scalar]:
+    def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         shares = tuple(None if rows is None else rows @ self.image for rows in self.rows)
         return shares, jnp.vdot(self.image, self.image)

@@ -10,7 +10,7 @@ class LowerBlocks(eqx.Module):
       square on the diagonal is whole: symmetric, or zero above its diagonal.
     """
 
-    columns: tuple[Float[Array, "rows width"], ...]
+    columns: tuple[Float[Array, "_rows _width"], ...]
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from .lower_blocks import LowerBlocks
 # enough for half of the work to be saved by symmetry.
 _WIDTH = 96
 # More blocks than this would make long programs, which take long to compile.
-_MOST_BLOCKS = 48
+_MOST_BLOCKS = 24
 
 
 class Rows(eqx.Module):
@@ -25,7 +25,7 @@ class Rows(eqx.Module):
     """
 
     linearisation: Linearisation
-    columns: tuple[Float[Array, "r n *shape"], ...]
+    columns: tuple[Float[Array, "_r _n *_shape"], ...]
     parts: tuple[AbstractPart, ...]
     most_rows: int = eqx.field(static=True)  # at a time, which bounds the memory
 
@@ -43,7 +43,7 @@ class Rows(eqx.Module):
         ]
         return jnp.concatenate([product.ravel() for product in products])
 
-    def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "n *shape"], ...]:
+    def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "_n *_shape"], ...]:
         """What of the outputs `transpose_mv(u)` is the pullback: Aᵀu = Jᵀ cotangents."""
         found, offset = [], 0
         for columns in self.columns:

@@ -32,7 +32,7 @@ class Split(eqx.Module):
 
 def split_gradient(
     linearisation: Linearisation,
-    columns: Sequence[Float[Array, "r n *shape"]],
+    columns: Sequence[Float[Array, "_r _n *_shape"]],
     known: Sequence[Coefficients | None],
 ) -> Split:
     """Splits the gradient.

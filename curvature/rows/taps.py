@@ -75,6 +75,10 @@ class Tapped:
         count = len(jtu.tree_leaves(params))
         self.uses = [recognise(self._graph, value) for value in self._graph.inputs[:count]]
 
+    def operations(self) -> int:
+        """About how many floating-point operations one example's outputs take."""
+        return self._graph.operations
+
     def run(
         self,
         columns: Float[Array, "r n *shape"],

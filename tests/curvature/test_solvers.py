@@ -120,6 +120,10 @@ def test_the_other_solvers_agree_with_it(x64, solver):
     np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-6)
 
 
+# What each of them costs is told by operations: from a few hundred parameters on, a dense matrix
+# takes more than CG's thirty products.
+
+
 def test_auto_divides_where_the_operator_is_diagonal(x64):
     linearisation, _ = small()
     operator = cv.damped(cv.Identity().operator(linearisation), 0.25)
@@ -128,25 +132,114 @@ def test_auto_divides_where_the_operator_is_diagonal(x64):
     assert solution.stats["num_steps"] == 0
 
 
-def test_auto_factorises_what_is_small(x64):
-    linearisation, C = small()
-    operator = cv.damped(C, 1e-3)
-    assert isinstance(cv.Auto().select(operator), lx.Cholesky)
-    found = lx.linear_solve(operator, linearisation.grad, cv.Auto())
-    expected = lx.linear_solve(operator, linearisation.grad, lx.Cholesky())
+def chosen(operator, **options):
+    return type(cv.Auto().plan(operator, **options).solver)
+
+
+def gauss_newton(model, batch, damping=1e-3):
+    linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
+    return cv.damped(cv.GaussNewton().operator(linearisation), damping)
+
+
+def test_auto_factorises_a_small_matrix_where_there_are_far_more_rows(x64):
+    model = eqx.nn.MLP(3, 2, 3, 1, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2000, 3))
+    operator = gauss_newton(model, (x, jnp.arange(2000) % 2))
+    assert chosen(operator) is lx.Cholesky
+    b = jtu.tree_map(jnp.ones_like, eqx.filter(model, eqx.is_array))
+    found = lx.linear_solve(operator, b, cv.Auto())
+    expected = lx.linear_solve(operator, b, lx.Cholesky())
     np.testing.assert_array_equal(flat(found.value), flat(expected.value))
 
 
-def test_auto_iterates_where_the_matrix_would_be_large():
+def test_auto_solves_in_sample_space_where_rows_are_few():
+    model, batch = network(width=128, depth=1)
+    assert chosen(gauss_newton(model, batch)) is cv.SampleSpace
+
+
+def test_auto_iterates_where_everything_is_many():
+    model, (x, y) = network(width=128, depth=1)
+    batch = (np.tile(x, (40, 1)), np.tile(y, 40))
+    assert chosen(gauss_newton(model, batch)) is cv.CG
+
+
+def test_auto_passes_its_own_solvers_on():
     model, batch = network(width=128, depth=1)
     own = cv.CG(rtol=1e-2, max_steps=5)
-    found, stats, _ = solve(model, batch, np.float32(0.1), cv.Auto(cg=own))
+    auto = cv.Auto(cg=own, sample_space=cv.SampleSpace(max_rows=5))  # 64 × 9 rows are refused
+    found, stats, _ = solve(model, batch, np.float32(0.1), auto)
     expected, expected_stats, _ = solve(model, batch, np.float32(0.1), own)
     np.testing.assert_array_equal(flat(found), flat(expected))
     assert stats["num_steps"] == expected_stats["num_steps"] > 0
 
 
-@pytest.mark.parametrize(("size", "solver"), [(256, lx.Cholesky), (257, cv.CG)])
-def test_auto_iterates_beyond_256_parameters(size, solver):
+def test_auto_takes_a_few_products_over_an_exact_solve_that_costs_more():
+    model, batch = network(width=128, depth=1)
+    few = cv.Auto(cg=cv.CG(rtol=0.0, max_steps=1)).plan(gauss_newton(model, batch))
+    assert isinstance(few.solver, cv.CG)
+    assert few.gradients == pytest.approx(2.0)
+    assert few.others["SampleSpace"] > 2.0
+
+
+@pytest.mark.parametrize(("size", "solver"), [(200, lx.Cholesky), (400, cv.CG)])
+def test_auto_iterates_where_a_matrix_of_its_own_is_large(size, solver):
     operator = cv.damped(lx.MatrixLinearOperator(jnp.eye(size), lx.positive_semidefinite_tag), 1e-3)
-    assert isinstance(cv.Auto().select(operator), solver)
+    assert chosen(operator) is solver
+
+
+def test_auto_does_not_factorise_what_may_be_singular(x64):
+    """A small matrix and many rows again: Cholesky's method, but for λ = 0."""
+    model = eqx.nn.MLP(3, 2, 3, 1, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (200, 3))
+    batch = (x, jnp.arange(200) % 2)
+    assert chosen(gauss_newton(model, batch)) is lx.Cholesky
+    assert chosen(gauss_newton(model, batch, 0.0)) is cv.SampleSpace
+    assert chosen(gauss_newton(model, batch), positive_damping=False) is cv.SampleSpace
+
+
+def test_a_plan_says_what_it_counted():
+    model, batch = network(width=128, depth=1)
+    plan = cv.Auto().plan(gauss_newton(model, batch))
+    assert plan.parameters == 784 * 128 + 128 + 128 * 10 + 10
+    assert plan.rows == 64 * 9  # the categorical factor has rank c − 1
+    assert plan.nbytes is not None
+    assert plan.nbytes > 4 * plan.rows**2
+    assert set(plan.others) == {"Cholesky", "CG"}
+    assert "SampleSpace" in str(plan)
+    assert "576 rows" in str(plan)
+
+
+def test_an_unknown_solver_has_a_plan_without_a_prediction():
+    model, batch = network(width=4, depth=1)
+    optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=lx.GMRES(1e-3, 1e-3))
+    plan = optimiser.plan(model, batch)
+    assert plan.gradients is None
+    assert "GMRES" in str(plan)
+
+
+# --- too much for one solve ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "said"),
+    [
+        (cv.SampleSpace(max_rows=100), r"max_rows=100.*576 rows \(64 examples × 9\).*CG"),
+        (cv.SampleSpace(max_memory=1e-3), r"max_memory=0.001.*about 0\.00.. GiB.*smaller batch"),
+    ],
+)
+def test_sample_space_refuses_what_is_over_its_bounds(solver, said):
+    model, batch = network(width=128, depth=1)
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda: solve(model, batch, np.float32(0.1), solver)[0])
+
+
+@pytest.mark.parametrize("bad", [0, -1, True])
+def test_bounds_are_checked(bad):
+    with pytest.raises(ValueError, match="max_rows"):
+        cv.SampleSpace(max_rows=bad)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_memory_bounds_are_checked(bad):
+    with pytest.raises(ValueError, match="max_memory"):
+        cv.SampleSpace(max_memory=bad)

@@ -3,25 +3,31 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from ..._checks import number, positive_int
-from ..._trees import norm, vdot
+from ..._trees import add_scaled, norm, vdot
 from ...operators import DampedOperator, PullbackOperator
-from ...rows import LowerBlocks, Rows
+from ...rows import Layout, LowerBlocks, Rows, cost_of
 from .._base import AbstractSymmetricSolver, Elementwise
 from .factor import Factor, factorise
 from .forms import Numbers, Solution, covered, partly_covered
 from .refinement import refine
 
-# A solution whose rounding error may be so many times that of a dense solve is refined.
-_AMPLIFICATION = 15.0
+# A solution whose terms are so many times larger than itself is corrected; beyond the second
+# bound, where its numbers suffer, too, it is refined by products with C. Up to the first one the
+# residual was measured to stay within 10 eps (‖C‖ + λ)‖d‖.
+_CORRECTED, _REFINED = 15.0, 50.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
     "`AbstractPullback`) or for the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
+)
+
+_TOO_MANY = (
+    "`SampleSpace({name}={value})` refuses this solve, which takes {found} ({made_of}): use a "
+    "smaller batch, `CG()` (`solver=cg`), or a higher bound."
 )
 
 
@@ -42,14 +48,21 @@ class _State(eqx.Module):
         return jnp.fmax(by_power, jnp.max(self.gram.diagonal()))
 
     def inverse(self, vector: PyTree[Array]) -> PyTree[Array]:
-        """(v − Aᵀ(AAᵀ + λ'I)⁻¹A v)/λ' for any vector v, or C⁺v where λ = 0."""
-        undamped = self.damping == 0
-        u = self.factor.solve(self.rows.mv(vector)[:, None])
-        u = jax.lax.cond(undamped, lambda u: self.factor.solve(u), lambda u: u, u)
-        image = self.rows.transpose_mv(u[:, 0])
+        """(C + λ'I)⁻¹v for any vector v, or C⁺v where λ = 0.
+
+        With u = (K + λ'I)⁻¹A v it is (v − Aᵀu)/λ', a difference that would be divided by a small
+        number. As v = Aᵀu + w it is Aᵀ(K + λ'I)⁻¹u + (w − Aᵀ(K + λ'I)⁻¹A w)/λ' as well, where w
+        has next to nothing of the row space: cancellation costs eps‖w‖/λ', not eps‖v‖/λ'.
+        """
+        undamped, one = self.damping == 0, jnp.ones_like(self.damping)
         damping = jnp.where(undamped, 1, self.factor.damping)
-        return jtu.tree_map(
-            lambda v, w: jnp.where(undamped, w, (v - w) / damping.astype(v.dtype)), vector, image
+        u = self.factor.solve(self.rows.mv(vector)[:, None])
+        w = add_scaled(vector, -one, self.rows.transpose_mv(u[:, 0]))
+        weights = self.factor.solve(u)
+        outside = self.factor.solve(self.rows.mv(w)[:, None]) / damping
+        weights = weights - jnp.where(undamped, 0, outside)
+        return add_scaled(
+            self.rows.transpose_mv(weights[:, 0]), jnp.where(undamped, 0, 1 / damping), w
         )
 
 
@@ -72,10 +85,11 @@ class SampleSpace(AbstractSymmetricSolver):
     outputs. AAᵀ + λI is factorised by Cholesky's method, or by its eigenvalues where it is
     numerically singular.
 
-    **Error:** ‖g − (C + λI)d‖₂ is of the order of that of a dense backward-stable solve in the
-    same precision, eps ‖C‖‖d‖. A solution for which that is in doubt, since terms far larger than
-    d cancel in it, is refined by products with C: one to three, some twenty where λ is below
-    the rounding error of C. Any vector but the gradient takes at least one.
+    **Error:** ‖g − (C + λI)d‖₂ is within ten times that which a dense backward-stable solve in the
+    same precision warrants, eps (‖C‖ + λ)‖d‖. A solution for which that is in doubt, since terms
+    far larger than d cancel in it, is corrected or refined by products with C: one to three, some
+    twenty where λ is below the rounding error of C. Any vector but the gradient takes at least
+    one.
 
     With λ = 0 and C singular the result is the least-squares solution of least norm, C⁺g up to
     rounding, with `RESULTS.singular` where that leaves a residual.
@@ -111,10 +125,25 @@ class SampleSpace(AbstractSymmetricSolver):
             pullback, damping = operator, jnp.zeros(())
         if not isinstance(pullback, PullbackOperator):
             raise ValueError(_NOT_A_PULLBACK.format(type(pullback).__name__))
-        rows = pullback.rows(options.get("remainder"))
+        layout = pullback.layout()
+        if refusal := self.refusal(layout):
+            raise ValueError(refusal)
+        rows = pullback.rows(layout, options.get("remainder"))
         gram = rows.gram()
         damping = damping.astype(gram.columns[0].dtype)
         return _State(operator, damping, rows, gram, factorise(gram, damping))
+
+    def refusal(self, layout: Layout) -> str | None:
+        """Why the rows are too many for the bounds, one sentence; None if they are not."""
+        if layout.size > self.max_rows:
+            name, value, found = "max_rows", self.max_rows, f"{layout.size:,} rows"
+        elif (nbytes := cost_of(layout).nbytes) > self.max_memory * 2**30:
+            name, value, found = "max_memory", self.max_memory, f"about {nbytes / 2**30:.2g} GiB"
+        else:
+            return None
+        terms = zip(layout.linearisation.terms, layout.ranks, strict=True)
+        made_of = " + ".join(f"{term.size} examples × {rank}" for term, rank in terms)
+        return _TOO_MANY.format(name=name, value=value, found=found, made_of=made_of)
 
     def compute(
         self, state: Any, vector: PyTree[Array], options: dict[str, Any]
@@ -129,12 +158,16 @@ class SampleSpace(AbstractSymmetricSolver):
         if solution.share is not None:
             pairs = zip(options["remainder"], combined, strict=True)
             combined = tuple(solution.share * gamma + c for gamma, c in pairs)
+        excess = solution.amplification
+        level = (excess > _CORRECTED).astype(jnp.int32) + (excess > _REFINED)
         # The gradient is made in one branch alone, so that it is not made where that is not taken.
-        answer = jax.lax.cond(
-            (solution.amplification > _AMPLIFICATION) & (state.damping > 0),
-            lambda d: _refined(state, pullback(cotangents), d),
+        branches = (
             lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32)),
-            pullback(combined),
+            lambda d: _corrected(state, options["coefficients"], solution, d),
+            lambda d: _refined(state, pullback(cotangents), d),
+        )
+        answer = jax.lax.switch(
+            jnp.where(state.damping > 0, level, 0), branches, pullback(combined)
         )
         return _report(state, answer)
 
@@ -146,6 +179,23 @@ def _in_sample_space(state: _State, options: dict[str, Any]) -> Solution:
         return covered(state.gram, state.factor, rho, damping)
     projected, squared = state.rows.project()
     return partly_covered(state.gram, state.factor, rho, projected, squared, damping)
+
+
+def _corrected(
+    state: _State, rho: Float[Array, " m"], solution: Solution, first: PyTree[Array]
+) -> _Answer:
+    """The first solution after one step of refinement, at the price of one gradient.
+
+    g − (C + λI)d = Aᵀ(ρ − A d − λ weights), for the d that rounding has made of the weights: its
+    own A d is all that has to be computed anew.
+    """
+    left = rho - state.rows.mv(first) - state.damping * solution.weights
+    correction = state.rows.transpose_mv(state.factor.solve(left[:, None])[:, 0])
+    direction = add_scaled(first, jnp.ones_like(state.damping), correction)
+    # What is left is the rounding of d itself, without the amplification.
+    residual = solution.numbers.residual / solution.amplification
+    numbers = eqx.tree_at(lambda numbers: numbers.residual, solution.numbers, residual)
+    return _Answer(direction, numbers, jnp.ones((), jnp.int32))
 
 
 def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:

@@ -1,0 +1,46 @@
+"""How many operations a computation takes, read off its shapes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend import core
+
+
+def operations(jaxpr: core.Jaxpr) -> int:
+    """The floating-point operations of a computation, to within a small factor.
+
+    Matrix products and convolutions are counted as such, 2 for each product and sum; anything
+    else as one for each number that it makes. A loop of unknown length counts as one turn, a
+    branch as its longest.
+    """
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: core.JaxprEqn) -> int:
+    params, made = equation.params, sum(math.prod(_shape(result)) for result in equation.outvars)
+    match equation.primitive.name:
+        case "dot_general":
+            ((contracted, _), _), shape = params["dimension_numbers"], _shape(equation.invars[0])
+            return 2 * made * math.prod(shape[axis] for axis in contracted)
+        case "conv_general_dilated":
+            kernel, out = _shape(equation.invars[1]), params["dimension_numbers"].rhs_spec[0]
+            return 2 * made * math.prod(kernel) // max(kernel[out], 1)
+    inner = [operations(jaxpr) for jaxpr in _inner(params)]
+    if not inner:
+        return made
+    turns = params["length"] if equation.primitive.name == "scan" else 1
+    return turns * (max(inner) if equation.primitive.name == "cond" else sum(inner))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    for value in params.values():
+        for found in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(found, core.ClosedJaxpr):
+                yield found.jaxpr
+            elif isinstance(found, core.Jaxpr):
+                yield found

@@ -1,0 +1,98 @@
+from dataclasses import dataclass
+
+import lineax as lx
+
+from ..operators import DampedOperator, PullbackOperator
+from ..rows import Cost, Layout, cost_of
+from ._base import Elementwise
+from .cg import CG
+from .sample_space import SampleSpace
+
+# A pass through a model takes at least the time of so many operations, however small it is.
+_PASS = 2_000_000
+# How many columns of a dense matrix are made in one pass.
+_COLUMNS = 64
+# Factorising was measured to run at half the speed of matrix products.
+_SLOWER = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A solver for C + λI and what gradient and solve are predicted to cost, from shapes alone.
+
+    - `solver`: the one that is used.
+    - `parameters`, `rows`: P, and the m of C = AᵀA; None for an operator that is not made of rows.
+    - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
+      counting operations; None for a solver of which nothing is known.
+    - `nbytes`: the memory for the sample space, where that is what is used.
+    - `others`: the same cost for the solvers that were not chosen, by their name.
+    """
+
+    solver: lx.AbstractLinearSolver
+    parameters: int
+    rows: int | None
+    gradients: float | None
+    nbytes: int | None
+    others: dict[str, float]
+
+    def __str__(self) -> str:
+        rows = "" if self.rows is None else f", {self.rows:,} rows"
+        said = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
+        if self.nbytes is not None:
+            said.append(f"{self.nbytes / 2**20:,.0f} MiB")
+        if self.gradients is not None:
+            others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
+            most = "at most " if isinstance(self.solver, CG) else ""
+            cost = f"a step is predicted to cost {most}{self.gradients:,.3g} gradients"
+            said.append(cost + (f" ({others})" if others else ""))
+        return ", ".join(said)
+
+
+class Prospect:
+    """An operator before its solve: what each solver would cost."""
+
+    def __init__(self, operator: lx.AbstractLinearOperator):
+        self.parameters = operator.in_size()
+        inner = operator.operator if isinstance(operator, DampedOperator) else operator
+        self.layout: Layout | None = None
+        # Of an operator made of one matrix: a product with it.
+        cost = Cost(2 * self.parameters**2, 0, 0)
+        if isinstance(inner, PullbackOperator):
+            self.layout = inner.layout()
+            cost = cost_of(self.layout)
+        self.cost, self.diagonal = cost, lx.is_diagonal(operator)
+
+    def gradients(self, solver: lx.AbstractLinearSolver) -> float | None:
+        """Gradient and solve, in gradients; of an iterative solver, the most that it may take."""
+        gradient, P = self.cost.gradient + _PASS, self.parameters
+        match solver:
+            case Elementwise():
+                solve = 0
+            case CG():
+                solve = solver.max_steps * gradient
+            case lx.Cholesky():
+                solve = P * self.cost.gradient + -(-P // _COLUMNS) * _PASS + _SLOWER * P**3 // 3
+            case SampleSpace() if self.layout is not None:
+                solve = self.cost.gram + _PASS + _SLOWER * self.layout.size**3 // 3
+            case _:
+                return None
+        return (gradient + solve) / gradient
+
+    def plan(
+        self, solver: lx.AbstractLinearSolver, others: tuple[lx.AbstractLinearSolver, ...] = ()
+    ) -> Plan:
+        """The plan to use `solver`, where `others` were possible."""
+        costs = {name_of(other): self.gradients(other) for other in others}
+        return Plan(
+            solver=solver,
+            parameters=self.parameters,
+            rows=None if self.layout is None else self.layout.size,
+            gradients=self.gradients(solver),
+            nbytes=self.cost.nbytes if isinstance(solver, SampleSpace) else None,
+            others={name: cost for name, cost in costs.items() if cost is not None},
+        )
+
+
+def name_of(solver: lx.AbstractLinearSolver) -> str:
+    """What a solver is called in records: its class."""
+    return type(solver).__name__
