@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -62,6 +63,8 @@ def rows_of(
         else:
             rows = tuple(None if found is None else found.rows(weights[j]) for found in of_terms)
             parts.append(HeldPart(rows, image[j].ravel()))
+    # Weights in half precision are added up in the precision of the outputs.
+    parts = jtu.tree_map(lambda array: array.astype(columns[0].dtype), parts)
     most_rows = layout.size
     if Way.GENERAL in ways:
         part, most_rows = _general(layout, columns, pulled_back)
@@ -100,5 +103,5 @@ def _general(
         return part, most_rows
     sizes = [column.shape[:2] for column in columns]
     rows = tuple(part.rows(Slab(t, (0, r), (0, n))) for t, (r, n) in enumerate(sizes))
-    image = [leaf.ravel() for leaf in jtu.tree_leaves(part.image)]
-    return HeldPart(rows, jnp.concatenate(image)), layout.size
+    image = jfu.ravel_pytree(part.image)[0].astype(columns[0].dtype)
+    return HeldPart(rows, image), layout.size

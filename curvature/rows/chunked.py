@@ -36,7 +36,7 @@ class ChunkedPart(AbstractPart):
         return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
-        image, _ = jfu.ravel_pytree(self.image)
+        image = jfu.ravel_pytree(self.image)[0].astype(self.columns[0].dtype)
         shares = []
         for t, columns in enumerate(self.columns):
             whole = Slab(t, (0, columns.shape[0]), (0, columns.shape[1]))
@@ -60,6 +60,10 @@ class ChunkedPart(AbstractPart):
                 lambda weights: term.example(eqx.combine(weights, self.others), x, key),
                 self.weights,
             )
-            return fn(jax.vmap(lambda column: jfu.ravel_pytree(pullback(column)[0])[0])(cotangents))
+
+            def row(column: Array) -> Float[Array, " p"]:
+                return jfu.ravel_pytree(pullback(column)[0])[0].astype(column.dtype)
+
+            return fn(jax.vmap(row)(cotangents))
 
         return jax.lax.map(one, (columns, inputs), batch_size=self.chunk)

@@ -49,8 +49,8 @@ class Node:
         """Which argument of the operation `value` is."""
         return next(i for i, taken in enumerate(self.inputs) if taken is value)
 
-    def bind(self, *inputs: Array) -> list[Array]:
-        """Apply the operation."""
+    def bind(self, *inputs: Any) -> list[Any]:
+        """Apply the operation to arrays or constants."""
         primitive = self.equation.primitive
         with self.equation.ctx.manager:
             out = primitive.bind(*inputs, **primitive.get_bind_params(self.equation.params))
@@ -86,10 +86,13 @@ class Graph:
 
     def evaluate(
         self,
-        inputs: Sequence[Array],
-        visit: Callable[[Node, list[Array], list[Array]], list[Array]],
+        inputs: Sequence[Any],
+        visit: Callable[[Node, list[Any], list[Any]], list[Any]],
     ) -> Any:
-        """The result, where `visit(node, its inputs, its outputs)` may replace the outputs."""
+        """The result, where `visit(node, its inputs, its outputs)` may replace the outputs.
+
+        Both may be constants of the computation, and not yet arrays.
+        """
         known: dict[Value, Array] = dict(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
             taken = [known[i] if isinstance(i, Value) else i for i in node.inputs]

@@ -98,7 +98,7 @@ class Tapped:
         def tapped(taps: list[Array], example: Any) -> tuple[Array, dict[int, list[Any]]]:
             operands: dict[int, list[Any]] = {}
 
-            def visit(node: Node, taken: list[Array], made: list[Array]) -> list[Array]:
+            def visit(node: Node, taken: list[Any], made: list[Any]) -> list[Any]:
                 for j, use in uses.items():
                     if use.node is node:
                         operands[j] = use.others([jnp.asarray(x) for x in taken])

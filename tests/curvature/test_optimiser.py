@@ -119,7 +119,8 @@ def test_one_step_is_the_step_written_densely(x64, curvature, likelihood):
     new = written.flat(model)
     np.testing.assert_allclose(new, w - s * d, rtol=1e-9, atol=1e-12)
     check(info, written, w, new, d, C)
-    assert info.solver_steps == 0
+    assert info.solver_steps <= 1  # of refinement
+    assert info.solver == ("Elementwise" if curvature == "identity" else "SampleSpace")
     factor = 3 / 2 if info.reduction_ratio < 1 / 4 else 1.0
     factor = 2 / 3 if info.reduction_ratio > 3 / 4 else factor
     np.testing.assert_allclose(state.damping, factor * DAMPING, rtol=1e-12)

@@ -18,7 +18,7 @@ from .refinement import refine
 # A solution whose terms are so many times larger than itself is corrected; beyond the second
 # bound, where its numbers suffer, too, it is refined by products with C. Up to the first one the
 # residual was measured to stay within 10 eps (‖C‖ + λ)‖d‖.
-_CORRECTED, _REFINED = 15.0, 50.0
+_CORRECTED, _REFINED = 10.0, 50.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
@@ -159,7 +159,7 @@ class SampleSpace(AbstractSymmetricSolver):
             pairs = zip(options["remainder"], combined, strict=True)
             combined = tuple(solution.share * gamma + c for gamma, c in pairs)
         excess = solution.amplification
-        level = (excess > _CORRECTED).astype(jnp.int32) + (excess > _REFINED)
+        level = jnp.where(excess > _REFINED, 2, jnp.where(excess > _CORRECTED, 1, 0))
         # The gradient is made in one branch alone, so that it is not made where that is not taken.
         branches = (
             lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32)),
