@@ -1,13 +1,16 @@
 """The networks and batches of the published comparisons."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
+import models
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,45 @@ class Problem:
         shape = (self.batches, self.batch_size)
         return jax.random.uniform(x_key, (*shape, 784)), jax.random.randint(y_key, shape, 0, 10)
 
+
+@dataclass(frozen=True)
+class Images:
+    """A model of the zoo on random images of 8 × 8 pixels; `opaque` hides its structure."""
+
+    name: str
+    build: Callable[[PRNGKeyArray], Any]
+    batch_size: int
+    batches: int
+    opaque: bool = False
+
+    def model(self) -> Any:
+        model = self.build(jax.random.key(0))
+        return Opaque(model) if self.opaque else model
+
+    def data(self) -> tuple[Float[Array, "batches n 8 8"], Int[Array, "batches n"]]:
+        x_key, y_key = jax.random.split(jax.random.key(1))
+        shape = (self.batches, self.batch_size)
+        return jax.random.uniform(x_key, (*shape, 8, 8)), jax.random.randint(y_key, shape, 0, 10)
+
+
+class Opaque(eqx.Module):
+    """A model inside a loop of one turn, which nothing is known of but its derivatives."""
+
+    model: Any
+
+    def __call__(self, x: Array) -> Array:
+        return jax.lax.scan(lambda _, x: (None, self.model(x)), None, x[None])[1][0]
+
+
+IMAGES = (
+    Images("convnet, batch 128", lambda key: models.ConvNet((8, 8), 10, key=key), 128, 8),
+    Images(
+        "transformer, batch 128",
+        lambda key: models.TransformerEncoder((8, 8), 10, key=key),
+        batch_size=128,
+        batches=8,
+    ),
+)
 
 PROBLEMS = (Problem(128, 2, 512), Problem(128, 128, 64), Problem(1024, 512, 6))
 

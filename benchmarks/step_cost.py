@@ -1,10 +1,12 @@
 """What a step costs: `python -m benchmarks.step_cost [--json FILE] [--rounds N] [--cores N]`.
 
-Each curvature's whole step, solved by ten products of conjugate gradients, as a multiple of a
-hand-written jitted SGD step and of a gradient of the loss on the same batch: inside one `lax.scan`
-over distinct batches, where dispatch flatters nobody, and called once per step from Python, as the
-training loop does. Then the cost of one product, and what the loop adds to a step. All ratios
-are taken within one round of one run.
+Each curvature's whole step, solved exactly in sample space and by ten products of conjugate
+gradients, as a multiple of a hand-written jitted SGD step and of a gradient of the loss on the same
+batch: inside one `lax.scan` over distinct batches, where dispatch flatters nobody, and called once
+per step from Python, as the training loop does. Beside the exact solves stand the least that they
+can cost, and what the JAX tutorial on natural gradients paid. Then rows by the structure of the
+layers against rows example by example, memory, the cost of one product, and what the loop adds to
+a step. All ratios are taken within one round of one run.
 """
 
 import argparse
@@ -20,12 +22,12 @@ from rich.table import Table
 
 import curvature as cv
 
-from . import loop_cost, machine, stepping
-from .problems import OBJECTIVE, PROBLEMS, Problem
-from .timing import Ratio, Rounds
+from . import exact_solves, loop_cost, machine, stepping
+from .problems import IMAGES, OBJECTIVE, PROBLEMS, Problem
+from .timing import Rounds
 
 PRODUCTS = 10
-_LITTLE = 1e-3  # a learning rate too small to change what the step computes
+_REFUSES = cv.SampleSpace(max_rows=1)  # so that it is CG which is measured, or a division
 
 CURVATURES: dict[str, cv.AbstractCurvature] = {
     "identity": cv.Identity(),
@@ -42,9 +44,9 @@ def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
     return cv.NaturalGradient(
         OBJECTIVE,
         curvature=curvature,
-        solver=cv.Auto(cg=cv.CG(rtol=0.0, max_steps=PRODUCTS)),
+        solver=cv.Auto(cg=cv.CG(rtol=0.0, max_steps=PRODUCTS), sample_space=_REFUSES),
         damping=1e-2,
-        search=optx.LearningRate(_LITTLE),
+        search=optx.LearningRate(exact_solves.LITTLE),
     )
 
 
@@ -97,6 +99,9 @@ def main(argv: list[str]) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
 
     about = machine.describe()
+    exact = {problem.name: exact_solves.measure(problem, options.rounds) for problem in PROBLEMS}
+    ways = [exact_solves.measure_ways(problem, options.rounds) for problem in IMAGES]
+    memory = [exact_solves.measure_memory(PROBLEMS[-1])]
     steps = {problem.name: measure(problem, options.rounds) for problem in PROBLEMS}
     products = [measure_product(problem, options.rounds) for problem in PROBLEMS[1:]]
     loop = [
@@ -105,21 +110,26 @@ def main(argv: list[str]) -> None:
     ]
     console = Console()
     console.print(f"{about['processor']}, {about['cores']} core(s); {about['versions']}")
+    for name, rows in exact.items():
+        console.print(_table(f"A whole step, solved exactly in sample space: {name}", rows))
+    console.print(_table("Rows by the layers, and example by example", ways))
+    console.print(_table("Memory", memory))
     for name, rows in steps.items():
         console.print(_table(f"A whole step, CG with {PRODUCTS} products: {name}", rows))
     console.print(_table("A product with Gauss–Newton", products))
     console.print(_table(f"What the training loop adds to a step: {PROBLEMS[1].name}", loop))
     if options.json:
-        figures = {"machine": about, "steps": steps, "products": products, "loop": loop}
+        figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
+        figures |= {"steps": steps, "products": products, "loop": loop}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title)
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, Ratio) else "left")
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
     return table
 
 

@@ -13,31 +13,47 @@ from data import Dataset
 from training.device import on_device
 from training.stepper import Stepper
 
-from .problems import OBJECTIVE, Problem, loss, sgd_step
+from .problems import OBJECTIVE, Images, Problem, loss, sgd_step
 
 Thing = Callable[[], object]
 
 
-def _scan(
-    problem: Problem, body: Callable[[PyTree, Any], tuple[PyTree, Any]], carry: PyTree
-) -> Thing:
-    # Carry and batches are arguments: as constants, XLA would fold them.
-    run = jax.jit(lambda carry, batches: jax.lax.scan(body, carry, batches))
-    batches = problem.data()
-    return lambda: run(carry, batches)
+class Scan:
+    """Steps `body(carry, batch)` inside one scan over the batches of a problem."""
+
+    def __init__(
+        self,
+        problem: Problem | Images,
+        body: Callable[[PyTree, Any], tuple[PyTree, Any]],
+        carry: PyTree,
+    ):
+        # Carry and batches are arguments: as constants, XLA would fold them.
+        self._run = jax.jit(lambda carry, batches: jax.lax.scan(body, carry, batches))
+        self._carry, self._batches = carry, problem.data()
+
+    def __call__(self) -> object:
+        return self._run(self._carry, self._batches)
+
+    def memory(self) -> int:
+        """The bytes that XLA sets aside for one step: what comes in, goes out, lies between."""
+        one = jax.tree.map(lambda array: array[:1], self._batches)
+        found = self._run.lower(self._carry, one).compile().memory_analysis()
+        assert found is not None, "XLA says so on every platform"
+        sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+        return sum(sizes)
 
 
-def _split(problem: Problem) -> tuple[PyTree, PyTree]:
+def _split(problem: Problem | Images) -> tuple[PyTree, PyTree]:
     return eqx.partition(problem.model(), eqx.is_array)
 
 
-def scan_sgd(problem: Problem) -> Thing:
+def scan_sgd(problem: Problem | Images) -> Scan:
     """Hand-written SGD steps."""
     params, static = _split(problem)
-    return _scan(problem, lambda params, batch: sgd_step(params, static, batch), params)
+    return Scan(problem, lambda params, batch: sgd_step(params, static, batch), params)
 
 
-def scan_gradient(problem: Problem) -> Thing:
+def scan_gradient(problem: Problem | Images) -> Scan:
     """Gradients of the loss at fixed weights, added up so that none is optimised away."""
     params, static = _split(problem)
 
@@ -46,10 +62,10 @@ def scan_gradient(problem: Problem) -> Thing:
         value, grad = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), batch))(params)
         return (params, jax.tree.map(jnp.add, total, grad)), value
 
-    return _scan(problem, body, (params, jax.tree.map(jnp.zeros_like, params)))
+    return Scan(problem, body, (params, jax.tree.map(jnp.zeros_like, params)))
 
 
-def scan_products(problem: Problem, count: int) -> Thing:
+def scan_products(problem: Problem | Images, count: int) -> Scan:
     """A linearisation and `count` products with the Gauss–Newton matrix, per batch."""
     params, static = _split(problem)
 
@@ -59,10 +75,10 @@ def scan_products(problem: Problem, count: int) -> Thing:
         v = jax.lax.fori_loop(0, count, lambda _, v: operator.mv(v), linearisation.grad)
         return params, jax.tree.map(jnp.max, v)
 
-    return _scan(problem, body, params)
+    return Scan(problem, body, params)
 
 
-def scan_steps(problem: Problem, optimiser: cv.AbstractOptimiser) -> Thing:
+def scan_steps(problem: Problem | Images, optimiser: cv.AbstractOptimiser) -> Scan:
     """Steps of an optimiser of this library."""
     params, static = _split(problem)
     state = optimiser.init(problem.model())
@@ -73,7 +89,7 @@ def scan_steps(problem: Problem, optimiser: cv.AbstractOptimiser) -> Thing:
         model, state, info = optimiser.step(eqx.combine(params, static), batch, state, key=key)
         return (eqx.filter(model, eqx.is_array), state), info
 
-    return _scan(problem, body, (params, state))
+    return Scan(problem, body, (params, state))
 
 
 def call_sgd(problem: Problem) -> Thing:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -46,15 +45,15 @@ def rows_of(
     outputs, for which the result can `project` Jᵀ cotangents.
     """
     linearisation, weights, ways = layout.linearisation, layout.weights, layout.ways
-    if cotangents is None:
-        cotangents = tuple(map(jnp.zeros_like, linearisation.cotangents))
     wanted = [j for j, way in enumerate(ways) if way in (Way.DENSE, Way.HELD)]
     seen = [
         tap.run(column, cotangent, wanted)
-        for tap, column, cotangent in zip(layout.taps, columns, cotangents, strict=True)
+        for tap, column, cotangent in zip(
+            layout.taps, columns, cotangents or [None] * len(columns), strict=True
+        )
     ]
-    pulled_back = linearisation.vjp(cotangents)
-    image = jtu.tree_leaves(pulled_back)
+    projected = None if cotangents is None else linearisation.vjp(cotangents)
+    images = [None] * len(weights) if projected is None else jtu.tree_leaves(projected)
     parts: list[AbstractPart] = []
     for j in wanted:
         of_terms = [found.get(j) for found in seen]
@@ -62,12 +61,13 @@ def rows_of(
             parts.append(_dense(of_terms))
         else:
             rows = tuple(None if found is None else found.rows(weights[j]) for found in of_terms)
-            parts.append(HeldPart(rows, image[j].ravel()))
+            image = images[j]
+            parts.append(HeldPart(rows, None if image is None else image.ravel()))
     # Weights in half precision are added up in the precision of the outputs.
     parts = jtu.tree_map(lambda array: array.astype(columns[0].dtype), parts)
     most_rows = layout.size
     if Way.GENERAL in ways:
-        part, most_rows = _general(layout, columns, pulled_back)
+        part, most_rows = _general(layout, columns, projected)
         parts.append(part)
     return Rows(linearisation, columns, tuple(parts), max(most_rows, 1))
 
@@ -75,13 +75,16 @@ def rows_of(
 def _dense(seen: Sequence[Seen | None]) -> DensePart:
     return DensePart(
         deltas=tuple(None if s is None else s.cotangents()[:, :, 0] for s in seen),
-        images=tuple(None if s is None else s.image_cotangents()[:, 0] for s in seen),
+        images=tuple(
+            None if s is None or (image := s.image_cotangents()) is None else image[:, 0]
+            for s in seen
+        ),
         inputs=tuple(None if s is None else s.inputs()[:, 0] for s in seen),
     )
 
 
 def _general(
-    layout: Layout, columns: tuple[Array, ...], pulled_back: PyTree[Array]
+    layout: Layout, columns: tuple[Array, ...], projected: PyTree[Array] | None
 ) -> tuple[AbstractPart, int]:
     """The part of the weights without a structure, and how many rows may be made at a time."""
     linearisation = layout.linearisation
@@ -96,12 +99,11 @@ def _general(
         columns=columns,
         weights=weights,
         others=others,
-        image=eqx.filter(pulled_back, mask),
+        image=None if projected is None else eqx.filter(projected, mask),
         chunk=max(1, most_rows // widest),
     )
     if layout.size > most_rows:
         return part, most_rows
     sizes = [column.shape[:2] for column in columns]
     rows = tuple(part.rows(Slab(t, (0, r), (0, n))) for t, (r, n) in enumerate(sizes))
-    image = jfu.ravel_pytree(part.image)[0].astype(columns[0].dtype)
-    return HeldPart(rows, image), layout.size
+    return HeldPart(rows, part.ravelled_image()), layout.size

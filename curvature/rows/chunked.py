@@ -20,14 +20,14 @@ class ChunkedPart(AbstractPart):
     - `terms`: the terms of the linearisation; `columns`: the columns of S, scaled, per term.
     - `weights`: those of this part, `others`: the rest of the trainable weights; each with None
       in the places of the other.
-    - `image`: the vector to project, like `weights`.
+    - `image`: the vector to project, like `weights`; None where there is none.
     """
 
     terms: tuple[LinearisedTerm, ...]
     columns: tuple[Float[Array, "_r _n *_shape"], ...]
     weights: PyTree[Array]
     others: PyTree[Array]
-    image: PyTree[Array]
+    image: PyTree[Array] | None
     chunk: int = eqx.field(static=True)
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
@@ -36,12 +36,19 @@ class ChunkedPart(AbstractPart):
         return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
-        image = jfu.ravel_pytree(self.image)[0].astype(self.columns[0].dtype)
+        image = self.ravelled_image()
+        assert image is not None, "made without a vector to project"
         shares = []
         for t, columns in enumerate(self.columns):
             whole = Slab(t, (0, columns.shape[0]), (0, columns.shape[1]))
             shares.append(self._map(whole, lambda rows: rows @ image).T)
         return tuple(shares), jnp.vdot(image, image)
+
+    def ravelled_image(self) -> Float[Array, " p"] | None:
+        """The vector to project, in the precision of the outputs."""
+        if self.image is None:
+            return None
+        return jfu.ravel_pytree(self.image)[0].astype(self.columns[0].dtype)
 
     def rows(self, slab: Slab) -> Float[Array, "columns examples p"]:
         """The rows of a slab."""

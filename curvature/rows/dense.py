@@ -17,7 +17,7 @@ class DensePart(AbstractPart):
     One entry per term; None where the term does not use the matrix:
 
     - `deltas`: Δ_ik, the cotangents of y for the columns of S.
-    - `images`: those for the vector to project, v = Σ_i γ_i ⊗ a_i.
+    - `images`: those for the vector to project, v = Σ_i γ_i ⊗ a_i; None where there is none.
     - `products`: for each two terms the products of their inputs, the first not before the second.
     """
 

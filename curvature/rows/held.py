@@ -8,19 +8,20 @@ class HeldPart(AbstractPart):
     """Weights whose rows are held, one number per row and weight.
 
     - `rows`: per term, None where the term does not use them.
-    - `image`: the weights' part of the vector to project.
+    - `image`: the weights' part of the vector to project; None where there is none.
     """
 
     rows: tuple[Float[Array, "_r _n _p"] | None, ...]
-    image: Float[Array, " p"]
+    image: Float[Array, " p"] | None
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
         first, second = self.rows[a.term], self.rows[b.term]
         if first is None or second is None:
             return None
-        width = self.image.size
+        width = first.shape[-1]
         return a.of(first).reshape(-1, width) @ b.of(second).reshape(-1, width).T
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
+        assert self.image is not None, "made without a vector to project"
         shares = tuple(None if rows is None else rows @ self.image for rows in self.rows)
         return shares, jnp.vdot(self.image, self.image)

@@ -21,13 +21,13 @@ class Seen:
     - `use`: where the weight is taken.
     - `operands`: the other arguments of that operation, leading axis n.
     - `deltas`: the cotangents of its result for the columns of S; `image`: that for the
-      cotangents to project.
+      cotangents to project, or None.
     """
 
     use: Use
     operands: list[Any]
     deltas: Float[Array, "r n ..."]
-    image: Float[Array, "n ..."]
+    image: Float[Array, "n ..."] | None
 
     def inputs(self) -> Float[Array, "n positions in"]:
         """The vectors that a matrix is multiplied by."""
@@ -37,9 +37,9 @@ class Seen:
         """The cotangents of a matrix's products with them, for the columns of S."""
         return jax.vmap(jax.vmap(self._matrix.cotangents))(self.deltas)
 
-    def image_cotangents(self) -> Float[Array, "n positions out"]:
+    def image_cotangents(self) -> Float[Array, "n positions out"] | None:
         """And for the cotangents to project."""
-        return jax.vmap(self._matrix.cotangents)(self.image)
+        return None if self.image is None else jax.vmap(self._matrix.cotangents)(self.image)
 
     def rows(self, weight: Array) -> Float[Array, "r n p"]:
         """The weight's part of the rows, ravelled as the weight is."""
@@ -82,10 +82,10 @@ class Tapped:
     def run(
         self,
         columns: Float[Array, "r n *shape"],
-        cotangent: Float[Array, "n *shape"],
+        cotangent: Float[Array, "n *shape"] | None,
         wanted: Sequence[int],
     ) -> dict[int, Seen]:
-        """What there is to know of the wanted weights, for one forward and r + 1 backward passes.
+        """What there is to know of the wanted weights, for one forward and r (+ 1) backward passes.
 
         **Arguments:** `columns` and `cotangent`, cotangents of the outputs;
         `wanted`, the numbers of weights, of which those without a `Use` are passed over.
@@ -115,8 +115,12 @@ class Tapped:
         _, pullback, operands = jax.vjp(
             lambda taps: jax.vmap(tapped)(taps, examples), zeros, has_aux=True
         )
-        deltas = jax.vmap(lambda column: pullback(column)[0])(
-            jnp.concatenate([columns, cotangent[None]])
-        )
+        r = len(columns)
+        if cotangent is not None:
+            columns = jnp.concatenate([columns, cotangent[None]])
+        deltas = jax.vmap(lambda column: pullback(column)[0])(columns)
         at = {j: deltas[nodes.index(use.node)] for j, use in uses.items()}
-        return {j: Seen(use, operands[j], at[j][:-1], at[j][-1]) for j, use in uses.items()}
+        return {
+            j: Seen(use, operands[j], at[j][:r], None if cotangent is None else at[j][r])
+            for j, use in uses.items()
+        }

@@ -51,3 +51,23 @@ def test_a_product_holds_vectors_of_outputs_and_of_weights(metric):
 def test_the_measure_sees_a_matrix_per_example():
     """As a divergence by autodiff makes one, and says so."""
     assert largest(cv.Divergence(cv.SquaredEuclidean())) >= EXAMPLES * PIXELS**2
+
+
+@pytest.mark.parametrize("metric", [cv.EmpiricalFisher(), cv.SampledFisher(1)])
+def test_a_step_in_sample_space_makes_no_rows_of_dense_layers(metric):
+    """No value is larger than the weights, where m rows of them would be 40 times as large."""
+    examples = 40
+    model = eqx.nn.MLP(PIXELS, 10, 32, 1, key=jax.random.key(0))
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()), curvature=metric, solver=cv.SampleSpace()
+    )
+    arrays, static = eqx.partition((model, optimiser.init(model)), eqx.is_array)
+
+    def step(arrays, batch, key):
+        model, state = eqx.combine(arrays, static)
+        return eqx.filter(optimiser.step(model, batch, state, key=key), eqx.is_array)
+
+    batch = jnp.ones((examples, PIXELS)), jnp.zeros(examples, int)
+    found = sizes(jax.make_jaxpr(step)(arrays, batch, jax.random.key(0)).jaxpr)
+    biases_held = examples * 32
+    assert max(found) <= max(PIXELS * 32, examples * PIXELS, biases_held)

@@ -96,3 +96,24 @@ def test_parts_that_do_not_go_together(make_run):
     )
     with pytest.raises(ValueError, match="OnlyALoss"):
         preflight(make_run(optimiser=optimiser))
+
+
+def test_a_first_order_run_has_no_plan(make_run):
+    assert preflight(make_run()) is None
+
+
+def test_the_plan_is_that_of_the_batch(make_run, model):
+    optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
+    plan = preflight(make_run(optimiser=optimiser, batch_size=4))
+    assert plan.rows == 4 * 9
+    assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(model) if eqx.is_array(leaf))
+
+
+def test_more_rows_than_the_solver_takes(make_run):
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature=cv.ExactFisher(),
+        solver=cv.SampleSpace(max_rows=50),
+    )
+    with pytest.raises(ValueError, match=r"max_rows=50.*takes 90 rows \(10 examples × 9\).*CG"):
+        preflight(make_run(optimiser=optimiser, batch_size=10))

@@ -55,6 +55,8 @@ def test_a_record_holds_plain_values(sgd, model, dataset):
     assert record["accepted"] is True
     assert type(record["solver_steps"]) is int
     assert type(record["loss"]) is float
+    assert record["solver"] == ""  # a first-order optimiser solves nothing
+    assert record["eigendecomposition"] is False
     assert record["result"] == ""
 
 

@@ -15,7 +15,7 @@ class Numbers(eqx.Module):
     """What is known of a solution d of (C + λI) d = g.
 
     - `slope`: dᵀg; `metric`: dᵀCd; `squared_norm`: ‖d‖²; `vector_norm`: ‖g‖.
-    - `residual`: a bound on ‖g − (C + λI)d‖.
+    - `residual`: an estimate, mostly from above, of ‖g − (C + λI)d‖.
     """
 
     slope: Scalar

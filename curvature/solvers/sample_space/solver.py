@@ -15,9 +15,9 @@ from .factor import Factor, factorise
 from .forms import Numbers, Solution, covered, partly_covered
 from .refinement import refine
 
-# A solution whose terms are so many times larger than itself is corrected; beyond the second
-# bound, where its numbers suffer, too, it is refined by products with C. Up to the first one the
-# residual was measured to stay within 10 eps (‖C‖ + λ)‖d‖.
+# A solution whose terms are so many times larger than itself is corrected: its residual is about
+# so many eps (‖C‖ + λ)‖d‖. Beyond the second bound, where its numbers suffer, too, it is refined by
+# products with C.
 _CORRECTED, _REFINED = 10.0, 50.0
 
 _NOT_A_PULLBACK = (
@@ -104,8 +104,8 @@ class SampleSpace(AbstractSymmetricSolver):
     `cotangents`, `coefficients`, `remainder`. With them the gradient is never formed, unless asked
     for elsewhere: all but d happens in the space of the samples.
 
-    **Statistics:** `num_steps`, the products that refinement took; `residual`, a bound on
-    ‖g − (C + λI)d‖₂/‖g‖₂; `eigendecomposition`, whether that was needed; `slope` dᵀg,
+    **Statistics:** `num_steps`, the products that refinement took; `residual`, an estimate of
+    ‖g − (C + λI)d‖₂/‖g‖₂, rounding included; `eigendecomposition`, whether that was needed; `slope` dᵀg,
     `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂.
     """
 

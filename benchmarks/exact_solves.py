@@ -1,0 +1,129 @@
+"""Whole steps with exact solves in sample space: how far from an SGD step, and from the floor."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import optimistix as optx
+
+import curvature as cv
+
+from . import stepping
+from .problems import OBJECTIVE, Images, Problem
+from .timing import Rounds
+
+LITTLE = 1e-3  # a learning rate too small to change what the step computes
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A curvature of the table.
+
+    - `rank`: columns of S per example for ten classes.
+    - `covered`: whether the gradient is a combination of the rows.
+    - `tutorial`: the cost of its step at batch 2 as published, in SGD steps (Gebotys 2021,
+      "Natural gradients in JAX"); None where there is no figure.
+    """
+
+    curvature: cv.AbstractCurvature
+    rank: int
+    covered: bool
+    tutorial: float | None
+
+
+KINDS = {
+    "empirical_fisher": Kind(cv.EmpiricalFisher(), 1, True, 7),
+    "true_fisher, 1 sample": Kind(cv.SampledFisher(1), 1, False, 1300),
+    "true_fisher, 5 samples": Kind(cv.SampledFisher(5), 5, False, 3700),
+    "exact_fisher": Kind(cv.ExactFisher(), 9, True, None),
+}
+
+
+def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
+    """The step that is measured."""
+    return cv.NaturalGradient(
+        OBJECTIVE,
+        curvature=curvature,
+        solver=cv.SampleSpace(),
+        damping=1e-2,
+        search=optx.LearningRate(LITTLE),
+    )
+
+
+def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
+    """One row per curvature: multiples of an SGD step, measured, published, and at the least."""
+    kinds = {name: kind for name, kind in KINDS.items() if _fits(problem, kind)}
+    scanned, called = {"sgd": stepping.scan_sgd(problem)}, {"sgd": stepping.call_sgd(problem)}
+    for name, kind in kinds.items():
+        scanned[name] = stepping.scan_steps(problem, optimiser(kind.curvature))
+        called[name] = stepping.call_steps(problem, optimiser(kind.curvature))
+    in_scan, in_calls = Rounds(scanned, rounds), Rounds(called, rounds)
+    return [
+        {
+            "curvature": name,
+            "scan, SGD steps": in_scan.ratio(name, "sgd"),
+            "floor, SGD steps": round(floor(problem, kind), 2),
+            "calls, SGD steps": in_calls.ratio(name, "sgd"),
+            "tutorial, SGD steps": kind.tutorial if problem.batch_size == 2 else None,
+        }
+        for name, kind in kinds.items()
+    ]
+
+
+def _fits(problem: Problem, kind: Kind) -> bool:
+    """The largest problem is measured where a Gram matrix has its 512 rows alone."""
+    return kind.rank * problem.batch_size <= 2000
+
+
+def floor(problem: Problem, kind: Kind) -> float:
+    """The least that a step can cost: its operations and its bytes, at the rates of SGD's.
+
+    With n examples, m = n·rank rows, weights 784 × h and h × 10 (P of them): an SGD step makes
+    two products per weight and example, forward and for the gradient (4nP operations), and reads
+    the weights twice and writes them once (12P bytes). The step in sample space has, instead of
+    the gradient, one combination of rows that is as large; and in addition
+
+    - n²(784 + h) for the products of the layers' inputs, by symmetry half of all,
+    - m²(h + 10 + 2) for those of the cotangents, and to multiply and add the two,
+    - 2n²(h + 10) for A v, where the gradient is no combination of rows,
+    - m³/3 + 2m² per right-hand side for Cholesky's method.
+
+    No weight is read or written once more: where SGD is bound by memory (at batch 2, for which
+    the operations add 1 %), the floor is 1.
+    """
+    n, h, out = problem.batch_size, problem.hidden, 10
+    m, weights = n * kind.rank, 784 * problem.hidden + problem.hidden * 10
+    added = n**2 * (784 + h) + m**2 * (h + out + 2) + m**3 / 3
+    added += 2 * m**2 if kind.covered else 4 * m**2 + 2 * n**2 * (h + out)
+    return 1 + added / (4 * n * weights)
+
+
+def measure_ways(problem: Images, rounds: int) -> dict[str, Any]:
+    """Rows by the layers' structure against rows example by example, in SGD steps."""
+    step = optimiser(KINDS["empirical_fisher"].curvature)
+    times = Rounds(
+        {
+            "sgd": stepping.scan_sgd(problem),
+            "layers": stepping.scan_steps(problem, step),
+            "examples": stepping.scan_steps(dataclasses.replace(problem, opaque=True), step),
+        },
+        rounds,
+    )
+    return {
+        "problem": problem.name,
+        "layer by layer, SGD steps": times.ratio("layers", "sgd"),
+        "per example, SGD steps": times.ratio("examples", "sgd"),
+    }
+
+
+def measure_memory(problem: Problem) -> dict[str, Any]:
+    """The memory that XLA sets aside for a gradient step and for one in sample space, in MiB."""
+    gradient = stepping.scan_sgd(problem).memory()
+    step = stepping.scan_steps(problem, optimiser(cv.EmpiricalFisher())).memory()
+    gram = 4 * problem.batch_size**2
+    return {
+        "problem": problem.name,
+        "SGD, MiB": round(gradient / 2**20, 1),
+        "empirical_fisher, MiB": round(step / 2**20, 1),
+        "share of 1.5 SGD + Gram": round(step / (1.5 * gradient + gram), 2),
+    }
