@@ -45,6 +45,7 @@ TABLE = {
     "search.slope=2": ["BacktrackingArmijo(slope=...)"],
     "solver=cg solver.rtol=2": ["CG(rtol=...)", "got 2"],
     "solver=cg solver.rtol=abc": ["rtol", "abc"],
+    "solver=sample_space solver.max_rows=0": ["SampleSpace(max_rows=...)", "got 0"],
     "likelihood=gaussian likelihood.variance=0": ["Gaussian(variance=...)"],
     "seed=???": ["`seed`"],
     "seed=${nope}": ["`seed`", "nope"],
@@ -59,6 +60,11 @@ TABLE = {
     "model.input_shape=[3]": ["`digits`", "(8, 8)"],
     "objective=joint": ["reconstruction"],
     "dataset=mnist10k": ["t10k-images-idx3-ubyte.gz"],
+    # more than a solver takes
+    "curvature=exact_fisher solver=sample_space solver.max_rows=99": [
+        "1,152 rows (128 examples × 9)"
+    ],
+    "solver=sample_space solver.max_memory=1e-4": ["GiB", "smaller batch", "`solver=cg`"],
     # an override that nothing uses
     "curvature=gauss_newton samples=5": ["`samples=5`", "`curvature=gauss_newton`"],
     "optimiser=adam curvature=true_fisher": ["`curvature=true_fisher`", "`optimiser=adam`"],

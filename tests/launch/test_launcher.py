@@ -44,6 +44,9 @@ def test_a_run_and_its_resumption(train):
     assert {path.name for path in folder.iterdir()} == {
         *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json")
     }
+    assert first.out.count("8,970 parameters, 256 rows; ") == 1  # the plan, said once
+    record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert f" rows; {record['solver']}, " in first.out
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["curvature"] == {"_target_": "curvature.SampledFisher", "samples": 2}
     assert config["choices"]["curvature"] == "true_fisher"

@@ -106,7 +106,9 @@ def test_the_plan_is_that_of_the_batch(make_run, model):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
     plan = preflight(make_run(optimiser=optimiser, batch_size=4))
     assert plan.rows == 4 * 9
-    assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(model) if eqx.is_array(leaf))
+    assert plan.parameters == sum(
+        leaf.size for leaf in jax.tree.leaves(model) if eqx.is_array(leaf)
+    )
 
 
 def test_more_rows_than_the_solver_takes(make_run):

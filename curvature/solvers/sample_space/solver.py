@@ -105,8 +105,8 @@ class SampleSpace(AbstractSymmetricSolver):
     for elsewhere: all but d happens in the space of the samples.
 
     **Statistics:** `num_steps`, the products that refinement took; `residual`, an estimate of
-    ‖g − (C + λI)d‖₂/‖g‖₂, rounding included; `eigendecomposition`, whether that was needed; `slope` dᵀg,
-    `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂.
+    ‖g − (C + λI)d‖₂/‖g‖₂, rounding included; `eigendecomposition`, whether that was needed;
+    `slope` dᵀg, `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂.
     """
 
     max_rows: int = 16384
