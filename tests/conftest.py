@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -6,6 +7,20 @@ import pytest
 # A product in a dtype, or between ranks, that nobody asked for is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Compiled programs are memory maps, of which Linux allows a process 65,530: beyond them, XLA
+# aborts. So many may be there before a test's programs are dropped.
+_MOST_MAPS = 20_000
+_MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drop what was compiled when it has become too much for one process."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
