@@ -4,15 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import optimistix as optx
-
 import curvature as cv
 
 from . import stepping
-from .problems import OBJECTIVE, Images, Problem
+from .problems import Images, Problem, natural_gradient
 from .timing import Rounds
-
-LITTLE = 1e-3  # a learning rate too small to change what the step computes
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,8 @@ KINDS = {
 
 
 def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
-    """The step that is measured."""
-    return cv.NaturalGradient(
-        OBJECTIVE,
-        curvature=curvature,
-        solver=cv.SampleSpace(),
-        damping=1e-2,
-        search=optx.LearningRate(LITTLE),
-    )
+    """A step with an exact solve."""
+    return natural_gradient(curvature, cv.SampleSpace())
 
 
 def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:

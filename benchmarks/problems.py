@@ -6,7 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import lineax as lx
 import optax
+import optimistix as optx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
@@ -76,6 +78,19 @@ IMAGES = (
 PROBLEMS = (Problem(128, 2, 512), Problem(128, 128, 64), Problem(1024, 512, 6))
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
+
+
+def natural_gradient(
+    curvature: cv.AbstractCurvature, solver: lx.AbstractLinearSolver
+) -> cv.NaturalGradient:
+    """The step that is measured, with a learning rate too small to change what it computes."""
+    return cv.NaturalGradient(
+        OBJECTIVE,
+        curvature=curvature,
+        solver=solver,
+        damping=1e-2,
+        search=optx.LearningRate(1e-3),
+    )
 
 
 def loss(model: eqx.nn.MLP, batch: tuple[Array, Array]) -> Scalar:

@@ -16,14 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import optimistix as optx
 from rich.console import Console
 from rich.table import Table
 
 import curvature as cv
 
 from . import exact_solves, loop_cost, machine, stepping
-from .problems import IMAGES, OBJECTIVE, PROBLEMS, Problem
+from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
 from .timing import Rounds
 
 PRODUCTS = 10
@@ -41,13 +40,8 @@ CURVATURES: dict[str, cv.AbstractCurvature] = {
 
 def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
     """The step that is measured: a solve of `PRODUCTS` products, then the update."""
-    return cv.NaturalGradient(
-        OBJECTIVE,
-        curvature=curvature,
-        solver=cv.Auto(cg=cv.CG(rtol=0.0, max_steps=PRODUCTS), sample_space=_REFUSES),
-        damping=1e-2,
-        search=optx.LearningRate(exact_solves.LITTLE),
-    )
+    cg = cv.CG(rtol=0.0, max_steps=PRODUCTS)
+    return natural_gradient(curvature, cv.Auto(cg=cg, sample_space=_REFUSES))
 
 
 def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
