@@ -16,7 +16,7 @@ from ..damping import AbstractDamping, ConstantDamping
 from ..objective import AbstractObjective
 from ..operators import DampedOperator, PullbackOperator, damped
 from ..searches import evaluates, init_search, search_along
-from ..solvers import Auto, Plan, plan_for
+from ..solvers import Auto, Plan, name_of, plan_for
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -240,7 +240,7 @@ class NaturalGradient(AbstractOptimiser):
             residual=numbers["residual"],
             steps=jnp.asarray(solution.stats.get("num_steps", 0), jnp.int32),
             eigendecomposition=jnp.asarray(solution.stats.get("eigendecomposition", False)),
-            solver=type(solver).__name__,
+            solver=name_of(solver),
         )
 
 
