@@ -4,10 +4,9 @@ from jaxtyping import Array, Float
 
 
 class LowerBlocks(eqx.Module):
-    """A symmetric or a lower triangular matrix, as block columns that start on the diagonal.
+    """A symmetric matrix, as block columns that start on the diagonal.
 
-    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j]. The
-      square on the diagonal is whole: symmetric, or zero above its diagonal.
+    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j].
     """
 
     columns: tuple[Float[Array, "_rows _width"], ...]
@@ -29,14 +28,6 @@ class LowerBlocks(eqx.Module):
             return column + damping * eye
 
         return LowerBlocks(tuple(shift(column) for column in self.columns))
-
-    def like(self, lower: Float[Array, "m m"]) -> "LowerBlocks":
-        """A dense lower triangular matrix, cut as this one is."""
-        columns, offset = [], 0
-        for column in self.columns:
-            columns.append(lower[offset:, offset : offset + column.shape[1]])
-            offset += column.shape[1]
-        return LowerBlocks(tuple(columns))
 
     def symmetric_mv(self, x: Float[Array, "m k"]) -> Float[Array, "m k"]:
         """The product of the symmetric matrix with vectors, each block read once."""

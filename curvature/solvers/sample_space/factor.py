@@ -1,8 +1,8 @@
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.lax import dynamic_update_slice
+from jax.lax.linalg import cholesky, triangular_solve
 from jaxtyping import Array, Bool, Float, Scalar
 
 from ...rows import LowerBlocks
@@ -16,30 +16,21 @@ _NOISE = 2.0
 class Factor(eqx.Module):
     """L with L Lᵀ = K + λ'I, for a Gram matrix K.
 
-    - `lower`: L; `inverses`: those of the triangles on its diagonal.
+    - `lower`: L, lower triangular.
     - `damping`: λ', which is λ, or more where K + λI is numerically singular.
     - `by_eigenvalues`: whether L was made from an eigendecomposition.
     """
 
-    lower: LowerBlocks
-    inverses: tuple[Float[Array, "_width _width"], ...]
+    lower: Float[Array, "m m"]
     damping: Scalar
     by_eigenvalues: Bool[Array, ""]
 
     def solve(self, b: Float[Array, "m k"]) -> Float[Array, "m k"]:
         """(K + λ'I)⁻¹ b for several right-hand sides, by forward and backward substitution."""
-        parts, rest = [], b
-        for column, inverse in zip(self.lower.columns, self.inverses, strict=True):
-            width = len(inverse)
-            part = inverse @ rest[:width]
-            rest = rest[width:] - column[width:] @ part
-            parts.append(part)
-        solved = jnp.zeros_like(b[:0])
-        blocks = zip(self.lower.columns, self.inverses, parts, strict=True)
-        for column, inverse, part in reversed(list(blocks)):
-            part = inverse.T @ (part - column[len(inverse) :].T @ solved)
-            solved = jnp.concatenate([part, solved])
-        return solved
+        # LAPACK reads by columns what is held by rows: its L is our Lᵀ, without a copy.
+        upper = self.lower.T
+        forward = triangular_solve(upper, b, left_side=True, lower=False, transpose_a=True)
+        return triangular_solve(upper, forward, left_side=True, lower=False)
 
 
 def factorise(gram: LowerBlocks, damping: Scalar) -> Factor:
@@ -49,25 +40,24 @@ def factorise(gram: LowerBlocks, damping: Scalar) -> Factor:
     eigenvalues of K clipped to zero from below and λ' = λ + 2√m·eps·‖K‖, the size of their
     error: what a factor of this precision can say about K, and safely positive definite.
     """
-    lower, inverses = _cholesky(gram.shifted(damping))
+    lower = _cholesky(gram.shifted(damping))
     eps = float(jnp.finfo(damping.dtype).eps)
     largest = jnp.max(gram.diagonal()) + damping
-    sound = jnp.all(lower.diagonal() ** 2 > _PIVOT * eps * largest)
+    sound = jnp.all(jnp.diagonal(lower) ** 2 > _PIVOT * eps * largest)
 
-    def by_eigenvalues() -> tuple[LowerBlocks, Any, Scalar]:
+    def by_eigenvalues() -> tuple[Float[Array, "m m"], Scalar]:
         values, vectors = jnp.linalg.eigh(gram.as_symmetric_matrix())
         shifted = damping + _NOISE * eps * gram.size**0.5 * jnp.max(jnp.abs(values))
         root = jnp.sqrt(jnp.maximum(values, 0) + shifted)
         upper = jnp.linalg.qr(root[:, None] * vectors.T, mode="r")
-        lower = gram.like(upper.T * jnp.sign(jnp.diagonal(upper))[None, :])
-        tops = [column[: column.shape[1]] for column in lower.columns]
-        return lower, tuple(map(_inverse, tops)), shifted
+        # Held by rows as Cholesky's factor is, or that one would be copied.
+        return jnp.tril(upper.T * jnp.sign(jnp.diagonal(upper))[None, :]), shifted
 
-    factor = jax.lax.cond(sound, lambda: (lower, inverses, damping), by_eigenvalues)
+    factor = jax.lax.cond(sound, lambda: (lower, damping), by_eigenvalues)
     return Factor(*factor, by_eigenvalues=~sound)
 
 
-def _cholesky(matrix: LowerBlocks) -> tuple[LowerBlocks, tuple[Float[Array, "_w _w"], ...]]:
+def _cholesky(matrix: LowerBlocks) -> Float[Array, "m m"]:
     """Cholesky's factor, block column by block column, NaN where there is none.
 
     LAPACK's own runs at a fraction of the speed of matrix products: here nearly all work is one,
@@ -75,25 +65,20 @@ def _cholesky(matrix: LowerBlocks) -> tuple[LowerBlocks, tuple[Float[Array, "_w 
     of their small triangle, which is again a product; the residual stays within a few units of
     roundoff times the condition number of such a triangle (Higham 2002, "Accuracy and stability
     of numerical algorithms", section 13.3).
-
-    **Returns:** the factor and the inverses of the triangles on its diagonal.
     """
-    done: list[Float[Array, "_rows _width"]] = []
-    inverses: list[Float[Array, "_w _w"]] = []
+    factor = jnp.zeros((matrix.size, matrix.size), matrix.columns[0].dtype)
+    start = 0
     for column in matrix.columns:
-        rows, width = column.shape
-        if done:
-            left = jnp.concatenate([d[len(d) - rows :] for d in done], axis=1)
+        width = column.shape[1]
+        if start:
+            left = factor[start:, :start]
             column = column - left @ left[:width].T
-        # LAPACK reads by columns what is held by rows. The transpose of the symmetric square is
-        # the same matrix, but it needs no copy, and no other layout of the whole block column.
-        top = jax.lax.linalg.cholesky(column[:width].T, symmetrize_input=False)
-        inverses.append(_inverse(top))
-        below = column[width:] @ inverses[-1].T
-        done.append(jnp.concatenate([top, below]) if rows > width else top)
-    return LowerBlocks(tuple(done)), tuple(inverses)
-
-
-def _inverse(lower: Float[Array, "w w"]) -> Float[Array, "w w"]:
-    eye = jnp.eye(len(lower), dtype=lower.dtype)
-    return jax.lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+        # The transpose of the symmetric square is the same matrix, but LAPACK needs no copy of it,
+        # and no other layout of the whole block column.
+        top = cholesky(column[:width].T, symmetrize_input=False)
+        eye = jnp.eye(width, dtype=top.dtype)
+        inverse = triangular_solve(top, eye, left_side=True, lower=True)
+        done = jnp.concatenate([top, column[width:] @ inverse.T])
+        factor = dynamic_update_slice(factor, done, (start, start))
+        start += width
+    return factor
