@@ -4,6 +4,7 @@ from . import (
     backends as backends,
     damping as damping,
     likelihoods as likelihoods,
+    momentum as momentum,
     searches as searches,
     solvers as solvers,
 )
@@ -22,6 +23,7 @@ from .damping import (
     AbstractDamping as AbstractDamping,
     ConstantDamping as ConstantDamping,
     LevenbergMarquardt as LevenbergMarquardt,
+    ScheduledDamping as ScheduledDamping,
 )
 from .divergences import (
     KL as KL,
@@ -38,6 +40,11 @@ from .likelihoods import (
     Gaussian as Gaussian,
 )
 from .linearisation import Linearisation as Linearisation
+from .momentum import (
+    AbstractMomentum as AbstractMomentum,
+    QuadraticMomentum as QuadraticMomentum,
+    Spring as Spring,
+)
 from .objective import (
     AbstractObjective as AbstractObjective,
     Autoencoding as Autoencoding,
@@ -53,4 +60,5 @@ from .optimisers import (
     Info as Info,
     NaturalGradient as NaturalGradient,
 )
+from .searches import ScheduledLearningRate as ScheduledLearningRate
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

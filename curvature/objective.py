@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ._checks import number, takes_key
+from ._trees import add_scaled, norm
 from .likelihoods import AbstractLoss
 from .linearisation import Linearisation, LinearisedTerm, example_keys, term_key, transpose
 
@@ -62,11 +63,16 @@ def call_model(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None 
 
 
 class AbstractObjective(eqx.Module):
-    """A weighted sum of terms, L = Σ_t weight_t/n_t Σ_i nll_t(z_i, y_i).
+    """A weighted sum of terms, L = Σ_t weight_t/n_t Σ_i nll_t(z_i, y_i) + ½ l2 ‖w‖².
 
     A concrete objective says what its terms are and how a batch falls into their examples; the
     loss and the linearisation are written here, once, for all of them.
+
+    `l2` is a number ≥ 0, or None for no such term. w are all floating-point arrays of the model,
+    frozen ones too. It is a part of the loss, unlike a damping: it moves the minimum.
     """
+
+    l2: eqx.AbstractVar[Scalar | None]
 
     @abc.abstractmethod
     def terms(self) -> PyTree[Term]:
@@ -91,7 +97,7 @@ class AbstractObjective(eqx.Module):
             keys = example_keys(term_key(key, index), _leading_axis(inputs, targets))
             z = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))(model, inputs, keys)
             losses.append(_scale(term, z) * jnp.sum(jax.vmap(term.likelihood.nll)(z, targets)))
-        return jnp.asarray(sum(losses))
+        return jnp.asarray(sum(losses)) + self._penalty(model)
 
     def linearise(
         self,
@@ -128,9 +134,10 @@ class AbstractObjective(eqx.Module):
             nll, grad = jax.vmap(jax.value_and_grad(term.likelihood.nll))(z, targets)
             losses.append(_scale(term, z) * jnp.sum(nll))
             cotangents.append(_scale(term, z) * grad)
+        grad = transpose(jvp, params)(tuple(cotangents))
         return Linearisation(
-            loss=jnp.asarray(sum(losses)),
-            grad=transpose(jvp, params)(tuple(cotangents)),
+            loss=jnp.asarray(sum(losses)) + self._penalty(model),
+            grad=grad if self.l2 is None else add_scaled(grad, self.l2, params),
             cotangents=tuple(cotangents),
             outputs=jtu.tree_unflatten(treedef, zs),
             params=params,
@@ -142,6 +149,12 @@ class AbstractObjective(eqx.Module):
             ),
             jvp=jvp,
         )
+
+    def _penalty(self, model: PyTree) -> Scalar | float:
+        """½ l2 ‖w‖²."""
+        if self.l2 is None:
+            return 0.0
+        return 0.5 * self.l2 * norm(eqx.filter(model, eqx.is_inexact_array)) ** 2
 
     def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, Any]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))
@@ -165,14 +178,16 @@ class Objective(AbstractObjective):
     """
 
     by_name: dict[str, Term]
+    l2: Scalar | None
 
-    def __init__(self, terms: dict[str, Term]):
+    def __init__(self, terms: dict[str, Term], l2: ScalarLike | None = None):
         if not terms or not all(isinstance(term, Term) for term in terms.values()):
             raise ValueError(
                 "`Objective(terms=...)` must be a dictionary with at least one `Term`, got "
                 f"{terms!r}."
             )
         self.by_name = dict(terms)
+        self.l2 = _strength(l2)
 
     def terms(self) -> PyTree[Term]:
         return self.by_name
@@ -185,6 +200,11 @@ class Supervised(AbstractObjective):
     """L = 1/n Σ_i nll(model(x_i), y_i); a batch is `(inputs, targets)`."""
 
     likelihood: AbstractLoss
+    l2: Scalar | None
+
+    def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
+        self.likelihood = likelihood
+        self.l2 = _strength(l2)
 
     def terms(self) -> PyTree[Term]:
         return Term(call_model, self.likelihood)
@@ -200,6 +220,11 @@ class Autoencoding(AbstractObjective):
     """
 
     likelihood: AbstractLoss
+    l2: Scalar | None
+
+    def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
+        self.likelihood = likelihood
+        self.l2 = _strength(l2)
 
     def terms(self) -> PyTree[Term]:
         return Term(_ravelled, self.likelihood)
@@ -215,6 +240,13 @@ def _ravelled(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None =
 
 def _example(term: Term, frozen: PyTree, params: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
     return term.example(eqx.combine(params, frozen), x, key)
+
+
+def _strength(l2: ScalarLike | None) -> Scalar | None:
+    if l2 is None:
+        return None
+    number("l2=...", l2)
+    return jnp.asarray(l2)
 
 
 def _scale(term: Term, z: Float[Array, "n *shape"]) -> Scalar:

@@ -1,3 +1,4 @@
 from ._base import AbstractDamping as AbstractDamping
 from .constant import ConstantDamping as ConstantDamping
 from .levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from .scheduled import ScheduledDamping as ScheduledDamping

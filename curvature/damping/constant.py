@@ -1,8 +1,9 @@
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Scalar, ScalarLike
+from jaxtyping import Array, Bool, Int, Scalar, ScalarLike
 
 from .._checks import number
 from ._base import AbstractDamping
@@ -27,6 +28,15 @@ class ConstantDamping(AbstractDamping):
 
     def needs_reduction_ratio(self) -> bool:
         return False
+
+    def judges_on_next_batch(self) -> bool:
+        return False
+
+    def begin(
+        self, damping: Scalar, *, step: Int[Array, ""], scale: Callable[[], Scalar]
+    ) -> Scalar:
+        del step, scale
+        return damping
 
     def update(
         self, damping: Scalar, *, reduction_ratio: Scalar, accepted: Bool[Array, ""]

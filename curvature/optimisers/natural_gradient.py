@@ -7,16 +7,18 @@ import jax.tree_util as jtu
 import lineax as lx
 import optax
 import optimistix as optx
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
-from .._trees import add_scaled, like, norm, vdot
+from .._trees import add_scaled, like, vdot
 from ..backends import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping
+from ..linearisation import Linearisation
+from ..momentum import AbstractMomentum, Direction
 from ..objective import AbstractObjective
 from ..operators import DampedOperator, PullbackOperator, damped
 from ..searches import evaluates, init_search, search_along
-from ..solvers import Auto, Plan, name_of, plan_for
+from ..solvers import Auto, Plan, plan_for
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -28,39 +30,36 @@ from ._base import (
     split,
     trainable_mask,
 )
+from ._judge import LastStep, judge
+from ._solve import Solved, solve
 
 
 class NaturalGradientState(eqx.Module):
-    """Carried from step to step: the next λ, the state of the search, and d for warm starts."""
+    """Carried from step to step.
 
+    - `steps`: how many were made, rejected ones included; `damping`: the next λ.
+    - `search`: the state of the search; `direction`: d, for momentum and warm starts.
+    - `last`: the last step, where the damping judges it on the next batch.
+    """
+
+    steps: Int[Array, ""]
     damping: Scalar
     search: PyTree[Array]
     direction: PyTree[Array] | None
+    last: LastStep | None
     mask: Mask = eqx.field(static=True)
-
-
-class _Solve(eqx.Module):
-    """d = (C + λI)⁻¹g and the numbers of the quadratic model along it."""
-
-    direction: PyTree[Array]
-    slope: Scalar  # dᵀg
-    metric: Scalar  # dᵀCd
-    norm: Scalar
-    grad_norm: Scalar
-    residual: Scalar
-    steps: Array
-    eigendecomposition: Bool[Array, ""]
-    solver: str = eqx.field(static=True)
 
 
 class NaturalGradient(AbstractOptimiser):
     """w ← w − s·d with d = (C + λI)⁻¹ g: natural gradient, Gauss–Newton, Hessian-free.
 
-    - `curvature` makes C, `damping` chooses λ, `solver` solves for d, `search` chooses s.
+    - `curvature` makes C, `damping` chooses λ, `solver` solves for d, `momentum` lets the last
+      direction have a say in it, `search` chooses s.
     - The linear solve may be truncated: its failure to converge is reported, not an error.
     - The quadratic model of the loss along d is m(s) = L − s dᵀg + ½s² dᵀCd, with the *undamped*
       C; a step for which it predicts no reduction is rejected, as is one whose loss, gradient or
       direction is not finite.
+    - An objective with an `l2` has C + l2·I in the place of C, in the solve and in the model.
 
     **Arguments:**
 
@@ -69,9 +68,13 @@ class NaturalGradient(AbstractOptimiser):
     - `solver`: any lineax solver for positive definite operators; default `Auto()`.
     - `damping`: λ as a number, or an `AbstractDamping`; default 1e-3.
     - `search`: any optimistix search; default `optimistix.LearningRate(1.0)`.
+    - `momentum`: an `AbstractMomentum`; default None.
     - `max_search_steps`: the most step sizes a search may try on one batch.
     - `warm_start`: iterative solvers start from this multiple of the last direction (Martens 2010
       uses 0.95), 0 to start from zero. A start other than zero costs one product more.
+    - `curvature_batch`: C is made of the first so many examples of the batch (of each term), the
+      gradient of all of them; default None, all. An exact solve in sample space costs more then:
+      it does not know the gradient to be made of the rows of C.
     """
 
     objective: AbstractObjective
@@ -79,8 +82,10 @@ class NaturalGradient(AbstractOptimiser):
     solver: lx.AbstractLinearSolver
     damping: AbstractDamping
     search: optx.AbstractSearch
+    momentum: AbstractMomentum | None
     max_search_steps: int = eqx.field(static=True)
     warm_start: float = eqx.field(static=True)
+    curvature_batch: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,8 +94,10 @@ class NaturalGradient(AbstractOptimiser):
         solver: lx.AbstractLinearSolver | None = None,
         damping: AbstractDamping | Any = 1e-3,
         search: optx.AbstractSearch | None = None,
+        momentum: AbstractMomentum | None = None,
         max_search_steps: int = 10,
         warm_start: float = 0.0,
+        curvature_batch: int | None = None,
     ):
         self.objective = objective
         self.curvature = GaussNewton() if curvature is None else curvature
@@ -98,11 +105,15 @@ class NaturalGradient(AbstractOptimiser):
         is_policy = isinstance(damping, AbstractDamping)
         self.damping = damping if is_policy else ConstantDamping(damping)
         self.search = optx.LearningRate(1.0) if search is None else search
+        self.momentum = momentum
         self.max_search_steps = max_search_steps
         self.warm_start = warm_start
+        self.curvature_batch = curvature_batch
 
     def __check_init__(self):
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
+        if self.curvature_batch is not None:
+            positive_int("NaturalGradient(curvature_batch=...)", self.curvature_batch)
         if not 0 <= self.warm_start <= 1:
             raise ValueError(
                 f"`NaturalGradient(warm_start=...)` must lie in [0, 1], got {self.warm_start}."
@@ -115,10 +126,15 @@ class NaturalGradient(AbstractOptimiser):
         f_info = optx.FunctionInfo.EvalGradHessian(
             jnp.zeros((), dtype), zeros, lx.IdentityLinearOperator(jax.eval_shape(lambda: zeros))
         )
+        last = None
+        if self.damping.judges_on_next_batch():
+            last = LastStep.none(params, dtype)
         return NaturalGradientState(
+            steps=jnp.zeros((), jnp.int32),
             damping=self.damping.init(dtype),
             search=init_search(self.search, params, f_info),
-            direction=zeros if self.warm_start else None,
+            direction=zeros if self.warm_start or self.momentum is not None else None,
+            last=last,
             mask=trainable_mask(model, trainable),
         )
 
@@ -134,33 +150,54 @@ class NaturalGradient(AbstractOptimiser):
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
         params, frozen = eqx.partition(model, trainable)
+
+        def loss_at(w: PyTree[Array]) -> Scalar:
+            return self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
+
         linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         loss, grad = linearisation.loss, linearisation.grad
-        operator = self.curvature.operator(linearisation, key=curvature_key)
-        solve = self._solve(damped(operator, state.damping), grad, state.direction)
+        operator = self._operator(linearisation, model, batch, trainable, model_key, curvature_key)
+        damping, ratio, last = state.damping, jnp.full_like(loss, jnp.nan), state.last
+        if last is not None:
+            last, ratio = judge(last, params, loss, loss_at)
+            updated = self.damping.update(damping, reduction_ratio=ratio, accepted=last.accepted)
+            # A batch without a finite loss says nothing of the step before it.
+            judged = (state.steps > 0) & jnp.isfinite(loss)
+            damping = jnp.where(judged, updated, damping)
+        damping = self.damping.begin(
+            damping, step=state.steps, scale=lambda: _rayleigh(linearisation, operator)
+        )
+        solved = self._solve(operator, linearisation, damping, state.direction)
+        l2 = self.objective.l2
+        # Of the loss with its penalty.
+        hessian = operator if l2 is None else damped(operator, l2)
+        direction = _with_penalty(solved.direction, l2)
+        if self.momentum is not None:
+            direction = self.momentum.combine(direction, state.direction, grad, hessian, damping)
+        norm = jnp.sqrt(direction.squared_norm)
 
         def predicted_reduction(s: Scalar) -> Scalar:
-            return s * solve.slope - s**2 * solve.metric / 2
+            return s * direction.slope - s**2 * direction.metric / 2
 
+        on_own_batch = self.damping.needs_reduction_ratio() and state.last is None
         found = search_along(
             self.search,
             state.search,
             params,
-            solve.direction,
-            optx.FunctionInfo.EvalGradHessian(loss, grad, operator),
-            loss=lambda w: self.objective.loss(eqx.combine(w, frozen), batch, key=model_key),
+            direction.vector,
+            optx.FunctionInfo.EvalGradHessian(loss, grad, hessian),
+            loss=loss_at,
             predicted_reduction=predicted_reduction,
             max_steps=self.max_search_steps,
-            evaluate=self.damping.needs_reduction_ratio(),
+            evaluate=on_own_batch,
         )
         s, predicted = found.step_size, predicted_reduction(found.step_size)
-        evaluated = evaluates(self.search) or self.damping.needs_reduction_ratio()
-        lost = evaluated & ~jnp.isfinite(found.reduction)
-        grad_norm = solve.grad_norm
+        lost = (evaluates(self.search) or on_own_batch) & ~jnp.isfinite(found.reduction)
+        grad_norm = solved.grad_norm
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
-            (~jnp.isfinite(solve.norm), RESULTS.nonfinite_direction),
+            (~jnp.isfinite(norm), RESULTS.nonfinite_direction),
             (grad_norm == 0, RESULTS.stationary),
             (found.accepted & ~(predicted > 0), RESULTS.no_reduction),
             (found.accepted & lost, RESULTS.nonfinite_candidate),
@@ -168,27 +205,34 @@ class NaturalGradient(AbstractOptimiser):
         )
         accepted = result == RESULTS.successful
         # What a search learns of a batch that has no finite model is not worth carrying on.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(solve.norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(norm)
         taken = jnp.where(accepted, s, 0)
-        ratio = found.reduction / predicted
-        new_params = select(accepted, add_scaled(params, -s, solve.direction), params)
+        new_params = select(accepted, add_scaled(params, -s, direction.vector), params)
+        next_damping = damping
+        if last is None:
+            ratio = found.reduction / predicted
+            next_damping = self.damping.update(damping, reduction_ratio=ratio, accepted=accepted)
+        else:
+            last = last.followed_by(params, s, direction.slope, direction.metric, accepted)
         new_state = NaturalGradientState(
-            damping=self.damping.update(state.damping, reduction_ratio=ratio, accepted=accepted),
+            steps=state.steps + 1,
+            damping=next_damping,
             search=select(finite, found.state, state.search),
-            direction=None if state.direction is None else _kept(accepted, solve.direction),
+            direction=None if state.direction is None else _kept(accepted, direction.vector),
+            last=last,
             mask=state.mask,
         )
         info = Info(
             loss=loss,
             grad_norm=grad_norm,
-            step_norm=taken * solve.norm,
-            damping=state.damping,
-            solver=solve.solver,
-            solver_steps=solve.steps,
-            solver_residual=solve.residual,
-            eigendecomposition=solve.eigendecomposition,
+            step_norm=taken * norm,
+            damping=damping,
+            solver=solved.solver,
+            solver_steps=solved.steps,
+            solver_residual=solved.residual,
+            eigendecomposition=solved.eigendecomposition,
             reduction_ratio=ratio,
-            metric_step=taken**2 * solve.metric / 2,
+            metric_step=taken**2 * direction.metric / 2,
             accepted=accepted,
             result=result,
         )
@@ -209,8 +253,10 @@ class NaturalGradient(AbstractOptimiser):
             linearisation = self.objective.linearise(
                 model, batch, trainable=trainable, key=model_key
             )
-            operator = self.curvature.operator(linearisation, key=curvature_key)
-            plans.append(self._plan(damped(operator, self.damping.init(linearisation.loss.dtype))))
+            operator = self._operator(
+                linearisation, model, batch, trainable, model_key, curvature_key
+            )
+            plans.append(self._plan(damped(operator, jnp.ones((), linearisation.loss.dtype))))
 
         eqx.filter_eval_shape(trace, model, batch, key)
         return plans[0]
@@ -218,59 +264,66 @@ class NaturalGradient(AbstractOptimiser):
     def _plan(self, operator: DampedOperator) -> Plan:
         return plan_for(self.solver, operator, positive_damping=self.damping.is_positive())
 
+    def _operator(
+        self,
+        linearisation: Linearisation,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree,
+        model_key: PRNGKeyArray | None,
+        curvature_key: PRNGKeyArray | None,
+    ) -> lx.AbstractLinearOperator:
+        """C, of the whole batch or of its first examples."""
+        if self.curvature_batch is not None:
+            some = jtu.tree_map(lambda leaf: leaf[: self.curvature_batch], batch)
+            linearisation = self.objective.linearise(
+                model, some, trainable=trainable, key=model_key
+            )
+        return self.curvature.operator(linearisation, key=curvature_key)
+
     def _solve(
-        self, operator: DampedOperator, grad: PyTree[Array], last: PyTree[Array] | None
-    ) -> _Solve:
+        self,
+        operator: lx.AbstractLinearOperator,
+        linearisation: Linearisation,
+        damping: Scalar,
+        last: PyTree[Array] | None,
+    ) -> Solved:
+        l2 = self.objective.l2
+        offset = None
+        if self.momentum is not None:
+            offset = self.momentum.offset(last, damping)
         options: dict[str, Any] = {}
-        if last is not None:
+        if self.warm_start:
             options["y0"] = optax.tree.scale(self.warm_start, last)
-        if isinstance(operator.operator, PullbackOperator):
-            options |= operator.operator.gradient_options()
+        if isinstance(operator, PullbackOperator) and self.curvature_batch is None:
+            options |= operator.gradient_options()
+            # All of the vector that is not the gradient of the terms.
+            parts = [] if offset is None else [offset]
+            if l2 is not None:
+                parts.append(optax.tree.scale(l2, linearisation.params))
+            if parts:
+                options["offset"] = optax.tree.add(*parts) if len(parts) == 2 else parts[0]
+        whole = damped(operator, damping if l2 is None else damping + l2.astype(damping.dtype))
         solver = self.solver
         if isinstance(solver, Auto):
-            solver = self._plan(operator).solver
-        solution = lx.linear_solve(operator, grad, solver, options=options, throw=False)
-        numbers = _numbers(operator, grad, solution.value, solution.stats)
-        return _Solve(
-            direction=solution.value,
-            slope=numbers["slope"],
-            metric=numbers["metric"],
-            norm=jnp.sqrt(numbers["squared_norm"]),
-            grad_norm=numbers["vector_norm"],
-            residual=numbers["residual"],
-            steps=jnp.asarray(solution.stats.get("num_steps", 0), jnp.int32),
-            eigendecomposition=jnp.asarray(solution.stats.get("eigendecomposition", False)),
-            solver=name_of(solver),
-        )
+            solver = self._plan(whole).solver
+        return solve(solver, whole, linearisation.grad, offset, options)
 
 
-def _numbers(
-    operator: DampedOperator, grad: PyTree[Array], d: PyTree[Array], stats: dict[str, Any]
-) -> dict[str, Array]:
-    """The numbers of the quadratic model along d, as far as the solver does not know them."""
-    if "metric" in stats:  # without a pass over the weights
-        return stats
-    slope, squared_norm, grad_norm = vdot(d, grad), vdot(d, d), norm(grad)
-    if "quadratic" in stats and "residual" in stats:
-        quadratic = jnp.asarray(stats["quadratic"])
-        residual = jnp.asarray(stats["residual"], slope.dtype)
-    else:
-        r = add_scaled(grad, jnp.asarray(-1), operator.mv(d))
-        quadratic = -(slope + vdot(d, r)) / 2
-        residual = norm(r) / grad_norm
-    # φ(d) = ½dᵀ(C+λI)d − gᵀd gives dᵀCd without a product. It is a difference: its error is
-    # a few units of roundoff of λ‖d‖².
-    damping = operator.damping.astype(slope.dtype)
-    metric = jnp.maximum(2 * (quadratic + slope) - damping * squared_norm, 0)
-    return {
-        "slope": slope,
-        "metric": metric,
-        "squared_norm": squared_norm,
-        "vector_norm": grad_norm,
-        "residual": residual,
-    }
+def _rayleigh(linearisation: Linearisation, operator: lx.AbstractLinearOperator) -> Scalar:
+    """gᵀCg/gᵀg. The gradient is made anew: where this is not called it need not be made at all."""
+    grad = linearisation.vjp(linearisation.cotangents)
+    return vdot(grad, operator.mv(grad)) / vdot(grad, grad)
+
+
+def _with_penalty(direction: Direction, l2: Scalar | None) -> Direction:
+    """The direction with numbers by C + l2·I."""
+    if l2 is None:
+        return direction
+    metric = direction.metric + l2.astype(direction.metric.dtype) * direction.squared_norm
+    return eqx.tree_at(lambda d: d.metric, direction, metric)
 
 
 def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
-    """The direction to start the next solve from: zero after a step that was rejected."""
+    """The direction to carry on: zero after a step that was rejected."""
     return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))

@@ -36,7 +36,10 @@ class Rows(eqx.Module):
 
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> Float[Array, " m"]:
         """A v, for about half a gradient."""
-        tangents = self.linearisation.jvp(vector)
+        return self.combine(self.linearisation.jvp(vector))
+
+    def combine(self, tangents: tuple[Float[Array, "_n *_shape"], ...]) -> Float[Array, " m"]:
+        """A v from the changes J v of the outputs."""
         products = [
             jnp.einsum("rnc,nc->rn", _flat(columns), tangent.reshape(len(tangent), -1))
             for columns, tangent in zip(self.columns, tangents, strict=True)

@@ -1,6 +1,9 @@
 from ._along import (
     SearchOutcome as SearchOutcome,
-    evaluates as evaluates,
     init_search as init_search,
+    is_hidden as is_hidden,
+    rounding as rounding,
     search_along as search_along,
 )
+from ._base import evaluates as evaluates
+from .scheduled import ScheduledLearningRate as ScheduledLearningRate

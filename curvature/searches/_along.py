@@ -9,6 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from .._trees import add_scaled
+from ._base import evaluates
 
 # A mean over a batch is taken to be good to this many units of roundoff.
 _ROUNDING = 10.0
@@ -27,9 +28,15 @@ class SearchOutcome(eqx.Module):
     state: PyTree[Array]
 
 
-def evaluates(search: optx.AbstractSearch) -> bool:
-    """Whether the search looks at the loss at all: a fixed learning rate does not."""
-    return not isinstance(search, optx.LearningRate)
+def rounding(loss: Scalar) -> Scalar:
+    """How far a loss, a mean over a batch, may be off."""
+    return _ROUNDING * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
+
+
+def is_hidden(before: Scalar, after: Scalar, predicted: Scalar) -> Bool[Array, ""]:
+    """Whether a change of the loss, and the predicted one, are within the loss's rounding."""
+    noise = rounding(before)
+    return (jnp.abs(predicted) <= noise) & (jnp.abs(before - after) <= noise)
 
 
 def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
@@ -72,10 +79,9 @@ def search_along(
     def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:
         """The actual reduction, and a loss that shows it to be one."""
         at, predicted = loss(candidate), predicted_reduction(step_size)
-        noise = _ROUNDING * jnp.finfo(dtype).eps * jnp.abs(f_info.f)
-        hidden = (jnp.abs(predicted) <= noise) & (jnp.abs(f_info.f - at) <= noise)
+        hidden = is_hidden(f_info.f, at, predicted)
         reduction = jnp.where(hidden, predicted, f_info.f - at)
-        return reduction, jnp.where(hidden, f_info.f - noise, at)
+        return reduction, jnp.where(hidden, f_info.f - rounding(f_info.f), at)
 
     if not evaluates(search):
         reduction = jnp.full((), jnp.nan, dtype)

@@ -102,11 +102,13 @@ class SampleSpace(AbstractSymmetricSolver):
 
     **Options**, for the gradient of the loss alone (see `PullbackOperator.gradient_options`):
     `cotangents`, `coefficients`, `remainder`. With them the gradient is never formed, unless asked
-    for elsewhere: all but d happens in the space of the samples.
+    for elsewhere: all but d happens in the space of the samples. `offset` is a vector v where the
+    solve is for g + v: it costs one product with A.
 
     **Statistics:** `num_steps`, the products that refinement took; `residual`, an estimate of
     ‖g − (C + λI)d‖₂/‖g‖₂, rounding included; `eigendecomposition`, whether that was needed;
-    `slope` dᵀg, `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂.
+    `slope` dᵀg, `metric` dᵀCd, `squared_norm` ‖d‖², `vector_norm` ‖g‖₂, for g + v as the vector
+    where there is an offset.
     """
 
     max_rows: int = 16384
@@ -153,32 +155,49 @@ class SampleSpace(AbstractSymmetricSolver):
         if "cotangents" not in options:
             return _report(state, _refined(state, vector, state.inverse(vector)))
         solution = _in_sample_space(state, options)
-        pullback, cotangents = state.rows.linearisation.vjp, options["cotangents"]
+        pullback, offset = state.rows.linearisation.vjp, options.get("offset")
         combined = state.rows.cotangents(solution.weights)
-        if solution.share is not None:
+        if solution.share is not None and options["remainder"] is not None:
             pairs = zip(options["remainder"], combined, strict=True)
             combined = tuple(solution.share * gamma + c for gamma, c in pairs)
+        first = pullback(combined)
+        if solution.share is not None and offset is not None:
+            first = add_scaled(first, solution.share, offset)
         excess = solution.amplification
         level = jnp.where(excess > _REFINED, 2, jnp.where(excess > _CORRECTED, 1, 0))
         # The gradient is made in one branch alone, so that it is not made where that is not taken.
         branches = (
             lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32)),
             lambda d: _corrected(state, options["coefficients"], solution, d),
-            lambda d: _refined(state, pullback(cotangents), d),
+            lambda d: _refined(state, _vector(state, options), d),
         )
-        answer = jax.lax.switch(
-            jnp.where(state.damping > 0, level, 0), branches, pullback(combined)
-        )
+        answer = jax.lax.switch(jnp.where(state.damping > 0, level, 0), branches, first)
         return _report(state, answer)
 
 
+def _vector(state: _State, options: dict[str, Any]) -> PyTree[Array]:
+    """The vector itself, made anew."""
+    gradient, offset = state.rows.linearisation.vjp(options["cotangents"]), options.get("offset")
+    return (
+        gradient if offset is None else add_scaled(gradient, jnp.ones_like(state.damping), offset)
+    )
+
+
 def _in_sample_space(state: _State, options: dict[str, Any]) -> Solution:
-    """The solution for the gradient of the loss, g = Aᵀρ + Jᵀγ."""
-    rho, damping = options["coefficients"], state.damping
-    if options["remainder"] is None:
-        return covered(state.gram, state.factor, rho, damping)
-    projected, squared = state.rows.project()
-    return partly_covered(state.gram, state.factor, rho, projected, squared, damping)
+    """The solution for g + v = Aᵀρ + Jᵀγ + v: the gradient of the loss and the offset."""
+    rho, gamma, offset = options["coefficients"], options["remainder"], options.get("offset")
+    if gamma is None and offset is None:
+        return covered(state.gram, state.factor, rho, state.damping)
+    projected, squared = jnp.zeros_like(rho), jnp.zeros_like(state.damping)
+    if gamma is not None:
+        projected, squared = state.rows.project()
+    if offset is not None:
+        tangents = state.rows.linearisation.jvp(offset)
+        projected += state.rows.combine(tangents)
+        squared += vdot(offset, offset)
+        if gamma is not None:
+            squared += 2 * vdot(gamma, tangents)
+    return partly_covered(state.gram, state.factor, rho, projected, squared, state.damping)
 
 
 def _corrected(

@@ -1,0 +1,44 @@
+import jax.numpy as jnp
+import lineax as lx
+import optax
+from jaxtyping import Array, PyTree, Scalar, ScalarLike
+
+from .._checks import number
+from ._base import AbstractMomentum, Direction
+
+
+class Spring(AbstractMomentum):
+    """Projected momentum: d = argmin of the quadratic model + ½λ‖d − μφ‖².
+
+        (C + λI) d = g + λμφ,    so    d = μφ + (C + λI)⁻¹(g − μCφ)
+
+    Where this batch says nothing, in the null space of C, d keeps μ of the last direction φ;
+    where it does, φ is forgotten. In the space of the samples this is SPRING (Goldshlager,
+    Abrahamsen and Lin 2024, "A Kaczmarz-inspired approach to accelerate the optimization of
+    neural network wavefunctions", section 3), ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ; the equation
+    above is the same for every solver. The norm of d is amplified by at most 1/√(1 − μ²).
+
+    **Arguments:** `decay`, μ in [0, 1).
+    """
+
+    decay: Scalar
+
+    def __init__(self, decay: ScalarLike = 0.9):
+        known = number("Spring(decay=...)", decay)
+        if known is not None and known >= 1:
+            raise ValueError(f"`Spring(decay=...)` must lie in [0, 1), got {decay}.")
+        self.decay = jnp.asarray(decay)
+
+    def offset(self, last: PyTree[Array], damping: Scalar) -> PyTree[Array]:
+        return optax.tree.scale(damping * self.decay.astype(damping.dtype), last)
+
+    def combine(
+        self,
+        found: Direction,
+        last: PyTree[Array],
+        grad: PyTree[Array],
+        operator: lx.AbstractLinearOperator,
+        damping: Scalar,
+    ) -> Direction:
+        del last, grad, operator, damping
+        return found

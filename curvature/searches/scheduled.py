@@ -1,0 +1,39 @@
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Bool, Int, PyTree, Scalar
+
+from ._base import AbstractFixedSearch
+
+
+class _State(eqx.Module):
+    steps: Int[Array, ""]
+
+
+class ScheduledLearningRate(AbstractFixedSearch):
+    """s = `schedule(step)`, whatever the loss does, for any optax schedule.
+
+    **Arguments:** `schedule`, from the number of steps before this one, an integer array, to s.
+    """
+
+    schedule: Callable[[Int[Array, ""]], Any] = eqx.field(static=True)
+
+    def init(self, y: PyTree[Array], f_info_struct: Any) -> _State:
+        del y, f_info_struct
+        return _State(jnp.zeros((), jnp.int32))
+
+    def step(
+        self,
+        first_step: Bool[Array, ""],
+        y: PyTree[Array],
+        y_eval: PyTree[Array],
+        f_info: Any,
+        f_eval_info: Any,
+        state: _State,
+    ) -> tuple[Scalar, Bool[Array, ""], Any, _State]:
+        del first_step, y, y_eval, f_info, f_eval_info
+        s = jnp.asarray(self.schedule(state.steps))
+        return s, jnp.asarray(True), optx.RESULTS.successful, _State(state.steps + 1)
