@@ -51,6 +51,7 @@ from .optimisers import (
     AbstractOptimiser as AbstractOptimiser,
     FirstOrder as FirstOrder,
     Info as Info,
+    Minimiser as Minimiser,
     NaturalGradient as NaturalGradient,
 )
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

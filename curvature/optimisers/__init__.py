@@ -4,6 +4,7 @@ from ._base import (
     Info as Info,
 )
 from .first_order import FirstOrder as FirstOrder, FirstOrderState as FirstOrderState
+from .minimiser import Minimiser as Minimiser, MinimiserState as MinimiserState
 from .natural_gradient import (
     NaturalGradient as NaturalGradient,
     NaturalGradientState as NaturalGradientState,
