@@ -55,6 +55,7 @@ from .optimisers import (
     Info as Info,
     Minimiser as Minimiser,
     NaturalGradient as NaturalGradient,
+    ProximalPoint as ProximalPoint,
     evaluated as evaluated,
 )
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

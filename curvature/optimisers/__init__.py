@@ -12,3 +12,4 @@ from .natural_gradient import (
     NaturalGradient as NaturalGradient,
     NaturalGradientState as NaturalGradientState,
 )
+from .proximal_point import ProximalPoint as ProximalPoint, ProximalPointState as ProximalPointState

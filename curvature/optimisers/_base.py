@@ -27,6 +27,10 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     )
     nonfinite_candidate = "The loss at the new weights is not finite."
     search_exhausted = "The search found no acceptable step size in `max_search_steps` trials."
+    no_proximal_reduction = (
+        "The minimiser did not reduce the proximal objective: give it more steps, or raise the "
+        "strength."
+    )
 
 
 class Info(eqx.Module):

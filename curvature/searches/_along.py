@@ -32,6 +32,11 @@ def evaluates(search: optx.AbstractSearch) -> bool:
     return not isinstance(search, optx.LearningRate)
 
 
+def rounding(loss: Scalar) -> Scalar:
+    """How far a loss, a mean over a batch, may be off."""
+    return _ROUNDING * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
+
+
 def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
     """The search's first state, with strong types: a weak one would cost a second trace."""
     state = search.init(params, f_info)
@@ -72,7 +77,7 @@ def search_along(
     def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:
         """The actual reduction, and a loss that shows it to be one."""
         at, predicted = loss(candidate), predicted_reduction(step_size)
-        noise = _ROUNDING * jnp.finfo(dtype).eps * jnp.abs(f_info.f)
+        noise = rounding(f_info.f)
         hidden = (jnp.abs(predicted) <= noise) & (jnp.abs(f_info.f - at) <= noise)
         reduction = jnp.where(hidden, predicted, f_info.f - at)
         return reduction, jnp.where(hidden, f_info.f - noise, at)
