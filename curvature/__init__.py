@@ -55,10 +55,15 @@ from .objective import (
 from .operators import damped as damped
 from .optimisers import (
     RESULTS as RESULTS,
+    AbstractEvaluatedElsewhere as AbstractEvaluatedElsewhere,
     AbstractOptimiser as AbstractOptimiser,
+    Averaged as Averaged,
     FirstOrder as FirstOrder,
     Info as Info,
+    Minimiser as Minimiser,
     NaturalGradient as NaturalGradient,
+    ProximalPoint as ProximalPoint,
+    evaluated as evaluated,
 )
 from .searches import ScheduledLearningRate as ScheduledLearningRate
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

@@ -6,6 +6,7 @@ the ones with a name.
 
 import abc
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -61,6 +62,13 @@ class SquaredEuclidean(eqx.Module):
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         return jnp.sum((z - z2) ** 2) / 2
+
+
+def between(
+    rho: Callable[[Array, Array], Scalar], likelihood: AbstractLoss
+) -> Callable[[Array, Array], Scalar]:
+    """`rho` between two outputs of a term with `likelihood`."""
+    return rho.of(likelihood) if isinstance(rho, AbstractOfLikelihood) else rho
 
 
 def _given(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:

@@ -12,8 +12,9 @@ from .errors import ConfigError, sentence
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r"missing .*?argument[s:]*:? (.*)")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
-# Inside the optimiser these hang as they were wired; people write them at the top.
-_GROUPS = ("objective", "likelihood", "curvature", "solver", "damping", "search")
+# Inside the optimiser, and it inside an average, these hang as they were wired; people write them
+# at the top.
+_GROUPS = ("optimiser", "objective", "likelihood", "curvature", "solver", "damping", "search")
 
 
 def instantiate(key: str, config: dict[str, Any]) -> Any:

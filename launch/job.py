@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from training import CONFIG
 
 from .errors import ConfigError
-from .unused import ROOTS, is_used, reached
+from .unused import OPTIONAL, ROOTS, is_used, reached
 
 CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", "checkpoint_seconds", "debug")
 """What may be given beside `resume=FOLDER`: how long to go on, not what is being trained."""
@@ -75,7 +75,7 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         raise ConfigError(f"`{error.full_key}` has no value: {reason}.") from error
     plain = cast(dict[str, Any], container)
     for name in ROOTS:
-        if name not in plain and name != "experiment":  # an experiment leaves no entry
+        if name not in plain and name not in OPTIONAL:
             raise ConfigError(f"`{name}` is not in the configuration; do not delete it.")
     paths = reached(config)
     choices = {

@@ -45,9 +45,11 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     # Set both ways: the jobs of a sweep share one process.
     jax.config.update("jax_enable_x64", config["x64"])
     dataset = _dataset(json.dumps(config["dataset"]))
+    # An average wraps the optimiser that it is of.
+    optimiser = "average" if config.get("average") else "optimiser"
     return Run(
         model=_model(config["model"], dataset, settings.seed, shapes_only=shapes_only),
-        optimiser=instantiate("optimiser", config["optimiser"]),
+        optimiser=instantiate(optimiser, config[optimiser]),
         dataset=dataset,
         settings=settings,
         config=config,

@@ -13,10 +13,13 @@ from .errors import ConfigError
 
 ROOTS = (
     *(field.name for field in dataclasses.fields(Settings)),
-    *("model", "dataset", "optimiser"),
+    *("model", "dataset", "optimiser", "average"),
     *("experiment", "x64", "debug", "resume"),
 )
 """What the program itself reads; all else is used only if something here refers to it."""
+
+OPTIONAL = ("experiment", "average")
+"""Those of them that may be missing: nothing is chosen then."""
 
 # An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.
 _REFERENCE = re.compile(r"\$\{(\.*)([^\s${}:]*)\}")

@@ -56,7 +56,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
                 _compile(run, stepper, tally)
                 loop = Loop(run, stepper, tally, records, checkpoints, display, stop)
                 outcome = loop()
-            files.write_model(folder, stepper.model)
+            files.write_model(folder, stepper.evaluated)
             summary = _evaluated(run, stepper, tally, outcome)
         except KeyboardInterrupt:
             reason = "Stopped by Ctrl-C before the running step or evaluation was over."
@@ -95,7 +95,7 @@ def _evaluated(run: Run, stepper: Stepper, tally: Tally, outcome: Outcome) -> Su
     """The summary with losses, unless a scheduler is waiting for this process to be gone."""
     if outcome.exit_code is ExitCode.RESUMABLE:
         return summarise(run, tally, outcome)
-    objective, model = run.optimiser.objective, stepper.model
+    objective, model = run.optimiser.objective, stepper.evaluated
     train, test = (
         evaluate(objective, model, on_device(part))
         for part in (run.dataset.train, run.dataset.test)

@@ -77,7 +77,16 @@ class Stepper:
     @property
     def model(self) -> eqx.Module:
         """The model after the latest step. Its arrays are gone after the next one."""
-        return eqx.combine(jax.tree.unflatten(self._treedef, self.leaves), self._static)[0]
+        return self._carried()[0]
+
+    @property
+    def evaluated(self) -> eqx.Module:
+        """The model to evaluate and to save, as `curvature.evaluated`. Gone as `model` is."""
+        model, state, _ = self._carried()
+        return cv.evaluated(self._optimiser, model, state)
+
+    def _carried(self) -> tuple[eqx.Module, PyTree, Array]:
+        return eqx.combine(jax.tree.unflatten(self._treedef, self.leaves), self._static)
 
     def _step(
         self, leaves: list[Array], data: PyTree[Array], order: Int[Array, "batches batch_size"]

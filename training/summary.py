@@ -27,6 +27,8 @@ FINISHED = Outcome("finished", ExitCode.FINISHED)
 class Summary(TypedDict):
     """A run in a few numbers; losses are the final model's, over the whole part.
 
+    The final model is what `curvature.evaluated` says, an average perhaps; `model.eqx` holds it.
+
     - `status`, `reason` (unless finished), `exit_code`: how it ended.
     - `steps`, `epochs`: steps taken, and that number over the steps per epoch.
     - `rejected`: those of the steps that left the weights as they were.

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from ..divergences import AbstractOfLikelihood
+from ..divergences import between
 from ..likelihoods import AbstractLoss
 from ._base import AbstractPullback, output_hessian, symmetric_root
 
@@ -26,5 +26,5 @@ class Divergence(AbstractPullback):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "c c"]:
         del y, key
-        rho = self.rho.of(likelihood) if isinstance(self.rho, AbstractOfLikelihood) else self.rho
+        rho = between(self.rho, likelihood)
         return symmetric_root(output_hessian(lambda z2: rho(z, z2), z))

@@ -27,6 +27,10 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     )
     nonfinite_candidate = "The loss at the new weights is not finite."
     search_exhausted = "The search found no acceptable step size in `max_search_steps` trials."
+    no_proximal_reduction = (
+        "The minimiser did not reduce the proximal objective: give it more steps, or raise the "
+        "strength."
+    )
 
 
 class Info(eqx.Module):
@@ -103,6 +107,27 @@ class AbstractOptimiser(eqx.Module):
 
         **Arguments:** as those of `init` and `step`.
         """
+
+
+class AbstractEvaluatedElsewhere(AbstractOptimiser):
+    """An optimiser that steps from one point and is judged at another, such as an average."""
+
+    @abc.abstractmethod
+    def evaluated(self, model: PyTree, state: Any) -> PyTree:
+        """The model to evaluate and to save, of the structure of `model`.
+
+        **Arguments:** `model` and `state`, from the last step or from `init`.
+        """
+
+
+def evaluated(optimiser: AbstractOptimiser, model: PyTree, state: Any) -> PyTree:
+    """The model to evaluate and to save: `model` itself, or what the optimiser has in its place.
+
+    **Arguments:** `model` and `state`, from the optimiser's last step or from its `init`.
+    """
+    if isinstance(optimiser, AbstractEvaluatedElsewhere):
+        return optimiser.evaluated(model, state)
+    return model
 
 
 # Which leaves of a model are trained, in the order of its leaves.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..searches import rounding
+from ..searches import is_hidden
 
 # The averages over the steps forget a fifth at each.
 _DECAY = 0.8
@@ -78,9 +78,7 @@ def judge(
     before, linear = jax.jvp(loss_at, (last.params,), (back,))
     gained, promised = before - loss, linear - curved
     # Near a minimum the difference of two losses is noise.
-    noise = rounding(before)
-    hidden = (jnp.abs(own) <= noise) & (jnp.abs(gained) <= noise)
-    gained = jnp.where(hidden, promised, gained)
+    gained = jnp.where(is_hidden(before, loss, own), promised, gained)
     informative = last.accepted & jnp.isfinite(gained) & jnp.isfinite(promised)
     decay = jnp.where(last.promised == 0, 0, jnp.asarray(_DECAY, own.dtype))
 

@@ -58,8 +58,13 @@ OPTIMISERS = {
         warm_start=0.95,
     ),
     "adam": lambda: cv.FirstOrder(OBJECTIVE, optax.adam(1e-2)),
+    "averaged adam": lambda: cv.Averaged(cv.FirstOrder(OBJECTIVE, optax.adam(1e-2)), decay=0.9),
+    "proximal point": lambda: cv.ProximalPoint(
+        OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
+    ),
 }
 every_optimiser = pytest.mark.parametrize("name", OPTIMISERS)
+TYPED = ("trust region, CG, warm start, samples", "adam", "averaged adam", "proximal point")
 # The standard promotion is for optax.
 pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
 
@@ -119,7 +124,7 @@ def test_another_number_is_not_another_trace(as_installed, one, other):
     assert len(model.passes) == once
 
 
-@pytest.mark.parametrize("name", ["trust region, CG, warm start, samples", "adam"])
+@pytest.mark.parametrize("name", TYPED)
 def test_float32_weights_stay_float32_where_x64_is_on(x64, name):
     model, (x, y) = Traced(), batch(0)
     model, x = jtu.tree_map(lambda a: a.astype(jnp.float32) if eqx.is_array(a) else a, (model, x))
@@ -149,7 +154,7 @@ class Scaled(eqx.Module):
         return self.scale * self.linear(x)
 
 
-@pytest.mark.parametrize("name", ["trust region, CG, warm start, samples", "adam"])
+@pytest.mark.parametrize("name", TYPED)
 def test_a_weakly_typed_weight_stays_as_it_is(name):
     model, opt = Scaled(), OPTIMISERS[name]()
     assert model.scale.weak_type

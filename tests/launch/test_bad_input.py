@@ -28,6 +28,11 @@ TABLE = {
     "+curvature.foo=3": ["`curvature.foo`", "curvature.SampledFisher"],
     "+model.foo=3": ["`model.foo`", "models.MLP"],
     "+optimiser.foo=3": ["`optimiser.foo`"],
+    "average.decay=0.9": ["`average.decay`"],
+    "average=uniform optimiser=adam +optimiser.transformation.foo=3": [
+        "`optimiser.transformation.foo` is not an argument of `optax.adam`"
+    ],
+    "optimiser=proximal +optimiser.minimiser.foo=3": ["`optimiser.minimiser.foo`", "LBFGS"],
     # a value of the wrong type or out of range
     "samples=0": ["SampledFisher(samples=...)", "got 0"],
     "samples=2.5": ["positive integer", "got 2.5"],
@@ -46,6 +51,9 @@ TABLE = {
     "solver=cg solver.rtol=2": ["CG(rtol=...)", "got 2"],
     "solver=cg solver.rtol=abc": ["rtol", "abc"],
     "solver=sample_space solver.max_rows=0": ["SampleSpace(max_rows=...)", "got 0"],
+    "average=exponential average.decay=1": ["Averaged(decay=...)", "got 1"],
+    "average=exponential average.decay=abc": ["Averaged(decay=...)", "got abc"],
+    "optimiser=proximal optimiser.strength=0": ["ProximalPoint(strength=...)", "got 0"],
     "likelihood=gaussian likelihood.variance=0": ["Gaussian(variance=...)"],
     "seed=???": ["`seed`"],
     "seed=${nope}": ["`seed`", "nope"],

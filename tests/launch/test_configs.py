@@ -18,7 +18,7 @@ DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 10
+    assert len({group for group, _ in FILES}) == 11
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 

@@ -68,6 +68,8 @@ USED = [
     ["-m", "curvature=identity,true_fisher", "samples=5"],
     ["-m", "curvature=true_fisher", "samples=1,5"],
     ["-m", "seed=0,1", "optimiser=natural_gradient,adam", "damping.value=0.5"],
+    ["average=exponential", "average.decay=0.5", "optimiser=adam"],
+    ["-m", "average=none,uniform", "optimiser=natural_gradient,sgd", "batch_size=64"],
     ["hydra.job.name=other"],
 ]
 
@@ -86,6 +88,7 @@ UNUSED = [
     (["-m", "curvature=identity,gauss_newton", "samples=5"], "samples=5", "curvature=identity"),
     (["-m", "curvature=identity,true_fisher", "samples=1,5"], "samples=1,5", "curvature=identity"),
     (["-m", "optimiser=adam,sgd", "solver=cg,auto"], "solver=cg,auto", "optimiser=adam"),
+    (["average=uniform", "optimiser=sgd", "solver=cg"], "solver=cg", "optimiser=sgd"),
     (["-m", "optimiser=adam,natural_gradient", "samples=range(1,4)"], "samples=", "optimiser=adam"),
 ]
 

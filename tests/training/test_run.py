@@ -2,12 +2,14 @@ import json
 import os
 import signal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
+import curvature as cv
 from training import ExitCode, FolderError, train
 from training.records import Records
 
@@ -96,6 +98,31 @@ def test_a_run_leaves_what_the_contract_says(
 def test_epochs_or_max_steps_whichever_comes_first(make_run, tmp_path, epochs, max_steps, steps):
     summary = train(make_run(epochs=epochs, max_steps=max_steps), tmp_path)
     assert (summary["steps"], summary["epochs"]) == (steps, steps / 5)
+
+
+def test_an_average_is_what_is_evaluated_and_saved_and_survives_a_stop(
+    make_run, tmp_path, weights, leaves_equal, sgd, model, dataset, assert_same_records
+):
+    """The mean of three weights; and the steps are those of the optimiser alone."""
+    averaged = make_run(optimiser=cv.Averaged(sgd, decay=None), max_steps=3)
+    summary = train(averaged, tmp_path / "average")
+    after = []
+    for steps in range(1, 4):
+        train(make_run(max_steps=steps), tmp_path / str(steps))
+        after.append(weights(tmp_path / str(steps)))
+    assert_same_records(tmp_path / "average", tmp_path / "3")
+    mean = jax.tree.map(
+        lambda *w: np.mean(np.stack(w), axis=0) if eqx.is_array(w[0]) else w[0], *after
+    )
+    saved = weights(tmp_path / "average")
+    for a, b in zip(*(jax.tree.leaves(eqx.filter(m, eqx.is_array_like)) for m in (saved, mean))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    x, y = (jnp.asarray(array) for array in dataset.test)
+    loss = sgd.objective.loss(saved, (x, y))
+    np.testing.assert_allclose(summary["test_loss"], loss, rtol=1e-5)
+    train(make_run(optimiser=averaged.optimiser, max_steps=2), tmp_path / "parts")
+    train(averaged, tmp_path / "parts", resume=True)
+    assert leaves_equal(weights(tmp_path / "parts"), saved)
 
 
 def test_a_run_depends_on_its_seed_alone(make_run, whole, tmp_path, weights, leaves_equal):

@@ -1,0 +1,118 @@
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
+
+from .._checks import number
+from .._trees import add_scaled, like
+from ..objective import AbstractObjective
+from ..solvers import Plan
+from ._base import (
+    AbstractEvaluatedElsewhere,
+    AbstractOptimiser,
+    Info,
+    Mask,
+    as_filter,
+    select,
+    trainable_mask,
+)
+
+
+class AveragedState(eqx.Module):
+    """The state of the optimiser, w̄, and how many steps w̄ is the average of."""
+
+    optimiser: PyTree[Array]
+    average: PyTree[Array]
+    count: Int[Array, ""]
+    mask: Mask = eqx.field(static=True)
+
+
+class Averaged(AbstractEvaluatedElsewhere):
+    """Any optimiser, evaluated at an average w̄ of the weights w₁ … w_t after its accepted steps.
+
+        w̄_t = Σ_s β^(t−s) w_s / Σ_s β^(t−s),    s = 1 … t
+
+    β is `decay`: the exponential average without the bias towards its start. Where `decay` is
+    None, β = 1: the mean of all weights so far (Polyak & Juditsky 1992, "Acceleration of
+    stochastic approximation by averaging"). Until a step is accepted w̄ is the initial weights.
+
+    The steps are the optimiser's own: the average changes nothing but what is evaluated and saved.
+    It costs a copy of the trainable weights.
+
+    **Arguments:** `optimiser`; `decay`, a number in (0, 1), or None.
+
+    >>> import curvature as cv, jax.numpy as jnp, optax
+    >>> objective = cv.Supervised(cv.Gaussian())
+    >>> opt = cv.Averaged(cv.FirstOrder(objective, optax.sgd(0.1)), decay=0.999)
+    """
+
+    objective: AbstractObjective
+    optimiser: AbstractOptimiser
+    decay: Scalar | None
+
+    def __init__(self, optimiser: AbstractOptimiser, decay: ScalarLike | None):
+        if decay is not None:
+            known = number("Averaged(decay=...)", decay, positive=True)
+            if known is not None and known >= 1:
+                raise ValueError(
+                    f"`Averaged(decay=...)` must lie in (0, 1), got {decay}; for the mean of all "
+                    "weights give None."
+                )
+        self.objective = optimiser.objective
+        self.optimiser = optimiser
+        self.decay = None if decay is None else jnp.asarray(decay)
+
+    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> AveragedState:
+        return AveragedState(
+            optimiser=self.optimiser.init(model, trainable),
+            average=eqx.filter(model, trainable),
+            count=jnp.zeros((), jnp.int32),
+            mask=trainable_mask(model, trainable),
+        )
+
+    @eqx.filter_jit
+    def step(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        state: AveragedState,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree, AveragedState, Info]:
+        model, inner, info = self.optimiser.step(model, batch, state.optimiser, key=key)
+        params = eqx.filter(model, as_filter(model, state.mask))
+        count = state.count + 1
+        change = add_scaled(params, jnp.asarray(-1), state.average)
+        average = add_scaled(state.average, self._share(count), change)
+        new_state = AveragedState(
+            optimiser=inner,
+            average=select(info.accepted, average, state.average),
+            count=jnp.where(info.accepted, count, state.count),
+            mask=state.mask,
+        )
+        return model, like(new_state, state), info
+
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Plan | None:
+        return self.optimiser.plan(model, batch, trainable, key=key)
+
+    def evaluated(self, model: PyTree, state: AveragedState) -> PyTree:
+        return eqx.combine(
+            state.average, eqx.filter(model, as_filter(model, state.mask), inverse=True)
+        )
+
+    def _share(self, count: Int[Array, ""]) -> Scalar:
+        """The share of w_t in w̄_t, 1 / Σ_s β^(t−s) = (1 − β)/(1 − β^t): 1 of the first step.
+
+        Exact as it stands, where a sum that is corrected afterwards loses 1 − β^t to rounding.
+        """
+        t = count.astype(jnp.result_type(float))
+        if self.decay is None:
+            return 1 / t
+        decay = self.decay.astype(t.dtype)
+        return (1 - decay) / -jnp.expm1(t * jnp.log(decay))

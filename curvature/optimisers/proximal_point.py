@@ -1,0 +1,168 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
+
+from .._checks import number, positive_int
+from .._trees import add_scaled, like, norm
+from ..divergences import KL, between
+from ..linearisation import LinearisedTerm
+from ..objective import AbstractObjective
+from ..searches import rounding
+from ._base import (
+    RESULTS,
+    AbstractOptimiser,
+    Info,
+    Mask,
+    as_filter,
+    result_where,
+    select,
+    split,
+    trainable_mask,
+)
+
+
+class ProximalPointState(eqx.Module):
+    """Nothing is carried from step to step."""
+
+    mask: Mask = eqx.field(static=True)
+
+
+class ProximalPoint(AbstractOptimiser):
+    """w ← argmin_{w'} L(w') + λ D(w, w'): the exact step that the natural gradient approximates.
+
+        D(w, w') = Σ_t weight_t/n_t Σ_i ρ(z_i(w), z_i(w'))
+
+    is how far the outputs on the batch move, in a divergence ρ. To second order D = ½δᵀCδ in
+    δ = w' − w, C being the curvature `Divergence(rho)`, so that for large λ the step tends to
+    δ = −(1/λ) C⁻¹g, that of `NaturalGradient`, with a relative error of O(1/λ) (Amari 1998,
+    "Natural gradient works efficiently in learning"). It is a yardstick for that approximation,
+    not a fast method: the step is found by a minimiser that starts at w and takes a gradient or
+    so for each of its own steps.
+
+    - A minimiser that runs out of steps is no error; that it ends below L(w) is what counts.
+    - Of the `Info`: `damping` is λ; `solver` and `solver_steps` are the minimiser's;
+      `solver_residual` is ‖∇L(w') + λ∇D(w, w')‖₂/‖g‖₂; `metric_step` is D(w, w') itself, where
+      others report the ½δᵀCδ that approximates it.
+
+    **Arguments:**
+
+    - `objective`: see `Supervised` and `Objective`.
+    - `divergence`: ρ(z, z'), as for `Divergence`; default `KL()` of each term's likelihood.
+    - `strength`: λ > 0; default 1.
+    - `minimiser`: any optimistix minimiser; default `optimistix.LBFGS(rtol=1e-4, atol=1e-6)`.
+    - `max_steps`: the most steps that the minimiser may take on one batch.
+    """
+
+    objective: AbstractObjective
+    divergence: Callable[[Array, Array], Scalar]
+    strength: Scalar
+    minimiser: optx.AbstractMinimiser
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        divergence: Callable[[Array, Array], Scalar] | None = None,
+        strength: ScalarLike = 1.0,
+        minimiser: optx.AbstractMinimiser | None = None,
+        max_steps: int = 100,
+    ):
+        number("ProximalPoint(strength=...)", strength, positive=True)
+        self.objective = objective
+        self.divergence = KL() if divergence is None else divergence
+        self.strength = jnp.asarray(strength)
+        self.minimiser = optx.LBFGS(rtol=1e-4, atol=1e-6) if minimiser is None else minimiser
+        self.max_steps = max_steps
+
+    def __check_init__(self):
+        positive_int("ProximalPoint(max_steps=...)", self.max_steps)
+
+    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> ProximalPointState:
+        return ProximalPointState(trainable_mask(model, trainable))
+
+    @eqx.filter_jit
+    def step(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        state: ProximalPointState,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree, ProximalPointState, Info]:
+        model_key, _ = split(key)
+        trainable = as_filter(model, state.mask)
+        params, frozen = eqx.partition(model, trainable)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        loss, grad_norm = linearisation.loss, norm(linearisation.grad)
+        strength = self.strength.astype(loss.dtype)
+
+        def proximal(candidate: PyTree[Array], args: None = None) -> tuple[Scalar, Scalar]:
+            del args
+            at, divergence = self._loss_and_divergence(linearisation.terms, candidate)
+            return at + strength * divergence, divergence
+
+        solution = optx.minimise(
+            proximal,
+            self.minimiser,
+            params,
+            has_aux=True,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        new_params = solution.value
+        (value, divergence), residual = eqx.filter_value_and_grad(proximal, has_aux=True)(
+            new_params
+        )
+        step_norm = norm(add_scaled(new_params, jnp.asarray(-1), params))
+        result = result_where(
+            (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
+            (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
+            (grad_norm == 0, RESULTS.stationary),
+            (~jnp.isfinite(value) | ~jnp.isfinite(step_norm), RESULTS.nonfinite_candidate),
+            ((value > loss + rounding(loss)) | (step_norm == 0), RESULTS.no_proximal_reduction),
+        )
+        accepted = result == RESULTS.successful
+        nan = jnp.full((), jnp.nan, loss.dtype)
+        info = Info(
+            loss=loss,
+            grad_norm=grad_norm,
+            step_norm=jnp.where(accepted, step_norm, 0),
+            damping=strength,
+            solver=type(self.minimiser).__name__,
+            solver_steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
+            solver_residual=norm(residual) / grad_norm,
+            eigendecomposition=jnp.zeros((), bool),
+            reduction_ratio=nan,
+            metric_step=jnp.where(accepted, divergence, 0),
+            accepted=accepted,
+            result=result,
+        )
+        new_params = like(select(accepted, new_params, params), params)
+        return eqx.combine(new_params, frozen), state, info
+
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> None:
+        del model, batch, trainable, key
+
+    def _loss_and_divergence(
+        self, terms: tuple[LinearisedTerm, ...], candidate: PyTree[Array]
+    ) -> tuple[Scalar, Scalar]:
+        """L(w') and D(w, w') of one forward pass, on the examples of the linearisation at w."""
+        losses, divergences = [], []
+        for term in terms:
+            outputs = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))
+            z = outputs(candidate, term.inputs, term.keys)
+            rho = between(self.divergence, term.likelihood)
+            losses.append(term.scale * jnp.sum(jax.vmap(term.likelihood.nll)(z, term.targets)))
+            divergences.append(term.scale * jnp.sum(jax.vmap(rho)(term.outputs, z)))
+        return jnp.asarray(sum(losses)), jnp.asarray(sum(divergences))

@@ -1,0 +1,255 @@
+"""The exact proximal step: a minimum of what is written densely, and where it tends to."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+import scipy.optimize
+
+import curvature as cv
+from tests.curvature import cases, dense
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+
+DIVERGENCES = {
+    "kl": (cv.KL(), lambda p: p.kl),
+    "hellinger": (cv.SquaredHellinger(), lambda p: p.squared_hellinger),
+    "euclidean": (cv.SquaredEuclidean(), lambda p: lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
+    "a function": (
+        lambda z, z2: jnp.sum(jnp.cosh(z2 - z) - 1),
+        lambda p: lambda z, z2: jnp.sum(jnp.cosh(z - z2) - 1),
+    ),
+}
+every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
+EXACT = optx.BFGS(rtol=1e-12, atol=1e-12)
+
+
+class Written:
+    """L and D(w, ·) of a case as functions of the flat weights, by its definitions."""
+
+    def __init__(self, case, rho=lambda p: p.kl):
+        params, frozen = eqx.partition(case.model, case.trainable)
+        self.w, unravel = jfu.ravel_pytree(params)
+        self.model = lambda w: eqx.combine(unravel(w), frozen)
+        self.loss = jax.jit(lambda w: dense.loss(case.terms, self.model(w)))
+
+        def divergence(w2):
+            total = 0.0
+            for term in case.terms:
+                z, z2 = term.values(self.model(self.w)), term.values(self.model(w2))
+                total += term.weight * jnp.mean(jax.vmap(rho(term.distribution))(z, z2))
+            return total
+
+        self.divergence = jax.jit(divergence)
+
+
+def flat(case, model):
+    return np.asarray(jfu.ravel_pytree(eqx.filter(model, case.trainable))[0])
+
+
+def step(opt, case, **kwargs):
+    model, _, info = opt.step(
+        case.model, case.batch, opt.init(case.model, case.trainable), **kwargs
+    )
+    return flat(case, model), info
+
+
+class Packed(eqx.Module):
+    """A perceptron 2-2-2 in one array, for which a quasi-Newton method compiles fast."""
+
+    weights: jax.Array
+    shift: jax.Array
+
+    def __call__(self, x):
+        first, second = self.weights.reshape(2, 2, 3)
+        hidden = jnp.tanh(first[:, :2] @ x + first[:, 2])
+        return second[:, :2] @ hidden + second[:, 2] + self.shift
+
+
+def small(likelihood="bernoulli"):
+    """Few weights under many outputs, so that C is definite; the shift is frozen."""
+    weights = jax.random.normal(jax.random.key(1), (12,))
+    trainable = Packed(weights=True, shift=False)
+    return cases.supervised(
+        Packed(weights, jnp.asarray(0.3)),
+        likelihood,
+        inputs=(2,),
+        outputs=(2,),
+        n=30,
+        trainable=trainable,
+    )
+
+
+def two_terms():
+    """Of two likelihoods, weights and numbers of examples."""
+    one, other = small("bernoulli"), small("gaussian")
+    first, second = (case.terms[0] for case in (one, other))
+    x, y = (leaf[:7] for leaf in other.batch)
+    call = lambda model, x: model(x)  # noqa: E731
+    return dataclasses.replace(
+        one,
+        objective=cv.Objective(
+            {
+                "a": cv.Term(call, cases.library("bernoulli"), weight=0.3),
+                "b": cv.Term(call, cases.library("gaussian"), weight=2.0),
+            }
+        ),
+        batch={"a": one.batch, "b": (x, y)},
+        terms=[
+            dataclasses.replace(first, weight=0.3),
+            dataclasses.replace(second, weight=2.0, inputs=x, targets=y),
+        ],
+    )
+
+
+@every_divergence
+def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, name):
+    case, strength = small(), 5.0
+    rho, reference = DIVERGENCES[name]
+    written = Written(case, reference)
+
+    def proximal(w):
+        return written.loss(w) + strength * written.divergence(w)
+
+    opt = cv.ProximalPoint(case.objective, rho, strength, EXACT, max_steps=500)
+    w, info = step(opt, case)
+    g = np.asarray(jax.grad(written.loss)(written.w))
+    residual = np.linalg.norm(jax.grad(proximal)(w))
+    assert info.accepted
+    assert residual < 1e-6 * np.linalg.norm(g)
+    expected = {
+        "loss": written.loss(written.w),
+        "grad_norm": np.linalg.norm(g),
+        "step_norm": np.linalg.norm(w - written.w),
+        "damping": strength,
+        "metric_step": written.divergence(w),
+    }
+    for field, value in expected.items():
+        np.testing.assert_allclose(getattr(info, field), value, rtol=1e-9, err_msg=field)
+    np.testing.assert_allclose(info.solver_residual, residual / np.linalg.norm(g), atol=1e-9)
+    assert info.solver == "BFGS"
+    assert 3 < info.solver_steps < 500
+    assert np.isnan(info.reduction_ratio)
+    assert written.loss(w) < written.loss(written.w)
+
+
+def test_terms_step_as_written(x64):
+    case, strength = two_terms(), 5.0
+    written = Written(case)
+    opt = cv.ProximalPoint(case.objective, strength=strength, minimiser=EXACT, max_steps=500)
+    w, info = step(opt, case)
+    grad = jax.grad(lambda w: written.loss(w) + strength * written.divergence(w))(w)
+    assert info.accepted
+    assert np.linalg.norm(grad) < 1e-6 * info.grad_norm
+    np.testing.assert_allclose(info.metric_step, written.divergence(w), rtol=1e-9)
+    np.testing.assert_allclose(info.loss, written.loss(written.w), rtol=1e-9)
+
+
+def test_scipy_finds_the_same_weights(x64):
+    case, strength = small(), 5.0
+    written = Written(case)
+
+    def proximal(w):
+        return float(written.loss(jnp.asarray(w)) + strength * written.divergence(jnp.asarray(w)))
+
+    found = scipy.optimize.minimize(proximal, np.asarray(written.w), options={"gtol": 1e-7})
+    w, _ = step(cv.ProximalPoint(case.objective, None, strength, EXACT, max_steps=500), case)
+    np.testing.assert_allclose(proximal(w), found.fun, rtol=1e-9)
+    np.testing.assert_allclose(w, found.x, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kl", "hellinger", "euclidean"])
+def test_short_steps_tend_to_the_natural_gradients(x64, name):
+    """λδ → −C⁻¹g, with an error that is halved where λ is doubled; C = ∇²D at w."""
+    case = small()
+    rho, reference = DIVERGENCES[name]
+    written = Written(case, reference)
+    C = jax.hessian(written.divergence)(written.w)
+    limit = -np.linalg.solve(C, jax.grad(written.loss)(written.w))
+    linearisation = case.objective.linearise(case.model, case.batch, trainable=case.trainable)
+    curvatures = [cv.Divergence(rho), *([cv.ExactFisher()] if name == "kl" else [])]
+    for curvature in curvatures:
+        matrix = curvature.operator(linearisation).as_matrix()
+        np.testing.assert_allclose(matrix, C, atol=1e-9 * np.abs(C).max())
+
+    def error(strength):
+        opt = cv.ProximalPoint(case.objective, rho, strength, EXACT, max_steps=500)
+        w, _ = step(opt, case)
+        return np.linalg.norm(strength * (w - written.w) - limit) / np.linalg.norm(limit)
+
+    errors = [error(factor * 50 * np.linalg.norm(limit)) for factor in (1, 2, 4)]
+    assert errors[0] < 0.1
+    np.testing.assert_allclose(errors[1:], np.asarray(errors[:-1]) / 2, rtol=0.1)
+
+
+def test_dropout_is_the_same_in_loss_and_divergence(x64):
+    """With other keys at w', D(w, ·) would not be 0 at w, and no short step would be below L."""
+    case = cases.dropout("categorical")
+    descent = optx.GradientDescent(1e-4, rtol=1e-6, atol=1e-6)
+    opt = cv.ProximalPoint(case.objective, strength=1e3, minimiser=descent, max_steps=20)
+    w, info = step(opt, case, key=case.key)
+    assert info.accepted
+    assert 0 < info.metric_step < 1e-3
+    assert np.linalg.norm(w - flat(case, case.model)) > 0
+
+
+# --- steps that are not taken ----------------------------------------------------------------
+
+
+def rejected(opt, case, batch=None):
+    model, _, info = opt.step(case.model, batch or case.batch, opt.init(case.model, case.trainable))
+    np.testing.assert_array_equal(flat(case, model), flat(case, case.model))
+    assert not info.accepted
+    assert info.step_norm == info.metric_step == 0
+    return info.result
+
+
+def test_a_batch_that_is_not_finite_is_rejected(x64):
+    case = small()
+    x, y = case.batch
+    opt = cv.ProximalPoint(case.objective)
+    result = rejected(opt, case, (x.at[0, 0].set(jnp.nan), y))
+    assert result == cv.RESULTS.nonfinite_loss
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "reason"), [(1e3, "no_proximal_reduction"), (1e306, "nonfinite_candidate")]
+)
+def test_a_minimiser_that_goes_astray_is_not_followed(x64, learning_rate, reason):
+    case = small("gaussian")
+    astray = optx.GradientDescent(learning_rate, rtol=1e-6, atol=1e-6)
+    opt = cv.ProximalPoint(case.objective, minimiser=astray, max_steps=3)
+    assert rejected(opt, case) == getattr(cv.RESULTS, reason)
+
+
+def test_where_there_is_nothing_to_reduce_it_stays(x64):
+    case = small("gaussian")
+    case = dataclasses.replace(case, model=jax.tree.map(jnp.zeros_like, case.model))
+    x, y = case.batch
+    result = rejected(cv.ProximalPoint(case.objective), case, (x, 0 * y))
+    assert result == cv.RESULTS.stationary
+
+
+def test_a_truncated_minimisation_is_a_step(x64):
+    case = small()
+    _, info = step(cv.ProximalPoint(case.objective, max_steps=3), case)
+    assert info.accepted
+    assert info.solver_steps == 3
+    assert 1e-6 < info.solver_residual < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strength": 0.0}, r"`ProximalPoint\(strength=...\)` must be a positive finite number"),
+        ({"max_steps": 0}, r"`ProximalPoint\(max_steps=...\)` must be a positive integer"),
+    ],
+)
+def test_bad_settings_are_refused(as_installed, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cv.ProximalPoint(cv.Supervised(cv.Gaussian()), **arguments)
