@@ -53,4 +53,5 @@ from .optimisers import (
     Info as Info,
     NaturalGradient as NaturalGradient,
 )
+from .searches import KLTrustRegion as KLTrustRegion
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

@@ -4,3 +4,4 @@ from ._along import (
     init_search as init_search,
     search_along as search_along,
 )
+from .kl_trust_region import KLTrustRegion as KLTrustRegion
