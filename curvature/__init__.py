@@ -36,6 +36,7 @@ from .likelihoods import (
     Categorical as Categorical,
     Coefficients as Coefficients,
     Gaussian as Gaussian,
+    PolicyGradient as PolicyGradient,
 )
 from .linearisation import Linearisation as Linearisation
 from .objective import (
