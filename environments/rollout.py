@@ -72,7 +72,8 @@ def first_returns(rollout: Rollout) -> Float[Array, " E"]:
     Of the episodes that end within a fixed time, later ones are shorter than others: the first
     ones are fair, if there is time for all of them.
     """
-    ends = jnp.cumsum(rollout.ended, axis=0)
-    within = (ends - rollout.ended) == 0
+    ended = rollout.ended.astype(jnp.int32)
+    ends = jnp.cumsum(ended, axis=0)
+    within = (ends - ended) == 0  # no episode has ended before
     total = jnp.sum(jnp.where(within, rollout.rewards, 0), axis=0)
     return jnp.where(ends[-1] > 0, total, jnp.nan)

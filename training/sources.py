@@ -77,7 +77,11 @@ def batch_shapes(dataset: Any, model: eqx.Module, batch_size: int) -> PyTree[jax
 
 @batch_shapes.register
 def _(dataset: OnPolicy, model: eqx.Module, batch_size: int) -> PyTree[jax.ShapeDtypeStruct]:
-    del batch_size
+    if batch_size != dataset.time_steps:
+        raise ValueError(
+            f"`batch_size` must be the time steps of a batch, {dataset.time_steps}, "
+            f"got {batch_size}."
+        )
     batch, _ = eqx.filter_eval_shape(dataset.batch, model, step=jnp.int32(0), key=jax.random.key(0))
     return batch
 

@@ -18,14 +18,19 @@ class _State(eqx.Module):
 class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     """The longest step with ½δᵀCδ ≤ `delta`, then backtracking until the loss decreases.
 
-    Along a direction d the step size begins at s = min(1, √(2 delta/dᵀCd)), with the undamped C,
-    and is multiplied by `decrease_factor` until L(w − s·d) < L(w). With a Fisher as the
+    Along a direction d the step size begins at
+
+        s = min(√(2 delta/dᵀCd), dᵀg/dᵀCd)
+
+    with the undamped C: at the bound, or where the quadratic model of the loss has its minimum
+    along d. It is multiplied by `decrease_factor` until L(w − s·d) < L(w). With a Fisher as the
     curvature, ½δᵀCδ is to second order the KL divergence, in nats and per example, between the
     model's distributions before and after the step δ.
 
     This is the search of TRPO (Schulman, Levine, Moritz, Jordan and Abbeel 2015, "Trust region
-    policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*, but for the
-    bound 1: beyond s = 1 the quadratic model increases again. It costs one product with C.
+    policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*; the second
+    bound is ours. Without it, a gradient that vanishes would be scaled up to the bound all the
+    same, which is no way to converge. It costs one product with C.
 
     **Arguments:** `delta`, the bound, positive; `decrease_factor`, in (0, 1).
     """
@@ -59,11 +64,12 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
         """At the first step, `y_eval` is the candidate of step size 1, y − d."""
 
         def begin() -> Scalar:
-            d = jtu.tree_map(jnp.subtract, y_eval, y)
-            metric = vdot(d, f_info.hessian.mv(d)).astype(dtype)
-            longest = jnp.sqrt(2 * self.delta.astype(dtype) / metric)
+            along = jtu.tree_map(jnp.subtract, y_eval, y)
+            metric = vdot(along, f_info.hessian.mv(along)).astype(dtype)
+            slope = -f_info.compute_grad_dot(along).astype(dtype)
+            s = jnp.minimum(jnp.sqrt(2 * self.delta.astype(dtype) / metric), slope / metric)
             # Also where rounding has made the metric of a tiny direction negative.
-            return jnp.where(metric > 0, jnp.minimum(longest, 1), jnp.ones((), dtype))
+            return jnp.where(metric > 0, s, jnp.ones((), dtype))
 
         dtype = state.step_size.dtype
         accept = first_step | (f_eval_info.as_min() < f_info.as_min())

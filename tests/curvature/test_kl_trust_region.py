@@ -49,15 +49,20 @@ def test_the_bound_is_the_kl_divergence_for_small_steps(likelihood):
     np.testing.assert_allclose(divergence, delta, rtol=1e-3)
 
 
-def test_a_whole_step_within_the_bound_is_taken_whole():
-    """Least squares: d leads to the minimum, but for the damping."""
+def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
+    """Of least squares that is the minimum along d."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
-    opt = optimiser(case, cv.GaussNewton(), 1e6)
     linearisation = case.objective.linearise(case.model, case.batch)
-    C = cv.GaussNewton().operator(linearisation).as_matrix()
-    d = np.linalg.solve(C + 1e-3 * np.eye(len(C)), flat(linearisation.grad))
-    new, _, _ = opt.step(case.model, case.batch, opt.init(case.model))
-    np.testing.assert_allclose(flat(new), flat(case.model) - d, rtol=1e-8)
+    C, g = cv.GaussNewton().operator(linearisation).as_matrix(), flat(linearisation.grad)
+    for damping in (1e-3, 10.0):
+        search = cv.KLTrustRegion(1e6)
+        opt = cv.NaturalGradient(case.objective, cv.GaussNewton(), damping=damping, search=search)
+        d = np.linalg.solve(C + damping * np.eye(len(C)), g)
+        new, _, info = opt.step(case.model, case.batch, opt.init(case.model))
+        np.testing.assert_allclose(
+            flat(new), flat(case.model) - d * (d @ g) / (d @ C @ d), rtol=1e-7
+        )
+        np.testing.assert_allclose(info.reduction_ratio, 1, rtol=1e-7)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
@@ -87,7 +92,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient(scale):
     found = []
     for factor in (1.0, scale):
         objective = cv.Supervised(Scaled(cv.Categorical(), factor))
-        delta = 1e-10  # so small that the bound decides, and not s = 1
+        delta = 1e-10  # so small that the bound decides, and not the quadratic model
         opt = cv.NaturalGradient(
             objective, cv.ExactFisher(), damping=1e-3, search=cv.KLTrustRegion(delta)
         )
@@ -114,7 +119,7 @@ class Wall(cv.AbstractLoss):
 
 @pytest.mark.parametrize("factor", [0.8, 0.5])
 def test_it_backtracks_until_the_loss_decreases(factor):
-    """d = 2w/(2 + λ) from w = 1, of size 1 within the bound: w − s·d must stay above 0.6."""
+    """d = w from w = 1, and s = 1 is the minimum of the model: w − s·d must stay above 0.6."""
     model, batch = Line(jnp.asarray(1.0)), (jnp.ones(3), jnp.zeros(3))
     opt = cv.NaturalGradient(
         cv.Supervised(Wall()),
