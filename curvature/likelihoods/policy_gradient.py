@@ -23,6 +23,11 @@ class PolicyGradient(AbstractLikelihood):
     policy: AbstractLikelihood
 
     def nll(self, z: Float[Array, "*shape"], y: tuple[PyTree[Array], Float[Array, ""]]) -> Scalar:
+        if not isinstance(y, tuple | list) or len(y) != 2:
+            raise ValueError(
+                "`PolicyGradient(policy).nll(z, y)` takes a pair (action, advantage) as its "
+                "target, as environments give: got one array."
+            )
         action, advantage = y
         return advantage.astype(z.dtype) * self.policy.nll(z, action)
 

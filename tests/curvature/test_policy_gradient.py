@@ -69,3 +69,13 @@ def test_every_curvature_takes_it(model, batch, name):
     assert info.accepted
     assert OBJECTIVE.loss(new, batch) < OBJECTIVE.loss(model, batch)
     assert np.isfinite(jfu.ravel_pytree(new)[0]).all()
+
+
+def test_pairs_and_single_targets_are_not_mistaken_for_each_other(model, batch, as_installed):
+    """Two numbers of a pair would pass for the probabilities of two classes."""
+    x, (a, advantages) = batch
+    with pytest.raises(ValueError, match=r"`PolicyGradient\(policy\)\.nll\(z, y\)` takes a pair"):
+        OBJECTIVE.loss(model, (x, a))
+    for likelihood in (cv.Categorical(), cv.Bernoulli(), cv.Gaussian()):
+        with pytest.raises(ValueError, match=r"takes one array as its target, got 2"):
+            cv.Supervised(likelihood).loss(model, (x, (a, advantages)))
