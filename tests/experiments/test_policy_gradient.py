@@ -28,6 +28,10 @@ def test_the_best_setting_reaches_the_target_soonest_or_ends_highest():
     assert best(np.array([[never], [[110.0] * 6]])) == 1
 
 
+def test_weights_are_drawn_as_by_the_command_line():
+    assert module.MODEL_STREAM == MODEL_STREAM
+
+
 def test_all_methods_share_the_objective():
     for method in METHODS:
         for setting in method.settings:
