@@ -38,6 +38,7 @@ from .likelihoods import (
     Categorical as Categorical,
     Coefficients as Coefficients,
     Gaussian as Gaussian,
+    PolicyGradient as PolicyGradient,
 )
 from .linearisation import Linearisation as Linearisation
 from .momentum import (
@@ -65,5 +66,5 @@ from .optimisers import (
     ProximalPoint as ProximalPoint,
     evaluated as evaluated,
 )
-from .searches import ScheduledLearningRate as ScheduledLearningRate
+from .searches import KLTrustRegion as KLTrustRegion, ScheduledLearningRate as ScheduledLearningRate
 from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace

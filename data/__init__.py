@@ -2,9 +2,11 @@
 
 from ._base import Dataset as Dataset, DatasetError as DatasetError
 from .batches import batch_indices as batch_indices
+from .breast_cancer import breast_cancer as breast_cancer
 from .diabetes import diabetes as diabetes
 from .digits import digits as digits
 from .fashion_mnist import fashion_mnist as fashion_mnist
 from .joint import joint as joint
 from .mnist import mnist as mnist
 from .mnist10k import mnist10k as mnist10k
+from .wine import wine as wine

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from ._base import Dataset
+from ._standardise import standardise
 from .splits import shuffled_split
 
 
@@ -25,10 +26,6 @@ def diabetes() -> Dataset:
     # Unscaled: scikit-learn's own scaling has seen the test part.
     inputs, targets = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets[:, None], num_train=353)
-    train = _standardise(x_train, by=x_train), _standardise(y_train, by=y_train)
-    test = _standardise(x_test, by=x_train), _standardise(y_test, by=y_train)
+    train = standardise(x_train, by=x_train), standardise(y_train, by=y_train)
+    test = standardise(x_test, by=x_train), standardise(y_test, by=y_train)
     return Dataset("diabetes", train, test, input_shape=(10,), output_size=1)
-
-
-def _standardise(columns: np.ndarray, *, by: np.ndarray) -> np.ndarray:
-    return ((columns - by.mean(axis=0)) / by.std(axis=0)).astype(np.float32)

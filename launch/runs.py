@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 
 from data import Dataset
+from environments import OnPolicy
 from training import Run, Settings
 
 from .errors import ConfigError
@@ -58,12 +59,14 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(config: str) -> Dataset:
+def _dataset(config: str) -> Dataset | OnPolicy:
     # Kept, because the check before the launch and every job of a sweep ask for the same one.
     return instantiate("dataset", json.loads(config))
 
 
-def _model(config: dict[str, Any], dataset: Dataset, seed: int, *, shapes_only: bool) -> eqx.Module:
+def _model(
+    config: dict[str, Any], dataset: Dataset | OnPolicy, seed: int, *, shapes_only: bool
+) -> eqx.Module:
     sizes = {"input_shape": list(dataset.input_shape), "output_size": dataset.output_size}
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
     make = instantiate("model", {**config, **filled})

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 
 from data import Dataset
+from environments import OnPolicy
 
 from .settings import Settings
 
@@ -20,7 +21,8 @@ class Run:
     - `optimiser`: has a field `objective`, `init(model) -> state`,
         `step(model, batch, state, *, key) -> (model, state, info)` and
         `plan(model, batch, *, key)`, as `curvature.NaturalGradient`.
-    - `dataset`: its train and test parts have the batch structure of the objective.
+    - `dataset`: its train and test parts have the batch structure of the objective; or the
+        environment in which the model makes its own batches.
     - `settings`: how long and on which batches to train.
     - `config`: the resolved configuration, written to `config.yaml`; plain values only.
     - `label`: what the run is called beside others, such as `true_fisher` or `adam`.
@@ -28,7 +30,7 @@ class Run:
 
     model: eqx.Module
     optimiser: Any
-    dataset: Dataset
+    dataset: Dataset | OnPolicy
     settings: Settings
     config: dict[str, Any]
     label: str

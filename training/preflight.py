@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 import curvature as cv
+from data import Dataset
 
 from ._base import Run
 from .device import shapes_on_device
 from .evaluate import per_example
+from .sources import batch_shapes
 from .terms import examples, terms
 
 
@@ -28,36 +30,40 @@ def preflight(run: Run) -> cv.Plan | None:
             f"`batch_size` must be at most the number of training examples, {available}, "
             f"got {batch_size}."
         )
-    _check_model(run)
-    for name, part in (("training", run.dataset.train), ("test", run.dataset.test)):
+    if isinstance(run.dataset, Dataset):
+        _check_examples(run, run.dataset)
+    return _check_step(run)
+
+
+def _check_examples(run: Run, dataset: Dataset) -> None:
+    _check_model(run, dataset)
+    for name, part in (("training", dataset.train), ("test", dataset.test)):
         pairs = examples(run.optimiser.objective, part)
         for term_name, term in terms(run.optimiser.objective).items():
             inputs, targets = pairs[term_name]
             x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
             z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(run.model), x, None)
             check_targets(term.likelihood, z, targets, name)
-    return _check_step(run)
 
 
-def _check_model(run: Run) -> None:
-    objective, part = run.optimiser.objective, shapes_on_device(run.dataset.test)
+def _check_model(run: Run, dataset: Dataset) -> None:
+    objective, part = run.optimiser.objective, shapes_on_device(dataset.test)
     try:
         eqx.filter_eval_shape(per_example, objective, run.model, part)
     except ValueError as error:
         raise ValueError(_first_line(error)) from error
     except Exception as error:  # whatever a model raises on an input it was not made for
         raise ValueError(
-            f"The model does not take the inputs of the dataset `{run.dataset.name}`, which have "
-            f"shape {run.dataset.input_shape}: {_first_line(error)}"
+            f"The model does not take the inputs of the dataset `{dataset.name}`, which have "
+            f"shape {dataset.input_shape}: {_first_line(error)}"
         ) from error
 
 
 def _check_step(run: Run) -> cv.Plan | None:
     """Trace one step: parts that do not go together say so themselves."""
-    size = run.settings.batch_size
-    batch = shapes_on_device(jax.tree.map(lambda array: array[:size], run.dataset.train))
     key = jax.random.key(0)
     try:
+        batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
         state = eqx.filter_eval_shape(run.optimiser.init, run.model)
         eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=key)
         return run.optimiser.plan(run.model, batch, key=key)

@@ -87,6 +87,8 @@ class Lines:
 def describe(record: dict[str, Any]) -> str:
     """The numbers of a step that a person watches."""
     parts = [f"loss {record['loss']:.4g}"]
+    if "mean_return" in record:  # of a policy, whose loss says little
+        parts.append(f"return {record['mean_return']:.4g}")
     if not math.isnan(record["damping"]):  # a first-order optimiser has none, and solves nothing
         parts += [f"damping {record['damping']:.3g}", f"solver steps {record['solver_steps']}"]
     parts.append(f"{record['seconds']:.1f} s")
@@ -105,9 +107,10 @@ def report(console: Console, summary: Summary, folder: Path) -> None:
     )
     if "reason" in summary:
         say(console, summary["reason"])
-    if summary["train_loss"] is not None:
-        numbers = {"train loss": summary["train_loss"], "test loss": summary["test_loss"]}
-        numbers |= {f"test {name}": value for name, value in summary["test"].items()}
+    numbers = {"train loss": summary["train_loss"], "test loss": summary["test_loss"]}
+    numbers |= {f"test {name}": value for name, value in summary["test"].items()}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    if numbers:
         say(console, "  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
     say(console, f"output {folder}")
 

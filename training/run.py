@@ -10,14 +10,13 @@ from rich.console import Console
 from . import folder as files
 from ._base import Run as Run, Tally
 from .checkpoint import Checkpoints
-from .device import on_device
-from .evaluate import evaluate
 from .exit_codes import ExitCode
 from .loop import Loop
 from .preflight import preflight
 from .progress import progress, report, say
 from .records import Records
 from .signals import StopSignals
+from .sources import evaluations, source
 from .stepper import Stepper
 from .summary import Outcome, Summary, summarise
 
@@ -43,8 +42,8 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     """
     plan = preflight(run)
     files.check_folder(folder, resume=resume)
-    data, state = on_device(run.dataset.train), run.optimiser.init(run.model)
-    stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed)
+    (data, draw), state = source(run.dataset), run.optimiser.init(run.model)
+    stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw)
     checkpoints = Checkpoints(folder / files.CHECKPOINTS)
     tally = checkpoints.restore(stepper) if resume else Tally()
     console = Console()
@@ -95,9 +94,5 @@ def _evaluated(run: Run, stepper: Stepper, tally: Tally, outcome: Outcome) -> Su
     """The summary with losses, unless a scheduler is waiting for this process to be gone."""
     if outcome.exit_code is ExitCode.RESUMABLE:
         return summarise(run, tally, outcome)
-    objective, model = run.optimiser.objective, stepper.evaluated
-    train, test = (
-        evaluate(objective, model, on_device(part))
-        for part in (run.dataset.train, run.dataset.test)
-    )
+    train, test = evaluations(run.dataset, run.optimiser.objective, stepper.evaluated)
     return summarise(run, tally, outcome, train=train, test=test)

@@ -13,9 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 import curvature as cv
+
+from .sources import Draw, gather
 
 
 class Stepper:
@@ -27,19 +29,26 @@ class Stepper:
     - `model`, `state`: where to begin; `state` is what `optimiser.init(model)` returned.
     - `data`: the training part, on the device.
     - `seed`: step s, counted from 0, has the key `fold_in(key(seed), s)`.
+    - `draw`: makes a batch of `data`, see `sources.Source`.
 
     `leaves` is a list of all carried arrays. Replacing it continues elsewhere.
     """
 
     def __init__(
-        self, optimiser: Any, model: PyTree, state: PyTree, data: PyTree[Array], seed: int
+        self,
+        optimiser: Any,
+        model: PyTree,
+        state: PyTree,
+        data: PyTree[Array],
+        seed: int,
+        draw: Draw = gather,
     ):
         arrays, self._static = eqx.partition((model, state, jnp.int32(0)), eqx.is_array)
         leaves, self._treedef = jax.tree.flatten(arrays)
         # Copies: they are donated, and the caller's model must survive. Strongly typed, as
         # whatever was read from a checkpoint is.
         self.leaves = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
-        self._optimiser, self._data, self._seed = optimiser, data, seed
+        self._optimiser, self._data, self._seed, self._draw = optimiser, data, seed, draw
 
     def compile(self, order: Int[Array, "batches batch_size"] | jax.ShapeDtypeStruct) -> "Stepper":
         """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
@@ -63,7 +72,7 @@ class Stepper:
         return packed
 
     def read(self, packed: Float[Array, " fields"]) -> dict[str, Any]:
-        """Wait for a step and return its `curvature.Info` as plain values.
+        """Wait for a step; return its `curvature.Info`, and its batch's numbers, as plain values.
 
         `result` is the sentence that explains the step, empty when there is nothing to explain.
         """
@@ -94,8 +103,8 @@ class Stepper:
         arrays = jax.tree.unflatten(self._treedef, leaves)
         model, state, count = eqx.combine(arrays, self._static)
         row = order[count % order.shape[0]]
-        batch = jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data)
         key = jax.random.fold_in(jax.random.key(self._seed), count)
+        batch, numbers = self._draw(data, row, model, step=count, key=key)
         model, state, info = self._optimiser.step(model, batch, state, key=key)
         arrays = eqx.filter((model, state, count + 1), eqx.is_array)
         leaves, treedef = jax.tree.flatten(arrays)
@@ -104,10 +113,10 @@ class Stepper:
                 f"`{type(self._optimiser).__name__}.step` must return a model and a state of the "
                 f"structure that it was given, {self._treedef}, got {treedef}."
             )
-        return leaves, self._pack(info)
+        return leaves, self._pack(info, numbers)
 
-    def _pack(self, info: cv.Info) -> Float[Array, " fields"]:
-        """All numbers of `info` in one array: one transfer per step instead of one per number."""
+    def _pack(self, info: cv.Info, numbers: dict[str, Scalar]) -> Float[Array, " fields"]:
+        """All of `info` and `numbers` in one array: one transfer per step, not one per number."""
         self._result = jax.tree.structure(info.result)
         self._fields, self._constants, values = [], {}, []
         for field in dataclasses.fields(info):
@@ -116,8 +125,10 @@ class Stepper:
                 continue
             (value,) = jax.tree.leaves(value)
             self._fields.append((field.name, _kind(value)))
-            values.append(jnp.asarray(value, jnp.result_type(float)))
-        return jnp.stack(values)
+            values.append(value)
+        self._fields += [(name, _kind(value)) for name, value in numbers.items()]
+        values += numbers.values()
+        return jnp.stack([jnp.asarray(value, jnp.result_type(float)) for value in values])
 
     def _sentence(self, code: int) -> str:
         if code not in self._sentences:

@@ -7,3 +7,4 @@ from ._base import (
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
 from .gaussian import Gaussian as Gaussian
+from .policy_gradient import PolicyGradient as PolicyGradient

@@ -48,7 +48,7 @@ class AbstractLikelihood(AbstractLoss):
     """
 
     @abc.abstractmethod
-    def sample(self, z: Float[Array, "*shape"], *, key: PRNGKeyArray) -> Array:
+    def sample(self, z: Float[Array, "*shape"], *, key: PRNGKeyArray) -> PyTree[Array]:
         """One target t ∼ p(· | z), of the shape and dtype that `nll(z, t)` takes."""
 
     @abc.abstractmethod

@@ -4,7 +4,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from ._base import AbstractExponentialFamily, Coefficients
-from ._shapes import target_like
+from ._shapes import one_array, target_like
 
 
 class Categorical(AbstractExponentialFamily):
@@ -22,7 +22,7 @@ class Categorical(AbstractExponentialFamily):
     def nll(
         self, z: Float[Array, "*rows c"], y: Int[Array, "*rows"] | Float[Array, "*rows c"]
     ) -> Scalar:
-        y = jnp.asarray(y)
+        y = one_array(self, y)
         if jnp.issubdtype(y.dtype, jnp.inexact):
             return -jnp.sum(target_like(self, z, y) * jax.nn.log_softmax(z))
         if y.shape != z.shape[:-1]:

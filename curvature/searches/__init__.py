@@ -6,4 +6,5 @@ from ._along import (
     search_along as search_along,
 )
 from ._base import evaluates as evaluates
+from .kl_trust_region import KLTrustRegion as KLTrustRegion
 from .scheduled import ScheduledLearningRate as ScheduledLearningRate

@@ -60,20 +60,23 @@ def search_along(
     """Runs an optimistix search for s over the candidates w − s·d, on one batch.
 
     The search is asked for its first s with `first_step=True` (Armijo starts again, a trust
-    region keeps its radius), then shown the loss at each candidate with `first_step=False`, at
-    most `max_steps` times. A candidate whose loss is not finite, or for which the quadratic model
-    predicts no reduction, is shown as +∞: of these optimistix's searches would accept some. Where
-    both the predicted and the actual change are within the rounding of the loss, the change is
-    taken to be as predicted (Conn, Gould & Toint 2000, "Trust-region methods", section 17.4.2):
-    near a minimum the difference of two losses is noise, and would end every search.
+    region keeps its radius) and w − d as `y_eval`, by which it knows the direction. Then it is
+    shown the loss at each candidate with `first_step=False`, at most `max_steps` times.
+
+    A candidate whose loss is not finite, or for which the quadratic model predicts no reduction,
+    is shown as +∞: of these optimistix's searches would accept some. Where both the predicted and
+    the actual change are within the rounding of the loss, the change is taken to be as predicted
+    (Conn, Gould & Toint 2000, "Trust-region methods", section 17.4.2): near a minimum the
+    difference of two losses is noise, and would end every search.
 
     **Arguments:** `state`, from the last batch; `params`, w; `direction`, d; `f_info`, the loss,
     gradient and undamped curvature at w; `loss`, of candidate weights; `predicted_reduction`, of a
     step size; `evaluate`, whether to evaluate the loss even where the search does not look at it.
     """
-    here = optx.FunctionInfo.Eval(f_info.f)
-    step_size, _, _, state = search.step(jnp.asarray(True), params, params, f_info, here, state)
     dtype = f_info.f.dtype
+    here = optx.FunctionInfo.Eval(f_info.f)
+    whole = add_scaled(params, -jnp.ones((), dtype), direction)
+    step_size, _, _, state = search.step(jnp.asarray(True), params, whole, f_info, here, state)
     step_size = jnp.asarray(step_size, dtype)
 
     def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:

@@ -218,8 +218,9 @@ def test_a_search_is_shown_the_undamped_curvature(x64):
     assert [bool(first) for first, *_ in seen] == [True, False]
     candidate = w - 0.5 * d
     for first, *numbers in seen:
-        at = w if first else candidate
-        expected = written.loss(w), written.grad(w), C, w, at, written.loss(at)
+        # At first the search is shown the direction, and no loss but that at w.
+        at, loss = (w - d, written.loss(w)) if first else (candidate, written.loss(candidate))
+        expected = written.loss(w), written.grad(w), C, w, at, loss
         for number, value in zip(numbers, expected, strict=True):
             np.testing.assert_allclose(number, value, rtol=1e-6, atol=1e-6)
 

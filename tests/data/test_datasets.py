@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import sklearn.datasets
+from scipy.optimize import linprog
 
 import data
 from data import Dataset, DatasetError
@@ -11,6 +12,8 @@ from data import Dataset, DatasetError
 CASES = {
     "digits": (data.digits, 1437, 360),
     "diabetes": (data.diabetes, 353, 89),
+    "wine": (data.wine, 142, 36),
+    "breast_cancer": (data.breast_cancer, 455, 114),
     "digits_joint": (lambda: data.joint(data.digits()), 1437, 360),
 }
 
@@ -54,7 +57,7 @@ def test_arrays_are_finite_and_read_only(case):
             leaf[0] = 0
 
 
-@pytest.mark.parametrize("load", [data.digits, data.diabetes])
+@pytest.mark.parametrize("load", [data.digits, data.diabetes, data.wine, data.breast_cancer])
 def test_a_dataset_is_loaded_once(load):
     assert load() is load()
 
@@ -100,6 +103,45 @@ def test_diabetes_is_an_affine_image_of_the_published_columns():
         slope, intercept = np.polyfit(theirs, ours, 1)
         assert slope > 0
         np.testing.assert_allclose(slope * theirs + intercept, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wine", "breast_cancer"])
+def test_inputs_are_standardised_by_the_training_part_alone(name):
+    dataset = CASES[name][0]()
+    published = np.asarray(getattr(sklearn.datasets, f"load_{name}")().data)
+    columns = published[:, : dataset.input_shape[0]]
+    order = np.random.RandomState(0).permutation(len(columns))
+    train = columns[order[: dataset.num_train]]
+    expected = (columns[order] - train.mean(axis=0)) / train.std(axis=0)
+    loaded = np.concatenate([dataset.train[0], dataset.test[0]])
+    np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "values"), [("wine", {0, 1, 2}), ("breast_cancer", {0, 1})])
+def test_labels_as_numbers(name, values):
+    dataset = CASES[name][0]()
+    targets = np.concatenate([dataset.train[1], dataset.test[1]])
+    labels = getattr(sklearn.datasets, f"load_{name}")().target
+    assert targets.shape == (len(labels), 1)
+    assert targets.dtype == np.float32
+    order = np.random.RandomState(0).permutation(len(labels))
+    np.testing.assert_array_equal(targets[:, 0], labels[order])
+    assert set(targets[:, 0].tolist()) == values
+
+
+def test_all_columns_of_breast_cancer_would_separate_the_classes():
+    """Why ten are taken: a separating plane lets the logistic loss fall for ever."""
+
+    def separable(columns, labels):
+        sides = (2 * labels - 1)[:, None] * np.hstack([columns, np.ones((len(columns), 1))])
+        bounds = [(None, None)] * sides.shape[1]
+        no_cost, margins = np.zeros(sides.shape[1]), -np.ones(len(sides))
+        return linprog(no_cost, A_ub=-sides, b_ub=margins, bounds=bounds).status == 0
+
+    published = sklearn.datasets.load_breast_cancer()
+    columns = (published.data - published.data.mean(axis=0)) / published.data.std(axis=0)
+    assert separable(columns, published.target)
+    assert not separable(data.breast_cancer().train[0], data.breast_cancer().train[1][:, 0])
 
 
 def test_joint_arranges_the_same_examples():

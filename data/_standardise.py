@@ -1,0 +1,9 @@
+import numpy as np
+from jaxtyping import Float
+
+
+def standardise(
+    columns: Float[np.ndarray, "n d"], *, by: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, "n d"]:
+    """Each column from its mean over `by`, in units of its standard deviation there; float32."""
+    return ((columns - by.mean(axis=0)) / by.std(axis=0)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Published comparisons, one command each: `python -m experiments.NAME`."""

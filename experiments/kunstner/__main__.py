@@ -1,0 +1,57 @@
+"""`python -m experiments.kunstner [--folder FOLDER]` writes `kunstner.json`, `.md` and `.png`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+
+from benchmarks import machine
+
+from . import figure, problems
+from .newton import Iterate, iterates
+from .report import near_the_optimum, newton_table, scaling_table
+from .scaling import Scaling, scalings
+
+TEMPLATE = Path(__file__).with_name("template.md")
+
+
+def main() -> None:
+    """Measure, draw and write."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.kunstner", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    folder = parser.parse_args().folder
+    jax.config.update("jax_enable_x64", True)
+    both = problems.wine(), problems.breast_cancer()
+    newton = {problem.name: iterates(problem) for problem in both}
+    scaling = {problem.name: scalings(problem) for problem in both}
+    figure.draw(problems.line(), folder / "kunstner.png")
+    _write(folder, newton, scaling)
+
+
+def _write(
+    folder: Path, newton: dict[str, list[Iterate]], scaling: dict[str, list[Scaling]]
+) -> None:
+    about = machine.describe()
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    tables = [
+        f"### {name}\n\n{scaling_table(found)}\n\n{near_the_optimum(found)}"
+        for name, found in scaling.items()
+    ]
+    text = TEMPLATE.read_text().format(
+        python=about["python"],
+        versions=versions,
+        newton=newton_table(newton),
+        scaling="\n\n".join(tables),
+    )
+    (folder / "kunstner.md").write_text(text)
+    results = {
+        "machine": about,
+        "newton": {name: [it._asdict() for it in found] for name, found in newton.items()},
+        "scaling": {name: [s._asdict() for s in found] for name, found in scaling.items()},
+    }
+    (folder / "kunstner.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

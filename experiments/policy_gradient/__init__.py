@@ -1,0 +1,1 @@
+"""Plain and natural policy gradient on the cart-pole, by environment steps."""

@@ -1,0 +1,106 @@
+"""Where the batches of a run come from: rows of a dataset, or what the model itself makes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+
+import curvature as cv
+from data import Dataset
+from environments import OnPolicy
+
+from .device import on_device, shapes_on_device
+from .evaluate import evaluate
+
+ROLLOUT_STREAM = 2**32 - 1
+"""Folded into the key of a step: none of the keys that an optimiser splits from it."""
+
+Numbers = dict[str, Scalar]
+Draw = Callable[..., tuple[PyTree[Array], Numbers]]
+
+
+class Source(NamedTuple):
+    """How a step gets its batch, inside the compiled program.
+
+    - `data`: arrays on the device.
+    - `draw`: `(data, row, model, *, step, key) -> (batch, numbers)`; `row`, the indices of the
+        examples that are due, `step` and `key`, the step's own; `numbers` are recorded.
+    """
+
+    data: PyTree[Array]
+    draw: Draw
+
+
+def gather(
+    data: PyTree[Array],
+    row: Int[Array, " batch_size"],
+    model: PyTree,
+    *,
+    step: Int[Array, ""],
+    key: PRNGKeyArray,
+) -> tuple[PyTree[Array], Numbers]:
+    """The examples of `data` that are due."""
+    del model, step, key
+    return jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data), {}
+
+
+@functools.singledispatch
+def source(dataset: Any) -> Source:
+    """The source of a run on `dataset`."""
+    raise TypeError(f"`Run(dataset=...)` must be a `Dataset` or an `OnPolicy`, got {dataset!r}.")
+
+
+@source.register
+def _(dataset: Dataset) -> Source:
+    return Source(on_device(dataset.train), gather)
+
+
+@source.register
+def _(dataset: OnPolicy) -> Source:
+    def draw(data: Any, row: Any, model: Any, *, step: Any, key: Any) -> tuple[PyTree, Numbers]:
+        del data, row
+        return dataset.batch(model, step=step, key=jax.random.fold_in(key, ROLLOUT_STREAM))
+
+    return Source((), draw)
+
+
+@functools.singledispatch
+def batch_shapes(dataset: Any, model: eqx.Module, batch_size: int) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes of a batch, nothing being computed."""
+    del model
+    return shapes_on_device(jax.tree.map(lambda array: array[:batch_size], dataset.train))
+
+
+@batch_shapes.register
+def _(dataset: OnPolicy, model: eqx.Module, batch_size: int) -> PyTree[jax.ShapeDtypeStruct]:
+    if batch_size != dataset.time_steps:
+        raise ValueError(
+            f"`batch_size` must be the time steps of a batch, {dataset.time_steps}, "
+            f"got {batch_size}."
+        )
+    batch, _ = eqx.filter_eval_shape(dataset.batch, model, step=jnp.int32(0), key=jax.random.key(0))
+    return batch
+
+
+@functools.singledispatch
+def evaluations(
+    dataset: Any, objective: cv.AbstractObjective, model: eqx.Module
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Loss and metrics of the final model in training and in test."""
+    train, test = (
+        evaluate(objective, model, on_device(part)) for part in (dataset.train, dataset.test)
+    )
+    return train, test
+
+
+@evaluations.register
+def _(
+    dataset: OnPolicy, objective: cv.AbstractObjective, model: eqx.Module
+) -> tuple[dict[str, float], dict[str, float]]:
+    del objective  # the loss of a policy gradient means nothing but by its gradient
+    policy = eqx.nn.inference_mode(model)
+    return {}, {"mean_return": float(dataset.mean_return(policy))}
