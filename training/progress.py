@@ -108,7 +108,7 @@ def report(console: Console, summary: Summary, folder: Path) -> None:
     if summary["train_loss"] is not None:
         numbers = {"train loss": summary["train_loss"], "test loss": summary["test_loss"]}
         numbers |= {f"test {name}": value for name, value in summary["test"].items()}
-        say(console, "  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        say(console, "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     say(console, f"output {folder}")
 
 

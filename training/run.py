@@ -11,7 +11,7 @@ from . import folder as files
 from ._base import Run as Run, Tally
 from .checkpoint import Checkpoints
 from .device import on_device
-from .evaluate import evaluate
+from .evaluate import Evaluator
 from .exit_codes import ExitCode
 from .loop import Loop
 from .preflight import preflight
@@ -45,6 +45,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     files.check_folder(folder, resume=resume)
     data, state = on_device(run.dataset.train), run.optimiser.init(run.model)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed)
+    evaluator = Evaluator(run.optimiser.objective, run.dataset)
     checkpoints = Checkpoints(folder / files.CHECKPOINTS)
     tally = checkpoints.restore(stepper) if resume else Tally()
     console = Console()
@@ -54,10 +55,10 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
         try:
             with progress(console, run.label, run.total_steps) as display:
                 _compile(run, stepper, tally)
-                loop = Loop(run, stepper, tally, records, checkpoints, display, stop)
+                loop = Loop(run, stepper, tally, records, checkpoints, evaluator, display, stop)
                 outcome = loop()
             files.write_model(folder, stepper.model)
-            summary = _evaluated(run, stepper, tally, outcome)
+            summary = _evaluated(run, evaluator, stepper, tally, outcome)
         except KeyboardInterrupt:
             reason = "Stopped by Ctrl-C before the running step or evaluation was over."
             summary = summarise(run, tally, Outcome("interrupted", ExitCode.INTERRUPTED, reason))
@@ -84,20 +85,18 @@ def _open(run: Run, folder: Path, tally: Tally, *, resume: bool) -> Records:
 
 def _compile(run: Run, stepper: Stepper, tally: Tally) -> None:
     began = time.perf_counter()
-    shape = (run.steps_per_epoch, run.settings.batch_size)
-    stepper.compile(jax.ShapeDtypeStruct(shape, jnp.int32))
+    shape = run.steps_per_epoch, run.settings.batch_size
+    stepper.compile(None if shape[1] is None else jax.ShapeDtypeStruct(shape, jnp.int32))
     seconds = time.perf_counter() - began
     tally.seconds += seconds
     tally.compile_seconds += seconds
 
 
-def _evaluated(run: Run, stepper: Stepper, tally: Tally, outcome: Outcome) -> Summary:
+def _evaluated(
+    run: Run, evaluator: Evaluator, stepper: Stepper, tally: Tally, outcome: Outcome
+) -> Summary:
     """The summary with losses, unless a scheduler is waiting for this process to be gone."""
     if outcome.exit_code is ExitCode.RESUMABLE:
         return summarise(run, tally, outcome)
-    objective, model = run.optimiser.objective, stepper.model
-    train, test = (
-        evaluate(objective, model, on_device(part))
-        for part in (run.dataset.train, run.dataset.test)
-    )
+    train, test = evaluator.train(stepper.model), evaluator.test(stepper.model)
     return summarise(run, tally, outcome, train=train, test=test)

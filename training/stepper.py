@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 import curvature as cv
 
+Order = Int[Array, "batches batch_size"] | None
+
 
 class Stepper:
     """The training step of an optimiser, and the arrays that it carries from call to call.
@@ -41,7 +43,7 @@ class Stepper:
         self.leaves = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
         self._optimiser, self._data, self._seed = optimiser, data, seed
 
-    def compile(self, order: Int[Array, "batches batch_size"] | jax.ShapeDtypeStruct) -> "Stepper":
+    def compile(self, order: Order | jax.ShapeDtypeStruct) -> "Stepper":
         """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
 
         **Returns:** itself.
@@ -51,10 +53,11 @@ class Stepper:
         self._sentences: dict[int, str] = {}
         return self
 
-    def step(self, order: Int[Array, "batches batch_size"]) -> Float[Array, " fields"]:
+    def step(self, order: Order) -> Float[Array, " fields"]:
         """Take one step, without waiting for it.
 
-        **Arguments:** `order`: the batches of the epoch; the step takes the one of its number.
+        **Arguments:** `order`: the batches of the epoch; the step takes the one of its number, or
+        all data where there are no batches (None).
 
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
@@ -80,12 +83,11 @@ class Stepper:
         return eqx.combine(jax.tree.unflatten(self._treedef, self.leaves), self._static)[0]
 
     def _step(
-        self, leaves: list[Array], data: PyTree[Array], order: Int[Array, "batches batch_size"]
+        self, leaves: list[Array], data: PyTree[Array], order: Order
     ) -> tuple[list[Array], Float[Array, " fields"]]:
         arrays = jax.tree.unflatten(self._treedef, leaves)
         model, state, count = eqx.combine(arrays, self._static)
-        row = order[count % order.shape[0]]
-        batch = jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data)
+        batch = data if order is None else _gather(data, order[count % order.shape[0]])
         key = jax.random.fold_in(jax.random.key(self._seed), count)
         model, state, info = self._optimiser.step(model, batch, state, key=key)
         arrays = eqx.filter((model, state, count + 1), eqx.is_array)
@@ -115,6 +117,10 @@ class Stepper:
             result = jax.tree.unflatten(self._result, [np.asarray(code)])
             self._sentences[code] = cv.RESULTS[result]
         return self._sentences[code]
+
+
+def _gather(data: PyTree[Array], row: Int[Array, " batch_size"]) -> PyTree[Array]:
+    return jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data)
 
 
 def _kind(value: Array) -> type:
