@@ -41,8 +41,10 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_trains(name, train):
-    arguments = [f"experiment={name}", "max_steps=2", "batch_size=20", "hydra.run.dir=run"]
+def test_experiment_trains(name, compose, train):
+    arguments = [f"experiment={name}", "max_steps=2", "hydra.run.dir=run"]
+    if compose(f"experiment={name}").batch_size is not None:
+        arguments.append("batch_size=20")
     if name in DOWNLOADED:
         arguments.append("dataset=digits")
     done = train(*arguments)
