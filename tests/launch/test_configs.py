@@ -54,3 +54,18 @@ def test_experiment_trains(name, compose, train):
     assert summary["steps"] == 2
     assert summary["rejected"] == 0
     assert summary["test_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["poisson2d", "heat", "poisson5d"])
+def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
+    job = planned_job(compose(f"dataset={name}", "seed=3"), multirun=False)
+    assert job.config["dataset"]["seed"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["poisson2d", "heat"])
+def test_a_physics_informed_network_finds_the_solution(name, train):
+    done = train(f"experiment={name}", "evaluate_every=null", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    summary = json.loads((done.folder / "run" / "summary.json").read_text())
+    assert summary["test"]["l2_error"] < 1e-6
