@@ -22,9 +22,11 @@ PROBE_STEPS = 100
 
 
 def train(folder: Path, *overrides: str) -> Path:
-    """Run `train.py` in `folder`, unless a finished run is there already; returns `folder`."""
-    if not (folder / "summary.json").exists():
-        command = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
+    """Run `train.py` in `folder`, or finish the run that is there already; returns `folder`."""
+    if not (folder / "summary.json").exists() or summary(folder)["status"] != "finished":
+        begun = (folder / "config.yaml").exists()
+        how = [f"resume={folder}"] if begun else [*overrides, f"hydra.run.dir={folder}"]
+        command = [sys.executable, str(ROOT / "train.py"), *how]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
