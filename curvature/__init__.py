@@ -43,6 +43,7 @@ from .likelihoods import (
 from .linearisation import Linearisation as Linearisation
 from .momentum import (
     AbstractMomentum as AbstractMomentum,
+    NoMomentum as NoMomentum,
     QuadraticMomentum as QuadraticMomentum,
     Spring as Spring,
 )

@@ -1,6 +1,5 @@
 """The operators of the library, and everything lineax has to be told about them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,10 +12,20 @@ from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from ._checks import number
 from .likelihoods import Coefficients
-from .linearisation import Linearisation, LinearisedTerm
-from .rows import Layout, Rows, columns_of, layout_of, rows_of, split_gradient
+from .linearisation import Linearisation
+from .rows import (
+    Layout,
+    Rows,
+    columns_of,
+    cost_of,
+    diagonal_of,
+    layout_of,
+    matrix_of,
+    rows_of,
+    split_gradient,
+)
 
-# How many columns of the dense matrix, or examples of its diagonal, are worked on at a time.
+# How many columns of the dense matrix are worked on at a time.
 _CHUNK = 64
 
 
@@ -47,16 +56,14 @@ class PullbackOperator(lx.AbstractLinearOperator):
         return self.linearisation.vjp(cotangents)
 
     def as_matrix(self) -> Float[Array, "P P"]:
+        """C from P products with it, or as AᵀA from its rows, whichever takes fewer operations."""
+        cost = cost_of(self.layout())
+        if cost.by_rows < cost.by_products:
+            return matrix_of(self.linearisation, self.factors)
         return _dense(self)
 
     def diagonal(self) -> Float[Array, " P"]:
-        """Σ_t weight_t/n_t Σ_i Σ_k (J_iᵀ S_i e_k)², from per-example rows, chunk by chunk."""
-        total = jtu.tree_map(jnp.zeros_like, self.linearisation.params)
-        for term, factor in zip(self.linearisation.terms, self.factors, strict=True):
-            of_example = eqx.Partial(_squared_rows, term, self.linearisation.params)
-            summed = _sum_over_examples(of_example, (factor, term.inputs, term.keys), term.size)
-            total = jtu.tree_map(lambda t, s, scale=term.scale: t + scale * s, total, summed)
-        return jfu.ravel_pytree(total)[0]
+        return diagonal_of(self.linearisation, self.factors)
 
     def layout(self) -> Layout:
         """How many rows C = AᵀA has, and how each weight's part of them can be made."""
@@ -155,38 +162,6 @@ def _dense(operator: lx.AbstractLinearOperator) -> Float[Array, "P P"]:
         return jfu.ravel_pytree(operator.mv(unravel(zeros.at[j].set(1))))[0]
 
     return jax.lax.map(column, jnp.arange(zeros.size), batch_size=_CHUNK).T
-
-
-def _squared_rows(term: LinearisedTerm, params: PyTree, example: Any) -> PyTree:
-    """Σ_k (Jᵀ S e_k)², elementwise, for one example."""
-    factor, x, key = example
-    z, pullback = jax.vjp(lambda p: term.example(p, x, key), params)
-    columns = factor.as_matrix().T.reshape(-1, *z.shape)
-    (rows,) = jax.vmap(pullback)(columns)
-    return jtu.tree_map(lambda leaf: jnp.sum(leaf**2, axis=0), rows)
-
-
-def _sum_over_examples(fn: Callable[[Any], PyTree], examples: PyTree, n: int) -> PyTree:
-    """Σ_i fn(example_i), holding the results of one chunk at a time."""
-    arrays, static = eqx.partition(examples, eqx.is_array)
-
-    def chunk(indices: Array) -> PyTree:
-        some = eqx.combine(jtu.tree_map(lambda leaf: leaf[indices], arrays), static)
-        results = eqx.filter_vmap(lambda example: fn(example))(some)
-        return jtu.tree_map(lambda leaf: jnp.sum(leaf, axis=0), results)
-
-    whole, rest = divmod(n, _CHUNK)
-    parts = jnp.arange(whole * _CHUNK).reshape(whole, _CHUNK)
-    total = chunk(jnp.arange(whole * _CHUNK, n)) if rest else None
-    if whole:
-        zero = jtu.tree_map(
-            lambda s: jnp.zeros(s.shape, s.dtype), eqx.filter_eval_shape(chunk, parts[0])
-        )
-        start = zero if total is None else total
-        total, _ = jax.lax.scan(
-            lambda acc, ix: (jtu.tree_map(jnp.add, acc, chunk(ix)), None), start, parts
-        )
-    return total
 
 
 def _true(operator: lx.AbstractLinearOperator) -> bool:

@@ -6,7 +6,9 @@ from .breast_cancer import breast_cancer as breast_cancer
 from .diabetes import diabetes as diabetes
 from .digits import digits as digits
 from .fashion_mnist import fashion_mnist as fashion_mnist
+from .heat import heat as heat
 from .joint import joint as joint
 from .mnist import mnist as mnist
 from .mnist10k import mnist10k as mnist10k
+from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
 from .wine import wine as wine

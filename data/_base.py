@@ -18,17 +18,19 @@ class Dataset:
     **Arguments:**
 
     - `name`: what reports call it.
-    - `train`: `(inputs, targets)`, or `{"term": (inputs, targets), ...}`; every leaf has the
-        same leading axis, the examples. Inputs are float32, labels int32, regression targets
-        float32 of shape `[n, d]`.
+    - `train`: `(inputs, targets)`, or `{"term": (inputs, targets), ...}`; all leaves of a term
+        have the same leading axis, its examples. Terms may have different numbers of them.
+        Inputs are floats, labels int32, regression targets floats of shape `[n, d]`.
     - `test`: the same structure, with examples of its own.
     - `input_shape`: the shape of one input.
     - `output_size`: how many numbers a model gives per example: the number of classes, or the
         dimension of a regression target.
+    - `reference`: `(inputs, targets)` that the model itself is to give, such as the solution of
+        the equation whose residuals the terms score; None where there is none.
 
     The arrays are held read-only, because one dataset is shared by everything in the process.
 
-    **Raises:** `DatasetError` if the leaves of a part differ in their leading axis.
+    **Raises:** `DatasetError` if the leaves of a term differ in their leading axis.
     """
 
     name: str
@@ -36,27 +38,37 @@ class Dataset:
     test: PyTree[np.ndarray]
     input_shape: tuple[int, ...]
     output_size: int
+    reference: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self):
-        for part in ("train", "test"):
+        for part in ("train", "test", "reference"):
             arrays = getattr(self, part)
-            lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
-            if len(set(lengths)) != 1:
-                raise DatasetError(
-                    f"`Dataset({part}=...)` must hold arrays with the same number of examples, "
-                    f"got {lengths} in the dataset `{self.name}`."
-                )
+            for term in arrays.values() if isinstance(arrays, dict) else [arrays]:
+                lengths = _lengths(term)
+                if len(set(lengths)) > 1:
+                    raise DatasetError(
+                        f"`Dataset({part}=...)` must hold arrays with the same number of examples, "
+                        f"got {lengths} in the dataset `{self.name}`."
+                    )
             object.__setattr__(self, part, jax.tree.map(_read_only, arrays))
 
     @property
-    def num_train(self) -> int:
-        """The number of training examples."""
-        return len(jax.tree.leaves(self.train)[0])
+    def num_train(self) -> int | None:
+        """The number of training examples; None where terms have different numbers of them."""
+        return _common(_lengths(self.train))
 
     @property
-    def num_test(self) -> int:
-        """The number of test examples."""
-        return len(jax.tree.leaves(self.test)[0])
+    def num_test(self) -> int | None:
+        """The number of test examples; None where terms have different numbers of them."""
+        return _common(_lengths(self.test))
+
+
+def _lengths(arrays: PyTree[np.ndarray]) -> list[int]:
+    return [len(leaf) for leaf in jax.tree.leaves(arrays)]
+
+
+def _common(lengths: list[int]) -> int | None:
+    return lengths[0] if len(set(lengths)) == 1 else None
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -14,7 +14,16 @@ _MISSING = re.compile(r"missing .*?argument[s:]*:? (.*)")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
 # Inside the optimiser, and it inside an average, these hang as they were wired; people write them
 # at the top.
-_GROUPS = ("optimiser", "objective", "likelihood", "curvature", "solver", "damping", "search")
+_GROUPS = (
+    "optimiser",
+    "objective",
+    "likelihood",
+    "curvature",
+    "solver",
+    "damping",
+    "momentum",
+    "search",
+)
 
 
 def instantiate(key: str, config: dict[str, Any]) -> Any:

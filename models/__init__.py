@@ -1,4 +1,7 @@
-"""Equinox models: `Model(input_shape, output_size, ..., key=key)`, called on one example."""
+"""Equinox models, `Model(input_shape, output_size, ..., key=key)`, called on one example.
+
+And functions `(model, x) -> z`, the `outputs` of an objective's terms.
+"""
 
 from .autoencoder import Autoencoder as Autoencoder
 from .classifying_autoencoder import (
@@ -7,5 +10,10 @@ from .classifying_autoencoder import (
     reconstruct as reconstruct,
 )
 from .convnet import ConvNet as ConvNet
+from .differential import (
+    heat_operator as heat_operator,
+    negative_laplacian as negative_laplacian,
+    value as value,
+)
 from .mlp import MLP as MLP
 from .transformer import TransformerEncoder as TransformerEncoder

@@ -37,7 +37,12 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.dataset.num_train // self.settings.batch_size
+        """One of the whole training part, or as many as there are full batches."""
+        batch_size, n = self.settings.batch_size, self.dataset.num_train
+        if batch_size is None:
+            return 1
+        assert n is not None, "`preflight` refuses batches of terms with different numbers"
+        return n // batch_size
 
     @property
     def total_steps(self) -> int:

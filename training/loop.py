@@ -4,18 +4,19 @@ import time
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from data import batch_indices
 
 from ._base import Run, Tally
 from .checkpoint import Checkpoints
+from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
 from .progress import Bar, Lines
 from .records import Records
 from .signals import EXIT_CODES, StopSignals
-from .stepper import Stepper
-from .summary import FINISHED, Outcome
+from .stepper import Order, Stepper
+from .summary import FINISHED, Outcome, TestEntries, test_entries
 
 
 class Loop:
@@ -32,12 +33,13 @@ class Loop:
         tally: Tally,
         records: Records,
         checkpoints: Checkpoints,
+        evaluator: AbstractEvaluator,
         display: Bar | Lines,
         stop: StopSignals,
     ):
         self._run, self._stepper, self._tally = run, stepper, tally
         self._records, self._checkpoints = records, checkpoints
-        self._display, self._stop = display, stop
+        self._evaluator, self._display, self._stop = evaluator, display, stop
         self._saved = time.perf_counter()
         self._began = self._saved - tally.seconds
         self._in_flight: Float[Array, " fields"] | None = None
@@ -54,8 +56,9 @@ class Loop:
             dispatched += 1
             self._settle()
             self._in_flight = packed
-            if self._tally.rejected_in_a_row + 1 >= limit:
-                # This step may be the last: no other may follow before it is known.
+            if self._tally.rejected_in_a_row + 1 >= limit or self._is_evaluated(dispatched):
+                # This step may be the last, or its weights are looked at: no other may follow
+                # before it is known.
                 self._settle()
             if self._tally.rejected_in_a_row >= limit:
                 reason = f"Stopped after {limit} rejected steps in a row. {self._tally.reason}"
@@ -69,11 +72,13 @@ class Loop:
             return Outcome("interrupted", EXIT_CODES[self._stop.received], reason)
         return FINISHED
 
-    def _order(self, step: int) -> Int[Array, "batches batch_size"]:
+    def _order(self, step: int) -> Order:
         """The batches of the epoch of a step, sent to the device once per epoch."""
+        settings, n = self._run.settings, self._run.dataset.num_train
+        if settings.batch_size is None or n is None:
+            return None
         epoch = step // self._run.steps_per_epoch
         if epoch != self._epoch:
-            settings, n = self._run.settings, self._run.dataset.num_train
             order = batch_indices(settings.seed, epoch, n, settings.batch_size)
             self._epoch, self._batches = epoch, jnp.asarray(order, jnp.int32)
         return self._batches
@@ -93,8 +98,24 @@ class Loop:
             "seconds": self._tally.seconds,
             **info,
         }
+        if self._is_evaluated(self._tally.steps):
+            record.update(self._evaluate())
         self._records.write(record)
         self._display.update(record)
+
+    def _is_evaluated(self, step: int) -> bool:
+        every = self._run.settings.evaluate_every
+        return every is not None and step % every == 0
+
+    def _evaluate(self) -> TestEntries:
+        """The numbers of the test part, under the names that they have in the summary.
+
+        The time that it takes is not training's: runs compare whether they are evaluated or not.
+        """
+        began = time.perf_counter()
+        found = self._evaluator.test(self._stepper.evaluated)
+        self._began += time.perf_counter() - began
+        return test_entries(found)
 
     def _save(self) -> None:
         """Write a checkpoint after all steps that were dispatched."""

@@ -6,13 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
 import curvature as cv
 from data import Dataset
 
 from ._base import Run
 from .device import shapes_on_device
-from .evaluate import per_example
+from .evaluate import REFERENCE, per_example
 from .sources import batch_shapes
 from .terms import examples, terms
 
@@ -24,12 +25,7 @@ def preflight(run: Run) -> cv.Plan | None:
 
     **Raises:** `ValueError`, one sentence.
     """
-    batch_size, available = run.settings.batch_size, run.dataset.num_train
-    if batch_size > available:
-        raise ValueError(
-            f"`batch_size` must be at most the number of training examples, {available}, "
-            f"got {batch_size}."
-        )
+    _check_batch_size(run)
     if isinstance(run.dataset, Dataset):
         _check_examples(run, run.dataset)
     return _check_step(run)
@@ -46,10 +42,31 @@ def _check_examples(run: Run, dataset: Dataset) -> None:
             check_targets(term.likelihood, z, targets, name)
 
 
+def _check_batch_size(run: Run) -> None:
+    batch_size, available = run.settings.batch_size, run.dataset.num_train
+    if batch_size is None:
+        return
+    if available is None:
+        raise ValueError(
+            "`batch_size` must be null (all examples at every step) for the dataset "
+            f"`{run.dataset.name}`, whose terms have different numbers of training examples, got "
+            f"{batch_size}."
+        )
+    if batch_size > available:
+        raise ValueError(
+            f"`batch_size` must be at most the number of training examples, {available}, "
+            f"got {batch_size}."
+        )
+
+
 def _check_model(run: Run, dataset: Dataset) -> None:
-    objective, part = run.optimiser.objective, shapes_on_device(dataset.test)
+    objective = run.optimiser.objective
+    parts = [(objective, dataset.test)]
+    if dataset.reference is not None:
+        parts.append((REFERENCE, dataset.reference))
     try:
-        eqx.filter_eval_shape(per_example, objective, run.model, part)
+        for scored_by, part in parts:
+            eqx.filter_eval_shape(_evaluate, scored_by, run.model, shapes_on_device(part))
     except ValueError as error:
         raise ValueError(_first_line(error)) from error
     except Exception as error:  # whatever a model raises on an input it was not made for
@@ -57,6 +74,11 @@ def _check_model(run: Run, dataset: Dataset) -> None:
             f"The model does not take the inputs of the dataset `{dataset.name}`, which have "
             f"shape {dataset.input_shape}: {_first_line(error)}"
         ) from error
+
+
+def _evaluate(objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[Array]) -> Any:
+    # The loss itself says what is wrong with the structure of a batch.
+    return objective.loss(eqx.nn.inference_mode(model), part), per_example(objective, model, part)
 
 
 def _check_step(run: Run) -> cv.Plan | None:

@@ -111,7 +111,7 @@ def report(console: Console, summary: Summary, folder: Path) -> None:
     numbers |= {f"test {name}": value for name, value in summary["test"].items()}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if numbers:
-        say(console, "  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        say(console, "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     say(console, f"output {folder}")
 
 

@@ -10,13 +10,14 @@ from rich.console import Console
 from . import folder as files
 from ._base import Run as Run, Tally
 from .checkpoint import Checkpoints
+from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
 from .loop import Loop
 from .preflight import preflight
 from .progress import progress, report, say
 from .records import Records
 from .signals import StopSignals
-from .sources import evaluations, source
+from .sources import evaluator_of, source
 from .stepper import Stepper
 from .summary import Outcome, Summary, summarise
 
@@ -44,6 +45,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     files.check_folder(folder, resume=resume)
     (data, draw), state = source(run.dataset), run.optimiser.init(run.model)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw)
+    evaluator = evaluator_of(run.dataset, run.optimiser.objective)
     checkpoints = Checkpoints(folder / files.CHECKPOINTS)
     tally = checkpoints.restore(stepper) if resume else Tally()
     console = Console()
@@ -53,10 +55,10 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
         try:
             with progress(console, run.label, run.total_steps) as display:
                 _compile(run, stepper, tally)
-                loop = Loop(run, stepper, tally, records, checkpoints, display, stop)
+                loop = Loop(run, stepper, tally, records, checkpoints, evaluator, display, stop)
                 outcome = loop()
             files.write_model(folder, stepper.evaluated)
-            summary = _evaluated(run, stepper, tally, outcome)
+            summary = _evaluated(run, evaluator, stepper, tally, outcome)
         except KeyboardInterrupt:
             reason = "Stopped by Ctrl-C before the running step or evaluation was over."
             summary = summarise(run, tally, Outcome("interrupted", ExitCode.INTERRUPTED, reason))
@@ -83,16 +85,19 @@ def _open(run: Run, folder: Path, tally: Tally, *, resume: bool) -> Records:
 
 def _compile(run: Run, stepper: Stepper, tally: Tally) -> None:
     began = time.perf_counter()
-    shape = (run.steps_per_epoch, run.settings.batch_size)
-    stepper.compile(jax.ShapeDtypeStruct(shape, jnp.int32))
+    shape = run.steps_per_epoch, run.settings.batch_size
+    stepper.compile(None if shape[1] is None else jax.ShapeDtypeStruct(shape, jnp.int32))
     seconds = time.perf_counter() - began
     tally.seconds += seconds
     tally.compile_seconds += seconds
 
 
-def _evaluated(run: Run, stepper: Stepper, tally: Tally, outcome: Outcome) -> Summary:
+def _evaluated(
+    run: Run, evaluator: AbstractEvaluator, stepper: Stepper, tally: Tally, outcome: Outcome
+) -> Summary:
     """The summary with losses, unless a scheduler is waiting for this process to be gone."""
     if outcome.exit_code is ExitCode.RESUMABLE:
         return summarise(run, tally, outcome)
-    train, test = evaluations(run.dataset, run.optimiser.objective, stepper.evaluated)
+    model = stepper.evaluated
+    train, test = evaluator.train(model), evaluator.test(model)
     return summarise(run, tally, outcome, train=train, test=test)

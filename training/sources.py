@@ -14,7 +14,7 @@ from data import Dataset
 from environments import OnPolicy
 
 from .device import on_device, shapes_on_device
-from .evaluate import evaluate
+from .evaluate import AbstractEvaluator, Evaluator
 
 ROLLOUT_STREAM = 2**32 - 1
 """Folded into the key of a step: none of the keys that an optimiser splits from it."""
@@ -37,14 +37,16 @@ class Source(NamedTuple):
 
 def gather(
     data: PyTree[Array],
-    row: Int[Array, " batch_size"],
+    row: Int[Array, " batch_size"] | None,
     model: PyTree,
     *,
     step: Int[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[PyTree[Array], Numbers]:
-    """The examples of `data` that are due."""
+    """The examples of `data` that are due, all where `row` is None."""
     del model, step, key
+    if row is None:
+        return data, {}
     return jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data), {}
 
 
@@ -69,14 +71,16 @@ def _(dataset: OnPolicy) -> Source:
 
 
 @functools.singledispatch
-def batch_shapes(dataset: Any, model: eqx.Module, batch_size: int) -> PyTree[jax.ShapeDtypeStruct]:
+def batch_shapes(
+    dataset: Any, model: eqx.Module, batch_size: int | None
+) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes of a batch, nothing being computed."""
     del model
     return shapes_on_device(jax.tree.map(lambda array: array[:batch_size], dataset.train))
 
 
 @batch_shapes.register
-def _(dataset: OnPolicy, model: eqx.Module, batch_size: int) -> PyTree[jax.ShapeDtypeStruct]:
+def _(dataset: OnPolicy, model: eqx.Module, batch_size: int | None) -> PyTree[jax.ShapeDtypeStruct]:
     if batch_size != dataset.time_steps:
         raise ValueError(
             f"`batch_size` must be the time steps of a batch, {dataset.time_steps}, "
@@ -86,21 +90,30 @@ def _(dataset: OnPolicy, model: eqx.Module, batch_size: int) -> PyTree[jax.Shape
     return batch
 
 
+class Returns(AbstractEvaluator):
+    """Judges policies by their mean return.
+
+    The loss of a policy gradient means nothing but by its gradient.
+    """
+
+    def __init__(self, dataset: OnPolicy):
+        self._dataset = dataset
+
+    def train(self, model: eqx.Module) -> dict[str, float]:
+        del model
+        return {}
+
+    def test(self, model: eqx.Module) -> dict[str, float]:
+        return {"mean_return": float(self._dataset.mean_return(eqx.nn.inference_mode(model)))}
+
+
 @functools.singledispatch
-def evaluations(
-    dataset: Any, objective: cv.AbstractObjective, model: eqx.Module
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Loss and metrics of the final model in training and in test."""
-    train, test = (
-        evaluate(objective, model, on_device(part)) for part in (dataset.train, dataset.test)
-    )
-    return train, test
+def evaluator_of(dataset: Any, objective: cv.AbstractObjective) -> AbstractEvaluator:
+    """What evaluates the models of a run on `dataset`."""
+    return Evaluator(objective, dataset)
 
 
-@evaluations.register
-def _(
-    dataset: OnPolicy, objective: cv.AbstractObjective, model: eqx.Module
-) -> tuple[dict[str, float], dict[str, float]]:
-    del objective  # the loss of a policy gradient means nothing but by its gradient
-    policy = eqx.nn.inference_mode(model)
-    return {}, {"mean_return": float(dataset.mean_return(policy))}
+@evaluator_of.register
+def _(dataset: OnPolicy, objective: cv.AbstractObjective) -> Returns:
+    del objective
+    return Returns(dataset)

@@ -19,6 +19,8 @@ import curvature as cv
 
 from .sources import Draw, gather
 
+Order = Int[Array, "batches batch_size"] | None
+
 
 class Stepper:
     """The training step of an optimiser, and the arrays that it carries from call to call.
@@ -50,7 +52,7 @@ class Stepper:
         self.leaves = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
         self._optimiser, self._data, self._seed, self._draw = optimiser, data, seed, draw
 
-    def compile(self, order: Int[Array, "batches batch_size"] | jax.ShapeDtypeStruct) -> "Stepper":
+    def compile(self, order: Order | jax.ShapeDtypeStruct) -> "Stepper":
         """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
 
         **Returns:** itself.
@@ -60,10 +62,11 @@ class Stepper:
         self._sentences: dict[int, str] = {}
         return self
 
-    def step(self, order: Int[Array, "batches batch_size"]) -> Float[Array, " fields"]:
+    def step(self, order: Order) -> Float[Array, " fields"]:
         """Take one step, without waiting for it.
 
-        **Arguments:** `order`: the batches of the epoch; the step takes the one of its number.
+        **Arguments:** `order`: the batches of the epoch; the step takes the one of its number, or
+        all data where there are no batches (None).
 
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
@@ -98,11 +101,11 @@ class Stepper:
         return eqx.combine(jax.tree.unflatten(self._treedef, self.leaves), self._static)
 
     def _step(
-        self, leaves: list[Array], data: PyTree[Array], order: Int[Array, "batches batch_size"]
+        self, leaves: list[Array], data: PyTree[Array], order: Order
     ) -> tuple[list[Array], Float[Array, " fields"]]:
         arrays = jax.tree.unflatten(self._treedef, leaves)
         model, state, count = eqx.combine(arrays, self._static)
-        row = order[count % order.shape[0]]
+        row = None if order is None else order[count % order.shape[0]]
         key = jax.random.fold_in(jax.random.key(self._seed), count)
         batch, numbers = self._draw(data, row, model, step=count, key=key)
         model, state, info = self._optimiser.step(model, batch, state, key=key)

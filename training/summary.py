@@ -55,6 +55,19 @@ class Summary(TypedDict):
     parameters: int
 
 
+class TestEntries(TypedDict):
+    """How the numbers of a test part are written, in the summary and along the way."""
+
+    test_loss: float | None
+    test: dict[str, float]
+
+
+def test_entries(found: Mapping[str, float]) -> TestEntries:
+    """What `evaluate` found on the test part, as it is written."""
+    metrics = {name: value for name, value in found.items() if name != "loss"}
+    return {"test_loss": found.get("loss"), "test": metrics}
+
+
 def summarise(
     run: Run,
     tally: Tally,
@@ -75,8 +88,7 @@ def summarise(
         "seconds": tally.seconds,
         "compile_seconds": tally.compile_seconds,
         "train_loss": train.get("loss"),
-        "test_loss": test.get("loss"),
-        "test": {name: value for name, value in test.items() if name != "loss"},
+        **test_entries(test),
         "rejected": tally.rejected,
         "parameters": sum(leaf.size for leaf in weights),
     }

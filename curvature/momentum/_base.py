@@ -24,7 +24,11 @@ class AbstractMomentum(eqx.Module):
     """
 
     @abc.abstractmethod
-    def offset(self, last: PyTree[Array], damping: Scalar) -> PyTree[Array] | None:
+    def remembers(self) -> bool:
+        """Whether the last direction is looked at; if not, it is None below."""
+
+    @abc.abstractmethod
+    def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array] | None:
         """v, where the solve is to be for g + v instead of g; None for 0.
 
         **Arguments:** `last`, φ; `damping`, λ.
@@ -34,7 +38,7 @@ class AbstractMomentum(eqx.Module):
     def combine(
         self,
         found: Direction,
-        last: PyTree[Array],
+        last: PyTree[Array] | None,
         grad: PyTree[Array],
         operator: lx.AbstractLinearOperator,
         damping: Scalar,

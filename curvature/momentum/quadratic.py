@@ -19,13 +19,16 @@ class QuadraticMomentum(AbstractMomentum):
     truncated solve is corrected. Where φ adds nothing to the plane, the step is along d alone.
     """
 
-    def offset(self, last: PyTree[Array], damping: Scalar) -> None:
+    def remembers(self) -> bool:
+        return True
+
+    def offset(self, last: PyTree[Array] | None, damping: Scalar) -> None:
         del last, damping
 
     def combine(
         self,
         found: Direction,
-        last: PyTree[Array],
+        last: PyTree[Array] | None,
         grad: PyTree[Array],
         operator: lx.AbstractLinearOperator,
         damping: Scalar,

@@ -29,13 +29,16 @@ class Spring(AbstractMomentum):
             raise ValueError(f"`Spring(decay=...)` must lie in [0, 1), got {decay}.")
         self.decay = jnp.asarray(decay)
 
-    def offset(self, last: PyTree[Array], damping: Scalar) -> PyTree[Array]:
+    def remembers(self) -> bool:
+        return True
+
+    def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array]:
         return optax.tree.scale(damping * self.decay.astype(damping.dtype), last)
 
     def combine(
         self,
         found: Direction,
-        last: PyTree[Array],
+        last: PyTree[Array] | None,
         grad: PyTree[Array],
         operator: lx.AbstractLinearOperator,
         damping: Scalar,

@@ -4,3 +4,4 @@ from .layout import Layout as Layout, layout_of as layout_of
 from .lower_blocks import LowerBlocks as LowerBlocks
 from .rows import Rows as Rows
 from .split import Split as Split, split_gradient as split_gradient
+from .sums import diagonal_of as diagonal_of, matrix_of as matrix_of

@@ -16,14 +16,18 @@ _SQUARES = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """What a gradient, and the rows A with their Gram matrix AAᵀ, are estimated to cost.
+    """What a gradient, the dense C = AᵀA, and the rows A with AAᵀ, are estimated to cost.
 
     - `gradient`: operations of a gradient of the loss.
+    - `by_products`: operations of C made of P products with it.
+    - `by_rows`: operations of C made of rows from automatic differentiation.
     - `gram`: operations of the rows and of AAᵀ, beyond those of a gradient.
     - `nbytes`: the memory of AAᵀ, of its factor, and of the rows that are held.
     """
 
     gradient: int
+    by_products: int
+    by_rows: int
     gram: int
     nbytes: int
 
@@ -55,7 +59,14 @@ def cost_of(layout: Layout) -> Cost:
             general += m * weight.nbytes
     # Rows that do not fit are made anew for every block that they are multiplied with.
     gram += made * -(-general // HELD_BYTES)
-    return Cost(gradient, gram, nbytes + held + min(general, HELD_BYTES))
+    parameters = sum(weight.size for weight in layout.weights)
+    return Cost(
+        gradient=gradient,
+        by_products=parameters * gradient,
+        by_rows=made + 2 * m * parameters**2,
+        gram=gram,
+        nbytes=nbytes + held + min(general, HELD_BYTES),
+    )
 
 
 def _gradient(term: LinearisedTerm, params: Any) -> int:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -5,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optimistix as optx
-from jaxtyping import Array, Bool, PyTree, Scalar
+from jaxtyping import Array, Bool, Int, PyTree, Scalar, ScalarLike
 
 from .._checks import number
 from .._trees import vdot
@@ -13,6 +14,7 @@ from .._trees import vdot
 
 class _State(eqx.Module):
     step_size: Scalar
+    batches: Int[Array, ""]
 
 
 class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
@@ -32,25 +34,32 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     bound is ours. Without it, a gradient that vanishes would be scaled up to the bound all the
     same, which is no way to converge. It costs one product with C.
 
-    **Arguments:** `delta`, the bound, positive; `decrease_factor`, in (0, 1).
+    **Arguments:** `delta`, the bound, positive: a number, or a schedule from the number of batches
+    before this one, an integer array, to it; `decrease_factor`, in (0, 1).
     """
 
-    delta: Scalar
+    delta: Callable[[Int[Array, ""]], Any] | Scalar
     decrease_factor: Scalar
 
-    def __init__(self, delta: Any = 0.01, decrease_factor: Any = 0.8):
-        number("KLTrustRegion(delta=...)", delta, positive=True)
+    def __init__(
+        self,
+        delta: Callable[[Int[Array, ""]], Any] | ScalarLike = 0.01,
+        decrease_factor: ScalarLike = 0.8,
+    ):
+        if not callable(delta):
+            number("KLTrustRegion(delta=...)", delta, positive=True)
+            delta = jnp.asarray(delta)
         factor = number("KLTrustRegion(decrease_factor=...)", decrease_factor, positive=True)
         if factor is not None and factor >= 1:
             raise ValueError(
                 f"`KLTrustRegion(decrease_factor=...)` must be less than 1, got {factor}."
             )
-        self.delta = jnp.asarray(delta)
+        self.delta = delta
         self.decrease_factor = jnp.asarray(decrease_factor)
 
     def init(self, y: PyTree[Array], f_info_struct: Any) -> _State:
         del y
-        return _State(jnp.ones((), f_info_struct.f.dtype))
+        return _State(jnp.ones((), f_info_struct.f.dtype), jnp.zeros((), jnp.int32))
 
     def step(
         self,
@@ -67,7 +76,8 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
             along = jtu.tree_map(jnp.subtract, y_eval, y)
             metric = vdot(along, f_info.hessian.mv(along)).astype(dtype)
             slope = -f_info.compute_grad_dot(along).astype(dtype)
-            s = jnp.minimum(jnp.sqrt(2 * self.delta.astype(dtype) / metric), slope / metric)
+            delta = self.delta(state.batches) if callable(self.delta) else self.delta
+            s = jnp.minimum(jnp.sqrt(2 * jnp.asarray(delta, dtype) / metric), slope / metric)
             # Also where rounding has made the metric of a tiny direction negative.
             return jnp.where(metric > 0, s, jnp.ones((), dtype))
 
@@ -75,5 +85,6 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
         accept = first_step | (f_eval_info.as_min() < f_info.as_min())
         shorter = self.decrease_factor.astype(dtype) * state.step_size
         # One product per batch: none for the candidates that follow.
+        batches = state.batches + first_step.astype(jnp.int32)
         step_size = jax.lax.cond(first_step, begin, lambda: shorter)
-        return step_size, accept, optx.RESULTS.successful, _State(step_size)
+        return step_size, accept, optx.RESULTS.successful, _State(step_size, batches)

@@ -56,7 +56,9 @@ class Prospect:
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
         self.layout: Layout | None = None
         # Of an operator made of one matrix: a product with it.
-        cost = Cost(2 * self.parameters**2, 0, 0)
+        product = 2 * self.parameters**2
+        matrix = product * self.parameters
+        cost = Cost(product, by_products=matrix, by_rows=matrix, gram=0, nbytes=0)
         if isinstance(inner, PullbackOperator):
             self.layout = inner.layout()
             cost = cost_of(self.layout)
@@ -71,7 +73,8 @@ class Prospect:
             case CG():
                 solve = solver.max_steps * gradient
             case lx.Cholesky():
-                solve = P * self.cost.gradient + -(-P // _COLUMNS) * _PASS + _SLOWER * P**3 // 3
+                by_products = self.cost.by_products + -(-P // _COLUMNS) * _PASS
+                solve = min(by_products, self.cost.by_rows + _PASS) + _SLOWER * P**3 // 3
             case SampleSpace() if self.layout is not None:
                 solve = self.cost.gram + _PASS + _SLOWER * self.layout.size**3 // 3
             case _:

@@ -63,7 +63,7 @@ def test_levenberg_marquardt_comes_back_from_its_bounds_and_never_sticks():
     assert damping == np.float32(1e8)
     for _ in range(100):
         damping = updated(policy, damping, 1.0)
-    assert damping == np.float32(1e-8)
+    assert damping == np.finfo(np.float32).eps
     assert updated(policy, damping, 0.0) > damping
 
 

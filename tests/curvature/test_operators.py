@@ -15,6 +15,8 @@ import pytest
 from jaxtyping import Array
 
 import curvature as cv
+from curvature.operators import _dense
+from curvature.rows import sums
 from tests.curvature import dense
 from tests.curvature.cases import CURVATURES, MODELS, TABLE, operators, product, supervised
 from tests.curvature.references import references
@@ -157,17 +159,27 @@ def test_frozen_weights_are_no_part_of_it():
     assert evaluated("frozen", "categorical").numbers["gauss_newton"][1].shape == (size, size)
 
 
-@pytest.mark.parametrize("n", [64, 70])
-def test_more_than_one_chunk(x64, n):
-    """Of examples, for the diagonal; of columns, for the matrix."""
+@pytest.mark.parametrize("n", [1, 20, 40, 50])
+def test_more_than_one_chunk(x64, monkeypatch, n):
+    """Of 20 examples, for sums over rows; of columns, for a matrix made of products."""
+    monkeypatch.setattr(sums, "_CHUNK_BYTES", 20 * 3 * (24 * 3 + 3) * 8)
     case = supervised(eqx.nn.Linear(24, 3, key=jax.random.key(0)), "categorical", inputs=(24,), n=n)
     C = cv.ExactFisher().operator(case.objective.linearise(case.model, case.batch))
     (term,) = case.terms
     J, z = term.jacobians(case.model, case.trainable), term.values(case.model)
     M = jax.jit(jax.vmap(dense.exact_fisher(term.distribution)))(z, term.targets)
     expected = dense.pullback(1 / n, J, M)
-    assert close(C.as_matrix(), expected)
+    assert close(_dense(C), expected)
+    assert close(sums.matrix_of(C.linearisation, C.factors), expected)
     assert close(C.diagonal(), jnp.diag(expected))
+
+
+@pytest.mark.parametrize("name", ["gauss_newton", "true_fisher", "empirical_fisher"])
+@pytest.mark.parametrize("model", ["several_terms", "frozen", "called_twice"])
+def test_both_ways_to_the_matrix_agree(x64, model, name):
+    C = made(model, "categorical", name)
+    rows = eqx.filter_jit(lambda C: sums.matrix_of(C.linearisation, C.factors))(C)
+    assert close(rows, eqx.filter_jit(_dense)(C), 1e-12)
 
 
 @pytest.mark.usefixtures("as_installed")

@@ -170,6 +170,28 @@ def test_parts_of_unequal_length_are_refused(part):
         Dataset("odd", **parts, input_shape=(2,), output_size=2)
 
 
+def pair(n):
+    return np.zeros((n, 2), np.float32), np.zeros(n, np.int32)
+
+
+def test_terms_may_have_different_numbers_of_examples():
+    train, test = {"a": pair(3), "b": pair(4)}, {"a": pair(5), "b": pair(5)}
+    dataset = Dataset("terms", train, test, input_shape=(2,), output_size=2)
+    assert (dataset.num_train, dataset.num_test) == (None, 5)
+
+
+def test_a_term_of_unequal_lengths_is_refused():
+    train = {"a": pair(3), "b": (pair(3)[0], pair(4)[1])}
+    with pytest.raises(DatasetError, match=r"Dataset\(train=...\).*got \[3, 4\].*`odd`"):
+        Dataset("odd", train, {"a": pair(3), "b": pair(3)}, input_shape=(2,), output_size=2)
+
+
+def test_a_reference_of_unequal_lengths_is_refused():
+    bad = np.zeros((3, 2)), np.zeros((4, 1))
+    with pytest.raises(DatasetError, match=r"Dataset\(reference=...\).*got \[3, 4\].*`odd`"):
+        Dataset("odd", pair(3), pair(3), input_shape=(2,), output_size=2, reference=bad)
+
+
 def test_the_flag_of_the_callers_array_is_left_alone():
     inputs, targets = np.zeros((3, 2), np.float32), np.zeros(3, np.int32)
     Dataset("own", (inputs, targets), (inputs, targets), input_shape=(2,), output_size=2)

@@ -41,6 +41,8 @@ TABLE = {
     "batch_size=0": ["`batch_size`", "got 0"],
     "batch_size=1438": ["1437", "got 1438"],
     "batch_size=true": ["`batch_size`", "got True"],
+    "experiment=poisson2d batch_size=64": ["`batch_size` must be null", "`poisson2d`", "got 64"],
+    "evaluate_every=0": ["`evaluate_every`", "got 0"],
     "epochs=0": ["`epochs`"],
     "max_steps=1.5": ["`max_steps`"],
     "seed=-1": ["`seed`"],
@@ -67,6 +69,7 @@ TABLE = {
     "model=convnet dataset=diabetes likelihood=gaussian": ["ConvNet(input_shape=...)"],
     "model.input_shape=[3]": ["`digits`", "(8, 8)"],
     "objective=joint": ["reconstruction"],
+    "dataset=poisson2d likelihood=gaussian batch_size=null": ["A batch of `Supervised`"],
     "dataset=mnist10k": ["t10k-images-idx3-ubyte.gz"],
     # more than a solver takes
     "curvature=exact_fisher solver=sample_space solver.max_rows=99": [

@@ -19,7 +19,7 @@ BY_ADAM = {"cartpole_plain"}
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 11
+    assert len({group for group, _ in FILES}) == 13
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
@@ -42,10 +42,12 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_trains(name, train, request):
+def test_experiment_trains(name, compose, train, request):
     if name in BY_ADAM:  # optax multiplies floats by its integer step counts
         request.getfixturevalue("standard_promotion")
-    arguments = [f"experiment={name}", "max_steps=2", "batch_size=20", "hydra.run.dir=run"]
+    arguments = [f"experiment={name}", "max_steps=2", "hydra.run.dir=run"]
+    if compose(f"experiment={name}").batch_size is not None:
+        arguments.append("batch_size=20")
     if name in DOWNLOADED:
         arguments.append("dataset=digits")
     done = train(*arguments)
@@ -56,3 +58,18 @@ def test_experiment_trains(name, train, request):
     assert summary["rejected"] == 0
     # The loss of a policy gradient means nothing but by its gradient.
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
+
+
+@pytest.mark.parametrize("name", ["poisson2d", "heat", "poisson5d"])
+def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
+    job = planned_job(compose(f"dataset={name}", "seed=3"), multirun=False)
+    assert job.config["dataset"]["seed"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["poisson2d", "heat"])
+def test_a_physics_informed_network_finds_the_solution(name, train):
+    done = train(f"experiment={name}", "evaluate_every=null", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    summary = json.loads((done.folder / "run" / "summary.json").read_text())
+    assert summary["test"]["l2_error"] < 1e-6

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from data import Dataset
 from training import evaluate
-from training.evaluate import CHUNK
+from training.device import on_device
+from training.evaluate import CHUNK, Evaluator
 
 KEY = jax.random.key(11)
 
@@ -92,6 +94,28 @@ def test_terms_name_their_metrics_and_weigh_their_losses():
     np.testing.assert_allclose(result["loss"], 2 * label + fit, rtol=1e-5)
     np.testing.assert_allclose(result["label/accuracy"], accuracy, rtol=1e-6)
     np.testing.assert_allclose(result["fit/l2_error"], error, rtol=1e-5)
+
+
+def test_terms_may_have_different_numbers_of_examples():
+    few, many = part(7, "numbers"), part(CHUNK + 5, "numbers")
+    model, term = linear(), cv.Term(lambda model, x: model(x), cv.Gaussian(variance=0.5))
+    result = evaluate(cv.Objective({"few": term, "many": term}), model, {"few": few, "many": many})
+    losses, errors = zip(*(gaussian(outputs(model, x), np.asarray(y)) for x, y in (few, many)))
+    np.testing.assert_allclose(result["loss"], sum(losses), rtol=1e-5)
+    found = result["few/l2_error"], result["many/l2_error"]
+    np.testing.assert_allclose(found, errors, rtol=1e-5)
+
+
+def test_the_test_part_is_scored_and_the_reference_compared_with():
+    test, reference = (
+        jax.tree.map(np.asarray, part(n, kind)) for n, kind in [(20, "labels"), (50, "numbers")]
+    )
+    dataset = Dataset("both", test, test, (3,), 4, reference=reference)
+    objective, model = cv.Supervised(cv.Categorical()), linear()
+    result = Evaluator(objective, dataset).test(model)
+    _, error = gaussian(outputs(model, reference[0]), reference[1])
+    np.testing.assert_allclose(result.pop("l2_error"), error, rtol=1e-5)
+    assert result == evaluate(objective, model, on_device(test))
 
 
 def test_autoencoding_is_scored_on_its_input():

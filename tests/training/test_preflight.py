@@ -36,6 +36,25 @@ def test_batch_size_above_the_dataset(make_run, dataset):
         preflight(make_run(batch_size=dataset.num_train + 1))
 
 
+def test_terms_of_different_numbers_come_whole(make_run, dataset):
+    """Terms with examples of their own fall into no batches."""
+    x, y = dataset.train
+    term = cv.Term(lambda model, x: model(x), cv.Categorical())
+    optimiser = sgd_on(cv.Objective({"a": term, "b": term}))
+    part = {"a": (x, y), "b": (x[:100], y[:100])}
+    terms = Dataset("terms", part, part, (8, 8), 10)
+    preflight(make_run(optimiser=optimiser, dataset=terms, batch_size=None))
+    with pytest.raises(ValueError, match=r"`batch_size` must be null .* `terms`, .* got 256\."):
+        preflight(make_run(optimiser=optimiser, dataset=terms))
+
+
+def test_a_reference_that_the_model_cannot_give(make_run, dataset):
+    wrong = np.zeros((5, 8, 8), np.float32), np.zeros((5, 3), np.float32)
+    referred = Dataset("referred", dataset.train, dataset.test, (8, 8), 10, reference=wrong)
+    with pytest.raises(ValueError, match=r"Gaussian.*\.nll"):
+        preflight(make_run(dataset=referred))
+
+
 def test_too_few_outputs_for_the_labels(make_run, make_net):
     with pytest.raises(ValueError, match=r"labels from 0 to 4 for a model with 5 outputs, but .*9"):
         preflight(make_run(model=make_net(5)))

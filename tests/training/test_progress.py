@@ -69,6 +69,6 @@ def test_the_report_is_short_and_plain():
     assert file.getvalue().splitlines() == [
         "mine diverged after 110 steps (10 epochs) in 2.0 s, 20 rejected",
         "Stopped [because].",
-        "train loss 0.2500  test loss nan  test accuracy 0.9750",
+        "train loss 0.25  test loss nan  test accuracy 0.975",
         "output a folder",
     ]

@@ -125,6 +125,30 @@ def test_an_average_is_what_is_evaluated_and_saved_and_survives_a_stop(
     assert leaves_equal(weights(tmp_path / "parts"), saved)
 
 
+def test_evaluated_along_the_way(make_run, whole, tmp_path, read_records, weights, leaves_equal):
+    """Every so many steps the record has what the summary has, and the steps are the same."""
+    run = make_run(evaluate_every=3)
+    summary = train(run, tmp_path)
+    assert leaves_equal(weights(tmp_path), weights(whole))
+    found = {r["step"]: (r["test_loss"], r["test"]) for r in read_records(tmp_path) if "test" in r}
+    assert list(found) == [3, 6, 9, 12, 15, 18]
+    shorter = train(make_run(max_steps=9), tmp_path / "shorter")
+    assert found[9] == (shorter["test_loss"], shorter["test"])
+    assert found[18] != (summary["test_loss"], summary["test"])
+
+
+def test_the_whole_training_part_at_every_step(make_run, tmp_path, read_records, sgd):
+    """Without batches a step is an epoch, on all examples in their order."""
+    run = make_run(batch_size=None, epochs=3)
+    summary = train(run, tmp_path)
+    assert (summary["steps"], summary["epochs"]) == (3, 3)
+    model, batch = run.model, jax.tree.map(jnp.asarray, run.dataset.train)
+    state = sgd.init(model)
+    for record in read_records(tmp_path):
+        model, state, info = sgd.step(model, batch, state)
+        np.testing.assert_allclose(record["loss"], info.loss, rtol=1e-5)
+
+
 def test_a_run_depends_on_its_seed_alone(make_run, whole, tmp_path, weights, leaves_equal):
     train(make_run(), tmp_path / "again")
     train(make_run(seed=4), tmp_path / "other")

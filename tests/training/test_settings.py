@@ -6,11 +6,24 @@ from training import Settings
 GOOD = {"seed": 0, "batch_size": 2, "epochs": 1}
 
 
-@pytest.mark.parametrize("name", ["batch_size", "epochs", "max_steps", "max_rejections"])
+COUNTS = ["batch_size", "epochs", "max_steps", "max_rejections", "evaluate_every"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, True, "3", float("nan")])
 def test_counts_are_positive_integers(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, got {value!r}\."):
         Settings(**(GOOD | {name: value}))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_that_may_be_left_out(name):
+    values = GOOD | {name: None}
+    if name in ("epochs", "max_rejections"):
+        with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, got None\."):
+            Settings(**values)
+    else:
+        assert getattr(Settings(**values), name) is None
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, 1.0, False, None])

@@ -9,17 +9,17 @@ import optax
 import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._checks import positive_int
-from .._trees import add_scaled, like, vdot
-from ..backends import AbstractCurvature, GaussNewton
-from ..damping import AbstractDamping, ConstantDamping
-from ..linearisation import Linearisation
-from ..momentum import AbstractMomentum, Direction
-from ..objective import AbstractObjective
-from ..operators import DampedOperator, PullbackOperator, damped
-from ..searches import evaluates, init_search, search_along
-from ..solvers import Auto, Plan, plan_for
-from ._base import (
+from ..._checks import positive_int
+from ..._trees import add_scaled, like, vdot
+from ...backends import AbstractCurvature, GaussNewton
+from ...damping import AbstractDamping, ConstantDamping
+from ...linearisation import Linearisation
+from ...momentum import AbstractMomentum, Direction, NoMomentum
+from ...objective import AbstractObjective
+from ...operators import DampedOperator, PullbackOperator, damped
+from ...searches import evaluates, init_search, search_along
+from ...solvers import Auto, Plan, plan_for
+from .._base import (
     RESULTS,
     AbstractOptimiser,
     Info,
@@ -30,8 +30,8 @@ from ._base import (
     split,
     trainable_mask,
 )
-from ._judge import LastStep, judge
-from ._solve import Solved, solve
+from .judge import LastStep, judge
+from .solve import Solved, solve
 
 
 class NaturalGradientState(eqx.Module):
@@ -68,7 +68,7 @@ class NaturalGradient(AbstractOptimiser):
     - `solver`: any lineax solver for positive definite operators; default `Auto()`.
     - `damping`: λ as a number, or an `AbstractDamping`; default 1e-3.
     - `search`: any optimistix search; default `optimistix.LearningRate(1.0)`.
-    - `momentum`: an `AbstractMomentum`; default None.
+    - `momentum`: default `NoMomentum()`.
     - `max_search_steps`: the most step sizes a search may try on one batch.
     - `warm_start`: iterative solvers start from this multiple of the last direction (Martens 2010
       uses 0.95), 0 to start from zero. A start other than zero costs one product more.
@@ -82,7 +82,7 @@ class NaturalGradient(AbstractOptimiser):
     solver: lx.AbstractLinearSolver
     damping: AbstractDamping
     search: optx.AbstractSearch
-    momentum: AbstractMomentum | None
+    momentum: AbstractMomentum
     max_search_steps: int = eqx.field(static=True)
     warm_start: float = eqx.field(static=True)
     curvature_batch: int | None = eqx.field(static=True)
@@ -105,7 +105,7 @@ class NaturalGradient(AbstractOptimiser):
         is_policy = isinstance(damping, AbstractDamping)
         self.damping = damping if is_policy else ConstantDamping(damping)
         self.search = optx.LearningRate(1.0) if search is None else search
-        self.momentum = momentum
+        self.momentum = NoMomentum() if momentum is None else momentum
         self.max_search_steps = max_search_steps
         self.warm_start = warm_start
         self.curvature_batch = curvature_batch
@@ -133,7 +133,7 @@ class NaturalGradient(AbstractOptimiser):
             steps=jnp.zeros((), jnp.int32),
             damping=self.damping.init(dtype),
             search=init_search(self.search, params, f_info),
-            direction=zeros if self.warm_start or self.momentum is not None else None,
+            direction=zeros if self.warm_start or self.momentum.remembers() else None,
             last=last,
             mask=trainable_mask(model, trainable),
         )
@@ -172,8 +172,7 @@ class NaturalGradient(AbstractOptimiser):
         # Of the loss with its penalty.
         hessian = operator if l2 is None else damped(operator, l2)
         direction = _with_penalty(solved.direction, l2)
-        if self.momentum is not None:
-            direction = self.momentum.combine(direction, state.direction, grad, hessian, damping)
+        direction = self.momentum.combine(direction, state.direction, grad, hessian, damping)
         norm = jnp.sqrt(direction.squared_norm)
 
         def predicted_reduction(s: Scalar) -> Scalar:
@@ -289,9 +288,7 @@ class NaturalGradient(AbstractOptimiser):
         last: PyTree[Array] | None,
     ) -> Solved:
         l2 = self.objective.l2
-        offset = None
-        if self.momentum is not None:
-            offset = self.momentum.offset(last, damping)
+        offset = self.momentum.offset(last, damping)
         options: dict[str, Any] = {}
         if self.warm_start:
             options["y0"] = optax.tree.scale(self.warm_start, last)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
-from .._trees import add_scaled, norm, vdot
-from ..momentum import Direction
-from ..operators import DampedOperator
-from ..solvers import name_of
+from ..._trees import add_scaled, norm, vdot
+from ...momentum import Direction
+from ...operators import DampedOperator
+from ...solvers import name_of
 
 
 class Solved(eqx.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..searches import is_hidden
+from ...searches import is_hidden
 
 # The averages over the steps forget a fifth at each.
 _DECAY = 0.8

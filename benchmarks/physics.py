@@ -1,0 +1,167 @@
+"""Physics-informed networks: damped Gauss-Newton against Adam for the same time.
+
+python -m benchmarks.physics --runs outputs/physics --into docs/results
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import machine, physics_figures
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ("poisson2d", "heat", "poisson5d")
+LEVELS = (1e-4, 1e-6)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+PROBE_STEPS = 100
+"""Steps of the run of Adam that tells how long one takes."""
+
+
+def train(folder: Path, *overrides: str) -> Path:
+    """Run `train.py` in `folder`, or finish the run that is there already; returns `folder`."""
+    if not (folder / "summary.json").exists() or summary(folder)["status"] != "finished":
+        begun = (folder / "config.yaml").exists()
+        how = [f"resume={folder}"] if begun else [*overrides, f"hydra.run.dir={folder}"]
+        command = [sys.executable, str(ROOT / "train.py"), *how]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run."""
+    return json.loads((folder / "summary.json").read_text())
+
+
+def curve(folder: Path) -> list[tuple[int, float, float]]:
+    """(step, seconds, error) wherever a run was evaluated; compilation is not counted."""
+    compiling = summary(folder)["compile_seconds"]
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [
+        (record["step"], record["seconds"] - compiling, record["test"]["l2_error"])
+        for record in records
+        if "test" in record
+    ]
+
+
+def training_seconds(folder: Path) -> float:
+    """The time of a run's steps, without compilation and evaluation."""
+    found = summary(folder)
+    return found["seconds"] - found["compile_seconds"]
+
+
+def gauss_newton(runs: Path, experiment: str, seed: int) -> Path:
+    """The run of the experiment as it is."""
+    return train(runs / f"{experiment}_{seed}", f"experiment={experiment}", f"seed={seed}")
+
+
+def adam(
+    runs: Path, experiment: str, seed: int, *, rate: float, seconds: float, per_step: float
+) -> Path:
+    """The same experiment by Adam, for about as many seconds."""
+    steps = max(1, round(seconds / per_step))
+    return train(
+        runs / f"{experiment}_adam_{rate:g}_{seed}",
+        *_by_adam(experiment, seed, rate, steps),
+        f"evaluate_every={max(1, steps // 100)}",
+    )
+
+
+def _by_adam(experiment: str, seed: int, rate: float, steps: int) -> tuple[str, ...]:
+    return (
+        f"experiment={experiment}",
+        f"seed={seed}",
+        "optimiser=adam",
+        "~optimiser.max_search_steps",
+        f"optimiser.transformation.learning_rate={rate}",
+        f"epochs={steps}",
+    )
+
+
+def measure(runs: Path, experiment: str, seeds: range) -> dict[str, list[Path]]:
+    """All runs of an experiment; Adam's rate is that of least training loss at the first seed."""
+    ours = [gauss_newton(runs, experiment, seed) for seed in seeds]
+    seconds = [training_seconds(run) for run in ours]
+    probe = train(
+        runs / f"{experiment}_adam_probe",
+        *_by_adam(experiment, seeds[0], RATES[0], PROBE_STEPS),
+        "evaluate_every=null",
+    )
+    per_step = training_seconds(probe) / PROBE_STEPS
+
+    def by_adam(number: int, rate: float) -> Path:
+        seed, budget = seeds[number], seconds[number]
+        return adam(runs, experiment, seed, rate=rate, seconds=budget, per_step=per_step)
+
+    best = min(RATES, key=lambda rate: summary(by_adam(0, rate))["train_loss"])
+    return {
+        "gauss_newton": ours,
+        f"adam({best:g})": [by_adam(number, best) for number in range(len(seeds))],
+    }
+
+
+def figures_of(run: Path) -> dict[str, Any]:
+    """Steps and seconds to each level of the error (None where it is not reached), and the end."""
+    points = curve(run)
+    found: dict[str, Any] = {"seed": summary(run)["seed"]}
+    for level in LEVELS:
+        reached = [(step, seconds) for step, seconds, error in points if error <= level]
+        step, seconds = reached[0] if reached else (None, None)
+        found |= {f"steps to {level:g}": step, f"seconds to {level:g}": seconds}
+    return found | {
+        "steps": summary(run)["steps"],
+        "seconds": training_seconds(run),
+        "compilation": summary(run)["compile_seconds"],
+        "l2_error": summary(run)["test"]["l2_error"],
+    }
+
+
+def spread(values: list[Any]) -> str:
+    """Median (smallest–largest), counting what was not reached as infinite."""
+    known = sorted(float("inf") if value is None else value for value in values)
+
+    def shown(value: float) -> str:
+        return "–" if value == float("inf") else f"{value:.3g}"
+
+    median, low, high = statistics.median_low(known), known[0], known[-1]
+    return "–" if low == float("inf") else f"{shown(median)} ({shown(low)} to {shown(high)})"
+
+
+def table(title: str, by_optimiser: dict[str, list[dict[str, Any]]]) -> str:
+    """One experiment in Markdown: medians over the seeds, then the final errors seed by seed."""
+    names = [name for name in next(iter(by_optimiser.values()))[0] if name != "seed"]
+    lines = [f"## {title}", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for optimiser, rows in by_optimiser.items():
+        cells = [spread([row[name] for row in rows]) for name in names]
+        lines.append(f"| {optimiser} | {' | '.join(cells)} |")
+    for optimiser, rows in by_optimiser.items():
+        errors = ", ".join(f"{row['l2_error']:.2g}" for row in rows)
+        seeds = ", ".join(str(row["seed"]) for row in rows)
+        lines += ["", f"{optimiser}, final error of seeds {seeds}: {errors}."]
+    return "\n".join([*lines, "", f"![{title}](physics_{title}.png)", ""])
+
+
+def main() -> None:
+    """Run what is missing, print the tables, and write numbers and figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--into", type=Path, required=True, help="where the results are written")
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    runs = arguments.runs.resolve()
+    found: dict[str, Any] = {"machine": machine.describe()}
+    for experiment in EXPERIMENTS:
+        measured = measure(runs, experiment, range(arguments.seeds))
+        found[experiment] = {name: [*map(figures_of, those)] for name, those in measured.items()}
+        curves = {name: [*map(curve, those)] for name, those in measured.items()}
+        figure = arguments.into / f"physics_{experiment}.png"
+        physics_figures.draw(figure, experiment, curves, measured["gauss_newton"][0])
+        print(table(experiment, found[experiment]), flush=True)
+    (arguments.into / "physics.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

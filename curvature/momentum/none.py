@@ -1,0 +1,25 @@
+import lineax as lx
+from jaxtyping import Array, PyTree, Scalar
+
+from ._base import AbstractMomentum, Direction
+
+
+class NoMomentum(AbstractMomentum):
+    """Every direction is the solution for its own batch."""
+
+    def remembers(self) -> bool:
+        return False
+
+    def offset(self, last: PyTree[Array] | None, damping: Scalar) -> None:
+        del last, damping
+
+    def combine(
+        self,
+        found: Direction,
+        last: PyTree[Array] | None,
+        grad: PyTree[Array],
+        operator: lx.AbstractLinearOperator,
+        damping: Scalar,
+    ) -> Direction:
+        del last, grad, operator, damping
+        return found

@@ -1,0 +1,4 @@
+from .optimiser import (
+    NaturalGradient as NaturalGradient,
+    NaturalGradientState as NaturalGradientState,
+)

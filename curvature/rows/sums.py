@@ -1,0 +1,78 @@
+"""Sums over the rows of C = AᵀA, made by automatic differentiation for some examples at a time."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
+
+from ..linearisation import Linearisation, LinearisedTerm
+
+_Factors = tuple[lx.AbstractLinearOperator, ...]
+
+# Rows of about so many bytes are made at a time, those of one example at least.
+_CHUNK_BYTES = 2**26
+
+
+def diagonal_of(linearisation: Linearisation, factors: _Factors) -> Float[Array, " P"]:
+    """Σ_t weight_t/n_t Σ_i Σ_k (J_iᵀ S_i e_k)²."""
+    return _sum_over_rows(linearisation, factors, lambda rows: jnp.sum(rows**2, axis=0))
+
+
+def matrix_of(linearisation: Linearisation, factors: _Factors) -> Float[Array, "P P"]:
+    """Σ_t weight_t/n_t Σ_i J_iᵀ S_i S_iᵀ J_i, one matrix product per chunk of rows."""
+    return _sum_over_rows(linearisation, factors, lambda rows: rows.T @ rows)
+
+
+def _sum_over_rows(
+    linearisation: Linearisation, factors: _Factors, fn: Callable[[Float[Array, "m P"]], Array]
+) -> Array:
+    """Σ over all terms of their scale times `fn`, a sum over the rows that it is given."""
+    total = 0
+    for term, factor in zip(linearisation.terms, factors, strict=True):
+        of_example = eqx.Partial(_rows, term, linearisation.params)
+
+        def of_chunk(some: Any, of_example: Any = of_example) -> Array:
+            rows = eqx.filter_vmap(lambda example: of_example(example))(some)
+            return fn(rows.reshape(-1, rows.shape[-1]))
+
+        examples = factor, term.inputs, term.keys
+        chunk = max(1, _CHUNK_BYTES // _bytes_per_example(of_example, examples))
+        summed = _sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size))
+        total = total + term.scale.astype(summed.dtype) * summed
+    return jnp.asarray(total)
+
+
+def _rows(term: LinearisedTerm, params: PyTree, example: Any) -> Float[Array, "r P"]:
+    """The rows e_kᵀ Sᵀ J of one example."""
+    factor, x, key = example
+    z, pullback = jax.vjp(lambda p: term.example(p, x, key), params)
+    columns = factor.as_matrix().T.reshape(-1, *z.shape)
+    return jax.vmap(lambda column: jfu.ravel_pytree(pullback(column)[0])[0])(columns)
+
+
+def _bytes_per_example(of_example: Callable[[Any], Array], examples: PyTree) -> int:
+    made = eqx.filter_eval_shape(eqx.filter_vmap(lambda example: of_example(example)), examples)
+    return math.prod(made.shape[1:]) * made.dtype.itemsize
+
+
+def _sum_over_chunks(fn: Callable[[Any], Array], examples: PyTree, n: int, size: int) -> Array:
+    """Σ fn(some examples), `size` of them at a time."""
+    arrays, static = eqx.partition(examples, eqx.is_array)
+
+    def chunk(indices: Array) -> Array:
+        some = jtu.tree_map(lambda leaf: leaf[indices], arrays)
+        return fn(eqx.combine(some, static))
+
+    whole, rest = divmod(n, size)
+    total = chunk(jnp.arange(whole * size, n)) if rest else chunk(jnp.arange(size))
+    parts = jnp.arange(whole * size).reshape(whole, size)[0 if rest else 1 :]
+    if len(parts):
+        total, _ = jax.lax.scan(lambda so_far, part: (so_far + chunk(part), None), total, parts)
+    return total

@@ -1,0 +1,53 @@
+"""Points at which an equation and its boundary conditions are asked for."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from ._base import Dataset
+
+Points = Float[np.ndarray, "n d"]
+Values = Float[np.ndarray, "n 1"]
+Term = tuple[Points, Values]
+
+TEST_SEED = 2**32
+"""Above all seeds of runs, so that no run trains on the points that it is tested at."""
+
+
+def equation(
+    name: str,
+    draw: Callable[[np.random.Generator], dict[str, Term]],
+    *,
+    seed: int,
+    reference: Term,
+) -> Dataset:
+    """The dataset of an equation for a function of d coordinates.
+
+    **Arguments:**
+
+    - `draw`: random points and the right-hand sides there, per term.
+    - `seed`: of the points to train at. Those to test at are always the same.
+    - `reference`: points, and the solution u* there.
+    """
+    return Dataset(
+        name,
+        draw(np.random.default_rng(seed)),
+        draw(np.random.default_rng(TEST_SEED)),
+        input_shape=(reference[0].shape[1],),
+        output_size=1,
+        reference=reference,
+    )
+
+
+def on_side(points: Points, axis: int, position: float) -> Points:
+    """The points moved along an axis, to a side of the unit cube."""
+    moved = points.copy()
+    moved[:, axis] = position
+    return moved
+
+
+def grid(size: int) -> Points:
+    """`size` × `size` points of the closed unit square, in equal distances."""
+    axis = np.linspace(0, 1, size)
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

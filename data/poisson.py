@@ -1,0 +1,56 @@
+"""Poisson's equation on the unit cube, for residuals at random points."""
+
+import numpy as np
+
+from ._base import Dataset
+from ._collocation import Points, Term, Values, equation, grid, on_side
+
+
+def poisson2d(seed: int) -> Dataset:
+    """−Δu = 2π² sin πx sin πy on the unit square, u = 0 on its boundary; u* = sin πx sin πy.
+
+    Terms `interior` (900 points, target −Δu) and `boundary` (30 points on each side, target u),
+    uniform and drawn from `seed`; in float64. The reference is u* on a grid of 200 × 200 points.
+    """
+
+    def solution(x: Points) -> Values:
+        return np.prod(np.sin(np.pi * x), axis=1, keepdims=True)
+
+    def draw(generator: np.random.Generator) -> dict[str, Term]:
+        inside = generator.uniform(size=(900, 2))
+        sides = [
+            on_side(generator.uniform(size=(30, 2)), axis, position)
+            for axis in (0, 1)
+            for position in (0.0, 1.0)
+        ]
+        boundary = np.concatenate(sides)
+        return {
+            "interior": (inside, 2 * np.pi**2 * solution(inside)),
+            "boundary": (boundary, np.zeros((len(boundary), 1))),
+        }
+
+    points = grid(200)
+    return equation("poisson2d", draw, seed=seed, reference=(points, solution(points)))
+
+
+def poisson5d(seed: int) -> Dataset:
+    """−Δu = π² Σ_i cos πx_i on the unit cube of R⁵, u = u* on its boundary; u* = Σ_i cos πx_i.
+
+    Terms `interior` (3,000 points, target −Δu) and `boundary` (500 points, target u), uniform and
+    drawn from `seed`; in float64. The reference is u* at 10,000 uniform points.
+    """
+
+    def solution(x: Points) -> Values:
+        return np.sum(np.cos(np.pi * x), axis=1, keepdims=True)
+
+    def draw(generator: np.random.Generator) -> dict[str, Term]:
+        inside, boundary = generator.uniform(size=(3000, 5)), generator.uniform(size=(500, 5))
+        # A side, one of ten: which coordinate is fixed, and at which end.
+        boundary[np.arange(500), generator.integers(5, size=500)] = generator.integers(2, size=500)
+        return {
+            "interior": (inside, np.pi**2 * solution(inside)),
+            "boundary": (boundary, solution(boundary)),
+        }
+
+    points = np.random.default_rng(0).uniform(size=(10_000, 5))
+    return equation("poisson5d", draw, seed=seed, reference=(points, solution(points)))
