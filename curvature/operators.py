@@ -100,6 +100,38 @@ class PullbackOperator(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
+class DenseOperator(lx.AbstractLinearOperator):
+    """A symmetric positive semidefinite matrix on the trainable weights, ravelled."""
+
+    matrix: Float[Array, "P P"]
+    structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+
+    def __init__(self, matrix: Float[Array, "P P"], structure: PyTree[jax.ShapeDtypeStruct]):
+        self.matrix = matrix
+        leaves, treedef = jtu.tree_flatten(structure)
+        self.structure = (tuple(leaves), treedef)  # hashable
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        flat, unravel = jfu.ravel_pytree(vector)
+        return unravel((self.matrix @ flat).astype(flat.dtype))
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        return self.matrix
+
+    def diagonal(self) -> Float[Array, " P"]:
+        return jnp.diagonal(self.matrix)
+
+    def transpose(self) -> "DenseOperator":
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        leaves, treedef = self.structure
+        return jtu.tree_unflatten(treedef, leaves)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.in_structure()
+
+
 class DampedOperator(lx.AbstractLinearOperator):
     """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; again PSD."""
 
@@ -174,7 +206,7 @@ def _false(operator: lx.AbstractLinearOperator) -> bool:
     return False
 
 
-for _operator in (PullbackOperator, DampedOperator):
+for _operator in (PullbackOperator, DenseOperator, DampedOperator):
     lx.is_symmetric.register(_operator)(_true)
     lx.is_positive_semidefinite.register(_operator)(_true)
     for _property in (
@@ -197,4 +229,5 @@ for _operator in (PullbackOperator, DampedOperator):
         )
     )
 lx.is_diagonal.register(PullbackOperator)(_false)
+lx.is_diagonal.register(DenseOperator)(_false)
 lx.is_diagonal.register(DampedOperator)(lambda operator: lx.is_diagonal(operator.operator))

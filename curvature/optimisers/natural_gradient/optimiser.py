@@ -7,9 +7,9 @@ import jax.tree_util as jtu
 import lineax as lx
 import optax
 import optimistix as optx
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ..._checks import positive_int
+from ..._checks import number, positive_int
 from ..._trees import add_scaled, like, vdot
 from ...backends import AbstractCurvature, GaussNewton
 from ...damping import AbstractDamping, ConstantDamping
@@ -30,6 +30,7 @@ from .._base import (
     split,
     trainable_mask,
 )
+from .average import MetricAverage, averaged_with, no_average
 from .judge import LastStep, judge
 from .solve import Solved, solve
 
@@ -40,6 +41,7 @@ class NaturalGradientState(eqx.Module):
     - `steps`: how many were made, rejected ones included; `damping`: the next λ.
     - `search`: the state of the search; `direction`: d, for momentum and warm starts.
     - `last`: the last step, where the damping judges it on the next batch.
+    - `metric`: the average of C, where there is one.
     """
 
     steps: Int[Array, ""]
@@ -47,6 +49,7 @@ class NaturalGradientState(eqx.Module):
     search: PyTree[Array]
     direction: PyTree[Array] | None
     last: LastStep | None
+    metric: MetricAverage | None
     mask: Mask = eqx.field(static=True)
 
 
@@ -75,6 +78,10 @@ class NaturalGradient(AbstractOptimiser):
     - `curvature_batch`: C is made of the first so many examples of the batch (of each term), the
       gradient of all of them; default None, all. An exact solve in sample space costs more then:
       it does not know the gradient to be made of the rows of C.
+    - `metric_decay`: β in (0, 1): in the place of C stands the exponential average of the metrics
+      of all steps, (1 − β) Σ_s β^(t−s) C_s / (1 − β^t), each at the weights of its time. It calms a
+      sampled curvature. The average is a dense P × P matrix, hence for small models alone; default
+      None, no average.
     """
 
     objective: AbstractObjective
@@ -86,6 +93,7 @@ class NaturalGradient(AbstractOptimiser):
     max_search_steps: int = eqx.field(static=True)
     warm_start: float = eqx.field(static=True)
     curvature_batch: int | None = eqx.field(static=True)
+    metric_decay: Scalar | None
 
     def __init__(
         self,
@@ -98,6 +106,7 @@ class NaturalGradient(AbstractOptimiser):
         max_search_steps: int = 10,
         warm_start: float = 0.0,
         curvature_batch: int | None = None,
+        metric_decay: ScalarLike | None = None,
     ):
         self.objective = objective
         self.curvature = GaussNewton() if curvature is None else curvature
@@ -109,11 +118,18 @@ class NaturalGradient(AbstractOptimiser):
         self.max_search_steps = max_search_steps
         self.warm_start = warm_start
         self.curvature_batch = curvature_batch
+        self.metric_decay = None if metric_decay is None else jnp.asarray(metric_decay)
 
     def __check_init__(self):
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
         if self.curvature_batch is not None:
             positive_int("NaturalGradient(curvature_batch=...)", self.curvature_batch)
+        if self.metric_decay is not None:
+            known = number("NaturalGradient(metric_decay=...)", self.metric_decay, positive=True)
+            if known is not None and known >= 1:
+                raise ValueError(
+                    f"`NaturalGradient(metric_decay=...)` must lie in (0, 1), got {known:g}."
+                )
         if not 0 <= self.warm_start <= 1:
             raise ValueError(
                 f"`NaturalGradient(warm_start=...)` must lie in [0, 1], got {self.warm_start}."
@@ -135,6 +151,7 @@ class NaturalGradient(AbstractOptimiser):
             search=init_search(self.search, params, f_info),
             direction=zeros if self.warm_start or self.momentum.remembers() else None,
             last=last,
+            metric=None if self.metric_decay is None else no_average(params),
             mask=trainable_mask(model, trainable),
         )
 
@@ -157,6 +174,9 @@ class NaturalGradient(AbstractOptimiser):
         linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         loss, grad = linearisation.loss, linearisation.grad
         operator = self._operator(linearisation, model, batch, trainable, model_key, curvature_key)
+        metric = state.metric
+        if metric is not None and self.metric_decay is not None:
+            metric, operator = averaged_with(metric, operator, self.metric_decay)
         damping, ratio, last = state.damping, jnp.full_like(loss, jnp.nan), state.last
         if last is not None:
             last, ratio = judge(last, params, loss, loss_at)
@@ -219,6 +239,7 @@ class NaturalGradient(AbstractOptimiser):
             search=select(finite, found.state, state.search),
             direction=None if state.direction is None else _kept(accepted, direction.vector),
             last=last,
+            metric=None if metric is None else select(finite, metric, state.metric),
             mask=state.mask,
         )
         info = Info(
@@ -255,6 +276,9 @@ class NaturalGradient(AbstractOptimiser):
             operator = self._operator(
                 linearisation, model, batch, trainable, model_key, curvature_key
             )
+            if self.metric_decay is not None:
+                none = no_average(linearisation.params)
+                _, operator = averaged_with(none, operator, self.metric_decay)
             plans.append(self._plan(damped(operator, jnp.ones((), linearisation.loss.dtype))))
 
         eqx.filter_eval_shape(trace, model, batch, key)
