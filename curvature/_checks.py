@@ -40,3 +40,12 @@ def takes_key(fn: Callable[..., Any]) -> bool:
         return "key" in inspect.signature(fn).parameters
     except (TypeError, ValueError):  # builtins without a signature
         return False
+
+
+def check_schedule(name: str, value: object) -> None:
+    """Raise unless `value` can be called; `name` is what the user wrote."""
+    if not callable(value):
+        raise ValueError(
+            f"`{name}` must be a function of the number of steps, such as an optax schedule, got "
+            f"{value}."
+        )

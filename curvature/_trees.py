@@ -22,6 +22,11 @@ def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
     return jtu.tree_map(lambda n, o: o.at[...].set(n) if o.weak_type else n, new, old)
 
 
+def scaled(scalar: Scalar, a: PyTree[Array]) -> PyTree[Array]:
+    """The multiple scalar·a, each leaf in its own dtype."""
+    return jtu.tree_map(lambda x: scalar.astype(x.dtype) * x, a)
+
+
 def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
     """The sum a + scalar·b, each leaf in its own dtype."""
     return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ._checks import number, takes_key
-from ._trees import add_scaled, norm
+from ._trees import add_scaled, vdot
 from .likelihoods import AbstractLoss
 from .linearisation import Linearisation, LinearisedTerm, example_keys, term_key, transpose
 
@@ -154,7 +154,10 @@ class AbstractObjective(eqx.Module):
         """½ l2 ‖w‖²."""
         if self.l2 is None:
             return 0.0
-        return 0.5 * self.l2 * norm(eqx.filter(model, eqx.is_inexact_array)) ** 2
+        # Not by the norm, which has no derivative at zero.
+        weights = eqx.filter(model, eqx.is_inexact_array)
+        squared = vdot(weights, weights)
+        return self.l2.astype(squared.dtype) * squared / 2
 
     def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, Any]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))

@@ -32,8 +32,8 @@ class LevenbergMarquardt(AbstractDamping):
 
     **Arguments:**
 
-    - `initial`: λ of the first step; None for gᵀCg/gᵀg on the first batch, the curvature along
-      its gradient, which has the units and the size of C.
+    - `initial`: λ of the first step; None for gᵀCg/gᵀg, the curvature along the gradient, which
+      has the units and the size of C, on the first batch that has a finite one. Until then λ = 0.
     - `minimum`: None for the roundoff of the weights' dtype, 1.2e-7 or 2.2e-16.
     - `maximum`.
     - `next_batch`: whether a step is judged on the batch after its own.
@@ -90,7 +90,7 @@ class LevenbergMarquardt(AbstractDamping):
 
         def found() -> Scalar:
             size = scale().astype(damping.dtype)
-            return jnp.where(jnp.isfinite(size), self._within_bounds(size), 1)
+            return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
 
         return jax.lax.cond(damping == 0, found, lambda: damping)
 
@@ -102,7 +102,8 @@ class LevenbergMarquardt(AbstractDamping):
         if self.next_batch:
             factor = factor**_SLOWER
         factor = jnp.where(accepted, factor, _REJECTED).astype(damping.dtype)
-        return self._within_bounds(damping * factor)
+        updated = self._within_bounds(damping * factor)
+        return updated if self.initial is not None else jnp.where(damping == 0, 0, updated)
 
     def _within_bounds(self, damping: Scalar) -> Scalar:
         dtype = damping.dtype

@@ -5,6 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Scalar
 
+from .._checks import check_schedule, number
 from ._base import AbstractDamping
 
 
@@ -16,8 +17,13 @@ class ScheduledDamping(AbstractDamping):
 
     schedule: Callable[[Int[Array, ""]], Any] = eqx.field(static=True)
 
+    def __check_init__(self):
+        check_schedule("ScheduledDamping(schedule=...)", self.schedule)
+
     def init(self, dtype: Any) -> Scalar:
-        return jnp.asarray(self.schedule(jnp.zeros((), jnp.int32)), dtype)
+        first = jnp.asarray(self.schedule(jnp.zeros((), jnp.int32)), dtype)
+        number("ScheduledDamping(schedule=...)(0)", first, positive=True)
+        return first
 
     def is_positive(self) -> bool:
         return True

@@ -1,9 +1,8 @@
 import jax.numpy as jnp
 import lineax as lx
-import optax
 from jaxtyping import Array, PyTree, Scalar
 
-from .._trees import add_scaled, vdot
+from .._trees import add_scaled, scaled, vdot
 from ._base import AbstractMomentum, Direction
 
 
@@ -39,15 +38,22 @@ class QuadraticMomentum(AbstractMomentum):
         B_dd = found.metric + damping * dd
         B_dp, B_pp = C_dp + damping * dp, C_pp + damping * pp
         slope_p = vdot(grad, last)
-        alone = found.slope / B_dd
-        # What is left of φ after its part along d: by elimination, in units that cannot overflow.
-        left = B_pp - B_dp**2 / B_dd
+        # By elimination, with quotients in the place of squares, which would leave the exponents of
+        # float32. A direction of no curvature, as d = 0 is, is kept.
+        B_dd = jnp.where(B_dd > 0, B_dd, 1)
+        alone, along = found.slope / B_dd, B_dp / B_dd
+        left = B_pp - B_dp * along  # of φ, after its part along d
         independent = left > float(jnp.finfo(left.dtype).eps) ** 0.5 * B_pp
         beta = jnp.where(independent, (slope_p - B_dp * alone) / jnp.where(independent, left, 1), 0)
-        alpha = alone - beta * B_dp / B_dd
+        alpha = alone - beta * along
         return Direction(
-            vector=add_scaled(optax.tree.scale(alpha, d), beta, last),
+            vector=add_scaled(scaled(alpha, d), beta, last),
             slope=alpha * found.slope + beta * slope_p,
-            metric=alpha**2 * found.metric + 2 * alpha * beta * C_dp + beta**2 * C_pp,
-            squared_norm=alpha**2 * dd + 2 * alpha * beta * dp + beta**2 * pp,
+            metric=_square(alpha, beta, found.metric, C_dp, C_pp),
+            squared_norm=_square(alpha, beta, dd, dp, pp),
         )
+
+
+def _square(a: Scalar, b: Scalar, dd: Scalar, dp: Scalar, pp: Scalar) -> Scalar:
+    """(ad + bφ)² in an inner product, which rounding must not make negative."""
+    return jnp.maximum(a**2 * dd + 2 * a * b * dp + b**2 * pp, 0)

@@ -1,9 +1,9 @@
 import jax.numpy as jnp
 import lineax as lx
-import optax
 from jaxtyping import Array, PyTree, Scalar, ScalarLike
 
 from .._checks import number
+from .._trees import scaled
 from ._base import AbstractMomentum, Direction
 
 
@@ -16,7 +16,8 @@ class Spring(AbstractMomentum):
     where it does, φ is forgotten. In the space of the samples this is SPRING (Goldshlager,
     Abrahamsen and Lin 2024, "A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions", section 3), ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ; the equation
-    above is the same for every solver. The norm of d is amplified by at most 1/√(1 − μ²).
+    above is the same for every solver. The norm of d is at most 1/(1 − μ) times the largest norm
+    that it would have without the last directions; 1/√(1 − μ²) times in the limit of a small λ.
 
     **Arguments:** `decay`, μ in [0, 1).
     """
@@ -33,7 +34,7 @@ class Spring(AbstractMomentum):
         return True
 
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array]:
-        return optax.tree.scale(damping * self.decay.astype(damping.dtype), last)
+        return scaled(damping * self.decay.astype(damping.dtype), last)
 
     def combine(
         self,

@@ -35,7 +35,8 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     same, which is no way to converge. It costs one product with C.
 
     **Arguments:** `delta`, the bound, positive: a number, or a schedule from the number of batches
-    before this one, an integer array, to it; `decrease_factor`, in (0, 1).
+    before this one that had a finite loss and direction, an integer array, to it;
+    `decrease_factor`, in (0, 1).
     """
 
     delta: Callable[[Int[Array, ""]], Any] | Scalar

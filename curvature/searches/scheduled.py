@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
+from .._checks import check_schedule
 from ._base import AbstractFixedSearch
 
 
@@ -20,6 +21,9 @@ class ScheduledLearningRate(AbstractFixedSearch):
     """
 
     schedule: Callable[[Int[Array, ""]], Any] = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_schedule("ScheduledLearningRate(schedule=...)", self.schedule)
 
     def init(self, y: PyTree[Array], f_info_struct: Any) -> _State:
         del y, f_info_struct

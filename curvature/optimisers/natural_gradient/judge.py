@@ -46,6 +46,9 @@ class LastStep(eqx.Module):
         accepted: Bool[Array, ""],
     ) -> "LastStep":
         """The next step, with the averages of this one."""
+        step_size, slope, metric = (
+            new.astype(self.gained.dtype) for new in (step_size, slope, metric)
+        )
         return LastStep(params, step_size, slope, metric, accepted, self.gained, self.promised)
 
 
@@ -76,20 +79,17 @@ def judge(
     own = s * last.slope - curved
     back = jtu.tree_map(jnp.subtract, last.params, params)  # s d
     before, linear = jax.jvp(loss_at, (last.params,), (back,))
-    gained, promised = before - loss, linear - curved
+    promised = linear.astype(own.dtype) - curved
     # Near a minimum the difference of two losses is noise.
-    gained = jnp.where(is_hidden(before, loss, own), promised, gained)
-    informative = last.accepted & jnp.isfinite(gained) & jnp.isfinite(promised)
+    hidden = is_hidden(before, loss, own.astype(loss.dtype))
+    gained = jnp.where(hidden, promised, (before - loss).astype(own.dtype))
+    found = gained / own, promised / own
+    informative = last.accepted & jnp.isfinite(found[0]) & jnp.isfinite(found[1])
     decay = jnp.where(last.promised == 0, 0, jnp.asarray(_DECAY, own.dtype))
-
-    def averaged(average: Scalar, found: Scalar) -> Scalar:
-        new = decay * average + (1 - decay) * found / own
-        return jnp.where(informative, new, average)
-
-    judged = eqx.tree_at(
-        lambda last: (last.gained, last.promised),
-        last,
-        (averaged(last.gained, gained), averaged(last.promised, promised)),
+    averages = tuple(
+        jnp.where(informative, decay * average + (1 - decay) * new, average)
+        for average, new in zip((last.gained, last.promised), found, strict=True)
     )
+    judged = eqx.tree_at(lambda last: (last.gained, last.promised), last, averages)
     ratio = jnp.where(judged.promised > 0, judged.gained / judged.promised, -jnp.inf)
     return judged, jnp.where(judged.promised == 0, jnp.nan, ratio)

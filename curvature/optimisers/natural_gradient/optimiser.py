@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..._checks import number, positive_int
-from ..._trees import add_scaled, like, vdot
+from ..._trees import add_scaled, like, norm, scaled, vdot
 from ...backends import AbstractCurvature, GaussNewton
 from ...damping import AbstractDamping, ConstantDamping
 from ...linearisation import Linearisation
@@ -76,8 +76,8 @@ class NaturalGradient(AbstractOptimiser):
     - `warm_start`: iterative solvers start from this multiple of the last direction (Martens 2010
       uses 0.95), 0 to start from zero. A start other than zero costs one product more.
     - `curvature_batch`: C is made of the first so many examples of the batch (of each term), the
-      gradient of all of them; default None, all. An exact solve in sample space costs more then:
-      it does not know the gradient to be made of the rows of C.
+      gradient of all of them; default None, all; a batch may have fewer. An exact solve in sample
+      space costs more then: it does not know the gradient to be made of the rows of C.
     - `metric_decay`: β in (0, 1): in the place of C stands the exponential average of the metrics
       of all steps, (1 − β) Σ_s β^(t−s) C_s / (1 − β^t), each at the weights of its time. It calms a
       sampled curvature. The average is a dense P × P matrix, hence for small models alone; default
@@ -193,7 +193,7 @@ class NaturalGradient(AbstractOptimiser):
         hessian = operator if l2 is None else damped(operator, l2)
         direction = _with_penalty(solved.direction, l2)
         direction = self.momentum.combine(direction, state.direction, grad, hessian, damping)
-        norm = jnp.sqrt(direction.squared_norm)
+        direction_norm = jnp.sqrt(direction.squared_norm)
 
         def predicted_reduction(s: Scalar) -> Scalar:
             return s * direction.slope - s**2 * direction.metric / 2
@@ -216,15 +216,17 @@ class NaturalGradient(AbstractOptimiser):
         result = result_where(
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
-            (~jnp.isfinite(norm), RESULTS.nonfinite_direction),
             (grad_norm == 0, RESULTS.stationary),
+            (~jnp.isfinite(direction_norm), RESULTS.nonfinite_direction),
             (found.accepted & ~(predicted > 0), RESULTS.no_reduction),
             (found.accepted & lost, RESULTS.nonfinite_candidate),
             (~found.accepted, RESULTS.search_exhausted),
         )
         accepted = result == RESULTS.successful
-        # What a search learns of a batch that has no finite model is not worth carrying on.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(norm)
+        # What a search learns of a batch that has no finite model is not worth carrying on; one
+        # that only counts its steps learns nothing.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(direction_norm)
+        learned = finite if evaluates(self.search) else jnp.ones_like(finite)
         taken = jnp.where(accepted, s, 0)
         new_params = select(accepted, add_scaled(params, -s, direction.vector), params)
         next_damping = damping
@@ -236,7 +238,7 @@ class NaturalGradient(AbstractOptimiser):
         new_state = NaturalGradientState(
             steps=state.steps + 1,
             damping=next_damping,
-            search=select(finite, found.state, state.search),
+            search=select(learned, found.state, state.search),
             direction=None if state.direction is None else _kept(accepted, direction.vector),
             last=last,
             metric=None if metric is None else select(finite, metric, state.metric),
@@ -245,7 +247,7 @@ class NaturalGradient(AbstractOptimiser):
         info = Info(
             loss=loss,
             grad_norm=grad_norm,
-            step_norm=taken * norm,
+            step_norm=taken * direction_norm,
             damping=damping,
             solver=solved.solver,
             solver_steps=solved.steps,
@@ -297,8 +299,9 @@ class NaturalGradient(AbstractOptimiser):
         curvature_key: PRNGKeyArray | None,
     ) -> lx.AbstractLinearOperator:
         """C, of the whole batch or of its first examples."""
-        if self.curvature_batch is not None:
-            some = jtu.tree_map(lambda leaf: leaf[: self.curvature_batch], batch)
+        most = self.curvature_batch
+        if most is not None and any(len(leaf) > most for leaf in jtu.tree_leaves(batch)):
+            some = jtu.tree_map(lambda leaf: leaf[:most], batch)
             linearisation = self.objective.linearise(
                 model, some, trainable=trainable, key=model_key
             )
@@ -316,14 +319,15 @@ class NaturalGradient(AbstractOptimiser):
         options: dict[str, Any] = {}
         if self.warm_start:
             options["y0"] = optax.tree.scale(self.warm_start, last)
-        if isinstance(operator, PullbackOperator) and self.curvature_batch is None:
+        # Where C is of other examples the solver does not know what the gradient is made of.
+        if isinstance(operator, PullbackOperator) and operator.linearisation is linearisation:
             options |= operator.gradient_options()
-            # All of the vector that is not the gradient of the terms.
-            parts = [] if offset is None else [offset]
+            rest = offset  # all of the vector that is not the gradient of the terms
             if l2 is not None:
-                parts.append(optax.tree.scale(l2, linearisation.params))
-            if parts:
-                options["offset"] = optax.tree.add(*parts) if len(parts) == 2 else parts[0]
+                decay = scaled(l2, linearisation.params)
+                rest = decay if rest is None else optax.tree.add(rest, decay)
+            if rest is not None:
+                options["offset"] = rest
         whole = damped(operator, damping if l2 is None else damping + l2.astype(damping.dtype))
         solver = self.solver
         if isinstance(solver, Auto):
@@ -332,9 +336,13 @@ class NaturalGradient(AbstractOptimiser):
 
 
 def _rayleigh(linearisation: Linearisation, operator: lx.AbstractLinearOperator) -> Scalar:
-    """gᵀCg/gᵀg. The gradient is made anew: where this is not called it need not be made at all."""
+    """gᵀCg/gᵀg of the terms; NaN where g is zero or not finite.
+
+    The gradient is made anew: where this is not called it need not be made at all.
+    """
     grad = linearisation.vjp(linearisation.cotangents)
-    return vdot(grad, operator.mv(grad)) / vdot(grad, grad)
+    unit = scaled(1 / norm(grad), grad)  # nothing is squared that could overflow
+    return vdot(unit, operator.mv(unit))
 
 
 def _with_penalty(direction: Direction, l2: Scalar | None) -> Direction:

@@ -43,13 +43,16 @@ def solve(
     vector = grad if offset is None else add_scaled(grad, one, offset)
     solution = lx.linear_solve(operator, vector, solver, options=options, throw=False)
     d, stats = solution.value, solution.stats
+    if "metric" in stats:
+        metric, residual = stats["metric"], stats["residual"]
+    else:
+        metric, residual = _metric(operator, vector, d, stats)
+    # With an offset the solver's other numbers are for another vector, or of less precision.
     if "metric" in stats and offset is None and "offset" not in options:
         slope, squared_norm = stats["slope"], stats["squared_norm"]
-        metric, grad_norm = stats["metric"], stats["vector_norm"]
-        residual = stats["residual"]
+        grad_norm = stats["vector_norm"]
     else:
         slope, squared_norm, grad_norm = vdot(d, grad), vdot(d, d), norm(grad)
-        metric, residual = _metric(operator, vector, d, squared_norm, stats)
     return Solved(
         direction=Direction(d, slope, metric, squared_norm),
         grad_norm=grad_norm,
@@ -64,12 +67,9 @@ def _metric(
     operator: DampedOperator,
     b: PyTree[Array],
     d: PyTree[Array],
-    squared_norm: Scalar,
     stats: dict[str, Any],
 ) -> tuple[Scalar, Scalar]:
     """dᵀCd and the relative residual, without a product where the solver knows enough."""
-    if "metric" in stats:
-        return stats["metric"], stats["residual"]
     slope = vdot(d, b)
     if "quadratic" in stats and "residual" in stats:
         quadratic = jnp.asarray(stats["quadratic"])
@@ -81,4 +81,4 @@ def _metric(
     # φ(d) = ½dᵀ(C+λI)d − bᵀd gives dᵀCd without a product. It is a difference: its error is
     # a few units of roundoff of λ‖d‖².
     damping = operator.damping.astype(slope.dtype)
-    return jnp.maximum(2 * (quadratic + slope) - damping * squared_norm, 0), residual
+    return jnp.maximum(2 * (quadratic + slope) - damping * vdot(d, d), 0), residual

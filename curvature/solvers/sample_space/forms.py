@@ -44,7 +44,7 @@ def covered(
     """The solution d = Aᵀ(K + λI)⁻¹ρ for g = Aᵀρ, K = AAᵀ: nothing is divided by λ."""
     zero = jnp.zeros_like(damping)
     weights = factor.solve(rho[:, None])[:, 0]
-    return _solution(gram, rho, jnp.zeros_like(rho), zero, damping, None, weights)
+    return _solution(gram, rho, jnp.zeros_like(rho), zero, zero, damping, None, weights)
 
 
 def partly_covered(
@@ -53,13 +53,15 @@ def partly_covered(
     rho: Float[Array, " m"],
     projected: Float[Array, " m"],
     squared: Scalar,
+    terms: Scalar,
     damping: Scalar,
 ) -> Solution:
     """The solution d = Aᵀ(K + λI)⁻¹ρ + (v − Aᵀ(K + λI)⁻¹A v)/λ for g = Aᵀρ + v.
 
     For λ = 0 it is d = Aᵀ(K⁻¹ρ + K⁻²A v) = C⁺g, the least-squares solution of least norm.
 
-    **Arguments:** `projected`, A v; `squared`, ‖v‖².
+    **Arguments:** `projected`, A v; `squared`, ‖v‖²; `terms`, the sum of the norms of what v is the
+    sum of, which may cancel in it.
     """
     undamped = damping == 0
     both = factor.solve(jnp.stack([rho, projected], axis=1))
@@ -68,7 +70,7 @@ def partly_covered(
     weights = direct + jax.lax.cond(
         undamped, lambda: factor.solve(u)[:, 0], lambda: -share * u[:, 0]
     )
-    return _solution(gram, rho, projected, squared, damping, share, weights)
+    return _solution(gram, rho, projected, squared, terms, damping, share, weights)
 
 
 def _solution(
@@ -76,6 +78,7 @@ def _solution(
     rho: Float[Array, " m"],
     h: Float[Array, " m"],  # A v
     squared: Scalar,  # ‖v‖²
+    terms: Scalar,
     damping: Scalar,
     share: Scalar | None,
     weights: Float[Array, " m"],
@@ -89,7 +92,7 @@ def _solution(
     operator_norm = jnp.fmax(_quotient(K_rho, rho), _quotient(K_weights, weights))
     operator_norm = jnp.fmax(operator_norm, jnp.max(gram.diagonal()))
     norm_A = jnp.sqrt(operator_norm)
-    size = norm_A * jnp.linalg.norm(weights) + s * _root(squared)
+    size = norm_A * jnp.linalg.norm(weights) + s * terms
     left = rho - image - damping * weights  # g − (C + λI)d = Aᵀ left + (1 − λ·share) v
     residual = norm_A * jnp.linalg.norm(left)
     if share is not None:

@@ -191,13 +191,15 @@ def _in_sample_space(state: _State, options: dict[str, Any]) -> Solution:
     projected, squared = jnp.zeros_like(rho), jnp.zeros_like(state.damping)
     if gamma is not None:
         projected, squared = state.rows.project()
+    terms = jnp.sqrt(squared)
     if offset is not None:
-        tangents = state.rows.linearisation.jvp(offset)
+        tangents, offset_squared = state.rows.linearisation.jvp(offset), vdot(offset, offset)
         projected += state.rows.combine(tangents)
-        squared += vdot(offset, offset)
+        squared += offset_squared
+        terms += jnp.sqrt(offset_squared)
         if gamma is not None:
             squared += 2 * vdot(gamma, tangents)
-    return partly_covered(state.gram, state.factor, rho, projected, squared, state.damping)
+    return partly_covered(state.gram, state.factor, rho, projected, squared, terms, state.damping)
 
 
 def _corrected(
