@@ -19,7 +19,7 @@ BY_ADAM = {"cartpole_plain"}
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 13
+    assert len({group for group, _ in FILES}) == 12
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
