@@ -7,6 +7,7 @@ hashing model and state at each call.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -85,6 +86,12 @@ class Stepper:
         }
         record["result"] = self._sentence(record["result"])
         return record | self._constants
+
+    @property
+    def flops(self) -> float:
+        """The floating-point operations of the compiled step, NaN where XLA does not count."""
+        analysis = self._compiled.cost_analysis()
+        return math.nan if analysis is None else analysis.get("flops", math.nan)
 
     @property
     def model(self) -> eqx.Module:
