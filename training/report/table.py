@@ -34,8 +34,9 @@ class Cell(NamedTuple):
             return f"{self.mean:.4g}" + (" ± 0" if self.n > 1 else "")
         # Both to the place of the deviation's second digit.
         places = max(0, 1 - math.floor(math.log10(self.deviation)))
-        kind = f".{places}f" if places <= MOST_PLACES else ".2g"
-        return f"{self.mean:{kind}} ± {self.deviation:{kind}}"
+        if places > MOST_PLACES:
+            return f"{self.mean:.6g} ± {self.deviation:.2g}"
+        return f"{self.mean:.{places}f} ± {self.deviation:.{places}f}"
 
 
 class Row(NamedTuple):
