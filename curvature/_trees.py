@@ -1,9 +1,10 @@
 """The vector space of the trainable weights: pytrees of arrays of one structure."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
 
 def vdot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
@@ -24,3 +25,8 @@ def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
 def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Array]:
     """The sum a + scalar·b, each leaf in its own dtype."""
     return jtu.tree_map(lambda x, y: x + scalar.astype(x.dtype) * y, a, b)
+
+
+def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `pred`, else `old`, for every array."""
+    return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)

@@ -3,10 +3,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar
 
+from .._trees import select as select
 from ..objective import AbstractObjective
 from ..solvers import Plan
 
@@ -151,11 +151,6 @@ def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
             "call `init` again for this model."
         )
     return jtu.tree_unflatten(treedef, mask)
-
-
-def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """`new` where `pred`, else `old`, for every array."""
-    return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)
 
 
 def split(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
-from .._trees import add_scaled, norm, vdot
+from .._trees import add_scaled, norm, select, vdot
 from ._base import AbstractSymmetricSolver
 
 # By this part of its norm the recursive residual may be off before it is computed anew.
@@ -188,11 +188,10 @@ class CG(AbstractSymmetricSolver):
         direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
         noise = (_FLAT * _roundoff(gamma) * direction_norm) ** 2 * carry.drift.operator_norm
         possible = (pAp > noise) & (alpha > 0) & jnp.isfinite(alpha)
-        # Without a possible step x and r stay as they are, whatever Ap holds.
+        # Without a possible step x and r stay as they are, whatever p and Ap hold.
         alpha = jnp.where(possible, alpha, 0)
-        residual = jtu.tree_map(
-            lambda r, q: jnp.where(possible, r - alpha.astype(r.dtype) * q, r), carry.residual, Ap
-        )
+        x = select(possible, add_scaled(carry.x, alpha, p), carry.x)
+        residual = select(possible, add_scaled(carry.residual, -alpha, Ap), carry.residual)
         residual_norm = norm(residual)
         drift = _grown(carry.drift, direction_norm, alpha, pAp, residual_norm)
         steps = carry.steps + possible.astype(jnp.int32)
@@ -207,7 +206,7 @@ class CG(AbstractSymmetricSolver):
             (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
         )
         return _State(
-            x=add_scaled(carry.x, alpha, p),
+            x=x,
             residual=residual,
             residual_norm=residual_norm,
             renewed_norm=carry.renewed_norm,

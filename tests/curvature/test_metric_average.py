@@ -71,7 +71,7 @@ def test_a_batch_that_is_not_finite_leaves_the_average(model, batches):
 
 def test_it_averages_away_the_noise_of_sampled_targets(x64, model, batches):
     """At weights that stand still, t draws of the targets have a variance t times smaller."""
-    C, _, w = dense(model, batches[0])
+    C, _, _ = dense(model, batches[0])
     opt = cv.NaturalGradient(
         OBJECTIVE, cv.SampledFisher(), damping=1e12, metric_decay=0.999, solver=lx.Cholesky()
     )
