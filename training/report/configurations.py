@@ -108,11 +108,9 @@ def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
             (str(run.summary["curvature"]) for run in runs if "curvature" in run.summary), "run"
         )
     names = {key: key.removeprefix(CHOICES) for key in keys}
-    said = [
-        f"{name}={_plain(flat[key])}" if key in flat else f"no {name}"
-        for key, name in names.items()
-    ]
-    return ", ".join(said)
+    said = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
+    # What a configuration lacks, it is told by the others that have it.
+    return ", ".join(said or [f"no {name}" for name in names.values()])
 
 
 def _plain(value: str) -> str:

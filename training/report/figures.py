@@ -87,7 +87,7 @@ def draw(plot: Plot, configurations: Sequence[Configuration]) -> Figure | None:
 def _draw_group(axes: Axes, group: Configuration, curves: Sequence[Curve], colour: str) -> Artist:
     """Draw the runs of a configuration; returns what stands for them in the legend."""
     mean = mean_curve([c for c, run in zip(curves, group.runs) if run.is_finished])
-    alpha, width = (1.0, 1.4) if mean is None else (max(0.15, 0.6 / len(curves) ** 0.5), 0.8)
+    alpha, width = (1.0, 1.4) if mean is None else (max(0.05, 0.6 / len(curves) ** 0.5), 0.8)
     for found, run in zip(curves, group.runs):
         if found.is_empty:
             continue

@@ -40,7 +40,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         if not unfinished:
             found = {
                 "status": "finished",
-                "curvature": config["choices"]["curvature"],
+                "curvature": config["choices"].get("curvature", "adam"),
                 "steps": len(losses),
                 "compile_seconds": 10.5,
                 "train_loss": losses[-1],

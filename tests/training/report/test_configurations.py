@@ -61,6 +61,21 @@ def test_a_key_that_some_lack(grouped):
     assert list(grouped({}, {"l2": 0.1})) == ["no l2", "l2=0.1"]
 
 
+def test_what_a_configuration_lacks_is_not_named_beside_what_it_has(grouped):
+    choices = [
+        {"optimiser": "adam"},
+        {"optimiser": "sgd"},
+        {"curvature": "identity", "optimiser": "natural_gradient"},
+        {"curvature": "gauss_newton", "optimiser": "natural_gradient"},
+    ]
+    assert list(grouped(*({"choices": chosen} for chosen in choices))) == [
+        "optimiser=adam",
+        "optimiser=sgd",
+        "curvature=identity, optimiser=natural_gradient",
+        "curvature=gauss_newton, optimiser=natural_gradient",
+    ]
+
+
 def test_a_run_without_a_configuration_changes_no_name(write_run):
     runs = [read_run(write_run(str(lr), {"lr": lr})) for lr in (1, 2)]
     unknown = write_run("unknown")
