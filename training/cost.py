@@ -10,7 +10,6 @@ from jaxtyping import Array, PyTree
 
 from ._base import Run
 from .sources import batch_shapes
-from .stepper import Stepper
 
 
 class Cost(NamedTuple):
@@ -20,8 +19,9 @@ class Cost(NamedTuple):
     as one turn and a branch as its dearest, and factorisations by LAPACK as nothing.
 
     - `step`: the compiled step, drawing of the batch included, every loop turned once.
-    - `turn`: one more turn of its iterative solver, taken to be a product with JᵀJ. What a search
-        tries beyond its first step size is not counted.
+    - `turn`: one more turn of its iterative solver, taken to be a product with JᵀJ; this and its
+        gradient are counted before compilation. What a search tries beyond its first step size is
+        not counted.
     """
 
     step: float
@@ -32,8 +32,8 @@ class Cost(NamedTuple):
         return self.step + self.turn * max(solver_steps - 1, 0)
 
 
-def cost_of(run: Run, stepper: Stepper) -> Cost:
-    """The cost of the steps of a compiled `stepper`; NaN where XLA does not count."""
+def cost_of(run: Run, step: jax.stages.Compiled) -> Cost:
+    """The cost of the compiled `step` of a run; NaN where XLA does not count."""
     objective, key = run.optimiser.objective, jax.random.key(0)
     params, static = eqx.partition(run.model, eqx.is_inexact_array)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
@@ -51,11 +51,16 @@ def cost_of(run: Run, stepper: Stepper) -> Cost:
 
         return multiplied
 
-    def operations(function: Callable[..., Any]) -> float:
-        # Before compilation, which takes its time and changes these counts by a percent or so.
-        analysis = jax.jit(function).lower(params, batch, key).cost_analysis()
-        return math.nan if analysis is None else analysis.get("flops", math.nan)
+    def lowered(function: Callable[..., Any]) -> jax.stages.Lowered:
+        return jax.jit(function).lower(params, batch, key)
 
-    gradient = operations(jax.grad(loss))
-    product = operations(products(2)) - operations(products(1))
-    return Cost(stepper.flops / gradient, product / gradient)
+    # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
+    gradient = lowered(jax.grad(loss))
+    product = flops(lowered(products(2))) - flops(lowered(products(1)))
+    return Cost(flops(step) / flops(gradient.compile()), product / flops(gradient))
+
+
+def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """The floating-point operations of a program, NaN where XLA does not count."""
+    analysis = program.cost_analysis()
+    return math.nan if analysis is None else analysis.get("flops", math.nan)

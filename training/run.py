@@ -56,7 +56,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
         try:
             with progress(console, run.label, run.total_steps) as display:
                 _compile(run, stepper, tally)
-                cost = cost_of(run, stepper)
+                cost = cost_of(run, stepper.compiled)
                 outcome = Loop(
                     run, stepper, tally, cost, records, checkpoints, evaluator, display, stop
                 )()

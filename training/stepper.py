@@ -7,7 +7,6 @@ hashing model and state at each call.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import equinox as eqx
@@ -88,10 +87,9 @@ class Stepper:
         return record | self._constants
 
     @property
-    def flops(self) -> float:
-        """The floating-point operations of the compiled step, NaN where XLA does not count."""
-        analysis = self._compiled.cost_analysis()
-        return math.nan if analysis is None else analysis.get("flops", math.nan)
+    def compiled(self) -> jax.stages.Compiled:
+        """The compiled step."""
+        return self._compiled
 
     @property
     def model(self) -> eqx.Module:
