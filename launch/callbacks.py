@@ -1,6 +1,7 @@
 """What Hydra calls between the jobs of a sweep."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -9,8 +10,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from training.progress import say, wide_console
+
+from .errors import sentence
+
 COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
-WIDTH_OF_A_PIPE = 200
 
 
 class SweepTable(Callback):
@@ -27,12 +31,11 @@ class SweepTable(Callback):
         self._rows.append((overrides, job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table."""
-        del config, kwargs
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=WIDTH_OF_A_PIPE)
+        """Print the table; then report on the sweep's folder."""
+        del kwargs
+        console = wide_console()
         console.print(sweep_table(self._rows))
+        _report(console, Path(config.hydra.sweep.dir))
 
 
 def sweep_table(rows: list[tuple[dict[str, str], Mapping[str, Any]]]) -> Table:
@@ -54,6 +57,24 @@ def sweep_table(rows: list[tuple[dict[str, str], Mapping[str, Any]]]) -> Table:
         values += [summary.get("test", {}).get(name) for name in metrics]
         table.add_row(*(overrides.get(key, "") for key in shown), *map(_cell, values))
     return table
+
+
+def _report(console: Console, folder: Path) -> None:
+    """Write the report on a sweep; where several of its jobs differ by seed alone, show its table.
+
+    A sweep is not lost for want of its report: what it fails by is said in a line.
+    """
+    try:
+        # Here, because it takes a second to import what draws, which a single run can do without.
+        from training.report import console_table, write_report
+
+        report = write_report([folder])
+    except Exception as error:
+        say(console, f"No report: {sentence(error)}")
+        return
+    if any(row.runs > 1 for row in report.table):
+        console.print(console_table(report.table))
+    say(console, f"report {report.page}")
 
 
 def _cell(value: Any) -> str:

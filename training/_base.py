@@ -61,6 +61,7 @@ class Tally:
     - `rejected`: rejected steps in all.
     - `rejected_in_a_row`: the latest of them, since the last accepted step.
     - `reason`: of the last rejection, a sentence.
+    - `gradient_equivalents`: spent in all, see `cost.Cost`.
     """
 
     steps: int = 0
@@ -69,11 +70,13 @@ class Tally:
     rejected: int = 0
     rejected_in_a_row: int = 0
     reason: str = ""
+    gradient_equivalents: float = 0.0
 
-    def count(self, info: dict[str, Any], seconds: float) -> None:
+    def count(self, info: dict[str, Any], seconds: float, cost: float) -> None:
         """Count one more step from its `curvature.Info`, as plain values."""
         self.steps += 1
         self.seconds = seconds
+        self.gradient_equivalents += cost
         if info["accepted"]:
             self.rejected_in_a_row = 0
         else:

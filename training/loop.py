@@ -10,6 +10,7 @@ from data import batch_indices
 
 from ._base import Run, Tally
 from .checkpoint import Checkpoints
+from .cost import Cost
 from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
 from .progress import Bar, Lines
@@ -31,13 +32,14 @@ class Loop:
         run: Run,
         stepper: Stepper,
         tally: Tally,
+        cost: Cost,
         records: Records,
         checkpoints: Checkpoints,
         evaluator: AbstractEvaluator,
         display: Bar | Lines,
         stop: StopSignals,
     ):
-        self._run, self._stepper, self._tally = run, stepper, tally
+        self._run, self._stepper, self._tally, self._cost = run, stepper, tally, cost
         self._records, self._checkpoints = records, checkpoints
         self._evaluator, self._display, self._stop = evaluator, display, stop
         self._saved = time.perf_counter()
@@ -89,13 +91,15 @@ class Loop:
             return
         info = self._stepper.read(self._in_flight)
         self._in_flight = None
-        self._tally.count(info, time.perf_counter() - self._began)
+        seconds = time.perf_counter() - self._began
+        self._tally.count(info, seconds, self._cost.of(info["solver_steps"]))
         if not info["result"]:
             del info["result"]
         record: dict[str, Any] = {
             "step": self._tally.steps,
             "epoch": self._tally.steps / self._run.steps_per_epoch,
             "seconds": self._tally.seconds,
+            "gradient_equivalents": self._tally.gradient_equivalents,
             **info,
         }
         if self._is_evaluated(self._tally.steps):

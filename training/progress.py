@@ -15,6 +15,7 @@ LINES = 10
 """Lines per run where there is no terminal, however short the run ..."""
 LINE_SECONDS = 60.0
 """... and the longest silence, however long it is."""
+WIDTH_OF_A_PIPE = 200
 
 
 def progress(console: Console, label: str, total: int) -> "Bar | Lines":
@@ -95,6 +96,12 @@ def describe(record: dict[str, Any]) -> str:
     if not record["accepted"]:
         parts.append("(rejected)")
     return "  ".join(parts)
+
+
+def wide_console() -> Console:
+    """A console for tables: where there is no terminal to measure, wide enough for any."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_OF_A_PIPE)
 
 
 def report(console: Console, summary: Summary, folder: Path) -> None:

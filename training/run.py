@@ -10,6 +10,7 @@ from rich.console import Console
 from . import folder as files
 from ._base import Run as Run, Tally
 from .checkpoint import Checkpoints
+from .cost import cost_of
 from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
 from .loop import Loop
@@ -55,8 +56,10 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
         try:
             with progress(console, run.label, run.total_steps) as display:
                 _compile(run, stepper, tally)
-                loop = Loop(run, stepper, tally, records, checkpoints, evaluator, display, stop)
-                outcome = loop()
+                cost = cost_of(run, stepper.compiled)
+                outcome = Loop(
+                    run, stepper, tally, cost, records, checkpoints, evaluator, display, stop
+                )()
             files.write_model(folder, stepper.evaluated)
             summary = _evaluated(run, evaluator, stepper, tally, outcome)
         except KeyboardInterrupt:

@@ -87,6 +87,11 @@ class Stepper:
         return record | self._constants
 
     @property
+    def compiled(self) -> jax.stages.Compiled:
+        """The compiled step."""
+        return self._compiled
+
+    @property
     def model(self) -> eqx.Module:
         """The model after the latest step. Its arrays are gone after the next one."""
         return self._carried()[0]

@@ -1,5 +1,6 @@
 """What `train` returns and writes to `summary.json`."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, NotRequired, TypedDict
@@ -34,6 +35,8 @@ class Summary(TypedDict):
     - `rejected`: those of the steps that left the weights as they were.
     - `seconds`: spent in training, compilation included, over all resumptions.
     - `compile_seconds`: of them, compiling the step.
+    - `gradient_equivalents`, `gradient_equivalents_per_step`: operations in gradients of the loss
+      on the same batch, in all and on average, see `cost.Cost`; NaN where they are not known.
     - `train_loss`, `test_loss`, `test` (the metrics, such as `accuracy`): None and empty where
       the run had no time for them.
     - `curvature`: the run's label; `seed`; `parameters`: the number of floating-point weights.
@@ -48,6 +51,8 @@ class Summary(TypedDict):
     epochs: float
     seconds: float
     compile_seconds: float
+    gradient_equivalents: float
+    gradient_equivalents_per_step: float
     train_loss: float | None
     test_loss: float | None
     test: dict[str, float]
@@ -77,6 +82,7 @@ def summarise(
     test: Mapping[str, float] = MappingProxyType({}),
 ) -> Summary:
     """Put a summary together; `train` and `test` are what `evaluate` returned, if anything."""
+    spent = tally.gradient_equivalents
     weights = jax.tree.leaves(eqx.filter(run.model, eqx.is_inexact_array))
     summary: Summary = {
         "status": outcome.status,
@@ -87,6 +93,8 @@ def summarise(
         "epochs": tally.steps / run.steps_per_epoch,
         "seconds": tally.seconds,
         "compile_seconds": tally.compile_seconds,
+        "gradient_equivalents": spent,
+        "gradient_equivalents_per_step": spent / tally.steps if tally.steps else math.nan,
         "train_loss": train.get("loss"),
         **test_entries(test),
         "rejected": tally.rejected,

@@ -2,11 +2,13 @@
 
 import datetime
 import json
+import sys
 
 import jax
 import pytest
 import yaml
 
+import train as program
 from launch import build, current_job, folders
 
 FINISHED = {
@@ -130,6 +132,40 @@ def test_one_failed_job_does_not_end_the_sweep(train):
     (log,) = [path for path in done.made if path.name == "error.log"]
     assert log.parent.name == "1"
     assert "RuntimeError: out of memory" in log.read_text()
+
+
+def test_a_sweep_ends_with_a_report(train):
+    def task(config):
+        if config.seed == 1:
+            raise RuntimeError("out of memory")
+        return program.run(config)
+
+    done = train("-m", "seed=0,1,2", "max_steps=2", "hydra.sweep.dir=sweep", task=task)
+    assert done.code == 1
+    page = done.folder / "sweep" / "report" / "report.html"
+    assert done.out.splitlines()[-1] == f"report {page}"
+    assert "│ true_fisher           │   2 of 2 │" in done.out
+    text = page.read_text()
+    assert "3 runs, 2 finished" in text
+    assert "RuntimeError: out of memory" in text
+
+
+def test_a_report_that_fails_does_not_break_the_sweep(train, monkeypatch):
+    def task(config):
+        (current_job(config).folder / "summary.json").write_text("{}")
+        return FINISHED
+
+    monkeypatch.setitem(sys.modules, "training.report", None)  # as where matplotlib is missing
+    done = train("-m", "seed=0,1", task=task)
+    assert done.code == 0
+    (line,) = done.out.splitlines()[-1:]
+    assert line.startswith("No report: ModuleNotFoundError: ")
+
+
+def test_a_sweep_that_left_nothing_has_no_report(train):
+    done = train("-m", "seed=0,1", task=lambda _: FINISHED)
+    assert done.code == 0
+    assert done.out.splitlines()[-1].startswith("No report: There is no run in `multirun/")
 
 
 def test_a_failed_run_exits_with_1(train):

@@ -1,0 +1,106 @@
+"""What is one configuration, and what it is called beside others."""
+
+import itertools
+import random
+
+import pytest
+
+from training.report.configurations import configurations, telling
+from training.report.runs import read_run
+
+
+@pytest.fixture
+def grouped(write_run):
+    """The labels of some configurations, each with the names of its runs."""
+
+    def group(*configs):
+        runs = [read_run(write_run(str(number), config)) for number, config in enumerate(configs)]
+        return {
+            found.label: [run.folder.name for run in found.runs] for found in configurations(runs)
+        }
+
+    return group
+
+
+def test_runs_are_grouped_by_all_but_the_seed(grouped):
+    configs = [{"seed": s, "lr": lr} for lr in (0.1, 0.2) for s in (0, 1, 2)]
+    assert grouped(*configs) == {"lr=0.1": ["0", "1", "2"], "lr=0.2": ["3", "4", "5"]}
+
+
+def test_a_seed_that_follows_the_seed_is_no_difference(grouped):
+    follows = [{"seed": s, "dataset": {"seed": s, "n": 5}} for s in (0, 1)]
+    assert grouped(*follows) == {"identity": ["0", "1"]}
+
+
+def test_a_seed_of_its_own_is_a_difference(grouped):
+    own = [{"seed": s, "dataset": {"seed": d}} for d in (3, 4) for s in (0, 1)]
+    assert grouped(*own) == {"dataset.seed=3": ["0", "1"], "dataset.seed=4": ["2", "3"]}
+
+
+def test_a_choice_names_all_that_comes_with_it(grouped):
+    def config(curvature):
+        node = {"_target_": f"curvature.{curvature}"}
+        return {
+            "curvature": node,
+            "optimiser": {"curvature": node},
+            "choices": {"curvature": curvature},
+        }
+
+    found = grouped(config("identity"), config("gauss_newton"))
+    assert list(found) == ["curvature=identity", "curvature=gauss_newton"]
+
+
+def test_a_value_is_named_where_it_is_nearest_the_top(grouped):
+    def config(samples):
+        return {"samples": samples, "curvature": {"samples": samples}}
+
+    assert list(grouped(config(1), config(5))) == ["samples=1", "samples=5"]
+
+
+def test_a_key_that_some_lack(grouped):
+    assert list(grouped({}, {"l2": 0.1})) == ["no l2", "l2=0.1"]
+
+
+def test_what_a_configuration_lacks_is_not_named_beside_what_it_has(grouped):
+    choices = [
+        {"optimiser": "adam"},
+        {"optimiser": "sgd"},
+        {"curvature": "identity", "optimiser": "natural_gradient"},
+        {"curvature": "gauss_newton", "optimiser": "natural_gradient"},
+    ]
+    assert list(grouped(*({"choices": chosen} for chosen in choices))) == [
+        "optimiser=adam",
+        "optimiser=sgd",
+        "curvature=identity, optimiser=natural_gradient",
+        "curvature=gauss_newton, optimiser=natural_gradient",
+    ]
+
+
+def test_a_run_without_a_configuration_changes_no_name(write_run):
+    runs = [read_run(write_run(str(lr), {"lr": lr})) for lr in (1, 2)]
+    unknown = write_run("unknown")
+    (unknown / "config.yaml").unlink()
+    labels = [found.label for found in configurations([*runs, read_run(unknown)])]
+    assert labels == ["lr=1", "lr=2", "unknown configuration"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_keys_tell_all_apart_and_no_fewer_do(seed):
+    rng = random.Random(seed)
+    keys = [f"k{number}" for number in range(6)]
+    flats = [{key: str(rng.randrange(3)) for key in keys} for _ in range(7)]
+    flats = [dict(items) for items in dict.fromkeys(tuple(flat.items()) for flat in flats)]
+
+    def tells(chosen):
+        return len({tuple(flat[key] for key in chosen) for flat in flats}) == len(flats)
+
+    found = telling(flats)
+    assert tells(found)
+    fewer = itertools.combinations(keys, len(found) - 1)
+    assert not any(tells(chosen) for chosen in fewer)
+
+
+def test_one_key_at_a_time_over_many_keys():
+    base = {f"k{number:02}": "0" for number in range(40)}
+    flats = [base, *({**base, key: "1"} for key in base)]
+    assert telling(flats) == list(base)

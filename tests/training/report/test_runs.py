@@ -1,0 +1,75 @@
+"""Run folders in every state in which a run may leave them."""
+
+import numpy as np
+import pytest
+
+from training.report import ReportError
+from training.report.runs import find_runs, read_run
+
+
+def test_runs_are_found_at_any_depth_once_and_in_the_order_of_their_numbers(write_run, tmp_path):
+    for number in (10, 2, 1):
+        write_run(f"multirun/day/{number}")
+    write_run("alone", unfinished=True)
+    found = find_runs([tmp_path / "multirun", tmp_path / "multirun/day/2", tmp_path / "alone"])
+    assert [run.folder.name for run in found] == ["1", "2", "10", "alone"]
+
+
+def test_any_one_file_makes_a_run(write_run, tmp_path):
+    for name in ("config.yaml", "metrics.jsonl", "summary.json"):
+        folder = write_run(name.partition(".")[0])
+        for other in folder.iterdir():
+            if other.name != name:
+                other.unlink()
+    assert len(find_runs([tmp_path])) == 3
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_without_a_run_is_refused(made, write_run, tmp_path):
+    folder = tmp_path / "empty"
+    if made:
+        folder.mkdir()
+    with pytest.raises(ReportError, match=r"^There is no (run in|folder) `.*empty`"):
+        find_runs([write_run("good"), folder])
+
+
+def test_a_crash_at_any_byte_costs_one_record_at_most(write_run):
+    folder = write_run("run", unfinished=True)
+    file = folder / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "result": "λ‖d‖", "loss": 1.0}\n')
+    whole = file.read_bytes()
+    first = whole.index(b"\n")
+    for size in range(len(whole) + 1):
+        file.write_bytes(whole[:size])
+        run = read_run(folder)
+        # A line that lacks its end alone is whole.
+        expected = (size >= first) + (size >= len(whole) - 1)
+        np.testing.assert_array_equal(run.columns["loss"], [2.0, 1.0][:expected])
+        assert len(run.columns["damping"]) == expected
+
+
+def test_null_and_what_is_not_recorded_are_nan(write_run):
+    run = read_run(write_run("run", losses=(1.0, None, 3.0)))
+    np.testing.assert_array_equal(run.columns["loss"], [1.0, np.nan, 3.0])
+    assert np.isnan(run.columns["reduction_ratio"]).all()
+
+
+def test_how_a_run_ended(write_run):
+    assert read_run(write_run("done"))[-2:] == ("finished", "")
+    stopped = write_run("stopped", summary={"status": "interrupted", "reason": "By SIGTERM."})
+    assert read_run(stopped)[-2:] == ("interrupted", "By SIGTERM.")
+    killed = read_run(write_run("killed", unfinished=True))
+    assert killed.status == "unfinished"
+    assert "killed, or still running" in killed.reason
+    failed = write_run("failed", unfinished=True)
+    (failed / "error.log").write_text("Traceback\n  ...\nRuntimeError: out of memory\n\n")
+    assert read_run(failed)[-2:] == ("failed", "RuntimeError: out of memory")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[1]"])
+def test_damaged_files_are_as_missing_ones(damage, write_run):
+    folder = write_run("run")
+    for name in ("config.yaml", "summary.json"):
+        (folder / name).write_bytes(damage)
+    run = read_run(folder)
+    assert (run.config, run.summary, run.status) == ({}, {}, "unfinished")

@@ -1,0 +1,66 @@
+"""What steps cost in gradients of the loss on the same batch, by counting operations."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from ._base import Run
+from .sources import batch_shapes
+
+
+class Cost(NamedTuple):
+    """What one step costs, in gradient-equivalents: operations over those of a gradient.
+
+    Operations are floating-point operations as XLA's cost analysis counts them. It counts a loop
+    as one turn and a branch as its dearest, and factorisations by LAPACK as nothing.
+
+    - `step`: the compiled step, drawing of the batch included, every loop turned once.
+    - `turn`: one more turn of its iterative solver, taken to be a product with JᵀJ; this and its
+        gradient are counted before compilation. What a search tries beyond its first step size is
+        not counted.
+    """
+
+    step: float
+    turn: float
+
+    def of(self, solver_steps: int) -> float:
+        """A step whose solver took so many."""
+        return self.step + self.turn * max(solver_steps - 1, 0)
+
+
+def cost_of(run: Run, step: jax.stages.Compiled) -> Cost:
+    """The cost of the compiled `step` of a run; NaN where XLA does not count."""
+    objective, key = run.optimiser.objective, jax.random.key(0)
+    params, static = eqx.partition(run.model, eqx.is_inexact_array)
+    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+
+    def loss(params: PyTree[Array], batch: PyTree[Array], key: Array) -> Array:
+        return objective.loss(eqx.combine(params, static), batch, key=key)
+
+    def products(count: int) -> Callable[..., PyTree[Array]]:
+        def multiplied(params: PyTree[Array], batch: PyTree[Array], key: Array) -> PyTree[Array]:
+            at = objective.linearise(eqx.combine(params, static), batch, key=key)
+            vector = params
+            for _ in range(count):
+                vector = at.vjp(at.jvp(vector))
+            return vector
+
+        return multiplied
+
+    def lowered(function: Callable[..., Any]) -> jax.stages.Lowered:
+        return jax.jit(function).lower(params, batch, key)
+
+    # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
+    gradient = lowered(jax.grad(loss))
+    product = flops(lowered(products(2))) - flops(lowered(products(1)))
+    return Cost(flops(step) / flops(gradient.compile()), product / flops(gradient))
+
+
+def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """The floating-point operations of a program, NaN where XLA does not count."""
+    analysis = program.cost_analysis()
+    return math.nan if analysis is None else analysis.get("flops", math.nan)

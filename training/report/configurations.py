@@ -1,0 +1,119 @@
+"""Runs grouped by configuration, each named by what tells it from the others."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .runs import StoredRun
+
+CHOICES = "choices."
+Flat = dict[str, str]
+"""Values as JSON by their dotted keys."""
+
+
+class Configuration(NamedTuple):
+    """Runs whose configurations are equal but for the seed, and the name of that configuration."""
+
+    label: str
+    runs: list[StoredRun]
+
+    @property
+    def finished(self) -> list[StoredRun]:
+        """Those that came to their end."""
+        return [run for run in self.runs if run.is_finished]
+
+
+def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
+    """Group `runs`, in their order, and name the groups by the keys of `telling`.
+
+    Where there is but one configuration, it has the name of its runs.
+    """
+    flats = [dict(_flat(run.config)) for run in runs]
+    seeds = _seed_keys(flats)
+    groups: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
+    for run, flat in zip(runs, flats, strict=True):
+        kept = {key: value for key, value in flat.items() if key not in seeds}
+        groups.setdefault(tuple(kept.items()), []).append(run)
+    known = [dict(items) for items in groups if items]
+    keys = telling(known)
+    return [
+        Configuration(_label(dict(items), keys, members), members)
+        for items, members in groups.items()
+    ]
+
+
+def telling(flats: Sequence[Flat]) -> list[str]:
+    """The smallest set of keys by whose values all of the different `flats` differ.
+
+    Of keys that tell the same apart, a group's choice is taken, else the one nearest the top.
+    """
+    keys = sorted({key: None for flat in flats for key in flat}, key=_remoteness)
+    by_partition: dict[tuple[int, ...], str] = {}
+    for key in keys:
+        by_partition.setdefault(_partition(flats, [key]), key)
+    candidates = list(by_partition.values())
+    # These no other set can do without; in a sweep of one key at a time, these are all.
+    needed = [
+        key
+        for key in candidates
+        if _parts(flats, [other for other in candidates if other != key]) < len(flats)
+    ]
+    others = [key for key in candidates if key not in needed]
+    for size in range(len(others) + 1):
+        for added in itertools.combinations(others, size):
+            chosen = [key for key in candidates if key in needed or key in added]
+            if _parts(flats, chosen) == len(flats):
+                return chosen
+    return candidates
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, child in sorted(value.items(), key=lambda item: str(item[0])):
+            yield from _flat(child, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _seed_keys(flats: Sequence[Flat]) -> set[str]:
+    """`seed`, and what follows it wherever it is, such as the seed of a dataset."""
+    named = {key for flat in flats for key in flat if key.rpartition(".")[2] == "seed"}
+    return {
+        key for key in named if all(flat[key] == flat.get("seed") for flat in flats if key in flat)
+    }
+
+
+def _remoteness(key: str) -> tuple[bool, bool, int, str]:
+    return not key.startswith(CHOICES), key.endswith("_target_"), key.count("."), key
+
+
+def _partition(flats: Sequence[Flat], keys: Sequence[str]) -> tuple[int, ...]:
+    """Per configuration the number of its part, those with equal values being in one."""
+    numbers: dict[tuple[str | None, ...], int] = {}
+    return tuple(
+        numbers.setdefault(tuple(flat.get(key) for key in keys), len(numbers)) for flat in flats
+    )
+
+
+def _parts(flats: Sequence[Flat], keys: Sequence[str]) -> int:
+    return len(set(_partition(flats, keys)))
+
+
+def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
+    if not flat:
+        return "unknown configuration"
+    if not keys:
+        return next(
+            (str(run.summary["curvature"]) for run in runs if "curvature" in run.summary), "run"
+        )
+    names = {key: key.removeprefix(CHOICES) for key in keys}
+    said = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
+    # What a configuration lacks, it is told by the others that have it.
+    return ", ".join(said or [f"no {name}" for name in names.values()])
+
+
+def _plain(value: str) -> str:
+    """A value as a person writes it: a string without its quotes."""
+    found = json.loads(value)
+    return found if isinstance(found, str) else value

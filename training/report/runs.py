@@ -1,0 +1,125 @@
+"""Run folders, found and read, whatever state a run has left them in."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+
+from ..folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY
+
+ERROR_LOG = "error.log"
+"""The traceback of a job that failed, perhaps before it wrote anything else."""
+MARKS = {CONFIG, METRICS, SUMMARY, ERROR_LOG}
+COLUMNS = (
+    *("step", "seconds", "gradient_equivalents"),
+    *("loss", "damping", "solver_steps", "reduction_ratio"),
+)
+
+
+class ReportError(ValueError):
+    """What cannot be reported on, in one sentence."""
+
+
+class StoredRun(NamedTuple):
+    """A run as its folder has it.
+
+    - `folder`; `config` and `summary`, empty where the run did not come to write them.
+    - `columns`: the `COLUMNS` of its records, NaN for what a record has not.
+    - `status`: of the summary, else `failed` where an error is logged, else `unfinished`.
+    - `reason`: a sentence, empty for a finished run.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    columns: dict[str, Float[np.ndarray, " steps"]]
+    status: str
+    reason: str
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its numbers are those of a run that came to its end."""
+        return self.status == "finished"
+
+
+def find_runs(folders: Iterable[Path]) -> list[StoredRun]:
+    """The runs in and below `folders`, each once; numbered folders in the order of their numbers.
+
+    **Raises:** `ReportError` for a folder without a run.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ReportError(f"There is no folder `{folder}`.")
+        below = sorted(_run_folders(folder), key=_natural)
+        if not below:
+            raise ReportError(
+                f"There is no run in `{folder}`: neither it nor a folder below it has a "
+                f"{SUMMARY}, {METRICS} or {CONFIG}."
+            )
+        found |= dict.fromkeys(path.resolve() for path in below)
+    return [read_run(folder) for folder in found]
+
+
+def read_run(folder: Path) -> StoredRun:
+    """Read one run folder. What is missing, or was cut by a crash, is left out."""
+    config = _mapping(folder / CONFIG, yaml.safe_load, yaml.YAMLError)
+    summary = _mapping(folder / SUMMARY, json.loads, ValueError)
+    status, reason = summary.get("status"), summary.get("reason", "")
+    if status is None and (folder / ERROR_LOG).exists():
+        lines = (folder / ERROR_LOG).read_text(errors="replace").split("\n")
+        status, reason = "failed", next((line for line in reversed(lines) if line.strip()), "")
+    elif status is None:
+        status, reason = "unfinished", f"No {SUMMARY}: killed, or still running."
+    return StoredRun(folder, config, summary, _columns(folder / METRICS), status, reason)
+
+
+def number(value: Any) -> float:
+    """A value of a record or a summary as a number, NaN where it is none."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for path, below, names in os.walk(folder):
+        if CHECKPOINTS in below:
+            below.remove(CHECKPOINTS)
+        if not MARKS.isdisjoint(names):
+            yield Path(path)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """A key by which `2` comes before `10`."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(True, int(p), "") if p.isdecimal() else (False, 0, p) for p in parts]
+
+
+def _mapping(file: Path, parse: Any, malformed: type[Exception]) -> dict[str, Any]:
+    try:
+        found = parse(file.read_text())
+    except (FileNotFoundError, UnicodeDecodeError, malformed):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _columns(file: Path) -> dict[str, Float[np.ndarray, " steps"]]:
+    rows = []
+    if file.exists():
+        with open(file, "rb") as lines:
+            rows = [[number(r.get(name)) for name in COLUMNS] for r in _records(lines)]
+    return dict(zip(COLUMNS, np.array(rows, float).reshape(-1, len(COLUMNS)).T, strict=True))
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut by a crash, perhaps within a character
+            continue
+        if isinstance(record, dict):
+            yield record
