@@ -23,7 +23,7 @@ TABLE = {
     "sampels=5": ["`sampels`", "did you mean `samples`?"],
     "curvatur=identity": ["did you mean `curvature`?"],
     "damping.valu=1": ["did you mean `damping.value`?"],
-    "damping=levenberg_marquardt damping.value=1": ["`damping.initial`"],
+    "damping=levenberg_marquardt damping.value=1": ["`damping.value`", "did you mean `damping."],
     "zzz.yyy=1": ["`zzz.yyy`", "--help"],
     "+curvature.foo=3": ["`curvature.foo`", "curvature.SampledFisher"],
     "+model.foo=3": ["`model.foo`", "models.MLP"],
