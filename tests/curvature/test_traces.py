@@ -111,7 +111,10 @@ def test_one_trace_per_batch_shape(name):
     [
         ({"damping": 0.1}, {"damping": 3.0}),
         ({"damping": 0.1}, {"damping": cv.ConstantDamping(0.3)}),
-        ({"damping": cv.LevenbergMarquardt(0.1)}, {"damping": cv.LevenbergMarquardt(5.0, 1e-3)}),
+        (
+            {"damping": cv.LevenbergMarquardt(0.1, 1e-4)},
+            {"damping": cv.LevenbergMarquardt(5.0, 1e-3)},
+        ),
         ({"search": optx.LearningRate(0.1)}, {"search": optx.LearningRate(0.7)}),
     ],
 )
