@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import equinox as eqx
+
 import data
 from benchmarks import machine
 
@@ -40,7 +42,8 @@ def main() -> None:
         "Hessian-free": (hessian_free(), HESSIAN_FREE_STEPS, 1),
         f"Adam({rate:g})": (adam(rate), ADAM_STEPS, ADAM_EVERY),
     }
-    curves, models = {name: [] for name in methods}, {}
+    curves: dict[str, list[Curve]] = {name: [] for name in methods}
+    models: dict[str, eqx.Module] = {}
     for seed in SEEDS:
         for name, (optimiser, steps, every) in methods.items():
             curve, model = run(optimiser, dataset, seed, steps=steps, every=every, until=LEVELS[-1])
@@ -52,7 +55,7 @@ def main() -> None:
 
 
 def _write(
-    folder: Path, curves: dict[str, Sequence[Curve]], tried: dict[float, Curve], rate: float
+    folder: Path, curves: dict[str, list[Curve]], tried: dict[float, Curve], rate: float
 ) -> None:
     about = machine.describe()
     text = TEMPLATE.read_text().format(

@@ -1,5 +1,6 @@
 """The training loss of a run by steps and by seconds."""
 
+import functools
 import time
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 import curvature as cv
 import models
@@ -71,21 +72,24 @@ def run(
     seconds, step = np.zeros(2), 0
 
     def point() -> Point:
-        return Point(step, *map(float, seconds), evaluator.train(stepper.model)["loss"])
+        wall, processor = map(float, seconds)
+        return Point(step, wall, processor, evaluator.train(stepper.model)["loss"])
 
     curve = [point()]
     while step < steps and until < curve[-1].loss < np.inf:
         began = _clocks()
         for _ in range(every):
-            if step % per_epoch == 0:
-                order = batch_indices(seed, step // per_epoch, dataset.num_train, BATCH_SIZE)
-                batches = jnp.asarray(order, jnp.int32)
-            packed = stepper.step(batches)
+            stepper.step(_batches(seed, step // per_epoch, dataset.num_train))
             step += 1
-        jax.block_until_ready(packed)
+        jax.block_until_ready(stepper.leaves)
         seconds += _clocks() - began
         curve.append(point())
     return curve, stepper.model
+
+
+@functools.lru_cache(maxsize=1)
+def _batches(seed: int, epoch: int, n: int) -> Int[Array, "batches batch_size"]:
+    return jnp.asarray(batch_indices(seed, epoch, n, BATCH_SIZE), jnp.int32)
 
 
 def _clocks() -> Float[np.ndarray, " 2"]:

@@ -1,6 +1,5 @@
 """Loss by steps and by seconds, and what the models make of digits that they have not seen."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import equinox as eqx
@@ -20,7 +19,7 @@ IMAGES = 10
 
 
 def draw(
-    curves: dict[str, Sequence[Curve]],
+    curves: dict[str, list[Curve]],
     reconstructions: dict[str, eqx.Module],
     dataset: Dataset,
     path: Path,
@@ -29,28 +28,30 @@ def draw(
 
     **Arguments:** `curves` and `reconstructions`, by method; the models, of one seed.
     """
-    figure = plt.figure(figsize=(10, 7.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1))
-    by_steps, by_seconds = above.subplots(1, 2, sharey=True)
-    _curves(by_steps, curves, "step", "steps")
-    _curves(by_seconds, curves, "seconds", "seconds, without compilation and evaluation")
-    by_steps.set_ylabel("training loss, whole part")
-    by_steps.legend()
     images = np.asarray(dataset.test[0])[:IMAGES]
     rows = {"test images": images}
     for name, model in reconstructions.items():
         pixels = jax.nn.sigmoid(jax.vmap(model)(images))  # pyright: ignore[reportArgumentType]
         rows[name] = np.asarray(pixels).reshape(images.shape)
-    panels = below.subplots(len(rows), 1)
-    for axes, (name, row) in zip(panels, rows.items(), strict=True):
-        axes.imshow(np.hstack(list(row)), cmap="gray_r", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    figure, panels = plt.subplot_mosaic(
+        [["step", "seconds"], *([name, name] for name in rows)],
+        figsize=(10, 4 + len(rows)),
+        height_ratios=[4] + [1] * len(rows),
+        layout="constrained",
+    )
+    _curves(panels["step"], curves, "step", "steps")
+    _curves(panels["seconds"], curves, "seconds", "seconds, without compilation and evaluation")
+    panels["step"].set_ylabel("training loss, whole part")
+    panels["step"].legend()
+    for name, row in rows.items():
+        panels[name].imshow(np.hstack(list(row)), cmap="gray_r", vmin=0, vmax=1)
+        panels[name].set(xticks=[], yticks=[])
+        panels[name].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _curves(axes: Axes, curves: dict[str, Sequence[Curve]], column: str, label: str) -> None:
+def _curves(axes: Axes, curves: dict[str, list[Curve]], column: str, label: str) -> None:
     for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=True):
         for number, curve in enumerate(seeds):
             axes.plot(

@@ -1,14 +1,12 @@
 """The tables, as Markdown."""
 
-from collections.abc import Sequence
-
 from .curves import Curve
 from .levels import LEVELS, Spread, ratio, reached, spread
 
 NUMBERS = {"step": "steps", "seconds": "seconds", "processor_seconds": "processor seconds"}
 
 
-def levels_table(curves: dict[str, Sequence[Curve]]) -> str:
+def levels_table(curves: dict[str, list[Curve]]) -> str:
     """One row per level and number: each method's, and the first method's over the second's."""
     lines = ["| to a loss of | | " + " | ".join([*curves, "ratio"]) + " |"]
     lines.append("| --- " * (len(curves) + 3) + "|")
@@ -33,7 +31,7 @@ def tuning_table(tried: dict[float, Curve]) -> str:
     return "\n".join(lines)
 
 
-def verdict(curves: dict[str, Sequence[Curve]]) -> str:
+def verdict(curves: dict[str, list[Curve]]) -> str:
     """What was aimed at: at most a twentieth of Adam's steps to a loss of 90."""
     ours, theirs = ([reached(curve, LEVELS[0]) for curve in seeds] for seeds in curves.values())
     found = ratio(ours, theirs, "step")
