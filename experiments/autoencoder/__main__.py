@@ -1,57 +1,63 @@
-"""`python -m experiments.autoencoder [--folder FOLDER]`: `autoencoder.json, .md, .png`."""
+"""`python -m experiments.autoencoder`: `autoencoder.json, .md, .png`."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import equinox as eqx
-
 import data
 from benchmarks import machine
 
 from . import figure
-from .curves import BATCH_SIZE, Curve, run
+from .curves import BATCH_SIZE, Curve, initial_model, run
 from .levels import LEVELS, best
 from .methods import RATES, adam, hessian_free
 from .report import levels_table, tuning_table, verdict
+from .store import Made, kept
 
 TEMPLATE = Path(__file__).with_name("template.md")
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
-HESSIAN_FREE_STEPS, ADAM_STEPS, TUNING_STEPS = 150, 3000, 1000
-ADAM_EVERY = 10
+HESSIAN_FREE_STEPS, ADAM_STEPS, TUNING_STEPS = 60, 2000, 600
+ADAM_EVERY = 20
 """Steps of Adam between two evaluations."""
 
 
 def main() -> None:
-    """Tune, run, draw and write."""
+    """Tune, run, draw and write; runs that are kept are not made again."""
     parser = argparse.ArgumentParser(prog="python -m experiments.autoencoder", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
-    folder = parser.parse_args().folder
-    dataset, level = data.mnist10k(), LEVELS[0]
-    tried = {
-        rate: run(
-            adam(rate), dataset, TUNING_SEED, steps=TUNING_STEPS, every=ADAM_EVERY, until=level
-        )[0]
-        for rate in RATES
-    }
-    rate = RATES[best(list(tried.values()), level)]
+    parser.add_argument(
+        "--runs", type=Path, default=Path("outputs/autoencoder"), help="where runs are kept"
+    )
+    arguments = parser.parse_args()
+    dataset, runs = data.mnist10k(), arguments.runs
+    like = initial_model(dataset, TUNING_SEED)
+
+    def by_adam(rate: float, seed: int, steps: int, until: float) -> Made:
+        def make() -> Made:
+            return run(adam(rate), dataset, seed, steps=steps, every=ADAM_EVERY, until=until)
+
+        return kept(runs / f"adam_{rate:g}_{seed}", make, like)
+
+    def by_hessian_free(seed: int) -> Made:
+        def make() -> Made:
+            steps, until = HESSIAN_FREE_STEPS, LEVELS[-1]
+            return run(hessian_free(), dataset, seed, steps=steps, every=1, until=until)
+
+        return kept(runs / f"hessian_free_{seed}", make, like)
+
+    tried = {rate: by_adam(rate, TUNING_SEED, TUNING_STEPS, LEVELS[0])[0] for rate in RATES}
+    rate = RATES[best(list(tried.values()), LEVELS[0])]
     print(tuning_table(tried), flush=True)
-    methods = {
-        "Hessian-free": (hessian_free(), HESSIAN_FREE_STEPS, 1),
-        f"Adam({rate:g})": (adam(rate), ADAM_STEPS, ADAM_EVERY),
-    }
-    curves: dict[str, list[Curve]] = {name: [] for name in methods}
-    models: dict[str, eqx.Module] = {}
-    for seed in SEEDS:
-        for name, (optimiser, steps, every) in methods.items():
-            curve, model = run(optimiser, dataset, seed, steps=steps, every=every, until=LEVELS[-1])
-            curves[name].append(curve)
-            models.setdefault(name, model)
-            print(f"{name}, seed {seed}: {curve[-1]}", flush=True)
-    figure.draw(curves, models, dataset, folder / "autoencoder.png")
-    _write(folder, curves, tried, rate)
+    ours = [by_hessian_free(seed) for seed in SEEDS]
+    theirs = [by_adam(rate, seed, ADAM_STEPS, LEVELS[-1]) for seed in SEEDS]
+    made = {"Hessian-free": ours, f"Adam({rate:g})": theirs}
+    curves = {name: [curve for curve, _ in of_method] for name, of_method in made.items()}
+    models = {name: of_method[0][1] for name, of_method in made.items()}
+    print(levels_table(curves), flush=True)
+    figure.draw(curves, models, dataset, arguments.folder / "autoencoder.png")
+    _write(arguments.folder, curves, tried, rate)
 
 
 def _write(
@@ -72,10 +78,12 @@ def _write(
         table=levels_table(curves),
         verdict=verdict(curves),
         first_seed=SEEDS[0],
-        last_level=LEVELS[-1],
         last_steps=", ".join(
-            f"{name} after {seeds[0][-1].step} steps" for name, seeds in curves.items()
+            f"{name} after {seeds[0][-1].step} steps, at a training loss of {seeds[0][-1].loss:.1f}"
+            for name, seeds in curves.items()
         ),
+        hessian_free_steps=HESSIAN_FREE_STEPS,
+        adam_steps=ADAM_STEPS,
         tuning_steps=TUNING_STEPS,
         tuning=tuning_table(tried),
     )

@@ -6,7 +6,7 @@ import optimistix as optx
 import curvature as cv
 
 OBJECTIVE = cv.Autoencoding(cv.Bernoulli())
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
 
 
 def hessian_free() -> cv.NaturalGradient:
@@ -15,7 +15,7 @@ def hessian_free() -> cv.NaturalGradient:
         OBJECTIVE,
         cv.GaussNewton(),
         cv.CG(rtol=1e-3, max_steps=50, progress=5e-4),
-        damping=cv.LevenbergMarquardt(initial=0.1),
+        damping=cv.LevenbergMarquardt(initial=1.0),
         search=optx.BacktrackingArmijo(decrease_factor=0.5, slope=0.1, step_init=1.0),
         warm_start=0.95,
     )

@@ -20,14 +20,12 @@ def levels_table(curves: dict[str, list[Curve]]) -> str:
 
 
 def tuning_table(tried: dict[float, Curve]) -> str:
-    """One row per learning rate: steps to each level, and the last loss."""
-    lines = ["| rate | " + " | ".join(f"steps to {level:g}" for level in LEVELS) + " | last loss |"]
-    lines.append("| --- " * (len(LEVELS) + 2) + "|")
+    """One row per learning rate: steps to the first level, and the last loss."""
+    lines = [f"| rate | steps to {LEVELS[0]:g} | last loss |", "| --- | --- | --- |"]
     for rate, curve in tried.items():
-        points = [reached(curve, level) for level in LEVELS]
-        cells = ["–" if point is None else str(point.step) for point in points]
-        last = curve[-1]
-        lines.append(f"| {rate:g} | {' | '.join(cells)} | {last.loss:.1f} after {last.step} |")
+        point = reached(curve, LEVELS[0])
+        steps, last = "–" if point is None else str(point.step), curve[-1]
+        lines.append(f"| {rate:g} | {steps} | {last.loss:.1f} after {last.step} |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from experiments.autoencoder.figure import draw
 from experiments.autoencoder.levels import Spread, best, ratio, reached, spread
 from experiments.autoencoder.methods import hessian_free
 from experiments.autoencoder.report import levels_table, tuning_table, verdict
+from experiments.autoencoder.store import kept
 from launch.command import parse
 from launch.composer import Composer
 from launch.folders import register_resolvers
@@ -73,7 +74,7 @@ def test_the_tables_say_what_was_found():
     assert "| 90 | steps | 1 (1 to 1) | 200 (200 to 200) | 0.005 (" in levels_table(found)
     assert "1/200 of Adam's (as was aimed at)" in verdict(found)
     assert "never" in verdict({"ours": [SOON], "Adam": [NEVER]})
-    assert "| 0.1 | – | – | – | nan after 1 |" in tuning_table({0.1: NEVER})
+    assert "| 0.1 | – | nan after 1 |" in tuning_table({0.1: NEVER})
 
 
 def test_method_and_weights_are_those_of_the_command_line(built):
@@ -96,3 +97,18 @@ def test_a_curve_is_that_of_a_training_run(small, built, tmp_path):
 def test_a_curve_ends_at_the_loss_that_is_asked_for(small):
     found, _ = run(hessian_free(), small, 3, steps=9, every=1, until=35)
     assert found[-2].loss > 35 >= found[-1].loss
+
+
+def test_a_run_that_is_kept_is_not_made_again(tmp_path):
+    model = initial_model(digits(), 3)
+    made = []
+
+    def make():
+        made.append(1)
+        return SOON, model
+
+    for _ in range(2):
+        curve, read = kept(tmp_path / "runs" / "adam_0.003_1", make, like=model)
+        assert curve == SOON
+        assert eqx.tree_equal(read, model)
+    assert len(made) == 1
