@@ -52,7 +52,7 @@ def draw(
 
 
 def _curves(axes: Axes, curves: dict[str, list[Curve]], column: str, label: str) -> None:
-    for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=True):
+    for colour, (name, seeds) in zip(COLOURS, curves.items()):
         for number, curve in enumerate(seeds):
             axes.plot(
                 [getattr(point, column) for point in curve],

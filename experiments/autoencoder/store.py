@@ -14,9 +14,10 @@ Made = tuple[Curve, eqx.Module]
 def kept(file: Path, make: Callable[[], Made], like: eqx.Module) -> Made:
     """What `make()` returned once: read from `file`, or made now and written there.
 
-    **Arguments:** `file`, without suffix; `like`, a model of the structure of the one returned.
+    **Arguments:** `file`, without `.json` and `.eqx`; `like`, a model of the structure of the one returned.
     """
-    curve_file, model_file = file.with_suffix(".json"), file.with_suffix(".eqx")
+    # Not by `with_suffix`: names have numbers, and numbers have points.
+    curve_file, model_file = (file.with_name(file.name + end) for end in (".json", ".eqx"))
     if not curve_file.exists():
         curve, model = make()
         file.parent.mkdir(parents=True, exist_ok=True)
