@@ -14,7 +14,8 @@ Made = tuple[Curve, eqx.Module]
 def kept(file: Path, make: Callable[[], Made], like: eqx.Module) -> Made:
     """What `make()` returned once: read from `file`, or made now and written there.
 
-    **Arguments:** `file`, without `.json` and `.eqx`; `like`, a model of the structure of the one returned.
+    **Arguments:** `file`, without `.json` and `.eqx`; `like`, a model of the structure of that
+    which is returned.
     """
     # Not by `with_suffix`: names have numbers, and numbers have points.
     curve_file, model_file = (file.with_name(file.name + end) for end in (".json", ".eqx"))
