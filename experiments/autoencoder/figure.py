@@ -46,22 +46,22 @@ def draw(
     for name, row in rows.items():
         panels[name].imshow(np.hstack(list(row)), cmap="gray_r", vmin=0, vmax=1)
         panels[name].set(xticks=[], yticks=[])
-        panels[name].set_ylabel(name, rotation=0, ha="right", va="center")
+        panels[name].set_title(name, loc="left", fontsize="medium")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def _curves(axes: Axes, curves: dict[str, list[Curve]], column: str, label: str) -> None:
+    # The start, of no steps, is left out: it has no place on a logarithmic axis.
     for colour, (name, seeds) in zip(COLOURS, curves.items()):
         for number, curve in enumerate(seeds):
             axes.plot(
-                [getattr(point, column) for point in curve],
-                [point.loss for point in curve],
+                [getattr(point, column) for point in curve[1:]],
+                [point.loss for point in curve[1:]],
                 color=colour, linewidth=1, label=name if number == 0 else None,
             )  # fmt: skip
     for level in LEVELS:
         axes.axhline(level, color="0.6", linewidth=0.7, linestyle=":")
-    # The start, of no steps, is left of every logarithmic axis.
     axes.set(xscale="log", yscale="log", xlabel=label)
     axes.set_yticks(TICKS, labels=map(str, TICKS))
     axes.minorticks_off()

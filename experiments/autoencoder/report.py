@@ -42,4 +42,5 @@ def verdict(curves: dict[str, list[Curve]]) -> str:
 def _written(found: Spread | None) -> str:
     if found is None:
         return "–"
-    return f"{found.median:.3g} ({found.low:.3g} to {found.high:.3g})"
+    median, low, high = (f"{number:.{3 if number < 100 else 4}g}" for number in found)
+    return f"{median} ({low} to {high})"
