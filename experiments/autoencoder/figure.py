@@ -1,0 +1,67 @@
+"""Loss by steps and by seconds, and what the models make of digits that they have not seen."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from data import Dataset
+
+from .curves import Curve
+from .levels import LEVELS
+
+COLOURS = ("#0072b2", "#d55e00")
+TICKS = (60, 70, 80, 90, 120, 200, 400)
+IMAGES = 10
+
+
+def draw(
+    curves: dict[str, list[Curve]],
+    reconstructions: dict[str, eqx.Module],
+    dataset: Dataset,
+    path: Path,
+) -> None:
+    """Two panels of curves, a line per seed, over rows of images: the originals, each model's.
+
+    **Arguments:** `curves` and `reconstructions`, by method; the models, of one seed.
+    """
+    images = np.asarray(dataset.test[0])[:IMAGES]
+    rows = {"test images": images}
+    for name, model in reconstructions.items():
+        pixels = jax.nn.sigmoid(jax.vmap(model)(images))  # pyright: ignore[reportArgumentType]
+        rows[name] = np.asarray(pixels).reshape(images.shape)
+    figure, panels = plt.subplot_mosaic(
+        [["step", "seconds"], *([name, name] for name in rows)],
+        figsize=(10, 4 + len(rows)),
+        height_ratios=[4] + [1] * len(rows),
+        layout="constrained",
+    )
+    _curves(panels["step"], curves, "step", "steps")
+    _curves(panels["seconds"], curves, "seconds", "seconds, without compilation and evaluation")
+    panels["step"].set_ylabel("training loss, whole part")
+    panels["step"].legend()
+    for name, row in rows.items():
+        panels[name].imshow(np.hstack(list(row)), cmap="gray_r", vmin=0, vmax=1)
+        panels[name].set(xticks=[], yticks=[])
+        panels[name].set_title(name, loc="left", fontsize="medium")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _curves(axes: Axes, curves: dict[str, list[Curve]], column: str, label: str) -> None:
+    # The start, of no steps, is left out: it has no place on a logarithmic axis.
+    for colour, (name, seeds) in zip(COLOURS, curves.items()):
+        for number, curve in enumerate(seeds):
+            axes.plot(
+                [getattr(point, column) for point in curve[1:]],
+                [point.loss for point in curve[1:]],
+                color=colour, linewidth=1, label=name if number == 0 else None,
+            )  # fmt: skip
+    for level in LEVELS:
+        axes.axhline(level, color="0.6", linewidth=0.7, linestyle=":")
+    axes.set(xscale="log", yscale="log", xlabel=label)
+    axes.set_yticks(TICKS, labels=map(str, TICKS))
+    axes.minorticks_off()

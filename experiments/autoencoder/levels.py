@@ -1,0 +1,50 @@
+"""When a curve first reaches a loss, and what several seeds say of that together."""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .curves import Curve, Point
+
+LEVELS = (90.0, 80.0, 70.0)
+
+
+class Spread(NamedTuple):
+    """The median of several numbers, between the smallest and the largest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def reached(curve: Curve, level: float) -> Point | None:
+    """The first point that was evaluated with at most this loss."""
+    return next((point for point in curve if point.loss <= level), None)
+
+
+def spread(points: Sequence[Point | None], name: str) -> Spread | None:
+    """Of the field `name` over the seeds; None if one of them never got there."""
+    known = [getattr(point, name) for point in points if point is not None]
+    if len(known) < len(points):
+        return None
+    return Spread(statistics.median(known), min(known), max(known))
+
+
+def ratio(ours: Sequence[Point | None], theirs: Sequence[Point | None], name: str) -> Spread | None:
+    """Ours over theirs, seed by seed: both start from the same weights."""
+    if None in ours or None in theirs:
+        return None
+    ratios = [getattr(a, name) / getattr(b, name) for a, b in zip(ours, theirs, strict=True)]
+    return Spread(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def best(curves: Sequence[Curve], level: float) -> int:
+    """The curve that reaches the level in the fewest steps, else that of the least last loss."""
+
+    def key(curve: Curve) -> tuple[float, float]:
+        point = reached(curve, level)
+        # A loss that is not a number is no loss to compare.
+        last = curve[-1].loss if curve[-1].loss == curve[-1].loss else float("inf")
+        return (float("inf") if point is None else point.step, last)
+
+    return min(range(len(curves)), key=lambda index: key(curves[index]))
