@@ -122,6 +122,7 @@ def _write(
         first_seed=SEEDS[0],
         tuning_seeds=f"{TUNING_SEEDS[0]}–{TUNING_SEEDS[-1]}",
         rounds=ROUNDS,
+        control_batch=CONTROL_BATCH,
         small=SMALL,
         large=LARGE,
         verdicts=verdicts.all_of(small, large, defaults),

@@ -87,7 +87,7 @@ ONE, FIVE = cv.SampledFisher(samples=1), cv.SampledFisher(samples=5)
 _RATES = tuple((rate,) for rate in (1e-3, 3e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2, 5e-2))
 _SGD_RATES = tuple((rate,) for rate in (0.1, 0.3, 0.5, 1.0, 2.0))
 _SPRING = ("λ", "μ")
-_SETTINGS = ((1.0, 0.8), (1.5, 0.8), (2.0, 0.9), (3.0, 0.9))
+_SETTINGS = ((1.0, 0.8), (1.5, 0.8), (2.0, 0.9))
 
 IN_SMALL = (
     Method("adam", ("rate",), _RATES, adam),
@@ -95,15 +95,13 @@ IN_SMALL = (
     Method("empirical_fisher", _SPRING, _SETTINGS, averaged(in_sample_space(EMPIRICAL))),
     Method("true_fisher 1", _SPRING, _SETTINGS, averaged(in_sample_space(ONE))),
     Method("true_fisher 5", _SPRING, _SETTINGS, averaged(in_sample_space(FIVE))),
-    Method("exact_fisher", _SPRING, _SETTINGS[:3], averaged(in_sample_space(EXACT))),
+    Method("exact_fisher", _SPRING, _SETTINGS, averaged(in_sample_space(EXACT))),
     Method("adam, averaged", ("rate",), _RATES, averaged(adam)),
     Method("sgd, averaged", ("rate",), _SGD_RATES, averaged(sgd)),
 )
 IN_LARGE = (
     Method("adam", ("rate",), _RATES, adam),
     Method("sgd", ("rate",), _SGD_RATES, sgd),
-    Method("empirical_fisher", ("λ",), ((0.1,),), truncated(EMPIRICAL)),
-    Method("true_fisher 1", ("λ",), ((0.01,),), truncated(ONE)),
     Method("exact_fisher", ("λ",), ((0.003,), (0.01,)), truncated(EXACT)),
 )
 # Gauss–Newton and the curvature of the KL divergence are the exact Fisher for this likelihood.

@@ -80,6 +80,12 @@ class Trainer:
         numbers = jnp.asarray(setting, jnp.result_type(float))
         return self._loop(jnp.uint32(seed), numbers, self._task.order(seed), parts()[0])
 
+    def final_loss(self, seed: int, setting: Sequence[float]) -> float:
+        """The training loss in the end."""
+        _, weights, _ = self.weights(seed, setting)
+        losses, _ = scores(jax.tree.map(lambda leaf: leaf[-1:], weights), parts()[0])
+        return float(losses[0])
+
     def run(self, seed: int, setting: Sequence[float]) -> Run:
         """One training run."""
         last, weights, (losses, accepted) = self.weights(seed, setting)

@@ -91,6 +91,6 @@ def _tried(method: Method, trainer: Trainer, seeds: Sequence[int]) -> dict[Setti
     if len(method.settings) == 1:
         return {method.settings[0]: []}
     return {
-        setting: [float(trainer.run(seed, setting).train_loss[-1]) for seed in seeds]
+        setting: [trainer.final_loss(seed, setting) for seed in seeds]
         for setting in method.settings
     }

@@ -46,9 +46,10 @@ def test_experiment_trains(name, compose, train, request):
     if name in BY_ADAM:  # optax multiplies floats by its integer step counts
         request.getfixturevalue("standard_promotion")
     arguments = [f"experiment={name}", "max_steps=2", "hydra.run.dir=run"]
-    if compose(f"experiment={name}").batch_size is not None:
+    config = planned_job(compose(f"experiment={name}"), multirun=False).config
+    if config["batch_size"] is not None:
         arguments.append("batch_size=20")
-    if name in DOWNLOADED:
+    if config["choices"]["dataset"] in DOWNLOADED:
         arguments.append("dataset=digits")
     done = train(*arguments)
     assert done.code == 0, done.err
