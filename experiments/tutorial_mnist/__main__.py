@@ -28,7 +28,7 @@ STUDIES = {
     "defaults": (SMALL, DEFAULTS, 1),
 }
 """Task, methods, and rounds of timing."""
-CONTROL_BATCH = 32
+CONTROL_BATCH = 16
 
 
 def main() -> None:

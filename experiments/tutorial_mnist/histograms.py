@@ -1,5 +1,6 @@
 """Weights, gradients and natural gradients, before training and after it."""
 
+import equinox as eqx
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def _direction(
 
 
 def _arrays(model: PyTree) -> PyTree[Array]:
-    return [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
+    return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
 
 
 def _flat(tree: PyTree) -> Flat:
