@@ -1,0 +1,106 @@
+"""Losses and accuracies by steps and by seconds, and the control."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+
+from .rank_one import DAMPINGS, Lengths
+from .study import Outcome
+
+COLOURS = ("black", "#999999", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+def curves(found: Sequence[dict[str, Outcome]], path: Path) -> None:
+    """One row per task: the training loss and the test accuracy, by steps and by seconds."""
+    figure, panels = plt.subplots(
+        len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
+    )
+    for row, outcomes in zip(panels, found, strict=True):
+        task = next(iter(outcomes.values())).task
+        for colour, (name, outcome) in zip(COLOURS, outcomes.items()):
+            loss = np.stack([run.train_loss for run in outcome.runs])
+            accuracy = 100 * np.stack([run.test_accuracy for run in outcome.runs])
+            steps = task.every * np.arange(1, loss.shape[1] + 1)
+            seconds = steps * outcome.seconds / steps[-1]
+            for axes, x, y in zip(
+                row, (steps, seconds, steps, seconds), (loss, loss, accuracy, accuracy)
+            ):
+                _line(axes, x, y, colour, name)
+        for axes, measure in zip(row, ("training loss", "test accuracy, %") * 2):
+            axes.set(title=f"batch {task.batch_size}", ylabel=measure)
+            axes.grid(alpha=0.3)
+        for axes, x in zip(row, ("steps", "seconds, without compilation") * 2):
+            axes.set_xlabel(x)
+            if x != "steps":
+                axes.set_xscale("log")
+        for axes in row[:2]:
+            axes.set_yscale("log")
+        for axes in row[2:]:
+            axes.set_ylim(80, 97)
+        row[0].legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def control(
+    found: dict[str, Lengths],
+    training: dict[str, Float[np.ndarray, " steps"]],
+    path: Path,
+) -> None:
+    """‖d‖ against the damping at some weights, and the losses of training with ḡ/‖ḡ‖²."""
+    figure, panels = plt.subplots(
+        1, len(found) + 1, figsize=(5.2 * (len(found) + 1), 4.4), layout="constrained"
+    )
+    for axes, (title, lengths) in zip(panels, found.items()):
+        for colour, (name, values) in zip(COLOURS, lengths.of.items()):
+            wrong = name not in ("empirical_fisher", "true_fisher 1", "exact_fisher")
+            style = "--" if wrong else "-"
+            axes.plot(DAMPINGS, values, style, color=colour, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="damping λ", ylabel="‖(C + λI)⁻¹ḡ‖")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    for colour, (name, losses) in zip(COLOURS, training.items()):
+        panels[-1].plot(np.arange(len(losses)), losses, color=colour, label=name)
+    panels[-1].set(xlabel="step", ylabel="loss of the batch", yscale="log", title="training")
+    panels[-1].grid(alpha=0.3)
+    panels[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], path: Path) -> None:
+    """One row per time, one panel per quantity, one outline per method."""
+    columns = list(next(iter(found.values())))
+    figure, panels = plt.subplots(
+        len(found), len(columns), figsize=(5 * len(columns), 3.6 * len(found)),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for row, (time, quantities) in zip(panels, found.items(), strict=True):
+        for axes, (quantity, of) in zip(row, quantities.items(), strict=True):
+            largest = max(np.abs(values).max() for values in of.values())
+            for colour, (name, values) in zip(COLOURS, of.items()):
+                axes.hist(
+                    values, bins=np.linspace(-largest, largest, 121), histtype="step",
+                    color=colour, label=name,
+                )  # fmt: skip
+            axes.set(yscale="log", title=f"{quantity}, {time}", ylabel="how many")
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _line(
+    axes: Axes,
+    x: Float[np.ndarray, " points"],
+    y: Float[np.ndarray, "seeds points"],
+    colour: str,
+    name: str,
+) -> None:
+    """The median over the seeds, in the band of all of them."""
+    axes.plot(x, np.median(y, axis=0), color=colour, label=name, linewidth=1.4)
+    axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.12, linewidth=0)

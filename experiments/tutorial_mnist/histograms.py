@@ -1,0 +1,62 @@
+"""Weights, gradients and natural gradients, before training and after it."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+import curvature as cv
+
+from .runs import OBJECTIVE, with_weights
+
+Flat = Float[np.ndarray, " P"]
+
+
+def quantities(
+    weights: dict[str, PyTree[Array]],
+    natural: dict[str, tuple[cv.AbstractCurvature, float]],
+    batch: tuple[Array, Array],
+    key: PRNGKeyArray,
+) -> dict[str, dict[str, Flat]]:
+    """By quantity, then by method: w, the gradient of the batch, and (C + λI)⁻¹ of it.
+
+    **Arguments:** `weights` of every method; `natural`, C and λ of those that have them.
+    """
+    gradients = {name: _gradient(with_weights(w), batch) for name, w in weights.items()}
+    directions = {
+        name: _direction(*natural[name], with_weights(weights[name]), batch, key)
+        for name in natural
+    }
+    return {
+        "weights": {name: _flat(w) for name, w in weights.items()},
+        "gradient": gradients,
+        "natural gradient": directions,
+    }
+
+
+def _gradient(model: PyTree, batch: tuple[Array, Array]) -> Flat:
+    return _flat(OBJECTIVE.linearise(model, batch).grad)
+
+
+def _direction(
+    curvature: cv.AbstractCurvature,
+    damping: float,
+    model: PyTree,
+    batch: tuple[Array, Array],
+    key: PRNGKeyArray,
+) -> Flat:
+    """What a step subtracts from the weights: without momentum, to a residual of 1e-4."""
+    solver = cv.CG(rtol=1e-4, max_steps=500)
+    optimiser = cv.NaturalGradient(OBJECTIVE, curvature, solver, damping=damping)
+    new, _, _ = optimiser.step(model, batch, optimiser.init(model), key=key)
+    return _flat(jax.tree.map(jnp.subtract, *(_arrays(m) for m in (model, new))))
+
+
+def _arrays(model: PyTree) -> PyTree[Array]:
+    return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+
+
+def _flat(tree: PyTree) -> Flat:
+    return np.asarray(jfu.ravel_pytree(_arrays(tree))[0])

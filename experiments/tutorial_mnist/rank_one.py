@@ -1,0 +1,115 @@
+"""The control: ḡḡᵀ, the outer product of the mean gradient, in the place of a curvature.
+
+The tutorial averages the loss over the batch and then takes the outer product. What is meant is
+the mean of the outer products; ḡḡᵀ has rank one, whatever the batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+
+import curvature as cv
+import models
+
+from .runs import OBJECTIVE, with_weights
+
+DAMPINGS = tuple(10.0**power for power in range(-12, 3))
+CURVATURES = {
+    "empirical_fisher": cv.EmpiricalFisher(),
+    "true_fisher 1": cv.SampledFisher(samples=1),
+    "exact_fisher": cv.ExactFisher(),
+}
+DATA, DRAWN = "ḡḡᵀ, labels of the data", "ḡḡᵀ, labels drawn"
+
+
+class Lengths(NamedTuple):
+    """‖d‖ for d = (C + λI)⁻¹ḡ at every damping λ, on one batch.
+
+    - `of`: by the name of what C is.
+    - `gradient`: ‖ḡ‖.
+    - `outside`: ‖ḡ⊥‖, the part of ḡ orthogonal to the mean gradient of drawn labels.
+    """
+
+    of: dict[str, Float[np.ndarray, " dampings"]]
+    gradient: float
+    outside: float
+
+
+def lengths(
+    weights: PyTree[Array],
+    batch: tuple[Array, Array],
+    key: PRNGKeyArray,
+    dampings: Sequence[float] = DAMPINGS,
+) -> Lengths:
+    """How long the direction gets as the damping goes to zero. Meant for float64."""
+    model = with_weights(weights)
+    linearisation = OBJECTIVE.linearise(model, batch)
+    gradient, _ = jfu.ravel_pytree(linearisation.grad)
+    drawn = _mean_gradient_of_drawn_labels(model, batch, key)
+    at = jnp.asarray(dampings)
+    of = {
+        DATA: jax.vmap(lambda damping: rank_one_length(gradient, gradient, damping))(at),
+        DRAWN: jax.vmap(lambda damping: rank_one_length(drawn, gradient, damping))(at),
+    }
+    for name, curvature in CURVATURES.items():
+        of[name] = _lengths(curvature, model, batch, key, at)
+    along = gradient @ drawn / jnp.linalg.norm(drawn)
+    outside = jnp.sqrt(gradient @ gradient - along**2)
+    found = {name: np.asarray(values) for name, values in of.items()}
+    return Lengths(found, float(jnp.linalg.norm(gradient)), float(outside))
+
+
+def rank_one_length(
+    v: Float[Array, " P"], g: Float[Array, " P"], damping: Scalar
+) -> Float[Array, ""]:
+    """‖(vvᵀ + λI)⁻¹g‖: λ⁻¹ of what is orthogonal to v, and vᵀg/(‖v‖(‖v‖² + λ)) along it."""
+    squared = v @ v
+    unit = v / jnp.sqrt(squared)
+    along = unit @ g
+    across = g - along * unit
+    # Of g along v there is nothing across but rounding, which 1/λ would make visible.
+    size = jnp.linalg.norm(across)
+    size = jnp.where(size > 1e-12 * jnp.linalg.norm(g), size, 0)
+    return jnp.hypot(size / damping, along / (squared + damping))
+
+
+def descent() -> optax.GradientTransformation:
+    """Steps of −ḡ/‖ḡ‖² = −(ḡḡᵀ)⁺ḡ, the undamped direction."""
+    return optax.stateless(
+        lambda grad, _: optax.tree.scale(-1 / optax.tree.norm(grad, squared=True), grad)
+    )
+
+
+def _lengths(
+    curvature: cv.AbstractCurvature,
+    model: models.MLP,
+    batch: tuple[Array, Array],
+    key: PRNGKeyArray,
+    dampings: Float[Array, " dampings"],
+) -> Float[Array, " dampings"]:
+    """The same of a curvature of the library, by its optimiser."""
+
+    def at(damping: Scalar) -> Scalar:
+        optimiser = cv.NaturalGradient(OBJECTIVE, curvature, cv.SampleSpace(), damping=damping)
+        _, _, info = optimiser.step(model, batch, optimiser.init(model), key=key)
+        return info.step_norm
+
+    return jax.jit(lambda dampings: jax.lax.map(at, dampings))(dampings)
+
+
+def _mean_gradient_of_drawn_labels(
+    model: models.MLP, batch: tuple[Array, Array], key: PRNGKeyArray
+) -> Float[Array, " P"]:
+    x, _ = batch
+    likelihood = cv.Categorical()
+    labels = jax.vmap(lambda x, key: likelihood.sample(model(x), key=key))(
+        x, jax.random.split(key, len(x))
+    )
+    grad = OBJECTIVE.linearise(model, (x, labels)).grad
+    return jfu.ravel_pytree(grad)[0]

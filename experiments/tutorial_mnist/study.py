@@ -1,0 +1,96 @@
+"""Tune every method, run it, and time it."""
+
+import functools
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.timing import Ratio, Rounds
+
+from .methods import Method
+from .runs import Run, Task, Trainer
+
+Setting = tuple[float, ...]
+
+
+class Outcome(NamedTuple):
+    """What a method came to.
+
+    - `setting`: the one chosen; `tried`: the final training losses of every setting, by seed.
+    - `runs`: one per reported seed.
+    - `seconds`: of a whole run, compiled, the median of the rounds; `cost`: over the baseline's.
+    """
+
+    name: str
+    task: Task
+    names: tuple[str, ...]
+    setting: Setting
+    tried: dict[Setting, list[float]]
+    runs: list[Run]
+    seconds: float
+    cost: Ratio
+
+    def written(self, setting: Setting) -> str:
+        """A setting in words."""
+        return ", ".join(f"{name} = {value:g}" for name, value in zip(self.names, setting))
+
+
+def study(
+    task: Task,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    tuning_seeds: Sequence[int],
+    *,
+    rounds: int,
+    kept: Path,
+) -> dict[str, Outcome]:
+    """The outcome of every method; the first one is the baseline of the times.
+
+    What `kept` holds of an earlier call is not measured again.
+    """
+    if kept.exists():
+        return pickle.loads(kept.read_bytes())
+    trainers = {method.name: Trainer(method.make, task) for method in methods}
+    tried, chosen, runs = {}, {}, {}
+    for method in methods:
+        name, trainer = method.name, trainers[method.name]
+        tried[name] = _tried(method, trainer, tuning_seeds)
+        chosen[name] = best(tried[name])
+        runs[name] = [trainer.run(seed, chosen[name]) for seed in seeds]
+        ends = [round(float(run.train_loss[-1]), 4) for run in runs[name]]
+        print(task.batch_size, name, chosen[name], ends, flush=True)
+    once: dict[str, Callable[[], object]] = {
+        name: functools.partial(trainer.weights, seeds[0], chosen[name])
+        for name, trainer in trainers.items()
+    }
+    times, baseline = Rounds(once, rounds), methods[0].name
+    found = {
+        name: Outcome(
+            name, task, names, chosen[name], tried[name], runs[name],
+            times.median(name), times.ratio(name, baseline),
+        )
+        for name, names in ((method.name, method.names) for method in methods)
+    }  # fmt: skip
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(pickle.dumps(found))
+    return found
+
+
+def best(tried: dict[Setting, list[float]]) -> Setting:
+    """The setting with the least mean final loss; one that is not finite loses."""
+    if len(tried) == 1:
+        return next(iter(tried))
+    means = {setting: float(np.mean(losses)) for setting, losses in tried.items()}
+    return min(means, key=lambda s: means[s] if np.isfinite(means[s]) else np.inf)
+
+
+def _tried(method: Method, trainer: Trainer, seeds: Sequence[int]) -> dict[Setting, list[float]]:
+    if len(method.settings) == 1:
+        return {method.settings[0]: []}
+    return {
+        setting: [trainer.final_loss(seed, setting) for seed in seeds]
+        for setting in method.settings
+    }

@@ -1,0 +1,93 @@
+"""What was aimed at, and whether it was met."""
+
+import math
+from collections.abc import Sequence
+
+from .report import diverged, final_accuracies, gain, row
+from .runs import Run
+from .study import Outcome
+
+LEAST_ACCURACY = 85.0
+MOST_COST = 3.0
+FIRST_ORDER = ("adam", "sgd", "adam, averaged", "sgd, averaged")
+
+
+def all_of(
+    small: dict[str, Outcome], large: dict[str, Outcome], defaults: dict[str, Outcome]
+) -> str:
+    """One line per target."""
+    every_run = [
+        (name, run)
+        for outcomes in (small, large, defaults)
+        for name, outcome in outcomes.items()
+        if name not in FIRST_ORDER
+        for run in outcome.runs
+    ]
+    lines = [
+        steps(small, "exact_fisher", "adam", 1),
+        steps(small, "exact_fisher", "adam, averaged", 1),
+        steps(large, "exact_fisher", "adam", 0.5),
+        cost(small, "true_fisher 1"),
+        accuracy(small, "exact_fisher"),
+        accuracy(large, "exact_fisher"),
+        none_diverges(every_run),
+        lowest_default(defaults),
+    ]
+    return "\n".join(lines)
+
+
+def steps(outcomes: dict[str, Outcome], name: str, baseline: str, share: float) -> str:
+    """At most `share` of the baseline's steps to its final training loss."""
+    total = len(outcomes[baseline].runs[0].batch_loss)
+    median = row(outcomes[name], outcomes[baseline])["median steps"]
+    reached = "never reaches it" if median is None else f"takes {median:g} of {total} steps"
+    met = median is not None and median <= share * total
+    batch_size = outcomes[name].task.batch_size
+    return (
+        f"- At batch {batch_size}, the final training loss of {baseline}, tuned, in at most "
+        f"{share:g} times its steps: {name} {reached}. {_word(met)}"
+    )
+
+
+def cost(outcomes: dict[str, Outcome], name: str) -> str:
+    """At most three times the baseline's seconds."""
+    found = outcomes[name].cost
+    return (
+        f"- At batch {outcomes[name].task.batch_size}, at most {MOST_COST:g} times Adam's seconds: "
+        f"{name} takes {found.median:.2f} ({found.low:.2f} to {found.high:.2f}) times. "
+        f"{_word(found.median <= MOST_COST)}"
+    )
+
+
+def accuracy(outcomes: dict[str, Outcome], name: str) -> str:
+    """No lower than the baseline's, within the standard error of the difference."""
+    mean, error = gain(outcomes[name], next(iter(outcomes.values())))
+    return (
+        f"- At batch {outcomes[name].task.batch_size}, a final test accuracy no lower than Adam's "
+        f"within one standard error of the paired difference: {name} has {mean:+.2f} ± {error:.2f} "
+        f"points. {_word(mean + error >= 0)}"
+    )
+
+
+def none_diverges(runs: Sequence[tuple[str, Run]]) -> str:
+    """No run ends at the loss of a uniform guess, log 10, or above."""
+    found = [name for name, run in runs if diverged(run)]
+    return (
+        f"- No seed of any curvature diverges, ends above log 10 = {math.log(10):.2f}: of "
+        f"{len(runs)} runs {len(found)} {', '.join(found)}. {_word(not found)}"
+    )
+
+
+def lowest_default(outcomes: dict[str, Outcome]) -> str:
+    """All seeds above 85 %."""
+    least = {name: final_accuracies(outcome).min() for name, outcome in outcomes.items()}
+    worst = min(least, key=least.__getitem__)
+    return (
+        f"- With the program's defaults every curvature has at least {LEAST_ACCURACY:g} % after "
+        f"two epochs at batch 128: the worst, {worst}, has {least[worst]:.2f} % at its worst seed. "
+        f"{_word(least[worst] >= LEAST_ACCURACY)}"
+    )
+
+
+def _word(met: bool) -> str:
+    return "**Met.**" if met else "**Missed.**"
