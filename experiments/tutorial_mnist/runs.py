@@ -136,7 +136,7 @@ def scores(
 def with_weights(weights: PyTree[Array]) -> models.MLP:
     """The model that has them."""
     static = eqx.filter(eqx.filter_eval_shape(initial, 0), _is_shape, inverse=True)
-    return eqx.combine(weights, static)
+    return eqx.combine(jax.tree.map(jnp.asarray, weights), static)
 
 
 def _is_shape(leaf: Any) -> bool:

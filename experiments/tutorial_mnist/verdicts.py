@@ -74,7 +74,7 @@ def none_diverges(runs: Sequence[tuple[str, Run]]) -> str:
     found = [name for name, run in runs if diverged(run)]
     return (
         f"- No seed of any curvature diverges, ends above log 10 = {math.log(10):.2f}: of "
-        f"{len(runs)} runs {len(found)} {', '.join(found)}. {_word(not found)}"
+        f"{len(runs)} runs, {', '.join(found) or 'none'} did. {_word(not found)}"
     )
 
 
