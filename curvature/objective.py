@@ -97,7 +97,7 @@ class AbstractObjective(eqx.Module):
             keys = example_keys(term_key(key, index), _leading_axis(inputs, targets))
             z = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))(model, inputs, keys)
             losses.append(_scale(term, z) * jnp.sum(jax.vmap(term.likelihood.nll)(z, targets)))
-        return jnp.asarray(sum(losses)) + self._penalty(model)
+        return jnp.asarray(sum(losses)) + self.penalty(model)
 
     def linearise(
         self,
@@ -136,7 +136,7 @@ class AbstractObjective(eqx.Module):
             cotangents.append(_scale(term, z) * grad)
         grad = transpose(jvp, params)(tuple(cotangents))
         return Linearisation(
-            loss=jnp.asarray(sum(losses)) + self._penalty(model),
+            loss=jnp.asarray(sum(losses)) + self.penalty(model),
             grad=grad if self.l2 is None else add_scaled(grad, self.l2, params),
             cotangents=tuple(cotangents),
             outputs=jtu.tree_unflatten(treedef, zs),
@@ -150,8 +150,8 @@ class AbstractObjective(eqx.Module):
             jvp=jvp,
         )
 
-    def _penalty(self, model: PyTree) -> Scalar | float:
-        """½ l2 ‖w‖²."""
+    def penalty(self, model: PyTree) -> Scalar | float:
+        """½ l2 ‖w‖², what the loss has beside its terms."""
         if self.l2 is None:
             return 0.0
         # Not by the norm, which has no derivative at zero.

@@ -103,6 +103,7 @@ class ProximalPoint(AbstractOptimiser):
         def proximal(candidate: PyTree[Array], args: None = None) -> tuple[Scalar, Scalar]:
             del args
             at, divergence = self._loss_and_divergence(linearisation.terms, candidate)
+            at += self.objective.penalty(eqx.combine(candidate, frozen))
             return at + strength * divergence, divergence
 
         solution = optx.minimise(
@@ -157,7 +158,7 @@ class ProximalPoint(AbstractOptimiser):
     def _loss_and_divergence(
         self, terms: tuple[LinearisedTerm, ...], candidate: PyTree[Array]
     ) -> tuple[Scalar, Scalar]:
-        """L(w') and D(w, w') of one forward pass, on the examples of the linearisation at w."""
+        """The terms of L(w'), and D(w, w'), of one forward pass on the examples at w."""
         losses, divergences = [], []
         for term in terms:
             outputs = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))

@@ -150,6 +150,23 @@ def test_terms_step_as_written(x64):
     np.testing.assert_allclose(info.loss, written.loss(written.w), rtol=1e-9)
 
 
+def test_a_penalty_is_part_of_what_is_minimised(x64):
+    """½ l2 ‖w‖² of all weights, of which the frozen shift is a constant."""
+    case, strength, l2 = small(), 5.0, 0.7
+    written = Written(case)
+
+    def loss(w):
+        return written.loss(w) + l2 * (w @ w + case.model.shift**2) / 2
+
+    objective = cv.Supervised(cases.library("bernoulli"), l2=l2)
+    opt = cv.ProximalPoint(objective, None, strength, EXACT, max_steps=500)
+    w, info = step(opt, case)
+    grad = jax.grad(lambda w: loss(w) + strength * written.divergence(w))(w)
+    assert info.accepted
+    assert np.linalg.norm(grad) < 1e-6 * info.grad_norm
+    np.testing.assert_allclose(info.loss, loss(written.w), rtol=1e-9)
+
+
 def test_scipy_finds_the_same_weights(x64):
     case, strength = small(), 5.0
     written = Written(case)
