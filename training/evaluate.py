@@ -38,7 +38,7 @@ def evaluate(
     **Returns:** `{"loss": ...}` and each term's metrics, such as `"accuracy"`; in an objective
     of several terms `"name/accuracy"`.
     """
-    found: dict[str, float] = {"loss": 0.0}
+    found = {"loss": float(objective.penalty(model))}
     values = per_example(objective, model, part)
     for name, term in terms(objective).items():
         losses, *others = (np.mean(np.asarray(v), dtype=np.float64) for v in values[name])

@@ -57,6 +57,15 @@ def bernoulli(z, y):
     return loss, np.sqrt(((1 / (1 + np.exp(-z)) - y) ** 2).mean())
 
 
+def test_a_penalty_counts_once():
+    model, (x, y) = linear(), part(37, "labels")
+    plain = evaluate(cv.Supervised(cv.Categorical()), model, (x, y))
+    found = evaluate(cv.Supervised(cv.Categorical(), l2=0.5), model, (x, y))
+    weights = np.concatenate([np.ravel(model.weight), np.ravel(model.bias)]).astype(np.float64)
+    np.testing.assert_allclose(found["loss"], plain["loss"] + 0.25 * weights @ weights, rtol=1e-6)
+    assert found["accuracy"] == plain["accuracy"]
+
+
 @pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 37])
 @pytest.mark.parametrize(
     ("likelihood", "targets", "metric", "expected"),
