@@ -11,13 +11,11 @@ import jax
 from data import Dataset
 from environments import OnPolicy
 from training import Run, Settings
+from training.settings import MODEL_STREAM
 
 from .errors import ConfigError
 from .instantiation import instantiate, why_not
 from .job import Job
-
-MODEL_STREAM = 2**32 - 1
-"""Folded into the seed for the weights; the steps fold in their numbers, which end before it."""
 
 
 def build(job: Job, *, shapes_only: bool = False) -> Run:

@@ -5,6 +5,8 @@ import math
 from typing import TypeGuard
 
 MAX_SEED = 2**32 - 1
+MODEL_STREAM = 2**32 - 1
+"""Folded into the seed for the weights; the steps fold in their numbers, which end before it."""
 OPTIONAL = ("batch_size", "max_steps", "evaluate_every")
 
 

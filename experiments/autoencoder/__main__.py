@@ -7,6 +7,7 @@ from pathlib import Path
 
 import data
 from benchmarks import machine
+from experiments.markdown import versions
 
 from . import figure
 from .curves import BATCH_SIZE, Curve, initial_model, run
@@ -66,7 +67,7 @@ def _write(
     about = machine.describe()
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        versions=versions(about),
         processor=about["processor"],
         cores=about["cores"],
         batch_size=BATCH_SIZE,

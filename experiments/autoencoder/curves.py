@@ -14,13 +14,12 @@ import curvature as cv
 import models
 from data import Dataset, batch_indices
 from training.evaluate import Evaluator
+from training.settings import MODEL_STREAM
 from training.sources import source
 from training.stepper import Stepper
 
 BATCH_SIZE = 1000
 SIZES = (256, 64, 16)
-MODEL_STREAM = 2**32 - 1
-"""Folded into the seed for the weights, as `launch` does, which is not to be imported here."""
 
 
 class Point(NamedTuple):

@@ -1,5 +1,7 @@
 """The tables, as Markdown."""
 
+from experiments.markdown import table
+
 from .curves import Curve
 from .levels import LEVELS, Spread, ratio, reached, spread
 
@@ -8,25 +10,24 @@ NUMBERS = {"step": "steps", "seconds": "seconds", "processor_seconds": "processo
 
 def levels_table(curves: dict[str, list[Curve]]) -> str:
     """One row per level and number: each method's, and the first method's over the second's."""
-    lines = ["| to a loss of | | " + " | ".join([*curves, "ratio"]) + " |"]
-    lines.append("| --- " * (len(curves) + 3) + "|")
+    rows = []
     for level in LEVELS:
         points = [[reached(curve, level) for curve in seeds] for seeds in curves.values()]
         for name, title in NUMBERS.items():
             cells = [_written(spread(seeds, name)) for seeds in points]
             cells.append(_written(ratio(points[0], points[1], name)))
-            lines.append(f"| {level:g} | {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([f"{level:g}", title, *cells])
+    return table(["to a loss of", "", *curves, "ratio"], rows)
 
 
 def tuning_table(tried: dict[float, Curve]) -> str:
     """One row per learning rate: steps to the first level, and the last loss."""
-    lines = [f"| rate | steps to {LEVELS[0]:g} | last loss |", "| --- | --- | --- |"]
+    rows = []
     for rate, curve in tried.items():
         point = reached(curve, LEVELS[0])
         steps, last = "–" if point is None else str(point.step), curve[-1]
-        lines.append(f"| {rate:g} | {steps} | {last.loss:.1f} after {last.step} |")
-    return "\n".join(lines)
+        rows.append([f"{rate:g}", steps, f"{last.loss:.1f} after {last.step}"])
+    return table(["rate", f"steps to {LEVELS[0]:g}", "last loss"], rows)
 
 
 def verdict(curves: dict[str, list[Curve]]) -> str:

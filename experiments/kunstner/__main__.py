@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import machine
+from experiments.markdown import versions
 
 from . import figure, problems
 from .newton import Iterate, iterates
@@ -33,14 +34,13 @@ def _write(
     folder: Path, newton: dict[str, list[Iterate]], scaling: dict[str, list[Scaling]]
 ) -> None:
     about = machine.describe()
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     tables = [
         f"### {name}\n\n{scaling_table(found)}\n\n{near_the_optimum(found)}"
         for name, found in scaling.items()
     ]
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=versions,
+        versions=versions(about),
         newton=newton_table(newton),
         scaling="\n\n".join(tables),
     )

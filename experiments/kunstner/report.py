@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from experiments.markdown import table
+
 from .newton import Iterate
 from .scaling import DISTANCES, Scaling
 
@@ -44,12 +46,6 @@ def near_the_optimum(found: Sequence[Scaling]) -> str:
         f"With the empirical Fisher, over all dampings, {_short(asked)} is left at least, and "
         f"{_short(best)} at the best step size, which one would have to know."
     )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _short(value: float) -> str:

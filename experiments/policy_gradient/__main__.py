@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks import machine
+from experiments.markdown import table, versions
 
 from . import figure
 from .curves import SOURCE, best, curves, reached
@@ -68,7 +69,7 @@ def _write(
     about = machine.describe()
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        versions=versions(about),
         time_steps=SOURCE.time_steps,
         tuning_seeds=f"{TUNING_SEEDS[0]}–{TUNING_SEEDS[-1]}",
         seeds=f"{SEEDS[0]}–{SEEDS[-1]}",
@@ -102,12 +103,11 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header)]
+    header, lines = list(rows[0]), []
     for row in rows:
         cells = ["never" if row[name] is None else row[name] for name in header]
         lines.append([f"{cell:,.6g}" if isinstance(cell, float | int) else cell for cell in cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(header, lines)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from jaxtyping import Array, Float, Int
 
 import models
 from environments import CartPole, OnPolicy
+from training.settings import MODEL_STREAM
 from training.sources import ROLLOUT_STREAM
 
 from .methods import Method
 
 TARGET = 475.0
-MODEL_STREAM = 2**32 - 1
-"""Folded into the seed for the weights, as `launch` does, which is not to be imported here."""
 SOURCE = OnPolicy(CartPole(), time_steps=5000, environments=10, discount=0.99)
 
 

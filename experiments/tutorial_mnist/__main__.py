@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 import curvature as cv
 from benchmarks import machine
+from experiments.markdown import versions
 
 from . import figure, rank_one, record, report, verdicts
 from .histograms import quantities
@@ -114,7 +115,7 @@ def _write(
     text = TEMPLATE.read_text().format(
         command=COMMAND,
         python=about["python"],
-        versions=", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        versions=versions(about),
         cores=about["cores"],
         processor=about["processor"],
         parameters=sum(leaf.size for leaf in jax.tree.leaves(_start())),

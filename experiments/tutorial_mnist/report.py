@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.markdown import table
+
 from .rank_one import DAMPINGS, Lengths
 from .runs import Run
 from .study import Outcome
@@ -113,12 +115,6 @@ def control_table(found: dict[str, Lengths]) -> str:
         for time, of in found.items()
     ]
     return "\n\n".join(["Lengths ‖(C + λI)⁻¹ḡ‖:", table(header, rows), *about])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

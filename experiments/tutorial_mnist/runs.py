@@ -13,9 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 import curvature as cv
 import data
 import models
-
-MODEL_STREAM = 2**32 - 1
-"""Folded into the seed for the weights, as `launch` does, which is not to be imported here."""
+from training.settings import MODEL_STREAM
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 

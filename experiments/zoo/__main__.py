@@ -9,6 +9,7 @@ import numpy as np
 
 import curvature as cv
 from benchmarks import machine
+from experiments.markdown import table, versions
 
 from .problems import problems
 from .training import Trained, train
@@ -58,11 +59,10 @@ def _round(value: Any) -> float:
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
     about = machine.describe()
-    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     text = TEMPLATE.read_text().format(
-        python=about["python"], versions=versions, table="\n".join(lines)
+        python=about["python"],
+        versions=versions(about),
+        table=table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]),
     )
     (folder / "zoo.md").write_text(text)
     results = {"machine": about, "seeds": SEEDS, "steps": STEPS, "rows": rows}

@@ -1,6 +1,6 @@
 """Physics-informed networks: damped Gauss-Newton against Adam for the same time.
 
-python -m benchmarks.physics --runs outputs/physics --into docs/results
+python -m experiments.physics --runs outputs/physics --into docs/results
 """
 
 import argparse
@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import machine, physics_figures
+from benchmarks import machine
+from experiments import markdown
 
-ROOT = Path(__file__).parents[1]
+from . import figure
+
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ("poisson2d", "heat", "poisson5d")
 LEVELS = (1e-4, 1e-6)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -133,10 +136,11 @@ def spread(values: list[Any]) -> str:
 def table(title: str, by_optimiser: dict[str, list[dict[str, Any]]]) -> str:
     """One experiment in Markdown: medians over the seeds, then the final errors seed by seed."""
     names = [name for name in next(iter(by_optimiser.values()))[0] if name != "seed"]
-    lines = [f"## {title}", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for optimiser, rows in by_optimiser.items():
-        cells = [spread([row[name] for row in rows]) for name in names]
-        lines.append(f"| {optimiser} | {' | '.join(cells)} |")
+    cells = [
+        [optimiser, *(spread([row[name] for row in rows]) for name in names)]
+        for optimiser, rows in by_optimiser.items()
+    ]
+    lines = [f"## {title}", "", markdown.table(["", *names], cells)]
     for optimiser, rows in by_optimiser.items():
         errors = ", ".join(f"{row['l2_error']:.2g}" for row in rows)
         seeds = ", ".join(str(row["seed"]) for row in rows)
@@ -157,8 +161,8 @@ def main() -> None:
         measured = measure(runs, experiment, range(arguments.seeds))
         found[experiment] = {name: [*map(figures_of, those)] for name, those in measured.items()}
         curves = {name: [*map(curve, those)] for name, those in measured.items()}
-        figure = arguments.into / f"physics_{experiment}.png"
-        physics_figures.draw(figure, experiment, curves, measured["gauss_newton"][0])
+        file = arguments.into / f"physics_{experiment}.png"
+        figure.draw(file, experiment, curves, measured["gauss_newton"][0])
         print(table(experiment, found[experiment]), flush=True)
     (arguments.into / "physics.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,0 +1,1 @@
+"""Physics-informed networks: damped Gauss-Newton against Adam for the same time."""
