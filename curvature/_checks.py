@@ -28,6 +28,17 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
     return found
 
 
+def fraction(name: str, value: Any, *, positive: bool = False, instead: str = "") -> None:
+    """Raise unless `value` lies in [0, 1), or in (0, 1) if `positive`; see [`number`][].
+
+    **Arguments:** `instead`, what else may be given, for the end of the sentence.
+    """
+    known = number(name, value, positive=positive)
+    if known is not None and known >= 1:
+        wanted = "(0, 1)" if positive else "[0, 1)"
+        raise ValueError(f"`{name}` must lie in {wanted}, got {value}{instead}.")
+
+
 def positive_int(name: str, value: object) -> None:
     """Raise unless `value` is an integer of at least 1; `name` is what the user wrote."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree, Scalar, ScalarLike
 
-from .._checks import number
+from .._checks import fraction
 from .._trees import scaled
 from ._base import AbstractMomentum, Direction
 
@@ -25,9 +25,7 @@ class Spring(AbstractMomentum):
     decay: Scalar
 
     def __init__(self, decay: ScalarLike = 0.9):
-        known = number("Spring(decay=...)", decay)
-        if known is not None and known >= 1:
-            raise ValueError(f"`Spring(decay=...)` must lie in [0, 1), got {decay}.")
+        fraction("Spring(decay=...)", decay)
         self.decay = jnp.asarray(decay)
 
     def remembers(self) -> bool:

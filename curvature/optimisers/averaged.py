@@ -2,7 +2,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._checks import number
+from .._checks import fraction
 from .._trees import add_scaled, like
 from ..objective import AbstractObjective
 from ..solvers import Plan
@@ -51,12 +51,8 @@ class Averaged(AbstractEvaluatedElsewhere):
 
     def __init__(self, optimiser: AbstractOptimiser, decay: ScalarLike | None):
         if decay is not None:
-            known = number("Averaged(decay=...)", decay, positive=True)
-            if known is not None and known >= 1:
-                raise ValueError(
-                    f"`Averaged(decay=...)` must lie in (0, 1), got {decay}; for the mean of all "
-                    "weights give None."
-                )
+            instead = "; for the mean of all weights give None"
+            fraction("Averaged(decay=...)", decay, positive=True, instead=instead)
         self.objective = optimiser.objective
         self.optimiser = optimiser
         self.decay = None if decay is None else jnp.asarray(decay)

@@ -9,7 +9,7 @@ import optax
 import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ..._checks import number, positive_int
+from ..._checks import fraction, positive_int
 from ..._trees import add_scaled, like, norm, scaled, vdot
 from ...backends import AbstractCurvature, GaussNewton
 from ...damping import AbstractDamping, ConstantDamping
@@ -125,11 +125,7 @@ class NaturalGradient(AbstractOptimiser):
         if self.curvature_batch is not None:
             positive_int("NaturalGradient(curvature_batch=...)", self.curvature_batch)
         if self.metric_decay is not None:
-            known = number("NaturalGradient(metric_decay=...)", self.metric_decay, positive=True)
-            if known is not None and known >= 1:
-                raise ValueError(
-                    f"`NaturalGradient(metric_decay=...)` must lie in (0, 1), got {known:g}."
-                )
+            fraction("NaturalGradient(metric_decay=...)", self.metric_decay, positive=True)
         if not 0 <= self.warm_start <= 1:
             raise ValueError(
                 f"`NaturalGradient(warm_start=...)` must lie in [0, 1], got {self.warm_start}."
