@@ -24,7 +24,9 @@ def columns_of(
     """The columns √(weight_t/n_t) S_i e_k, as cotangents of the outputs, per term."""
     columns = []
     for factor, term in zip(factors, linearisation.terms, strict=True):
-        matrices = eqx.filter_vmap(lambda S: S.as_matrix())(factor)  # [n, c, r]
+        # The count of examples is given, since a factor without arrays does not tell it.
+        examples = len(term.outputs)
+        matrices = eqx.filter_vmap(lambda S: S.as_matrix(), axis_size=examples)(factor)  # [n, c, r]
         scaled = jnp.sqrt(term.scale) * jnp.moveaxis(matrices, -1, 0)
         columns.append(scaled.reshape(-1, *term.outputs.shape))
     return tuple(columns)
