@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 import curvature as cv
+from training import machine
 
-from . import exact_solves, loop_cost, machine, stepping
+from . import exact_solves, loop_cost, stepping
 from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
 from .timing import Rounds
 

@@ -25,6 +25,7 @@ class Dataset:
     - `input_shape`: the shape of one input.
     - `output_size`: how many numbers a model gives per example: the number of classes, or the
         dimension of a regression target.
+    - `validation`: as `train`, held out of it; None where nothing is, see `parts.held_out`.
     - `reference`: `(inputs, targets)` that the model itself is to give, such as the solution of
         the equation whose residuals the terms score; None where there is none.
 
@@ -39,9 +40,10 @@ class Dataset:
     input_shape: tuple[int, ...]
     output_size: int
     reference: tuple[np.ndarray, np.ndarray] | None = None
+    validation: PyTree[np.ndarray] | None = None
 
     def __post_init__(self):
-        for part in ("train", "test", "reference"):
+        for part in ("train", "test", "reference", "validation"):
             arrays = getattr(self, part)
             for term in arrays.values() if isinstance(arrays, dict) else [arrays]:
                 lengths = _lengths(term)

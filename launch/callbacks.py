@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from training.progress import say, wide_console
+from training.log import say
+from training.progress import wide_console
 
 from .errors import sentence
 

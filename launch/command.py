@@ -19,12 +19,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     **Raises:** `ConfigError` where Hydra would print its usage and leave.
     """
     parser = get_args_parser()
+    parser.add_argument("--quiet", "-q", action="store_true")
     parser.error = _refuse
     command = parser.parse_args(arguments)
     modes = [name for name in ("run", "multirun", *QUESTIONS) if getattr(command, name)]
     if len(modes) > 1:
         _refuse(f"--{modes[0]} and --{modes[1]} exclude each other")
     return command
+
+
+def without_quiet(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `quiet=true` in the place of `-q`, which Hydra does not know."""
+    command = parse(arguments)
+    if not command.quiet:
+        return list(arguments)
+    kept = [argument for argument in arguments if argument not in ("-q", "--quiet")]
+    # Beside the other overrides, because the parser wants all of them together.
+    at = kept.index(command.overrides[0]) if command.overrides else len(kept)
+    return [*kept[:at], "quiet=true", *kept[at:]]
 
 
 def is_question(command: argparse.Namespace) -> bool:

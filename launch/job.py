@@ -11,13 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training import CONFIG
+from training import CHANGEABLE, CONFIG, is_restart
 
 from .errors import ConfigError
 from .unused import OPTIONAL, ROOTS, is_used, reached
-
-CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", "checkpoint_seconds", "debug")
-"""What may be given beside `resume=FOLDER`: how long to go on, not what is being trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +80,15 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         for group, option in hydra.runtime.choices.items()
         if option is not None and is_used(group, paths)
     }
-    return Job({**plain, "choices": choices}, folder, resume=False)
+    plain["choices"] = choices
+    return Job(plain, folder, resume=_goes_on(plain, folder))
+
+
+def _goes_on(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a scheduler has started the same job again, to go on where it was stopped."""
+    if not is_restart(folder):
+        return False
+    return yaml.safe_load((folder / CONFIG).read_text()) == config
 
 
 def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:

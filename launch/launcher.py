@@ -32,12 +32,12 @@ def launch(task: Task) -> int:
 
     **Returns:** the exit code, as `training.ExitCode` names them; of a sweep the worst.
     """
-    arguments = sys.argv[1:]
     launch_id.cache_clear()
     register_resolvers()
-    debug = command_line.wants_debug(arguments)
+    debug = command_line.wants_debug(sys.argv[1:])
     try:
-        command = command_line.parse(arguments)
+        sys.argv[1:] = command_line.without_quiet(sys.argv[1:])
+        command = command_line.parse(sys.argv[1:])
         command_line.make_importable(command)
         if not command_line.is_question(command):
             composer = Composer(command)

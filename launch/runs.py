@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from data import Dataset
+from data import Dataset, first_of, held_out
 from environments import OnPolicy
 from training import Run, Settings
 from training.settings import MODEL_STREAM
@@ -43,7 +43,7 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     )
     # Set both ways: the jobs of a sweep share one process.
     jax.config.update("jax_enable_x64", config["x64"])
-    dataset = _dataset(json.dumps(config["dataset"]))
+    dataset = _parts_of(_dataset(json.dumps(config["dataset"])), settings)
     # An average wraps the optimiser that it is of.
     optimiser = "average" if config.get("average") else "optimiser"
     return Run(
@@ -53,6 +53,10 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
         settings=settings,
         config=config,
         label=job.label,
+        recorders={
+            name: instantiate(f"recorders.{name}", recorder)
+            for name, recorder in config.get("recorders", {}).items()
+        },
     )
 
 
@@ -60,6 +64,21 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
 def _dataset(config: str) -> Dataset | OnPolicy:
     # Kept, because the check before the launch and every job of a sweep ask for the same one.
     return instantiate("dataset", json.loads(config))
+
+
+def _parts_of(dataset: Dataset | OnPolicy, settings: Settings) -> Dataset | OnPolicy:
+    """The dataset with a part held out for validation, and with as many examples as are asked."""
+    if settings.validation:
+        dataset = held_out(_no_environment(dataset, "validation"), settings.validation)
+    if settings.train_examples is not None:
+        dataset = first_of(_no_environment(dataset, "train_examples"), settings.train_examples)
+    return dataset
+
+
+def _no_environment(dataset: Dataset | OnPolicy, name: str) -> Dataset:
+    if isinstance(dataset, Dataset):
+        return dataset
+    raise ConfigError(f"`{name}` needs a dataset; `{dataset.name}` is an environment.")
 
 
 def _model(

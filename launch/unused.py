@@ -14,11 +14,11 @@ from .errors import ConfigError
 ROOTS = (
     *(field.name for field in dataclasses.fields(Settings)),
     *("model", "dataset", "optimiser", "average"),
-    *("experiment", "x64", "debug", "resume"),
+    *("recorders", "experiment", "x64", "debug", "resume"),
 )
 """What the program itself reads; all else is used only if something here refers to it."""
 
-OPTIONAL = ("experiment", "average")
+OPTIONAL = ("experiment", "average", "recorders")
 """Those of them that may be missing: nothing is chosen then."""
 
 # An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.

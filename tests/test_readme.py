@@ -43,3 +43,27 @@ def test_a_curvature_from_outside_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert '"curvature": "half_fisher"' in (folder / "summary.json").read_text()
+
+
+def test_a_recorder_from_outside_runs(tmp_path: Path) -> None:
+    """With a package in the place of wandb's that writes down what it is told."""
+    mine = tmp_path / "mine"
+    (mine / "recorders").mkdir(parents=True)
+    (mine / "wandb_recorder.py").write_text(_block("class WandB"))
+    (mine / "recorders" / "wandb.yaml").write_text(_block("wandb_recorder.WandB"))
+    (mine / "wandb.py").write_text(
+        "import pathlib\n"
+        "class Run:\n"
+        "    summary = {}\n"
+        "    def log(self, record, step): print('logged', step)\n"
+        "    def finish(self): print('ended', self.summary['status'])\n"
+        "def init(project, config, dir): print('began', project, config['seed']); return Run()\n"
+    )
+    folder = tmp_path / "run"
+    command = f"train.py --config-dir {mine} recorders=wandb max_steps=2 hydra.run.dir={folder}"
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith(("began", "log", "end"))]
+    assert told == ["began curvature 0", "logged 1", "logged 2", "ended finished"]

@@ -12,7 +12,9 @@ from .folder import (
 )
 from .metrics import Metric as Metric, metrics as metrics
 from .preflight import preflight as preflight
+from .provenance import is_restart as is_restart
+from .recorders import AbstractRecorder as AbstractRecorder, Arrays as Arrays
 from .run import train as train
-from .settings import Settings as Settings
+from .settings import CHANGEABLE as CHANGEABLE, Settings as Settings
 from .stepper import Stepper as Stepper
 from .summary import Summary as Summary

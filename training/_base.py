@@ -1,13 +1,17 @@
 """What the modules of the loop share: the run, and where it stands."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 
 from data import Dataset
 from environments import OnPolicy
 
+from .recorders import AbstractRecorder
 from .settings import Settings
 
 
@@ -26,6 +30,7 @@ class Run:
     - `settings`: how long and on which batches to train.
     - `config`: the resolved configuration, written to `config.yaml`; plain values only.
     - `label`: what the run is called beside others, such as `true_fisher` or `adam`.
+    - `recorders`: are told of its steps, by name.
     """
 
     model: eqx.Module
@@ -34,6 +39,7 @@ class Run:
     settings: Settings
     config: dict[str, Any]
     label: str
+    recorders: Mapping[str, AbstractRecorder] = dataclasses.field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -43,6 +49,12 @@ class Run:
             return 1
         assert n is not None, "`preflight` refuses batches of terms with different numbers"
         return n // batch_size
+
+    @property
+    def parameters(self) -> int:
+        """The number of floating-point weights."""
+        weights = eqx.filter(self.model, eqx.is_inexact_array)
+        return sum(leaf.size for leaf in jax.tree.leaves(weights))
 
     @property
     def total_steps(self) -> int:
@@ -62,6 +74,8 @@ class Tally:
     - `rejected_in_a_row`: the latest of them, since the last accepted step.
     - `reason`: of the last rejection, a sentence.
     - `gradient_equivalents`: spent in all, see `cost.Cost`.
+    - `epoch_loss`: the sum of the losses of the present epoch's batches.
+    - `best`, `best_step`: the lowest loss by which states are judged, see `Loop`, and its step.
     """
 
     steps: int = 0
@@ -71,15 +85,31 @@ class Tally:
     rejected_in_a_row: int = 0
     reason: str = ""
     gradient_equivalents: float = 0.0
+    epoch_loss: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
 
     def count(self, info: dict[str, Any], seconds: float, cost: float) -> None:
         """Count one more step from its `curvature.Info`, as plain values."""
         self.steps += 1
         self.seconds = seconds
         self.gradient_equivalents += cost
+        self.epoch_loss += info["loss"]
         if info["accepted"]:
             self.rejected_in_a_row = 0
         else:
             self.rejected += 1
             self.rejected_in_a_row += 1
             self.reason = info["result"]
+
+    def end_epoch(self, steps: int) -> float:
+        """The mean loss of the epoch's `steps` batches, each at the weights of its time."""
+        mean, self.epoch_loss = self.epoch_loss / steps, 0.0
+        return mean
+
+    def improves(self, loss: float) -> bool:
+        """Whether `loss`, of the present state, is the best so far; if so it is noted."""
+        if not math.isfinite(loss) or (self.best is not None and loss >= self.best):
+            return False
+        self.best, self.best_step = loss, self.steps
+        return True

@@ -28,3 +28,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_atomically` had begun in `folder` when its process was killed."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)

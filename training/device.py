@@ -1,5 +1,6 @@
 """Putting data on the device."""
 
+import os
 from typing import Any
 
 import jax
@@ -16,6 +17,12 @@ def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
 def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes and types of `on_device(part)`, without putting it there."""
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, _dtype(array)), part)
+
+
+def memory() -> int:
+    """The bytes of the device that computes; of a processor, those of the machine."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _dtype(array: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -74,9 +74,16 @@ def per_example(
 class AbstractEvaluator(abc.ABC):
     """Judges models, again and again; see `sources.evaluator_of`."""
 
+    judges_by: Literal["train_loss", "validation_loss"] | None
+    """By which loss the best state of a run is chosen; None where no loss says which is best."""
+
     @abc.abstractmethod
     def train(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics in training; empty where they say nothing."""
+
+    @abc.abstractmethod
+    def validation(self, model: eqx.Module) -> dict[str, float]:
+        """Loss and metrics of the validation part; empty where there is none."""
 
     @abc.abstractmethod
     def test(self, model: eqx.Module) -> dict[str, float]:
@@ -91,10 +98,16 @@ class Evaluator(AbstractEvaluator):
 
     def __init__(self, objective: cv.AbstractObjective, dataset: Dataset):
         self._objective, self._dataset = objective, dataset
+        self.judges_by = "train_loss" if dataset.validation is None else "validation_loss"
 
     def train(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the training part."""
         return evaluate(self._objective, model, on_device(self._dataset.train))
+
+    def validation(self, model: eqx.Module) -> dict[str, float]:
+        """Loss and metrics over the validation part."""
+        part = self._validation
+        return {} if part is None else evaluate(self._objective, model, part)
 
     def test(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the test part; and `l2_error`, if the dataset has a reference.
@@ -109,6 +122,10 @@ class Evaluator(AbstractEvaluator):
     @functools.cached_property
     def _test(self) -> PyTree[Array]:
         return on_device(self._dataset.test)
+
+    @functools.cached_property
+    def _validation(self) -> PyTree[Array] | None:
+        return on_device(self._dataset.validation)
 
     @functools.cached_property
     def _reference(self) -> tuple[Array, Array] | None:

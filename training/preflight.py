@@ -12,7 +12,7 @@ import curvature as cv
 from data import Dataset
 
 from ._base import Run
-from .device import shapes_on_device
+from .device import memory, shapes_on_device
 from .evaluate import REFERENCE, per_example
 from .sources import batch_shapes
 from .terms import examples, terms
@@ -28,7 +28,27 @@ def preflight(run: Run) -> cv.Plan | None:
     _check_batch_size(run)
     if isinstance(run.dataset, Dataset):
         _check_examples(run, run.dataset)
-    return _check_step(run)
+    plan = _check_step(run)
+    if plan is not None:
+        _check_memory(plan)
+    return plan
+
+
+def in_one_line(run: Run, plan: cv.Plan | None) -> str:
+    """What will run: parameters, rows, solver, its memory, and what a step costs in gradients."""
+    if plan is not None:
+        return f"{run.label}: {plan}"
+    return f"{run.label}: {run.parameters:,} parameters; nothing is solved, a step is one gradient"
+
+
+def _check_memory(plan: cv.Plan) -> None:
+    available = memory()
+    if plan.nbytes is not None and plan.nbytes > available:
+        raise ValueError(
+            f"`{type(plan.solver).__name__}` needs about {plan.nbytes / 2**30:,.3g} GiB for "
+            f"{plan.parameters:,} parameters, and the device has {available / 2**30:,.3g}: take "
+            "`solver=cg`, a smaller model, or a smaller batch."
+        )
 
 
 def _check_examples(run: Run, dataset: Dataset) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from .log import Log
 from .summary import Summary
 
 REFRESH_SECONDS = 0.25
@@ -18,9 +19,11 @@ LINE_SECONDS = 60.0
 WIDTH_OF_A_PIPE = 200
 
 
-def progress(console: Console, label: str, total: int) -> "Bar | Lines":
-    """The display that suits `console`: a context manager with `update(record)`."""
-    return Bar(console, label, total) if console.is_terminal else Lines(console, label, total)
+def progress(log: Log, label: str, total: int) -> "Bar | Lines":
+    """The display that suits the console of `log`: a context manager with `update(record)`."""
+    if log.console.is_terminal:
+        return Bar(log.console, label, total)
+    return Lines(log, label, total)
 
 
 class Bar:
@@ -66,8 +69,8 @@ class Bar:
 class Lines:
     """Sparse plain lines, for log files and pipes."""
 
-    def __init__(self, console: Console, label: str, total: int):
-        self._console, self._label, self._total = console, label, total
+    def __init__(self, log: Log, label: str, total: int):
+        self._log, self._label, self._total = log, label, total
         self._next_step, self._next_time = 0, math.inf
 
     def update(self, record: dict[str, Any]) -> None:
@@ -76,7 +79,7 @@ class Lines:
             return
         self._next_step = step - step % -(-self._total // LINES) + -(-self._total // LINES)
         self._next_time = now + LINE_SECONDS
-        say(self._console, f"{self._label} {step}/{self._total}  {describe(record)}")
+        self._log.say(f"{self._label} {step}/{self._total}  {describe(record)}")
 
     def __enter__(self) -> "Lines":
         return self
@@ -104,24 +107,18 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH_OF_A_PIPE)
 
 
-def report(console: Console, summary: Summary, folder: Path) -> None:
+def report(log: Log, summary: Summary, folder: Path) -> None:
     """The short summary at the end of a run."""
-    say(
-        console,
+    log.say(
         f"{summary['curvature']} {summary['status']} after {summary['steps']} steps "
         f"({summary['epochs']:.3g} epochs) in {summary['seconds']:.1f} s"
         + (f", {summary['rejected']} rejected" if summary["rejected"] else ""),
     )
     if "reason" in summary:
-        say(console, summary["reason"])
+        log.say(summary["reason"])
     numbers = {"train loss": summary["train_loss"], "test loss": summary["test_loss"]}
     numbers |= {f"test {name}": value for name, value in summary["test"].items()}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if numbers:
-        say(console, "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    say(console, f"output {folder}")
-
-
-def say(console: Console, text: str) -> None:
-    """One plain line: no markup, colours or line breaks of the console's own."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        log.say("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    log.say(f"output {folder}")

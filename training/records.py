@@ -1,5 +1,6 @@
 """`metrics.jsonl`: one JSON object per step, on disk as soon as the step is known."""
 
+import fcntl
 import itertools
 import json
 import math
@@ -20,21 +21,46 @@ class Records:
     def create(cls, path: Path) -> "Records":
         """Start a new file. Of two runs that race for one folder, one gets the file.
 
-        **Raises:** `FolderError` where there is one already.
+        **Raises:** `FolderError` where there is one already, or where none can be made.
         """
         try:
-            return cls(open(path, "xb"))
+            file = open(path, "xb")  # noqa: SIM115 (held)
         except FileExistsError:
             raise FolderError(taken(path.parent)) from None
+        except OSError as error:
+            raise FolderError(_unwritable(path, error)) from error
+        return cls._locked(file, path)
 
     @classmethod
-    def resume(cls, path: Path, steps: int) -> "Records":
-        """Continue a file after step number `steps`; later lines and a cut one are dropped."""
-        path.touch()
-        with open(path, "r+b") as file:
-            kept = itertools.takewhile(lambda line: _step(line) <= steps, file.readlines())
-            file.truncate(sum(map(len, kept)))
-        return cls(open(path, "ab"))
+    def reopen(cls, path: Path) -> "Records":
+        """Take a file over, or start it where there is none; see `rewind`.
+
+        **Raises:** `FolderError` while another process writes to it, or where it cannot be written.
+        """
+        try:
+            file = open(path, "a+b")  # noqa: SIM115 (held)
+        except OSError as error:
+            raise FolderError(_unwritable(path, error)) from error
+        return cls._locked(file, path)
+
+    @classmethod
+    def _locked(cls, file: BinaryIO, path: Path) -> "Records":
+        # The lock goes with the process that holds it, however that ends.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise FolderError(
+                f"Another process is running in the folder `{path.parent}`; wait for it, or stop "
+                "it, before the run is resumed."
+            ) from None
+        return cls(file)
+
+    def rewind(self, steps: int) -> None:
+        """Drop all after step number `steps`, a line that was cut included."""
+        self._file.seek(0)
+        kept = itertools.takewhile(lambda line: _step(line) <= steps, self._file.readlines())
+        self._file.truncate(sum(map(len, kept)))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are not finite become null."""
@@ -49,12 +75,23 @@ class Records:
     def __enter__(self) -> "Records":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self._file.close()
+        except OSError:  # a full disk refuses the rest again, and has been reported then
+            if kind is None:
+                raise
 
 
 def _step(line: bytes) -> float:
-    """The step of a line, or infinity where the line was cut."""
+    """The step of a line, or infinity where the line was cut or spoilt."""
     if not line.endswith(b"\n"):
         return math.inf
-    return json.loads(line)["step"]
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"Cannot write to the run folder `{path.parent}`: {error.strerror}."

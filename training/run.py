@@ -1,22 +1,30 @@
 """One training run, from a built model to its folder of results."""
 
+import contextlib
+import functools
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 
 from . import folder as files
 from ._base import Run as Run, Tally
 from .checkpoint import Checkpoints
 from .cost import cost_of
+from .digest import digest_of_config
 from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
-from .loop import Loop
-from .preflight import preflight
-from .progress import progress, report, say
+from .log import Log
+from .loop import Loop, Outputs
+from .machine import versions
+from .preflight import in_one_line, preflight
+from .profile import Profile
+from .progress import progress, report
+from .provenance import write_provenance
+from .recorders import Guarded
 from .records import Records
+from .settings import CHANGEABLE
 from .signals import StopSignals
 from .sources import evaluator_of, source
 from .stepper import Stepper
@@ -32,58 +40,104 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     **Arguments:**
 
     - `run`: what to train.
-    - `folder`: gets `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.eqx`, `summary.json`.
-    - `resume`: continue the run in `folder` at its newest checkpoint, bit for bit as if it had
-        not stopped; without a checkpoint, from the beginning.
+    - `folder`: gets `config.yaml`, `provenance.json`, `metrics.jsonl`, `train.log`, `checkpoints/`,
+        `model.eqx`, `summary.json`, and what the recorders write.
+    - `resume`: continue the run in `folder` at its newest checkpoint that is good, bit for bit as
+        if it had not stopped; without a checkpoint, from the beginning.
 
     **Returns:** the summary, which is also in `folder/summary.json` (there NaN is null).
 
     **Raises:** `ValueError`, with nothing written, for a run that cannot work, a folder that
-    cannot be used or a damaged checkpoint. What a step raises is raised again, after a summary
-    with the status `failed`.
+    cannot be used, or checkpoints none of which can be. What a step raises is raised again, after a
+    summary with the status `failed`; `FolderError` where the folder takes no more.
     """
     plan = preflight(run)
     files.check_folder(folder, resume=resume)
     (data, draw), state = source(run.dataset), run.optimiser.init(run.model)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw)
     evaluator = evaluator_of(run.dataset, run.optimiser.objective)
-    checkpoints = Checkpoints(folder / files.CHECKPOINTS)
-    tally = checkpoints.restore(stepper) if resume else Tally()
-    console = Console()
-    if plan is not None:
-        say(console, f"{run.label}: {plan}")
-    with _open(run, folder, tally, resume=resume) as records, StopSignals() as stop:
-        try:
-            with progress(console, run.label, run.total_steps) as display:
-                _compile(run, stepper, tally)
-                cost = cost_of(run, stepper.compiled)
-                outcome = Loop(
-                    run, stepper, tally, cost, records, checkpoints, evaluator, display, stop
-                )()
-            files.write_model(folder, stepper.evaluated)
-            summary = _evaluated(run, evaluator, stepper, tally, outcome)
-        except KeyboardInterrupt:
-            reason = "Stopped by Ctrl-C before the running step or evaluation was over."
-            summary = summarise(run, tally, Outcome("interrupted", ExitCode.INTERRUPTED, reason))
-        except Exception as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            outcome = Outcome("failed", ExitCode.FAILED, reason)
-            files.write_summary(folder, summarise(run, tally, outcome))
-            raise
-        files.write_summary(folder, summary)
-    report(console, summary, folder)
+    with _possessed(folder, resume=resume) as records, Log(quiet=run.settings.quiet) as log:
+        recorders = Guarded(run.recorders, log)
+        checkpoints = Checkpoints(
+            folder / files.CHECKPOINTS,
+            digest_of_config(run.config, but=CHANGEABLE),
+            versions(),
+            run.settings.keep_checkpoints,
+        )
+        log.open(folder)
+        tally = _restored(checkpoints, stepper, log) if resume else Tally()
+        with StopSignals() as stop:
+            try:
+                if resume:
+                    records.rewind(tally.steps)
+                files.write_config(folder, run.config)
+                write_provenance(folder)
+                log.say(in_one_line(run, plan))
+                recorders.tell(lambda recorder: recorder.begin(folder, run.config, tally.steps))
+                profile = Profile(folder, run.settings.profile_steps, run.total_steps)
+                with progress(log, run.label, run.total_steps) as display:
+                    _compile(run, stepper, tally)
+                    cost = cost_of(run, stepper.compiled)
+                    outputs = Outputs(records, recorders, checkpoints, profile, display)
+                    loop = Loop(run, stepper, tally, cost, evaluator, outputs, stop)
+                    outcome = loop()
+                files.write_model(folder, stepper.evaluated)
+                summary = _evaluated(run, evaluator, stepper, tally, outcome)
+            except KeyboardInterrupt:
+                reason = "Stopped by Ctrl-C before the running step or evaluation was over."
+                outcome = Outcome("interrupted", ExitCode.INTERRUPTED, reason)
+                summary = summarise(run, tally, outcome, judged_by=evaluator.judges_by)
+            except Exception as error:
+                reason = _reason(error, folder)
+                outcome = Outcome("failed", ExitCode.FAILED, reason)
+                summary = summarise(run, tally, outcome, judged_by=evaluator.judges_by)
+                with contextlib.suppress(OSError):  # of a full disk, which is `error` already
+                    files.write_summary(folder, summary)
+                recorders.tell(lambda recorder: recorder.end(summary))
+                if isinstance(error, OSError):
+                    raise files.FolderError(reason) from error
+                raise
+            files.write_summary(folder, summary)
+        recorders.tell(lambda recorder: recorder.end(summary))
+        report(log, summary, folder)
     return summary
 
 
-def _open(run: Run, folder: Path, tally: Tally, *, resume: bool) -> Records:
+def _possessed(folder: Path, *, resume: bool) -> Records:
     """Take possession of the folder."""
     if resume:
-        records = Records.resume(folder / files.METRICS, tally.steps)
-    else:
-        files.make_folder(folder)
-        records = Records.create(folder / files.METRICS)
-    files.write_config(folder, run.config)
-    return records
+        return Records.reopen(folder / files.METRICS)
+    files.make_folder(folder)
+    return Records.create(folder / files.METRICS)
+
+
+def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
+    """The tally of the checkpoint that `stepper` is brought to; what is odd about it is said."""
+    restored = checkpoints.restore(stepper)
+    for reason in restored.refused:
+        log.warn(f"{reason} The one before it is used, of step {restored.tally.steps}.")
+    present = versions()
+    changed = [
+        f"{name} {then}, now {present.get(name, 'missing')}"
+        for name, then in restored.versions.items()
+        if then != present.get(name)
+    ]
+    if changed:
+        log.warn(
+            f"The run was checkpointed with {'; '.join(changed)}: it goes on, but perhaps not bit "
+            "for bit as it would have."
+        )
+    return restored.tally
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why the run failed, in one line; where the disk took no more, what is to be done."""
+    if isinstance(error, OSError):
+        return (
+            f"Cannot write to the run folder `{folder}`: {error.strerror or error}. What it holds "
+            f"is whole; when that is mended, continue with `resume={folder}`."
+        )
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _compile(run: Run, stepper: Stepper, tally: Tally) -> None:
@@ -99,8 +153,9 @@ def _evaluated(
     run: Run, evaluator: AbstractEvaluator, stepper: Stepper, tally: Tally, outcome: Outcome
 ) -> Summary:
     """The summary with losses, unless a scheduler is waiting for this process to be gone."""
+    summary = functools.partial(summarise, run, tally, outcome, judged_by=evaluator.judges_by)
     if outcome.exit_code is ExitCode.RESUMABLE:
-        return summarise(run, tally, outcome)
+        return summary()
     model = stepper.evaluated
-    train, test = evaluator.train(model), evaluator.test(model)
-    return summarise(run, tally, outcome, train=train, test=test)
+    parts = "train", "validation", "test"
+    return summary(**{part: getattr(evaluator, part)(model) for part in parts})

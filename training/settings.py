@@ -7,7 +7,16 @@ from typing import TypeGuard
 MAX_SEED = 2**32 - 1
 MODEL_STREAM = 2**32 - 1
 """Folded into the seed for the weights; the steps fold in their numbers, which end before it."""
-OPTIONAL = ("batch_size", "max_steps", "evaluate_every")
+OPTIONAL = ("batch_size", "max_steps", "evaluate_every", "train_examples", "profile_steps")
+POSITIVE = (
+    *("batch_size", "epochs", "max_steps", "max_rejections"),
+    *("evaluate_every", "train_examples", "keep_checkpoints", "profile_steps"),
+)
+CHANGEABLE = (
+    *("resume", "epochs", "max_steps", "max_rejections"),
+    *("checkpoint_seconds", "keep_checkpoints", "quiet", "debug"),
+)
+"""What may change from one part of a run to its continuation: how long and how loud it goes on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +32,15 @@ class Settings:
     - `max_rejections`: the run stops as diverged after so many rejected steps in a row.
     - `evaluate_every`: the test part is evaluated after every so many steps, and at the end; None:
         at the end alone.
+    - `train_examples`: train on the first so many examples alone; None: on all.
+    - `validation`: the fraction of the training part that is held out of it, by which the best
+        state is chosen; 0: none, and the best is by the loss of training.
     - `checkpoint_seconds`: the time between two checkpoints, in seconds.
+    - `keep_checkpoints`: how many of the newest are kept, beside the best.
+    - `quiet`: say nothing but warnings.
+    - `profile_steps`: trace so many steps for JAX's profiler; None: none.
+    - `stop_at_nan`: end at the first step that is rejected because something is not finite, and say
+        what that was.
 
     **Raises:** `ValueError` for a value of the wrong type or out of range.
     """
@@ -34,24 +51,40 @@ class Settings:
     max_steps: int | None = None
     max_rejections: int = 20
     evaluate_every: int | None = None
+    train_examples: int | None = None
+    validation: float = 0.0
     checkpoint_seconds: float = 60.0
+    keep_checkpoints: int = 2
+    quiet: bool = False
+    profile_steps: int | None = None
+    stop_at_nan: bool = False
 
     def __post_init__(self):
         if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"`seed` must be an integer from 0 to {MAX_SEED}, got {self.seed!r}.")
-        for name in ("batch_size", "epochs", "max_steps", "max_rejections", "evaluate_every"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is None and name in OPTIONAL:
                 continue
             if not _is_int(value) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        seconds = self.checkpoint_seconds
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not is_number or not math.isfinite(seconds) or seconds <= 0:
+        seconds, validation = self.checkpoint_seconds, self.validation
+        if not _is_number(seconds) or not math.isfinite(seconds) or seconds <= 0:
             raise ValueError(
                 f"`checkpoint_seconds` must be a positive, finite number, got {seconds!r}."
             )
+        if not _is_number(validation) or not 0 <= validation < 1:
+            raise ValueError(
+                f"`validation` must be a fraction from 0 to less than 1, got {validation!r}."
+            )
+        for name in ("quiet", "stop_at_nan"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be true or false, got {value!r}.")
 
 
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
 
@@ -59,6 +59,7 @@ class Stepper:
         """
         jitted = jax.jit(self._step, donate_argnums=0)
         self._compiled = jitted.lower(self.leaves, self._data, order).compile()
+        self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
         self._sentences: dict[int, str] = {}
         return self
 
@@ -73,6 +74,16 @@ class Stepper:
         """
         self.leaves, packed = self._compiled(self.leaves, self._data, order)
         return packed
+
+    def gradient(self, order: Order) -> PyTree[Array]:
+        """The gradient of the loss of the next step's batch; what is random is drawn anew."""
+        return self._gradient(self.leaves, self._data, order)
+
+    def latest_batch(self, order: Order) -> tuple[PyTree[Array], PRNGKeyArray]:
+        """The batch of the latest step and its key, provided that the step was rejected."""
+        model, _, count = self._combined(self.leaves)
+        batch, _, key = self._batch(model, count - 1, self._data, order)
+        return batch, key
 
     def read(self, packed: Float[Array, " fields"]) -> dict[str, Any]:
         """Wait for a step; return its `curvature.Info`, and its batch's numbers, as plain values.
@@ -94,25 +105,22 @@ class Stepper:
     @property
     def model(self) -> eqx.Module:
         """The model after the latest step. Its arrays are gone after the next one."""
-        return self._carried()[0]
+        return self._combined(self.leaves)[0]
 
     @property
     def evaluated(self) -> eqx.Module:
         """The model to evaluate and to save, as `curvature.evaluated`. Gone as `model` is."""
-        model, state, _ = self._carried()
+        model, state, _ = self._combined(self.leaves)
         return cv.evaluated(self._optimiser, model, state)
 
-    def _carried(self) -> tuple[eqx.Module, PyTree, Array]:
-        return eqx.combine(jax.tree.unflatten(self._treedef, self.leaves), self._static)
+    def _combined(self, leaves: list[Array]) -> tuple[eqx.Module, PyTree, Array]:
+        return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
     def _step(
         self, leaves: list[Array], data: PyTree[Array], order: Order
     ) -> tuple[list[Array], Float[Array, " fields"]]:
-        arrays = jax.tree.unflatten(self._treedef, leaves)
-        model, state, count = eqx.combine(arrays, self._static)
-        row = None if order is None else order[count % order.shape[0]]
-        key = jax.random.fold_in(jax.random.key(self._seed), count)
-        batch, numbers = self._draw(data, row, model, step=count, key=key)
+        model, state, count = self._combined(leaves)
+        batch, numbers, key = self._batch(model, count, data, order)
         model, state, info = self._optimiser.step(model, batch, state, key=key)
         arrays = eqx.filter((model, state, count + 1), eqx.is_array)
         leaves, treedef = jax.tree.flatten(arrays)
@@ -122,6 +130,20 @@ class Stepper:
                 f"structure that it was given, {self._treedef}, got {treedef}."
             )
         return leaves, self._pack(info, numbers)
+
+    def _batch(
+        self, model: eqx.Module, count: Array, data: PyTree[Array], order: Order
+    ) -> tuple[PyTree[Array], dict[str, Scalar], PRNGKeyArray]:
+        """The batch of step `count`, the numbers that came with it, and the step's key."""
+        row = None if order is None else order[count % order.shape[0]]
+        key = jax.random.fold_in(jax.random.key(self._seed), count)
+        batch, numbers = self._draw(data, row, model, step=count, key=key)
+        return batch, numbers, key
+
+    def _gradient_of(self, leaves: list[Array], data: PyTree[Array], order: Order) -> PyTree[Array]:
+        model, _, count = self._combined(leaves)
+        batch, _, key = self._batch(model, count, data, order)
+        return self._optimiser.objective.linearise(model, batch, key=key).grad
 
     def _pack(self, info: cv.Info, numbers: dict[str, Scalar]) -> Float[Array, " fields"]:
         """All of `info` and `numbers` in one array: one transfer per step, not one per number."""

@@ -3,13 +3,11 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, NotRequired, TypedDict
-
-import equinox as eqx
-import jax
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 from ._base import Run, Tally
 from .exit_codes import ExitCode
+from .provenance import described
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]
 
@@ -23,6 +21,19 @@ class Outcome(NamedTuple):
 
 
 FINISHED = Outcome("finished", ExitCode.FINISHED)
+
+
+class Best(TypedDict):
+    """The best state of a run, `checkpoints/best.ckpt`.
+
+    - `step`: after which it was reached.
+    - `loss`, `by`: `validation_loss`, or where nothing is held out `train_loss`: the mean of the
+      losses of the batches of the epoch that ended there.
+    """
+
+    step: int
+    by: str
+    loss: float
 
 
 class Summary(TypedDict):
@@ -39,6 +50,9 @@ class Summary(TypedDict):
       on the same batch, in all and on average, see `cost.Cost`; NaN where they are not known.
     - `train_loss`, `test_loss`, `test` (the metrics, such as `accuracy`): None and empty where
       the run had no time for them.
+    - `validation_loss`, `validation`: the same of the validation part, where one is held out.
+    - `best`: the best state on the way, not chosen by the test part; None where there is none.
+    - `machine`, `git`: device and versions, and the commit of the code.
     - `curvature`: the run's label; `seed`; `parameters`: the number of floating-point weights.
     """
 
@@ -56,21 +70,19 @@ class Summary(TypedDict):
     train_loss: float | None
     test_loss: float | None
     test: dict[str, float]
+    validation_loss: NotRequired[float]
+    validation: NotRequired[dict[str, float]]
     rejected: int
     parameters: int
+    best: Best | None
+    machine: dict[str, Any]
+    git: dict[str, Any] | None
 
 
-class TestEntries(TypedDict):
-    """How the numbers of a test part are written, in the summary and along the way."""
-
-    test_loss: float | None
-    test: dict[str, float]
-
-
-def test_entries(found: Mapping[str, float]) -> TestEntries:
-    """What `evaluate` found on the test part, as it is written."""
+def entries(part: str, found: Mapping[str, float]) -> dict[str, Any]:
+    """What `evaluate` found on a part, as it is written: `test_loss` and `test`, the metrics."""
     metrics = {name: value for name, value in found.items() if name != "loss"}
-    return {"test_loss": found.get("loss"), "test": metrics}
+    return {f"{part}_loss": found.get("loss"), part: metrics}
 
 
 def summarise(
@@ -78,13 +90,21 @@ def summarise(
     tally: Tally,
     outcome: Outcome,
     *,
+    judged_by: str | None = None,
     train: Mapping[str, float] = MappingProxyType({}),
+    validation: Mapping[str, float] = MappingProxyType({}),
     test: Mapping[str, float] = MappingProxyType({}),
 ) -> Summary:
-    """Put a summary together; `train` and `test` are what `evaluate` returned, if anything."""
+    """Put a summary together.
+
+    **Arguments:** `judged_by`: see `AbstractEvaluator.judges_by`; `train`, `validation`, `test`:
+    what `evaluate` returned, if anything.
+    """
     spent = tally.gradient_equivalents
-    weights = jax.tree.leaves(eqx.filter(run.model, eqx.is_inexact_array))
-    summary: Summary = {
+    best = None
+    if judged_by is not None and tally.best is not None:
+        best = {"step": tally.best_step, "by": judged_by, "loss": tally.best}
+    summary = {
         "status": outcome.status,
         "exit_code": int(outcome.exit_code),
         "curvature": run.label,
@@ -96,10 +116,13 @@ def summarise(
         "gradient_equivalents": spent,
         "gradient_equivalents_per_step": spent / tally.steps if tally.steps else math.nan,
         "train_loss": train.get("loss"),
-        **test_entries(test),
+        **(entries("validation", validation) if validation else {}),
+        **entries("test", test),
+        "best": best,
         "rejected": tally.rejected,
-        "parameters": sum(leaf.size for leaf in weights),
+        "parameters": run.parameters,
+        **described(),
     }
     if outcome.reason:
         summary["reason"] = outcome.reason
-    return summary
+    return cast(Summary, summary)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+import jax.tree_util as jtu
 import lineax as lx
 
 from ..operators import DampedOperator, PullbackOperator
@@ -12,6 +13,8 @@ from .sample_space import SampleSpace
 _PASS = 2_000_000
 # How many columns of a dense matrix are made in one pass.
 _COLUMNS = 64
+# Solution, residual, direction, its product, and the best solution so far.
+_CG_VECTORS = 5
 # Factorising was measured to run at half the speed of matrix products.
 _SLOWER = 2
 
@@ -24,7 +27,7 @@ class Plan:
     - `parameters`, `rows`: P, and the m of C = AᵀA; None for an operator that is not made of rows.
     - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
       counting operations; None for a solver of which nothing is known.
-    - `nbytes`: the memory for the sample space, where that is what is used.
+    - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
     - `others`: the same cost for the solvers that were not chosen, by their name.
     """
 
@@ -39,7 +42,7 @@ class Plan:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
         said = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
         if self.nbytes is not None:
-            said.append(f"{self.nbytes / 2**20:,.0f} MiB")
+            said.append(f"about {self.nbytes / 2**20:,.3g} MiB")
         if self.gradients is not None:
             others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
             most = "at most " if isinstance(self.solver, CG) else ""
@@ -63,6 +66,8 @@ class Prospect:
             self.layout = inner.layout()
             cost = cost_of(self.layout)
         self.cost, self.diagonal = cost, lx.is_diagonal(operator)
+        leaves = jtu.tree_leaves(operator.in_structure())
+        self.itemsize = max((leaf.dtype.itemsize for leaf in leaves), default=0)
 
     def gradients(self, solver: lx.AbstractLinearSolver) -> float | None:
         """Gradient and solve, in gradients; of an iterative solver, the most that it may take."""
@@ -81,6 +86,21 @@ class Prospect:
                 return None
         return (gradient + solve) / gradient
 
+    def nbytes(self, solver: lx.AbstractLinearSolver) -> int | None:
+        """The memory of the solve: matrices and vectors that live at once."""
+        match solver:
+            case Elementwise():
+                vectors = 1
+            case CG():
+                vectors = _CG_VECTORS
+            case lx.Cholesky():
+                vectors = 2 * self.parameters  # the matrix and its factor
+            case SampleSpace() if self.layout is not None:
+                return self.cost.nbytes
+            case _:
+                return None
+        return vectors * self.parameters * self.itemsize
+
     def plan(
         self, solver: lx.AbstractLinearSolver, others: tuple[lx.AbstractLinearSolver, ...] = ()
     ) -> Plan:
@@ -91,7 +111,7 @@ class Prospect:
             parameters=self.parameters,
             rows=None if self.layout is None else self.layout.size,
             gradients=self.gradients(solver),
-            nbytes=self.cost.nbytes if isinstance(solver, SampleSpace) else None,
+            nbytes=self.nbytes(solver),
             others={name: cost for name, cost in costs.items() if cost is not None},
         )
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import data
-from benchmarks import machine
 from experiments.markdown import versions
+from training import machine
 
 from . import figure
 from .curves import BATCH_SIZE, Curve, initial_model, run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import machine
 from experiments.markdown import versions
+from training import machine
 
 from . import figure, problems
 from .newton import Iterate, iterates

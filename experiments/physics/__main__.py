@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from experiments import markdown
+from training import machine
 
 from . import figure
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks import machine
 from experiments.markdown import table, versions
+from training import machine
 
 from . import figure
 from .curves import SOURCE, best, curves, reached

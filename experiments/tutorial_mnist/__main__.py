@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 import curvature as cv
-from benchmarks import machine
 from experiments.markdown import versions
+from training import machine
 
 from . import figure, rank_one, record, report, verdicts
 from .histograms import quantities

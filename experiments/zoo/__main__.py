@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import curvature as cv
-from benchmarks import machine
 from experiments.markdown import table, versions
+from training import machine
 
 from .problems import problems
 from .training import Trained, train

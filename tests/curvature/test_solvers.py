@@ -214,6 +214,7 @@ def test_an_unknown_solver_has_a_plan_without_a_prediction():
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=lx.GMRES(1e-3, 1e-3))
     plan = optimiser.plan(model, batch)
     assert plan.gradients is None
+    assert plan.nbytes is None
     assert "GMRES" in str(plan)
 
 

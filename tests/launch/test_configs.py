@@ -12,14 +12,15 @@ from launch.job import planned_job
 from launch.unused import is_used, reached
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+PATHS = [path.relative_to(CONF) for path in sorted(CONF.glob("*/**/*.yaml"))]
+FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in PATHS]
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 BY_ADAM = {"cartpole_plain"}
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 12
+    assert len({group for group, _ in FILES}) == 13
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
@@ -29,6 +30,8 @@ def test_composes_and_instantiates(group, option, compose):
     assert job.config["choices"][group] == option
     if group == "dataset" and option in DOWNLOADED:
         assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
+    elif group == "recorders":
+        assert instantiate(group, job.config[group][option]) is not None
     elif group != "experiment":
         assert instantiate(group, job.config[group]) is not None
 
@@ -36,7 +39,8 @@ def test_composes_and_instantiates(group, option, compose):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_all_that_an_experiment_sets_is_used(name, compose):
     raw = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
-    chosen = [next(iter(entry)).removeprefix("override /") for entry in raw.pop("defaults")]
+    defaults = raw.pop("defaults", [])
+    chosen = [next(iter(entry)).removeprefix("override /") for entry in defaults]
     paths = reached(compose(f"experiment={name}"))
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 

@@ -44,7 +44,8 @@ def test_a_run_and_its_resumption(train):
     folder = first.folder / "run"
     assert {path.name for path in first.made if path.parent == first.folder} == {"run"}
     assert {path.name for path in folder.iterdir()} == {
-        *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json")
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json"),
+        *("provenance.json", "train.log"),
     }
     assert first.out.count("8,970 parameters, 256 rows; ") == 1  # the plan, said once
     record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
@@ -70,6 +71,40 @@ def test_a_run_and_its_resumption(train):
     ]
     assert steps == [1, 2, 3]
     assert {path.name for path in more.made if path.parent == more.folder} == {"run"}
+
+
+def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):
+    """In the folder that says that it is this job's, with the same configuration alone."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command = ["max_steps=2", "hydra.run.dir=run"]
+    assert train(*command).code == 0
+    assert train(*command).code == 2  # nothing was restarted
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    other = train(*command, "seed=1")
+    assert (other.code, "already holds a run" in other.err) == (2, True)
+    again = train(*command)
+    assert again.code == 0, again.err
+    steps = (again.folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(steps) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert train(*command).code == 2
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 3])
+def test_quiet_leaves_warnings_alone(train, where):
+    command = ["max_steps=1", "hydra.run.dir=run"]
+    command.insert(min(where, 2), "-q" if where < 3 else "--quiet")
+    done = train(*command)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert "finished after 1 steps" in (done.folder / "run" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("override", ["validation=0.1", "train_examples=3"])
+def test_an_environment_has_no_training_part_to_cut(train, override):
+    done = train("experiment=cartpole", override)
+    name = override.partition("=")[0]
+    assert (done.code, done.made) == (2, [])
+    assert f"`{name}` needs a dataset; `cartpole` is an environment." in done.err
 
 
 def test_first_order_runs_are_called_by_their_optimiser(train, standard_promotion):

@@ -49,10 +49,13 @@ def sgd() -> cv.FirstOrder:
 def make_run(dataset, model, sgd) -> Callable[..., Run]:
     """A run of TinyNet on the digits by SGD; any part, and any setting, may be replaced."""
 
-    def make(*, model=model, optimiser=sgd, dataset=dataset, label="sgd", **settings) -> Run:
+    def make(
+        *, model=model, optimiser=sgd, dataset=dataset, label="sgd", recorders=None, **settings
+    ) -> Run:
         defaults = {"seed": 3, "batch_size": 256, "epochs": 4}
         return Run(
-            model, optimiser, dataset, Settings(**(defaults | settings)), {"name": "tiny"}, label
+            *(model, optimiser, dataset, Settings(**(defaults | settings))),
+            *({"name": "tiny"}, label, recorders or {}),
         )
 
     return make

@@ -1,5 +1,10 @@
+import hashlib
+import io
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 import pytest
 
@@ -20,33 +25,45 @@ def make_stepper(sgd, model, dataset, make_net):
     return make
 
 
-def test_what_was_saved_is_restored_exactly(tmp_path, make_stepper, leaves_equal):
-    checkpoints, saved = Checkpoints(tmp_path), make_stepper()
+@pytest.fixture
+def make_checkpoints(tmp_path):
+    def make(folder=tmp_path, config="a", versions=None, keep=1) -> Checkpoints:
+        return Checkpoints(folder, config, versions or {"jax": "1"}, keep)
+
+    return make
+
+
+def test_what_was_saved_is_restored_exactly(tmp_path, make_checkpoints, make_stepper, leaves_equal):
+    checkpoints, saved = make_checkpoints(), make_stepper()
     saved.leaves = [leaf + 1 for leaf in saved.leaves]
-    tally = Tally(7, 1.25, 0.5, rejected=3, rejected_in_a_row=2, reason="Why.")
+    tally = Tally(7, 1.25, 0.5, 3, 2, "Why.", 12.5, epoch_loss=0.5, best=0.25, best_step=5)
     checkpoints.save(tally, saved)
     restored = make_stepper()
     assert not leaves_equal(restored.leaves, saved.leaves)
-    assert checkpoints.restore(restored) == tally
+    assert checkpoints.restore(restored) == (tally, {"jax": "1"}, [])
     assert leaves_equal(restored.leaves, saved.leaves)
 
 
-def test_without_a_checkpoint_nothing_is_changed(tmp_path, make_stepper, leaves_equal):
+def test_without_a_checkpoint_nothing_is_changed(
+    tmp_path, make_checkpoints, make_stepper, leaves_equal
+):
     stepper = make_stepper()
-    assert Checkpoints(tmp_path / "missing").restore(stepper) == Tally()
+    assert make_checkpoints(tmp_path / "missing").restore(stepper) == (Tally(), {}, [])
     assert leaves_equal(stepper.leaves, make_stepper().leaves)
 
 
-def test_the_newest_is_used_and_the_only_one_kept(tmp_path, make_stepper):
-    checkpoints = Checkpoints(tmp_path)
+def test_the_newest_is_used_and_the_only_one_kept(tmp_path, make_checkpoints, make_stepper):
+    checkpoints = make_checkpoints()
     for steps in (9, 10, 1000):
         checkpoints.save(Tally(steps), make_stepper())
     assert len(list(tmp_path.iterdir())) == 1
-    assert checkpoints.restore(make_stepper()).steps == 1000
+    assert checkpoints.restore(make_stepper()).tally.steps == 1000
 
 
-def test_a_save_that_fails_leaves_the_last_one(tmp_path, make_stepper, monkeypatch):
-    checkpoints = Checkpoints(tmp_path)
+def test_a_save_that_fails_leaves_the_last_one(
+    tmp_path, make_checkpoints, make_stepper, monkeypatch
+):
+    checkpoints = make_checkpoints()
     checkpoints.save(Tally(1), make_stepper())
 
     def full(*arguments):
@@ -56,29 +73,129 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, make_stepper, monkeypat
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(Tally(2), make_stepper())
     assert len(list(tmp_path.iterdir())) == 1
-    assert checkpoints.restore(make_stepper()).steps == 1
+    assert checkpoints.restore(make_stepper()).tally.steps == 1
 
 
-@pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
-def test_a_truncated_checkpoint_is_refused(tmp_path, make_stepper, kept, leaves_equal):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(Tally(1), make_stepper())
-    (path,) = tmp_path.iterdir()
+def test_the_newest_few_are_kept(tmp_path, make_checkpoints, make_stepper):
+    checkpoints = make_checkpoints(keep=3)
+    for steps in range(1, 7):
+        checkpoints.save(Tally(steps), make_stepper())
+    names = [f"step_{steps:09d}.ckpt" for steps in (4, 5, 6)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_the_best_is_kept_with_its_weights(tmp_path, make_checkpoints, make_stepper, leaves_equal):
+    checkpoints, best, last = make_checkpoints(), make_stepper(), make_stepper()
+    best.leaves = [leaf + 1 for leaf in best.leaves]
+    checkpoints.hold_best(Tally(3, best=0.5, best_step=3), best)
+    assert list(tmp_path.iterdir()) == []
+    for steps in (5, 6):
+        checkpoints.save(Tally(steps, best=0.5, best_step=3), last)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"best.ckpt", "best.eqx", "step_000000006.ckpt"}
+    model = eqx.tree_deserialise_leaves(tmp_path / "best.eqx", last.evaluated)
+    assert leaves_equal(model, best.evaluated)
+    (tmp_path / "step_000000006.ckpt").unlink()
+    restored = make_stepper()
+    assert checkpoints.restore(restored).tally.steps == 3
+    assert leaves_equal(restored.leaves, best.leaves)
+
+
+def spoil(path, how):
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
+    match how:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "cut at the end":
+            path.write_bytes(whole[:-1])
+        case "longer":
+            path.write_bytes(whole + b"\n")
+        case "foreign":
+            path.write_bytes(b"PK" + bytes(100))
+        case int():
+            path.write_bytes(whole[:how] + bytes([whole[how] ^ 1]) + whole[how + 1 :])
+
+
+SPOILT = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1, -64, -65]
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_checkpoint_is_refused(
+    tmp_path, make_checkpoints, make_stepper, leaves_equal, how
+):
+    """Also where one bit is another, wherever it is."""
+    make_checkpoints().save(Tally(1), make_stepper())
+    (path,) = tmp_path.iterdir()
+    spoil(path, how if not isinstance(how, int) else how % path.stat().st_size)
+    before = path.read_bytes()
     stepper = make_stepper()
-    with pytest.raises(CheckpointError, match="is damaged or belongs to another run"):
-        checkpoints.restore(stepper)
+    with pytest.raises(CheckpointError, match=r"step_000000001.ckpt` is damaged.*There is no othe"):
+        make_checkpoints().restore(stepper)
     assert leaves_equal(stepper.leaves, make_stepper().leaves)
+    assert path.read_bytes() == before
 
 
-def test_the_checkpoint_of_another_model_is_refused(tmp_path, make_stepper):
-    Checkpoints(tmp_path).save(Tally(1), make_stepper(outputs=9))
-    with pytest.raises(CheckpointError, match="belongs to another run"):
-        Checkpoints(tmp_path).restore(make_stepper())
+def test_the_newest_good_one_is_used(tmp_path, make_checkpoints, make_stepper, leaves_equal):
+    checkpoints, saved = make_checkpoints(keep=3), make_stepper()
+    saved.leaves = [leaf + 1 for leaf in saved.leaves]
+    for steps in (1, 2, 3):
+        checkpoints.save(Tally(steps), saved)
+    for steps in (2, 3):
+        spoil(tmp_path / f"step_{steps:09d}.ckpt", "cut")
+    stepper = make_stepper()
+    tally, _, refused = make_checkpoints(keep=1).restore(stepper)
+    assert tally.steps == 1
+    assert leaves_equal(stepper.leaves, saved.leaves)
+    assert [sentence.partition("` is damaged")[0][-6:] for sentence in refused] == [
+        *("3.ckpt", "2.ckpt")
+    ]
+    # The next one is the newest, though its number is lower than those of the spoilt ones.
+    make_checkpoints(keep=1).save(Tally(2), saved)
+    assert make_checkpoints().restore(stepper).tally.steps == 2
+    assert len(list(tmp_path.glob("*.refused"))) == 2
 
 
-def test_every_state_of_an_optimiser_is_saved(tmp_path, model, dataset, leaves_equal):
+def test_the_checkpoint_of_another_configuration_is_refused(make_checkpoints, make_stepper):
+    make_checkpoints(config="b").save(Tally(1), make_stepper())
+    with pytest.raises(CheckpointError, match="is of another configuration"):
+        make_checkpoints(config="a").restore(make_stepper())
+
+
+def test_the_checkpoint_of_another_model_is_refused(make_checkpoints, make_stepper):
+    make_checkpoints().save(Tally(1), make_stepper(outputs=9))
+    with pytest.raises(CheckpointError, match="holds other arrays"):
+        make_checkpoints().restore(make_stepper())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, make_checkpoints, make_stepper):
+    make_checkpoints().save(Tally(1), make_stepper())
+    (tmp_path / ".step_000000002.ckpt.123.tmp").write_bytes(b"half")
+    make_checkpoints().restore(make_stepper())
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000001.ckpt"]
+
+
+def test_reading_runs_no_code(tmp_path, make_checkpoints, make_stepper):
+    """A pickle in the place of an array, under a digest that is right, is refused unread."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("exploded").touch, ())
+
+    make_checkpoints().save(Tally(1), make_stepper())
+    (path,) = tmp_path.iterdir()
+    header = path.read_bytes().split(b"\n")[0] + b"\n"
+    body = io.BytesIO()
+    np.save(body, np.array([Bomb()], dtype=object), allow_pickle=True)
+    spoilt = header + body.getvalue()
+    path.write_bytes(spoilt + hashlib.sha256(spoilt).hexdigest().encode())
+    with pytest.raises(CheckpointError, match="holds other arrays"):
+        make_checkpoints().restore(make_stepper())
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_every_state_of_an_optimiser_is_saved(make_checkpoints, model, dataset, leaves_equal):
     """Damping, search and warm start adapt, and the targets are drawn: none may begin anew."""
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
@@ -94,10 +211,10 @@ def test_every_state_of_an_optimiser_is_saved(tmp_path, model, dataset, leaves_e
     first = [jnp.array(leaf) for leaf in stepper.leaves]
     for _ in range(3):
         stepper.step(order)
-    Checkpoints(tmp_path).save(Tally(3), stepper)
+    make_checkpoints().save(Tally(3), stepper)
     expected = [stepper.read(stepper.step(order)) for _ in range(3)]
     last = jax.device_get(stepper.leaves)
     stepper.leaves = first
-    Checkpoints(tmp_path).restore(stepper)
+    make_checkpoints().restore(stepper)
     assert [stepper.read(stepper.step(order)) for _ in range(3)] == expected
     assert leaves_equal(jax.device_get(stepper.leaves), last)

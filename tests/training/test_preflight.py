@@ -1,6 +1,9 @@
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optax
 import optimistix as optx
@@ -9,6 +12,7 @@ import pytest
 import curvature as cv
 from data import Dataset, joint
 from training import preflight
+from training.preflight import in_one_line
 
 
 def sgd_on(objective):
@@ -138,3 +142,29 @@ def test_more_rows_than_the_solver_takes(make_run):
     )
     with pytest.raises(ValueError, match=r"max_rows=50.*takes 90 rows \(10 examples × 9\).*CG"):
         preflight(make_run(optimiser=optimiser, batch_size=10))
+
+
+def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher(), solver=lx.Cholesky()
+    )
+    needs = preflight(make_run(optimiser=optimiser)).nbytes
+    assert needs == 2 * 4 * make_run().parameters ** 2
+    monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: needs - 1)
+    with pytest.raises(ValueError, match=r"`Cholesky` needs about .* GiB for 610 parameters"):
+        preflight(make_run(optimiser=optimiser))
+
+
+def test_one_line_says_what_will_run(make_run):
+    optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
+    run = make_run(optimiser=optimiser, batch_size=4, label="mine")
+    line = in_one_line(run, preflight(run))
+    assert "\n" not in line
+    for part in (
+        "mine: 610 parameters, 36 rows; SampleSpace",
+        " MiB, ",
+        "is predicted to cost",
+        "gradients",
+    ):
+        assert part in line
+    assert in_one_line(make_run(), None).startswith("sgd: 610 parameters; nothing is solved")

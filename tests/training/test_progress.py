@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from training.log import Log
 from training.progress import LINES, describe, progress, report
 
 RECORD = {"loss": 0.5, "damping": 0.01, "solver_steps": 10, "seconds": 1.0, "accepted": True}
@@ -12,8 +13,9 @@ RECORD = {"loss": 0.5, "damping": 0.01, "solver_steps": 10, "seconds": 1.0, "acc
 
 def follow(total, *, terminal, first=1):
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=100)
-    with progress(console, "[mine]", total) as display:
+    log = Log()
+    log.console = Console(file=file, force_terminal=terminal, width=100)
+    with progress(log, "[mine]", total) as display:
         for step in range(first, total + 1):
             display.update(RECORD | {"step": step})
     return file.getvalue()
@@ -65,7 +67,9 @@ def test_the_report_is_short_and_plain():
         "rejected": 20,
         "parameters": 3,
     }
-    report(Console(file=file), summary, Path("a folder"))
+    log = Log()
+    log.console = Console(file=file)
+    report(log, summary, Path("a folder"))
     assert file.getvalue().splitlines() == [
         "mine diverged after 110 steps (10 epochs) in 2.0 s, 20 rejected",
         "Stopped [because].",

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import curvature as cv
+from data import held_out
 from training import ExitCode, FolderError, train
 from training.records import Records
 
@@ -139,6 +140,31 @@ def test_evaluated_along_the_way(make_run, whole, tmp_path, read_records, weight
     assert found[18] != (summary["test_loss"], summary["test"])
 
 
+def test_the_best_state_by_the_validation_part(
+    make_run, dataset, tmp_path, read_records, model, sgd
+):
+    """Evaluated at the end of each epoch; what is best is the lowest of them, and is kept."""
+    run = make_run(dataset=held_out(dataset, 0.2), epochs=3)
+    summary = train(run, tmp_path)
+    found = {r["step"]: r["validation_loss"] for r in read_records(tmp_path) if "validation" in r}
+    assert list(found) == [4, 8, 12]
+    step = min(found, key=found.get)
+    assert summary["best"] == {"step": step, "by": "validation_loss", "loss": found[step]}
+    assert summary["validation_loss"] == found[12]
+    best = eqx.tree_deserialise_leaves(tmp_path / "checkpoints" / "best.eqx", model)
+    x, y = (jnp.asarray(array) for array in run.dataset.validation)
+    np.testing.assert_allclose(sgd.objective.loss(best, (x, y)), found[step], rtol=1e-5)
+
+
+def test_the_best_state_by_the_loss_of_an_epoch(make_run, whole, read_records):
+    losses = [record["loss"] for record in read_records(whole)]
+    means = [np.mean(losses[i : i + 5]) for i in range(0, 20, 5)]
+    best = json.loads((whole / "summary.json").read_text())["best"]
+    assert best["by"] == "train_loss"
+    assert best["step"] == 5 * (1 + int(np.argmin(means)))
+    assert best["loss"] == pytest.approx(min(means))
+
+
 def test_the_whole_training_part_at_every_step(make_run, tmp_path, read_records, sgd):
     """Without batches a step is an epoch, on all examples in their order."""
     run = make_run(batch_size=None, epochs=3)
@@ -198,11 +224,11 @@ def test_a_dead_run_resumes_from_its_last_checkpoint(
     """A checkpoint after every step, death in mid-air: what came after the checkpoint is redone."""
 
     def die():
-        raise OSError("the machine is gone")
+        raise RuntimeError("the machine is gone")
 
     at_step(9, die)
     run = make_run(checkpoint_seconds=1e-9)
-    with pytest.raises(OSError, match="the machine is gone"):
+    with pytest.raises(RuntimeError, match="the machine is gone"):
         train(run, tmp_path / "parts")
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
         file.write('{"step": 10, "lo')
@@ -216,10 +242,10 @@ def test_without_a_checkpoint_a_resumed_run_begins_again(
     make_run, whole, tmp_path, at_step, read_records, weights, leaves_equal
 ):
     def die():
-        raise OSError("the machine is gone")
+        raise RuntimeError("the machine is gone")
 
     at_step(9, die)
-    with pytest.raises(OSError, match="the machine is gone"):
+    with pytest.raises(RuntimeError, match="the machine is gone"):
         train(make_run(), tmp_path / "parts")
     assert not (tmp_path / "parts" / "checkpoints").exists()
     train(make_run(), tmp_path / "parts", resume=True)

@@ -7,6 +7,7 @@ GOOD = {"seed": 0, "batch_size": 2, "epochs": 1}
 
 
 COUNTS = ["batch_size", "epochs", "max_steps", "max_rejections", "evaluate_every"]
+COUNTS += ["train_examples", "profile_steps", "keep_checkpoints"]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -19,7 +20,7 @@ def test_counts_are_positive_integers(name, value):
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_count_that_may_be_left_out(name):
     values = GOOD | {name: None}
-    if name in ("epochs", "max_rejections"):
+    if name in ("epochs", "max_rejections", "keep_checkpoints"):
         with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, got None\."):
             Settings(**values)
     else:
@@ -36,6 +37,19 @@ def test_seed_is_an_integer_in_range(value):
 def test_checkpoint_seconds_is_a_positive_number(value):
     with pytest.raises(ValueError, match="`checkpoint_seconds` must be a positive, finite number"):
         Settings(**GOOD, checkpoint_seconds=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, float("nan"), True, "0.1", None])
+def test_validation_is_a_fraction(value):
+    with pytest.raises(ValueError, match="`validation` must be a fraction from 0 to less than 1"):
+        Settings(**GOOD, validation=value)
+
+
+@pytest.mark.parametrize("name", ["quiet", "stop_at_nan"])
+@pytest.mark.parametrize("value", [0, 1, "true", None])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be true or false, got"):
+        Settings(**GOOD, **{name: value})
 
 
 def test_every_seed_in_range_seeds_the_data_and_the_keys():

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from ..exit_codes import ExitCode
-from ..progress import say, wide_console
+from ..log import say
+from ..progress import wide_console
 from . import ReportError, console_table, write_report
 
 

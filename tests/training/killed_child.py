@@ -1,0 +1,62 @@
+"""A run in a process of its own, to be killed: `python killed_child.py FOLDER [EVENT]`.
+
+With EVENT it kills itself at so many operations on the files of its folder, checkpoints included.
+With LARGEST_FILE in the environment the system takes no more bytes than that in a file.
+"""
+
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+
+import curvature as cv
+from data import digits, held_out
+from training import Run, Settings, train
+
+STEPS = 300
+OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
+
+
+def run() -> Run:
+    """Every state that there is: damping, momentum, search, drawn targets."""
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature=cv.SampledFisher(samples=1),
+        damping=cv.LevenbergMarquardt(1.0),
+        momentum=cv.Spring(0.9),
+    )
+    net = eqx.nn.Sequential(
+        [eqx.nn.Lambda(jax.numpy.ravel), eqx.nn.MLP(64, 10, 16, 1, key=jax.random.key(0))]
+    )
+    settings = Settings(
+        seed=3, batch_size=32, epochs=100, max_steps=STEPS, checkpoint_seconds=0.02, validation=0.1
+    )
+    dataset = held_out(digits(), settings.validation)
+    return Run(net, optimiser, dataset, settings, {"name": "killed"}, "killed")
+
+
+def kill_at(event: int, folder: Path) -> None:
+    """SIGKILL at the given number of operations on files below `folder`."""
+    count = 0
+
+    def hook(name: str, arguments: tuple) -> None:
+        nonlocal count
+        if name in OPERATIONS and str(arguments[0]).startswith(str(folder)):
+            count += 1
+            if count == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    if largest := os.environ.get("LARGEST_FILE"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), resource.RLIM_INFINITY))
+    if len(sys.argv) > 2:
+        kill_at(int(sys.argv[2]), folder)
+    train(run(), folder, resume=folder.exists())

@@ -1,0 +1,108 @@
+"""What goes wrong outside the program ends in one sentence, and loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import FolderError, train
+
+ROOT = Path(__file__).parents[2]
+CHILD = Path(__file__).with_name("killed_child.py")
+
+
+def run_child(folder, **environment):
+    return subprocess.run(
+        [sys.executable, str(CHILD), str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path):
+    folder = tmp_path / "run"
+    full = run_child(folder, LARGEST_FILE="60000")
+    assert full.returncode == 1
+    last = full.stderr.strip().splitlines()[-1]
+    assert "FolderError: Cannot write to the run folder" in last
+    assert "File too large. What it holds is whole; when that is mended, continue with" in last
+    assert f"`resume={folder}`" in last
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert len(list((folder / "checkpoints").glob("step_*.ckpt"))) == 2
+    assert not list(folder.rglob("*.tmp"))
+    resumed = run_child(folder)
+    assert resumed.returncode == 0, resumed.stderr
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(1, 301))
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_takes_no_file_is_refused(make_run, resume):
+    """Of /proc not even root may make a file."""
+    with pytest.raises(FolderError, match=r"Cannot write to the run folder `/proc`: "):
+        train(make_run(), Path("/proc"), resume=resume)
+
+
+class Logarithm(eqx.Module):
+    """NaN where an input's sum is not positive; -1 is added to one pixel by `offset`."""
+
+    net: eqx.Module
+    offset: float
+
+    def __call__(self, x):
+        z = self.net(x)
+        return z + 0 * jnp.log(jnp.sum(x) - self.offset)
+
+
+def test_the_origin_of_a_nan_is_named(make_run, make_net, tmp_path):
+    summary = train(make_run(model=Logarithm(make_net(), 1e6), stop_at_nan=True), tmp_path)
+    assert (summary["status"], summary["steps"], summary["exit_code"]) == ("diverged", 1, 1)
+    assert "In the loss, invalid value (nan) encountered in " in summary["reason"]
+    assert "log" in summary["reason"]
+    assert "return z + 0 * jnp.log(jnp.sum(x) - self.offset)" in summary["reason"]
+
+
+def test_a_nan_in_the_batch_is_named(make_run, with_nan, tmp_path):
+    summary = train(make_run(dataset=with_nan(slice(None)), stop_at_nan=True), tmp_path)
+    assert f"The batch holds numbers that are not finite: {256 * 64} in `0`." in summary["reason"]
+
+
+def test_the_origin_is_asked_for_at_the_step_that_is_not_finite(
+    make_run, with_nan, tmp_path, read_records
+):
+    """One broken example: the batch of the step that has it is found again."""
+    summary = train(make_run(dataset=with_nan(slice(0, 1)), stop_at_nan=True), tmp_path)
+    assert "64 in `0`." in summary["reason"]
+    losses = [record["loss"] for record in read_records(tmp_path)]
+    assert losses[-1] is None
+    assert None not in losses[:-1]
+
+
+def test_without_a_nan_nothing_is_stopped(make_run, tmp_path):
+    assert train(make_run(stop_at_nan=True), tmp_path)["status"] == "finished"
+
+
+def test_a_profile_is_a_trace_that_can_be_looked_at(make_run, tmp_path):
+    train(make_run(profile_steps=5), tmp_path)
+    assert len(list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))) == 1
+
+
+def test_warnings_of_a_resumed_run(make_run, tmp_path, capsys, monkeypatch):
+    train(make_run(max_steps=7), tmp_path)
+    monkeypatch.setattr("training.run.versions", lambda: {"jax": "99"})
+    train(make_run(quiet=True), tmp_path, resume=True)
+    out, err = capsys.readouterr()
+    assert "now 99" in err
+    assert "perhaps not bit for bit" in err.replace("\n", " ")
+    assert "finished" in (tmp_path / "train.log").read_text()
+    assert np.char.count(out, "finished") == 1  # of the first run, which was not quiet

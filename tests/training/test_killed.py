@@ -1,0 +1,124 @@
+"""A run that is killed at random moments ends as one that is not, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHILD = Path(__file__).with_name("killed_child.py")
+SECONDS = 1.0
+"""A run takes about twice as long from its first step to its last."""
+
+
+class Machine:
+    """Starts the run in a folder again and again, and kills it."""
+
+    def __init__(self, cache: Path):
+        # What is compiled once need not be compiled at every start.
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+    def start(self, folder: Path, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(CHILD), str(folder), *arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, folder: Path) -> None:
+        process = self.start(folder)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+    def kill_at_time(self, folder: Path, seconds: float) -> bool:
+        """Kill the process so long after its first step; whether it was alive."""
+        process = self.start(folder)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("killed ") and "/" in line:  # the display has shown a step
+                break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+        return self._was_killed(process)
+
+    def kill_at_operation(self, folder: Path, number: int) -> bool:
+        """Let the process die at so many operations on its files; whether it did."""
+        process = self.start(folder, str(number))
+        process.communicate()
+        return self._was_killed(process)
+
+    @staticmethod
+    def _was_killed(process: subprocess.Popen) -> bool:
+        assert process.returncode in (0, -signal.SIGKILL)
+        return process.returncode != 0
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory) -> Machine:
+    return Machine(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def whole(machine, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    machine.finish(folder)
+    return folder
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    assert (folder / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+    found, expected = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (folder, whole)
+    )
+    assert [record["step"] for record in found] == list(range(1, len(expected) + 1))
+    for record in (*found, *expected):
+        del record["seconds"]
+    assert found == expected
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, whole)]
+    for name in ("best", "train_loss", "validation_loss", "test", "gradient_equivalents"):
+        assert summaries[0][name] == summaries[1][name]
+    best = "checkpoints/best.eqx"
+    assert (folder / best).read_bytes() == (whole / best).read_bytes()
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_killed_among_its_files(machine, whole, tmp_path):
+    """A checkpoint is written every few steps: the thirtieth operation is on one of them."""
+    assert machine.kill_at_operation(tmp_path / "run", 30)
+    machine.finish(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_moments(machine, whole, tmp_path):
+    """Half of them at random times, half at random operations on the run's files."""
+    generator, killed, number = random.Random(0), 0, 0
+    while killed < 50:
+        folder = tmp_path / str(number)
+        number += 1
+        for attempt in range(8):
+            if attempt % 2:
+                alive = machine.kill_at_operation(folder, generator.randint(1, 200))
+            else:
+                alive = machine.kill_at_time(folder, generator.uniform(0, SECONDS))
+            killed += alive
+            if not alive:
+                break
+        machine.finish(folder)
+        assert_same(folder, whole)

@@ -1,0 +1,63 @@
+"""On what a run ran, and from what state of the code."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "equinox", "lineax", "optimistix", "optax", "numpy", "curvature")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores in use, device, versions."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The packages that the numbers of a run may depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def git_state() -> dict[str, Any] | None:
+    """The commit of the code, and whether its files differ from it; None outside a repository.
+
+    Asked once: what is changed on disk while a process runs is not what it runs.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()

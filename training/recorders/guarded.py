@@ -1,0 +1,38 @@
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..log import Log
+from ._base import AbstractRecorder
+
+
+class Guarded:
+    """Several recorders, none of which can end the run.
+
+    One that raises is warned of in one line, and not called again.
+    """
+
+    def __init__(self, recorders: Mapping[str, AbstractRecorder], log: Log):
+        self._recorders, self._log = dict(recorders), log
+
+    def tell(
+        self, event: Callable[[AbstractRecorder], None], only: Sequence[str] | None = None
+    ) -> None:
+        """Call `event` with each recorder, or with those of the names `only`."""
+        for name in list(self._recorders if only is None else only):
+            try:
+                event(self._recorders[name])
+            except Exception as error:  # whatever somebody's recorder raises
+                del self._recorders[name]
+                reason = " ".join(str(error).split())
+                self._log.warn(
+                    f"The recorder `{name}` failed and is not used any more: "
+                    f"{type(error).__name__}: {reason}"
+                )
+
+    def wanting_arrays(self, step: int) -> list[str]:
+        """The names of those that want the arrays of step number `step`."""
+        return [name for name, r in self._recorders.items() if _wants(r, step)]
+
+
+def _wants(recorder: Any, step: int) -> bool:
+    return recorder.arrays_every is not None and step % recorder.arrays_every == 0

@@ -1,0 +1,73 @@
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from ._base import AbstractRecorder, Arrays
+
+FOLDER = "tensorboard"
+
+
+class TensorBoard(AbstractRecorder):
+    """Event files for TensorBoard, in `FOLDER/tensorboard`.
+
+    Scalars of every step; histograms of weights, gradients and updates; the configuration as
+    hyper-parameters, with the numbers of the summary.
+
+    **Arguments:** `histograms_every`: after how many steps histograms are written; None: never.
+
+    **Raises:** `ValueError` where that is not a positive integer.
+    """
+
+    def __init__(self, histograms_every: int | None = 100):
+        is_int = isinstance(histograms_every, int) and not isinstance(histograms_every, bool)
+        if histograms_every is not None and (not is_int or histograms_every < 1):
+            raise ValueError(
+                "`TensorBoard(histograms_every=...)` must be a positive integer or null, got "
+                f"{histograms_every!r}."
+            )
+        self.arrays_every = histograms_every
+
+    def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
+        self._config = config
+        # TensorBoard leaves out what an earlier file has of these steps.
+        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=steps + 1 if steps else None)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        for name, value in _numbers(record):
+            if name != "step":
+                self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
+
+    def arrays(self, step: int, arrays: Arrays) -> None:
+        for kind, by_path in arrays._asdict().items():
+            for path, values in by_path.items():
+                if np.isfinite(values).all():  # a histogram has no place for others
+                    self._writer.add_histogram(f"{kind}/{path}", values, step)
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        hyperparameters = dict(_plain(self._config))
+        numbers = {f"summary/{name}": value for name, value in _numbers(summary)}
+        self._writer.add_hparams(hyperparameters, numbers, name="hyperparameters")
+        self._writer.close()
+
+
+def _numbers(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """What is a finite number, or a truth value, in a nested mapping."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield f"{prefix}{name}", float(value)
+
+
+def _plain(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool]]:
+    """The leaves of a configuration by their dotted paths; lists and nulls as text."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _plain(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str | int | float) else str(value)
