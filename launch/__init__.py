@@ -1,6 +1,5 @@
 """From the command line to objects: everything of the project that speaks Hydra."""
 
-from .callbacks import SweepTable as SweepTable
 from .errors import ConfigError as ConfigError
 from .instantiation import instantiate as instantiate
 from .job import Job as Job, current_job as current_job

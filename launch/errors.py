@@ -10,6 +10,13 @@ class ConfigError(ValueError):
     """What was asked for cannot be run: one sentence that says what was got and what to do."""
 
 
+class Stopped(Exception):
+    """A launcher was told to stop, and its jobs have ended; `code` is the exit code."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+
 def sentence(error: BaseException) -> str:
     """`error` in one line; an exception of no expected kind is named and leads to `debug=true`."""
     text = " ".join(str(error).split())

@@ -2,10 +2,12 @@
 
 import logging
 import re
-from typing import Any
+from typing import Any, cast
 
 import hydra
+from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
 
 from .errors import ConfigError, sentence
 
@@ -42,6 +44,19 @@ def instantiate(key: str, config: dict[str, Any]) -> Any:
         path = _FULL_KEY.search(str(error))
         full_key = path.group(1) if path else key
         raise ConfigError(why_not(full_key, _at(config, full_key), _root(error))) from error
+
+
+def check_launcher(composed: DictConfig) -> None:
+    """Make the launcher of a sweep as Hydra will, from the configuration of one of its jobs.
+
+    **Raises:** `ConfigError` where that fails.
+    """
+    config = composed.hydra.launcher
+    try:
+        Plugins.instance()._instantiate(config)
+    except Exception as error:  # Hydra raises its own kinds and built-in ones
+        plain = cast(dict[str, Any], OmegaConf.to_container(config))
+        raise ConfigError(why_not("hydra.launcher", plain, _root(error))) from error
 
 
 def why_not(key: str, config: dict[str, Any], cause: BaseException) -> str:

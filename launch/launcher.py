@@ -1,27 +1,25 @@
 """Checks everything that a command asks for, then lets Hydra run it."""
 
+import os
 import sys
-import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.utils import env_override
 
 from training import ExitCode, check_folder, make_folder, preflight
 
 from . import command as command_line
 from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composition
-from .errors import ConfigError, report, sentence
+from .errors import ConfigError, Stopped, report, sentence
 from .explain import compose
-from .folders import launch_id, register_resolvers
+from .folders import new_launch_id, register_resolvers
+from .instantiation import check_launcher
 from .job import Job, planned_job
+from .runner import JobRunner, Task
 from .runs import build
+from .sweep import Sweep, SweepJob
 from .unused import refuse_unused
-
-Task = Callable[[DictConfig], Mapping[str, Any]]
 
 
 def launch(task: Task) -> int:
@@ -32,40 +30,52 @@ def launch(task: Task) -> int:
 
     **Returns:** the exit code, as `training.ExitCode` names them; of a sweep the worst.
     """
-    launch_id.cache_clear()
-    register_resolvers()
+    register_resolvers(new_launch_id())
     debug = command_line.wants_debug(sys.argv[1:])
+    sweep = None
     try:
         sys.argv[1:] = command_line.without_quiet(sys.argv[1:])
         command = command_line.parse(sys.argv[1:])
         command_line.make_importable(command)
         if not command_line.is_question(command):
             composer = Composer(command)
-            _check(compose(composer, command.overrides, multirun=command.multirun), composer)
+            composition = compose(composer, command.overrides, multirun=command.multirun)
+            sweep = _check(composition, composer)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:
         report(error, debug=debug)
         return ExitCode.BAD_CONFIGURATION
-    return _run(task, debug=debug)
+    runner = JobRunner(task, debug=debug)
+    code = _run(runner, debug=debug)
+    # A single run is one of this process, and the runner knows how it ended.
+    codes = runner.codes if sweep is None else [sweep.end()]
+    return max([code, *codes])
 
 
-def _check(composition: Composition, composer: Composer) -> None:
+def _check(composition: Composition, composer: Composer) -> Sweep | None:
     """Refuse what cannot be run; make the launch's folder as the last thing that may fail."""
     refuse_unused(composition, composer)
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
         raise ConfigError("`hydra.sweep.subdir` gives several jobs the same folder.")
-    for job, composed in zip(jobs, composition.jobs, strict=True):
+    if composition.multirun:
+        check_launcher(composition.jobs[0])
+    overrides = [list(composed.hydra.overrides.task) for composed in composition.jobs]
+    for job, given in zip(jobs, overrides, strict=True):
         try:
             _check_job(job)
         except Exception as error:
             if len(jobs) == 1:
                 raise
-            overrides = " ".join(composed.hydra.overrides.task)
-            raise ConfigError(f"The job `{overrides}`: {sentence(error)}") from error
+            raise ConfigError(f"The job `{' '.join(given)}`: {sentence(error)}") from error
     hydra_config = composition.jobs[0].hydra
-    make_folder(Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir))
+    folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
+    make_folder(folder)
+    if not composition.multirun:
+        return None
+    planned = zip(overrides, jobs, strict=True)
+    return Sweep(folder, [SweepJob(given, job.folder) for given, job in planned])
 
 
 def _check_job(job: Job) -> None:
@@ -73,34 +83,23 @@ def _check_job(job: Job) -> None:
     preflight(build(job, shapes_only=True))
 
 
-def _run(task: Task, *, debug: bool) -> int:
-    codes: list[int] = []
-
-    def run_job(config: DictConfig) -> Mapping[str, Any]:
-        if _stopping(codes):
-            return {"status": "not started"}
-        try:
-            summary = task(config)
-        except Exception as error:
-            summary = _failed(error, debug=debug)
-        codes.append(summary["exit_code"])
-        return summary
-
+def _run(runner: JobRunner, *, debug: bool) -> int:
+    """Let Hydra run the jobs; returns the exit code for what befell it beside them."""
     decorate = hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)
+    environment = {
+        # Else Hydra would print what a launcher raises, and leave without the sweep's table.
+        "HYDRA_FULL_ERROR": "1",
+        # The processes of jobs import what this one does, wherever it was started.
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+    }
     try:
-        decorate(run_job)()
+        with env_override(environment):
+            decorate(runner)()
     except KeyboardInterrupt:
-        codes.append(ExitCode.INTERRUPTED)
-    return max(codes, default=ExitCode.FINISHED)
-
-
-def _stopping(codes: list[int]) -> bool:
-    return any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in codes)
-
-
-def _failed(error: Exception, *, debug: bool) -> dict[str, Any]:
-    """The summary of a job that raised: one line here, the traceback in its folder."""
-    report(error, debug=debug)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)))
-    return {"status": "failed", "exit_code": ExitCode.FAILED, "reason": sentence(error)}
+        return ExitCode.INTERRUPTED
+    except Stopped as stopped:
+        return stopped.code
+    except Exception as error:
+        report(error, debug=debug)
+        return ExitCode.FAILED
+    return ExitCode.FINISHED

@@ -17,6 +17,8 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 MODEL = "model.eqx"
 CHECKPOINTS = "checkpoints"
+ERROR_LOG = "error.log"
+"""The traceback of a job that failed, perhaps before it wrote anything else."""
 
 
 class FolderError(ValueError):

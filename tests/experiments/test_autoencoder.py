@@ -35,7 +35,7 @@ SOON, LATE, NEVER = curve(200, 89, 80, 69), curve(200, 100, 90, 70, every=100), 
 @pytest.fixture
 def built():
     """What `python train.py experiment=autoencoder` trains, on a smaller dataset."""
-    register_resolvers()
+    register_resolvers("launch")
     overrides = ["experiment=autoencoder", "dataset=digits", "seed=3"]
     return build(planned_job(Composer(parse([])).compose(overrides), multirun=False))
 

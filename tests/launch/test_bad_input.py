@@ -95,6 +95,10 @@ TABLE = {
     "resume=nope": ["nope", "no such folder"],
     "resume=.": ["config.yaml"],
     "-m resume=. seed=0,1": ["one job at a time"],
+    # launchers
+    "-m seed=0,1 hydra/launcher=parallel hydra.launcher.n_jobs=0": ["n_jobs", "got 0"],
+    "-m seed=0,1 hydra/launcher=parallel hydra.launcher.jobs=2": ["hydra.launcher.jobs"],
+    "-m seed=0,1 hydra/launcher=slurm": ["`sbatch`", "`hydra/launcher=local`"],
 }
 
 # One process for all of them; not pytest's own, whose type checks would speak first.

@@ -11,10 +11,8 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from ..folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY
+from ..folder import CHECKPOINTS, CONFIG, ERROR_LOG, METRICS, SUMMARY
 
-ERROR_LOG = "error.log"
-"""The traceback of a job that failed, perhaps before it wrote anything else."""
 MARKS = {CONFIG, METRICS, SUMMARY, ERROR_LOG}
 COLUMNS = (
     *("step", "seconds", "gradient_equivalents"),
@@ -73,11 +71,16 @@ def read_run(folder: Path) -> StoredRun:
     summary = _mapping(folder / SUMMARY, json.loads, ValueError)
     status, reason = summary.get("status"), summary.get("reason", "")
     if status is None and (folder / ERROR_LOG).exists():
-        lines = (folder / ERROR_LOG).read_text(errors="replace").split("\n")
-        status, reason = "failed", next((line for line in reversed(lines) if line.strip()), "")
+        status, reason = "failed", logged_error(folder)
     elif status is None:
         status, reason = "unfinished", f"No {SUMMARY}: killed, or still running."
     return StoredRun(folder, config, summary, _columns(folder / METRICS), status, reason)
+
+
+def logged_error(folder: Path) -> str:
+    """The last line of the traceback in a folder, which names the error."""
+    lines = (folder / ERROR_LOG).read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def number(value: Any) -> float:

@@ -1,0 +1,65 @@
+"""Processes that are started a few at a time, and outlive each other."""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+from launch.errors import Stopped
+from training.signals import EXIT_CODES, StopSignals
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.2
+
+
+def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
+    """Run all `processes`, and wait for each, however it ends.
+
+    A signal to stop is handed on to those that run, and no other is started.
+
+    **Raises:** `Stopped` after such a signal, when the last has ended.
+    """
+    log.info(f"Launching {len(processes)} jobs, {at_once} at once")
+    waiting, running = list(processes), list[BaseProcess]()
+    with StopSignals() as stop:
+        handed_on = False
+        try:
+            while running or (waiting and not stop.received):
+                if waiting and not stop.received and len(running) < at_once:
+                    running.append(waiting.pop(0))
+                    running[-1].start()
+                    log.info(f"\t{running[-1].name}")
+                    continue
+                if stop.received and not handed_on:
+                    _send(running, stop.received)
+                    handed_on = True
+                for process in _ended(running):
+                    running.remove(process)
+                    process.join()
+                    log.info(f"\t{process.name} : {_manner(process)}")
+        except KeyboardInterrupt:  # the second
+            _send(running, signal.SIGINT)
+            for process in running:
+                process.join()
+        if stop.received:
+            raise Stopped(EXIT_CODES[stop.received])
+
+
+def _ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
+    """Those that have ended; waits for one, but not for long, because no signal ends the wait."""
+    ended = wait([process.sentinel for process in running], POLL_SECONDS)
+    return [process for process in running if process.sentinel in ended]
+
+
+def _send(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid or 0, number)
+
+
+def _manner(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else "over"

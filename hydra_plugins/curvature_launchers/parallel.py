@@ -1,0 +1,88 @@
+"""Jobs side by side on this machine, each in a process of its own."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from launch.errors import ConfigError
+
+from ._processes import run_processes
+
+MISSING = (
+    "`hydra/launcher=parallel` needs `hydra-joblib-launcher`, which is not installed: "
+    "`pip install -e '.[sweeps]'`."
+)
+LOGS = "logs"
+
+
+class ParallelLauncher(Launcher):
+    """At most `n_jobs` jobs at once; −1 stands for the number of cores.
+
+    The jobs are those of Hydra's launcher for joblib, in processes of joblib's kind. That launcher
+    runs them in a pool, which breaks, and all its jobs with it, where one of its processes dies.
+    Here none has two jobs: a signal or a want of memory ends one job.
+
+    What a job prints goes to `logs/<its number>.log` in the folder of the sweep.
+    """
+
+    def __init__(self, n_jobs: int):
+        try:
+            from hydra_plugins.hydra_joblib_launcher._core import execute_job
+        except ImportError:
+            raise ConfigError(MISSING) from None
+        if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
+            raise ConfigError(
+                f"`hydra.launcher.n_jobs` must be a positive integer, or -1, got {n_jobs}."
+            )
+        self._at_once = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+        self._execute_job = execute_job
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self._context, self._config, self._task = hydra_context, config, task_function
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; how they ended is in their folders.
+
+        **Raises:** `launch.errors.Stopped` once all have ended that ran when a signal came.
+        """
+        from joblib.externals.loky.backend.process import LokyProcess
+
+        setup_globals()
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        logs = Path(self._config.hydra.sweep.dir) / LOGS
+        logs.mkdir(parents=True, exist_ok=True)
+        shared = self._context, self._config, self._task, Singleton.get_state()
+        run_processes(
+            [
+                LokyProcess(
+                    target=_run_job,
+                    name=f"#{number} : {' '.join(overrides)}",
+                    args=(logs / f"{number}.log", self._execute_job, number, overrides, *shared),
+                )
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ],
+            self._at_once,
+        )
+        return []
+
+
+def _run_job(log: Path, execute_job: Any, *arguments: Any) -> None:
+    """What the process of a job does."""
+    # Away from the terminal: its Ctrl-C is for the launcher, which hands it on, once.
+    os.setpgrp()
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    execute_job(*arguments)

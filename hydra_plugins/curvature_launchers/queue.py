@@ -1,0 +1,91 @@
+"""Jobs through submitit: on SLURM, or as SLURM would run them, on this machine."""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from launch.errors import ConfigError
+
+log = logging.getLogger(__name__)
+MISSING = (
+    "`hydra/launcher={}` needs `hydra-submitit-launcher`, which is not installed: "
+    "`pip install -e '.[sweeps]'`."
+)
+
+NO_SLURM = (
+    "`hydra/launcher=slurm` needs `sbatch`, which is not on this machine: start it where SLURM is, "
+    "or try it out by `hydra/launcher=local`."
+)
+
+
+class QueueLauncher(Launcher):
+    """All jobs at once to a queue, which has them wait for their turn.
+
+    The jobs are those of Hydra's launcher for submitit. That launcher collects what they return,
+    and leaves the rest alone where one has died; here all are waited for.
+
+    **Arguments:**
+
+    - `executor`: submitit's, `slurm` or `local`.
+    - `submitit_folder`: for what submitit writes, what the jobs print included.
+    - `parameters`: what submitit asks of the queue, named as in Hydra's launcher for it.
+    """
+
+    def __init__(self, executor: str, submitit_folder: str, **parameters: Any):
+        try:
+            from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+            from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+        except ImportError:
+            raise ConfigError(MISSING.format(executor)) from None
+        kinds = {"slurm": submitit_launcher.SlurmLauncher, "local": submitit_launcher.LocalLauncher}
+        if executor not in kinds:
+            raise ConfigError(f"`hydra.launcher.executor` must be slurm or local, got {executor}.")
+        if executor == "slurm" and shutil.which("sbatch") is None:
+            raise ConfigError(NO_SLURM)
+        shared = {field.name for field in dataclasses.fields(BaseQueueConf)}
+        self._executor, self._folder = executor, submitit_folder
+        self._parameters = {
+            name if name in shared else f"{executor}_{name}": value
+            for name, value in parameters.items()
+            if value is not None
+        }
+        # What runs in a job, and is submitted again where the queue takes its machine away.
+        self._job = kinds[executor](**parameters)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self._config = config
+        self._job.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; how they ended is in their folders."""
+        import submitit
+
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        executor = submitit.AutoExecutor(self._folder, cluster=self._executor)
+        executor.update_parameters(**self._parameters)
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        state = Singleton.get_state()
+        arguments = [
+            (list(overrides), "hydra.sweep.dir", number, "", state)
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        jobs = executor.map_array(self._job, *zip(*arguments, strict=True))
+        log.info(f"Launched {len(jobs)} jobs by submitit ({self._executor}): {self._folder}")
+        for job, (overrides, _, number, _, _) in zip(jobs, arguments, strict=True):
+            log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))} : {job.job_id}")
+        for job in jobs:
+            job.wait()
+        return []

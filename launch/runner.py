@@ -1,0 +1,67 @@
+"""What Hydra calls for each job, in this process or in another."""
+
+import contextlib
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from training import ExitCode
+from training.folder import ERROR_LOG, SUMMARY, write_summary
+
+from .errors import report, sentence
+
+Task = Callable[[DictConfig], Mapping[str, Any]]
+
+
+class JobRunner:
+    """Runs a task on one job after another, and sees to it that each leaves word of how it ended.
+
+    A job that raises does not raise here: it is reported, its traceback goes to `error.log` in its
+    folder. A task that writes no `summary.json` has what it returned, or why it failed, written
+    there. Once a job was stopped from outside, those after it in this process are not started.
+
+    **Arguments:**
+
+    - `task`: from Hydra's configuration to a summary with `status` and `exit_code`.
+    - `debug`: show tracebacks, too.
+    """
+
+    def __init__(self, task: Task, *, debug: bool):
+        self._task, self._debug = task, debug
+        self.codes: list[int] = []
+        """The exit codes of the jobs that ran in this process."""
+
+    def __call__(self, config: DictConfig) -> Mapping[str, Any]:
+        """Run one job; returns its summary."""
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
+            _remove_if_empty(folder)
+            return {"status": "not started"}
+        try:
+            summary = self._task(config)
+        except KeyboardInterrupt:
+            summary = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")
+        except Exception as error:
+            report(error, debug=self._debug)
+            with contextlib.suppress(OSError):  # of a full disk, which has been reported
+                (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)))
+            summary = _unhappy(ExitCode.FAILED, "failed", sentence(error))
+        if not (folder / SUMMARY).exists():
+            with contextlib.suppress(OSError):
+                write_summary(folder, summary)
+        self.codes.append(summary["exit_code"])
+        return summary
+
+
+def _unhappy(code: ExitCode, status: str, reason: str) -> dict[str, Any]:
+    return {"status": status, "exit_code": int(code), "reason": reason}
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take back the folder that Hydra has just made: a job that has one was started."""
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,128 @@
+"""What has become of the jobs of a sweep: its table, its report, its exit code."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from training import ExitCode
+from training.folder import ERROR_LOG, SUMMARY
+from training.log import say
+from training.progress import wide_console
+
+from .errors import sentence
+
+COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
+KILLED = f"No {SUMMARY}: its process was ended by a signal, or lacked memory."
+
+
+class SweepJob(NamedTuple):
+    """A job that a sweep is to run: its overrides, `key=value`, and its folder."""
+
+    overrides: Sequence[str]
+    folder: Path
+
+
+class Sweep:
+    """The jobs of a sweep, made before the first of them starts.
+
+    How each ended is read from its folder: so it is known of a job that ran in this process, in
+    another or on another machine, and of one that did not live to tell.
+    """
+
+    def __init__(self, folder: Path, jobs: Sequence[SweepJob]):
+        self._folder, self._jobs = folder, jobs
+        # What an earlier launch has left in a folder says nothing about this one.
+        self._earlier = {_version(job.folder / n) for job in jobs for n in (SUMMARY, ERROR_LOG)}
+
+    def end(self) -> int:
+        """Print the table, then report on the folder; returns the worst of the exit codes."""
+        # Here, because it takes a second to import what draws, which a single run can do without.
+        from training.report.runs import logged_error, read_run
+
+        summaries: list[Mapping[str, Any]] = []
+        for folder in (job.folder for job in self._jobs):
+            if self._is_new(folder / SUMMARY):
+                summaries.append(read_run(folder).summary)
+            elif self._is_new(folder / ERROR_LOG):
+                summaries.append({"status": "failed", "reason": logged_error(folder)})
+            elif folder.is_dir():
+                summaries.append({"status": "killed", "reason": KILLED})
+            else:
+                summaries.append({"status": "not started"})
+        console = wide_console()
+        console.print(sweep_table([job.overrides for job in self._jobs], summaries))
+        _report(console, self._folder)
+        return max(summary.get("exit_code", ExitCode.FAILED) for summary in summaries)
+
+    def _is_new(self, file: Path) -> bool:
+        version = _version(file)
+        return version is not None and version not in self._earlier
+
+
+def sweep_table(jobs: Sequence[Sequence[str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of `jobs`, each given by its overrides, and of what they came to.
+
+    An override that is the same in every job is left out, unless there is only one job.
+    """
+    rows = [
+        {key: value for key, _, value in (text.partition("=") for text in overrides)}
+        for overrides in jobs
+    ]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    swept = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    metrics = list(dict.fromkeys(name for summary in summaries for name in _test(summary)))
+    reasons = [escape(summary.get("reason", "")) for summary in summaries]
+    shown = swept or keys
+    table = Table()
+    for name in shown:
+        table.add_column(name)
+    for name in (*COLUMNS, *metrics):
+        table.add_column(name.replace("_", " "), justify="right")
+    if any(reasons):
+        table.add_column("reason", overflow="fold")
+    for row, summary, reason in zip(rows, summaries, reasons, strict=True):
+        values = [summary.get(name) for name in COLUMNS]
+        values += [_test(summary).get(name) for name in metrics]
+        given = [escape(row.get(key, "")) for key in shown]
+        table.add_row(*given, *map(_cell, values), *[reason] * any(reasons))
+    return table
+
+
+def _report(console: Console, folder: Path) -> None:
+    """Write the report on a sweep; where several of its jobs differ by seed alone, show its table.
+
+    A sweep is not lost for want of its report: what it fails by is said in a line.
+    """
+    from training.report import console_table, write_report
+
+    try:
+        report = write_report([folder])
+    except Exception as error:
+        say(console, f"No report: {sentence(error)}")
+        return
+    if any(row.runs > 1 for row in report.table):
+        console.print(console_table(report.table))
+    say(console, f"report {report.page}")
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that stood in its place before; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _test(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    return summary.get("test") or {}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,25 @@
+"""Tab completion, as the README says to switch it on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# What bash does where Tab is pressed at the end of a line.
+SCRIPT = """
+eval "$(python train.py -sc install=bash)"
+COMP_LINE="python train.py curvature=gau" COMP_POINT=29 COMP_CWORD=2
+hydra_bash_completion
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_completion_in_bash():
+    assert SCRIPT.splitlines()[1] in (ROOT / "README.md").read_text()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", SCRIPT],
+        cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["curvature=gauss_newton"], done.stderr

@@ -1,0 +1,167 @@
+"""Sweeps whose jobs run in other processes, and die there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from joblib.externals.loky.backend.process import LokyProcess
+
+from hydra_plugins.curvature_launchers._processes import run_processes
+from launch.errors import Stopped
+
+ROOT = Path(__file__).parents[2]
+STEP = 20
+FATAL = f'''
+import os
+
+import jax
+
+
+def schedule(signal):
+    """A damping of 1; at step {STEP} the signal, or for -1 an exception."""
+
+    def act(step):
+        if step == {STEP} and signal == -1:
+            raise RuntimeError("out of luck")
+        if step == {STEP} and signal:
+            os.kill(os.getpid(), signal)
+
+    def at(step):
+        jax.debug.callback(act, step)
+        return 1.0
+
+    return at
+'''
+SIGNALS = signal.SIGKILL, 0, -1, signal.SIGSEGV
+
+
+def python_train(folder, *arguments):
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def fatal(tmp_path_factory):
+    """Arguments for a sweep of jobs with the fates of `SIGNALS`, after some steps."""
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "fatal.py").write_text(FATAL)
+    (mine / "damping").mkdir()
+    schedule = {"_target_": "fatal.schedule", "signal": 0}
+    damping = {"_target_": "curvature.ScheduledDamping", "schedule": schedule}
+    (mine / "damping" / "fatal.yaml").write_text(yaml.safe_dump(damping))
+    signals = ",".join(str(int(number)) for number in SIGNALS)
+    return (
+        *("-m", "--config-dir", str(mine), "damping=fatal", f"damping.schedule.signal={signals}"),
+        *(f"max_steps={STEP + 5}", "model=linear", "solver=cg", "search=learning_rate"),
+    )
+
+
+@pytest.fixture(scope="module", params=["parallel", pytest.param("local", marks=pytest.mark.slow)])
+def sweep(request, fatal, tmp_path_factory):
+    """The launcher, what the command printed, and the folder of a sweep with three faults."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done = python_train(folder, *fatal, f"hydra/launcher={request.param}")
+    (made,) = folder.glob("multirun/*/*")
+    return request.param, done, made
+
+
+def test_a_fault_is_in_the_table_and_ends_no_other_job(sweep, rows):
+    _, done, _ = sweep
+    table = rows(done.stdout)
+    assert [row["damping.schedule.signal"] for row in table] == ["9", "0", "-1", "11"]
+    assert [row["status"] for row in table] == ["killed", "finished", "failed", "killed"]
+    assert table[0]["reason"].startswith("No summary.json: ")
+    assert "error calling callback" in table[2]["reason"]
+    assert done.returncode == 1
+    assert not done.stderr
+
+
+def test_what_was_recorded_before_a_fault_is_there(sweep):
+    _, _, made = sweep
+    assert {path.name for path in made.iterdir() if path.name.isdecimal()} == {"0", "1", "2", "3"}
+    steps = {}
+    for number in range(4):
+        assert yaml.safe_load((made / str(number) / "config.yaml").read_text())["max_steps"]
+        lines = (made / str(number) / "metrics.jsonl").read_text().splitlines()
+        steps[number] = [json.loads(line)["step"] for line in lines]
+        assert steps[number] == list(range(1, len(lines) + 1))
+    assert len(steps[1]) == STEP + 5
+    # One step is in flight while the one before it is written down.
+    assert all(STEP - 2 <= len(steps[number]) <= STEP + 1 for number in (0, 2, 3))
+    assert "4 runs, 1 finished" in (made / "report" / "report.html").read_text()
+
+
+def test_what_a_job_prints_is_kept(sweep):
+    launcher, done, made = sweep
+    if launcher == "parallel":
+        logs = [made / "logs" / f"{number}.log" for number in range(4)]
+        assert "ended by SIGKILL" in done.stdout
+        assert "ended by SIGSEGV" in done.stdout
+    else:
+        logs = list(made.glob(".submitit/*/*_log.out"))
+    assert len(logs) == 4
+    assert sum("finished after 25 steps" in log.read_text() for log in logs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_that_give_up_still_end_with_the_table(launcher, fatal, tmp_path, rows):
+    done = python_train(tmp_path, *fatal, f"hydra/launcher={launcher}")
+    assert done.returncode == 1
+    assert "Traceback (most recent call last):\n" not in done.stderr
+    statuses = [row["status"] for row in rows(done.stdout)]
+    assert statuses[0] == "killed"
+    assert len(statuses) == 4
+
+
+@pytest.mark.slow
+def test_precision_does_not_leak(tmp_path):
+    """A job takes the steps after others in its process that it takes in one of its own."""
+    found = {}
+    for launcher, precisions in {"basic": "true,false,true", "parallel": "true,false"}.items():
+        done = python_train(
+            *(tmp_path, "-m", f"x64={precisions}", "max_steps=2", "model=linear", "solver=cg"),
+            *(f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"),
+        )
+        assert done.returncode == 0, done.stderr
+        for number in range(precisions.count(",") + 1):
+            folder = tmp_path / launcher / str(number)
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            losses = [json.loads(line)["loss"] for line in lines]
+            found[launcher, number] = losses, (folder / "model.eqx").read_bytes()
+    assert found["basic", 0] == found["parallel", 0]
+    assert found["basic", 1] == found["parallel", 1]
+    assert found["basic", 2] == found["parallel", 0]
+    assert found["basic", 1] != found["basic", 0]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "module"),
+    [("parallel", "hydra_joblib_launcher._core"), ("local", "hydra_submitit_launcher.config")],
+)
+def test_a_launcher_that_is_not_installed(launcher, module, train, monkeypatch):
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)
+    done = train("-m", "seed=0,1", f"hydra/launcher={launcher}")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert f"`hydra/launcher={launcher}` needs" in line
+    assert ".[sweeps]" in line
+    assert not done.made
+
+
+def test_a_signal_to_stop_is_handed_on():
+    processes = [
+        LokyProcess(target=os.kill, args=(os.getpid(), signal.SIGTERM)),
+        LokyProcess(target=signal.pause),
+        LokyProcess(target=signal.pause),
+    ]
+    with pytest.raises(Stopped) as stopped:
+        run_processes(processes, at_once=2)
+    assert stopped.value.code == 75
+    assert processes[1].exitcode == -signal.SIGTERM
+    assert processes[2].pid is None
