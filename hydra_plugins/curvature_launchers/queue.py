@@ -86,6 +86,8 @@ class QueueLauncher(Launcher):
         log.info(f"Launched {len(jobs)} jobs by submitit ({self._executor}): {self._folder}")
         for job, (overrides, _, number, _, _) in zip(jobs, arguments, strict=True):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))} : {job.job_id}")
-        for job in jobs:
-            job.wait()
+        for number, job in enumerate(jobs, initial_job_idx):
+            # Waits for the job, and a little for its files, which may come over a network.
+            if job.exception() is not None:
+                log.info(f"\t#{number} : left no result ({job.state})")
         return []
