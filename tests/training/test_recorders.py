@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from training import AbstractRecorder, train
-from training.recorders import TensorBoard
+from training.recorders import Figures, TensorBoard
 
 
 class Notes(AbstractRecorder):
@@ -135,6 +135,13 @@ def test_tensorboard_takes_numbers_that_are_not_finite(make_run, with_nan, tmp_p
 def test_histograms_are_wanted_every_so_many_steps(value):
     with pytest.raises(ValueError, match=r"histograms_every=\.\.\.\)` must be a positive integer"):
         TensorBoard(histograms_every=value)
+
+
+def test_figures_are_drawn_at_the_end(make_run, tmp_path):
+    train(make_run(recorders={"figures": Figures()}), tmp_path)
+    assert "failed" not in (tmp_path / "train.log").read_text()
+    made = {path.suffix for path in (tmp_path / "report").iterdir()}
+    assert made == {".html", ".csv", ".png"}
 
 
 @pytest.fixture(scope="module")
