@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.tree_util as jtu
 import numpy as np
+from jax.experimental import checkify
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 import curvature as cv
@@ -22,7 +22,10 @@ NOT_FINITE = frozenset(
 )
 """The sentences of steps that were rejected because something was not finite."""
 
-_LIBRARIES = ("site-packages", "dist-packages", str(Path(cv.__file__).parent))
+_LIBRARIES = (
+    *("site-packages", "dist-packages"),
+    *(str(Path(cv.__file__).parent), str(Path(__file__).parent)),
+)
 
 
 def origin_of_nan(
@@ -30,21 +33,22 @@ def origin_of_nan(
 ) -> str:
     """One sentence: what in the batch, the weights, the loss or its gradient is first not finite.
 
-    The computation is done anew, one operation at a time, which takes seconds.
+    The computation is done anew, every operation of it checked.
     """
     for name, tree in (("batch", batch), ("weights", eqx.filter(model, eqx.is_inexact_array))):
         if found := _not_finite(tree):
             return f"The {name} holds numbers that are not finite: {found}."
 
+    def loss() -> Any:
+        return objective.loss(model, batch, key=key)
+
     def gradient() -> Any:
         return objective.linearise(model, batch, key=key).grad
 
-    for name, compute in (
-        ("loss", lambda: objective.loss(model, batch, key=key)),
-        ("gradient", gradient),
-    ):
-        if found := _first_in(compute):
-            return f"In the {name}, {found}."
+    for name, compute in (("loss", loss), ("gradient", gradient)):
+        # What is finite may have been made of what is not, and masked.
+        if _not_finite(compute()):
+            return f"In the {name}, {_first_in(compute)}."
     return "Batch, weights, loss and gradient are finite: it is the solve or the step that is not."
 
 
@@ -59,14 +63,14 @@ def _not_finite(tree: PyTree[Array]) -> str:
 
 
 def _first_in(compute: Callable[[], Any]) -> str:
-    try:
-        with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
-            compute()
-    except FloatingPointError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if not any(name in f.filename for name in _LIBRARIES)]
-        # The innermost line that is neither of a library nor of this package: the model's.
-        own = [f for f in own if Path(f.filename).parent != Path(__file__).parent]
-        where = f" at {own[-1].filename}:{own[-1].lineno}, `{own[-1].line}`" if own else ""
-        return f"{str(error).splitlines()[0].rstrip('.')}{where}"
-    return ""
+    error, _ = checkify.checkify(compute, errors=checkify.float_checks)()
+    exception = error.get_exception()
+    if exception is None:
+        return "something overflows"  # which makes an infinity of numbers that are finite
+    frames = traceback.extract_tb(exception.traceback_info.as_python_traceback())
+    # The innermost line that is of no library, nor of the code around the model.
+    own = [f for f in frames if not any(name in f.filename for name in _LIBRARIES)]
+    # What JAX has compiled before has forgotten who called it.
+    found = own[-1] if own else frames[0]
+    said = str(exception).rstrip(".")
+    return f"{said} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"

@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import curvature as cv
 from training import FolderError, train
 
 ROOT = Path(__file__).parents[2]
@@ -53,23 +56,48 @@ def test_a_folder_that_takes_no_file_is_refused(make_run, resume):
         train(make_run(), Path("/proc"), resume=resume)
 
 
-class Logarithm(eqx.Module):
-    """NaN where an input's sum is not positive; -1 is added to one pixel by `offset`."""
+class Odd(eqx.Module):
+    """A model to whose outputs zero times `function(inputs)` is added."""
 
     net: eqx.Module
-    offset: float
+    function: Callable
+
+    def __call__(self, x):
+        return self.net(x) + 0 * self.function(x)
+
+
+def logarithm(x):
+    return jnp.log(jnp.sum(x) - 1e6)
+
+
+class Norm(eqx.Module):
+    """Finite outputs of weights whose gradient is not: that of a norm at zero."""
+
+    net: eqx.Module
 
     def __call__(self, x):
         z = self.net(x)
-        return z + 0 * jnp.log(jnp.sum(x) - self.offset)
+        return z + jnp.linalg.norm(z * 0)
 
 
-def test_the_origin_of_a_nan_is_named(make_run, make_net, tmp_path):
-    summary = train(make_run(model=Logarithm(make_net(), 1e6), stop_at_nan=True), tmp_path)
+@pytest.mark.parametrize(
+    ("make", "part", "what", "line"),
+    [
+        (
+            lambda net: Odd(net, logarithm),
+            "loss",
+            "primitive: log in `logarithm`",
+            "jnp.log(jnp.sum(x) - 1e6)",
+        ),
+        (Norm, "gradient", "division by zero in `norm` at ", "linalg.py:"),
+    ],
+)
+def test_the_origin_of_a_nan_is_named(make_run, make_net, tmp_path, make, part, what, line):
+    summary = train(make_run(model=make(make_net(10)), stop_at_nan=True), tmp_path)
     assert (summary["status"], summary["steps"], summary["exit_code"]) == ("diverged", 1, 1)
-    assert "In the loss, invalid value (nan) encountered in " in summary["reason"]
-    assert "log" in summary["reason"]
-    assert "return z + 0 * jnp.log(jnp.sum(x) - self.offset)" in summary["reason"]
+    assert f"In the {part}, " in summary["reason"]
+    assert what in summary["reason"]
+    assert line in summary["reason"]
 
 
 def test_a_nan_in_the_batch_is_named(make_run, with_nan, tmp_path):
@@ -86,6 +114,14 @@ def test_the_origin_is_asked_for_at_the_step_that_is_not_finite(
     losses = [record["loss"] for record in read_records(tmp_path)]
     assert losses[-1] is None
     assert None not in losses[:-1]
+
+
+def test_a_step_that_is_not_finite_is_named(make_run, tmp_path):
+    """Of a finite gradient, by a rate that is too large for single precision."""
+    sgd = cv.FirstOrder(cv.Supervised(cv.Categorical()), optax.sgd(1e38))
+    summary = train(make_run(optimiser=sgd, stop_at_nan=True), tmp_path)
+    assert summary["status"] == "diverged"
+    assert "In the loss" not in summary["reason"]
 
 
 def test_without_a_nan_nothing_is_stopped(make_run, tmp_path):
