@@ -12,6 +12,11 @@ POSITIVE = (
     *("batch_size", "epochs", "max_steps", "max_rejections"),
     *("evaluate_every", "train_examples", "keep_checkpoints", "profile_steps"),
 )
+ASIDE = (
+    *("resume", "quiet", "debug", "recorders", "profile_steps"),
+    *("checkpoint_seconds", "keep_checkpoints"),
+)
+"""Keys of a configuration that change no number of a run."""
 CHANGEABLE = (
     *("resume", "epochs", "max_steps", "max_rejections"),
     *("checkpoint_seconds", "keep_checkpoints", "quiet", "debug"),

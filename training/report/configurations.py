@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..settings import ASIDE
 from .runs import StoredRun
 
 CHOICES = "choices."
@@ -29,7 +30,7 @@ def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
 
     Where there is but one configuration, it has the name of its runs.
     """
-    flats = [dict(_flat(run.config)) for run in runs]
+    flats = [_telling_part(run.config) for run in runs]
     seeds = _seed_keys(flats)
     groups: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
     for run, flat in zip(runs, flats, strict=True):
@@ -66,6 +67,13 @@ def telling(flats: Sequence[Flat]) -> list[str]:
             if _parts(flats, chosen) == len(flats):
                 return chosen
     return candidates
+
+
+def _telling_part(config: dict[str, Any]) -> Flat:
+    """What of a configuration bears on the numbers of a run."""
+    aside = {*ASIDE, *(f"{CHOICES}{key}" for key in ASIDE)}
+    kept = {key: value for key, value in config.items() if key not in aside}
+    return {key: value for key, value in _flat(kept) if key not in aside}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

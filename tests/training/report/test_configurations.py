@@ -37,6 +37,13 @@ def test_a_seed_of_its_own_is_a_difference(grouped):
     assert grouped(*own) == {"dataset.seed=3": ["0", "1"], "dataset.seed=4": ["2", "3"]}
 
 
+def test_what_changes_no_number_is_no_difference(grouped):
+    plain = {"choices": {"curvature": "identity"}, "recorders": {}, "quiet": False}
+    choices = {"curvature": "identity", "recorders": "a"}
+    told = {"choices": choices, "recorders": {"a": {"b": 1}}, "quiet": True}
+    assert grouped({"seed": 0, **plain}, {"seed": 1, **told}) == {"identity": ["0", "1"]}
+
+
 def test_a_choice_names_all_that_comes_with_it(grouped):
     def config(curvature):
         node = {"_target_": f"curvature.{curvature}"}
