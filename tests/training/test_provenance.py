@@ -21,12 +21,13 @@ def test_a_run_says_where_it_comes_from(make_run, tmp_path):
     assert found["git"] == summary["git"]
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a repository")
 def test_the_commit_is_the_one_that_is_checked_out(tmp_path):
-    write_provenance(tmp_path)
     head = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
+    if head.returncode != 0:
+        pytest.skip("not a repository")
+    write_provenance(tmp_path)
     git = json.loads((tmp_path / "provenance.json").read_text())["git"]
     assert git["commit"] == head.stdout.strip()
     assert isinstance(git["changed"], bool)
