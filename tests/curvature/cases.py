@@ -12,6 +12,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import pytest
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from omegaconf import OmegaConf
 
@@ -255,6 +256,16 @@ TABLE = [
     for likelihood in LIKELIHOODS
     if ONE.get(model, likelihood) == likelihood
 ]
+
+
+def _is_quick(model: str, likelihood: str) -> bool:
+    """One likelihood for each model, and each for one model."""
+    one = ONE.get(model, "categorical")
+    return (likelihood == one or model == "tanh") and model != "transformer"
+
+
+WITH_SLOW = [pytest.param(*one, marks=[] if _is_quick(*one) else pytest.mark.slow) for one in TABLE]
+"""`TABLE` for `pytest.mark.parametrize`."""
 
 
 def operators(

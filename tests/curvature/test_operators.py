@@ -18,7 +18,7 @@ import curvature as cv
 from curvature.operators import _dense
 from curvature.rows import sums
 from tests.curvature import dense
-from tests.curvature.cases import CURVATURES, MODELS, TABLE, operators, product, supervised
+from tests.curvature.cases import CURVATURES, MODELS, WITH_SLOW, operators, product, supervised
 from tests.curvature.references import references
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -63,7 +63,7 @@ def close(actual: Any, expected: Any, tolerance: float = 1e-10) -> bool:
 
 
 @pytest.mark.parametrize("name", CURVATURES)
-@pytest.mark.parametrize(("model", "likelihood"), TABLE)
+@pytest.mark.parametrize(("model", "likelihood"), WITH_SLOW)
 class TestDense:
     def test_matrix(self, model, likelihood, name):
         found = evaluated(model, likelihood)

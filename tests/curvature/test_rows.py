@@ -63,14 +63,7 @@ def measure(operator, cotangents):
     )
 
 
-TABLE = [(name, cases.ONE.get(name, "categorical")) for name in cases.MODELS]
-OTHERS = [one for one in cases.TABLE if one not in TABLE]
-
-
-@pytest.mark.parametrize(
-    ("model", "likelihood"),
-    [*TABLE, *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)],
-)
+@pytest.mark.parametrize(("model", "likelihood"), cases.WITH_SLOW)
 def test_products_of_rows_are_those_of_the_dense_rows(x64, model, likelihood):
     for _, operator in operators(cases.MODELS[model](likelihood), likelihood):
         check(operator)

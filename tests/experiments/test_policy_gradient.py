@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 import curvature as cv
 import models
@@ -39,6 +40,7 @@ def test_all_methods_share_the_objective():
         assert method.make(*method.settings[0]).objective is OBJECTIVE
 
 
+@pytest.mark.slow
 def test_a_curve_is_that_of_a_training_run(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "SOURCE", SMALL)
 

@@ -17,6 +17,7 @@ FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in P
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 BY_ADAM = {"cartpole_plain"}
+QUICK = {"wine", "breast_cancer", "mnist10k", "debug/profile"}
 
 
 def test_there_are_files():
@@ -45,7 +46,10 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS],
+)
 def test_experiment_trains(name, compose, train, request):
     if name in BY_ADAM:  # optax multiplies floats by its integer step counts
         request.getfixturevalue("standard_promotion")
