@@ -4,6 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -57,11 +58,13 @@ class AbstractPullback(AbstractCurvature):
     def operator(
         self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
     ) -> PullbackOperator:
-        terms = linearisation.terms
-        factors = tuple(
-            self._factors(term, term_key(key, index)) for index, term in enumerate(terms)
-        )
-        return PullbackOperator(linearisation, factors, tuple(map(self._coefficients, terms)))
+        terms, factors = linearisation.terms, []
+        for index, term in enumerate(terms):
+            if factors:
+                term = _after(term, factors[-1])
+            factors.append(self._factors(term, term_key(key, index)))
+        coefficients = tuple(map(self._coefficients, terms))
+        return PullbackOperator(linearisation, tuple(factors), coefficients)
 
     def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
@@ -98,6 +101,20 @@ class AbstractCoveringPullback(AbstractPullback):
         self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
     ) -> Coefficients | None:
         """ρ with S ρ = ∇_z nll(z, y) for one example, or None where no closed form is known."""
+
+
+def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
+    """The same term, whose factors cannot be computed before those of the term before it.
+
+    LAPACK decomposes the matrices of a batch on XLA's own threads and waits for them there: as many
+    batches at a time as there are threads wait for ever (seen with jaxlib 0.10.2, two threads and
+    two terms). Zero times a number is what XLA does not leave out.
+    """
+    made = [leaf.ravel()[:1] for leaf in jtu.tree_leaves(factors) if eqx.is_inexact_array(leaf)]
+    if not made or not made[0].size:
+        return term
+    nothing = (0 * made[0][0]).astype(term.outputs.dtype)
+    return eqx.tree_at(lambda t: t.outputs, term, term.outputs + nothing)
 
 
 def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:

@@ -8,7 +8,7 @@ import pytest
 
 import curvature as cv
 from tests.curvature import dense
-from tests.curvature.cases import LIKELIHOODS, library
+from tests.curvature.cases import LIKELIHOODS, MODELS, library
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
 
@@ -98,3 +98,19 @@ def test_one_that_is_not_smallest_at_z_is_clipped():
     nearest = basis @ jnp.diag(jnp.asarray([2.0, 0.0, 0.5])) @ basis.T
     found = metric(lambda z, z2: (z2 - z) @ A @ (z2 - z) / 2, outputs((3,)))
     assert np.allclose(found, nearest, atol=1e-14)
+
+
+def test_roots_of_one_term_wait_for_those_of_the_other():
+    """Two batches of decompositions at a time may wait for each other for ever; see `_after`.
+
+    A program that is asked for the second alone has the first in it.
+    """
+    case = MODELS["several_terms"]("categorical")
+
+    @jax.jit
+    def second(batch):
+        linearisation = case.objective.linearise(case.model, batch, key=case.key)
+        return cv.Divergence(cv.SquaredHellinger()).operator(linearisation).factors[1].matrix
+
+    program = second.lower(case.batch).compile().as_text()
+    assert program.count("syevd") == len(case.terms) == 2
