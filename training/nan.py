@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax.tree_util as jtu
 import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 import curvature as cv
+
+from .arrays import by_path
 
 NOT_FINITE = frozenset(
     cv.RESULTS[result]
@@ -53,10 +54,9 @@ def origin_of_nan(
 
 
 def _not_finite(tree: PyTree[Array]) -> str:
-    leaves, _ = jtu.tree_flatten_with_path(tree)
     counts = {
-        jtu.keystr(path, simple=True, separator="/"): int(np.sum(~np.isfinite(leaf)))
-        for path, leaf in leaves
+        path: int(np.sum(~np.isfinite(leaf)))
+        for path, leaf in by_path(tree).items()
         if np.issubdtype(leaf.dtype, np.inexact)
     }
     return ", ".join(f"{count} in `{path}`" for path, count in counts.items() if count)

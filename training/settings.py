@@ -12,15 +12,10 @@ POSITIVE = (
     *("batch_size", "epochs", "max_steps", "max_rejections"),
     *("evaluate_every", "train_examples", "keep_checkpoints", "profile_steps"),
 )
-ASIDE = (
-    *("resume", "quiet", "debug", "recorders", "profile_steps"),
-    *("checkpoint_seconds", "keep_checkpoints"),
-)
+_KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug")
+ASIDE = ("resume", "recorders", "profile_steps", *_KEEPING)
 """Keys of a configuration that change no number of a run."""
-CHANGEABLE = (
-    *("resume", "epochs", "max_steps", "max_rejections"),
-    *("checkpoint_seconds", "keep_checkpoints", "quiet", "debug"),
-)
+CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", *_KEEPING)
 """What may change from one part of a run to its continuation: how long and how loud it goes on."""
 
 
@@ -65,13 +60,13 @@ class Settings:
     stop_at_nan: bool = False
 
     def __post_init__(self):
-        if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
+        if not is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"`seed` must be an integer from 0 to {MAX_SEED}, got {self.seed!r}.")
         for name in POSITIVE:
             value = getattr(self, name)
             if value is None and name in OPTIONAL:
                 continue
-            if not _is_int(value) or value < 1:
+            if not is_int(value) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         seconds, validation = self.checkpoint_seconds, self.validation
         if not _is_number(seconds) or not math.isfinite(seconds) or seconds <= 0:
@@ -87,7 +82,8 @@ class Settings:
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")
 
 
-def _is_int(value: object) -> TypeGuard[int]:
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether `value` is an integer, which a truth value is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,11 +1,13 @@
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.tree_util as jtu
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from ..settings import is_int
 from ._base import AbstractRecorder, Arrays
 
 FOLDER = "tensorboard"
@@ -23,8 +25,7 @@ class TensorBoard(AbstractRecorder):
     """
 
     def __init__(self, histograms_every: int | None = 100):
-        is_int = isinstance(histograms_every, int) and not isinstance(histograms_every, bool)
-        if histograms_every is not None and (not is_int or histograms_every < 1):
+        if histograms_every is not None and (not is_int(histograms_every) or histograms_every < 1):
             raise ValueError(
                 "`TensorBoard(histograms_every=...)` must be a positive integer or null, got "
                 f"{histograms_every!r}."
@@ -37,7 +38,7 @@ class TensorBoard(AbstractRecorder):
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=steps + 1 if steps else None)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        for name, value in _numbers(record):
+        for name, value in _numbers(record).items():
             if name != "step":
                 self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
@@ -49,25 +50,25 @@ class TensorBoard(AbstractRecorder):
                     self._writer.add_histogram(f"{kind}/{path}", values, step)
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        hyperparameters = dict(_plain(self._config))
-        numbers = {f"summary/{name}": value for name, value in _numbers(summary)}
+        hyperparameters = {
+            name: value if isinstance(value, str | int | float) else str(value)
+            for name, value in _leaves(self._config, separator=".")
+        }
+        numbers = {f"summary/{name}": value for name, value in _numbers(summary).items()}
         self._writer.add_hparams(hyperparameters, numbers, name="hyperparameters")
         self._writer.close()
 
 
-def _numbers(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(entries: Mapping[str, Any]) -> dict[str, float]:
     """What is a finite number, or a truth value, in a nested mapping."""
-    for name, value in entries.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and math.isfinite(value):
-            yield f"{prefix}{name}", float(value)
+    return {
+        name: float(value)
+        for name, value in _leaves(entries, separator="/")
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
-def _plain(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool]]:
-    """The leaves of a configuration by their dotted paths; lists and nulls as text."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _plain(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str | int | float) else str(value)
+def _leaves(entries: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:
+    """All that is no mapping in a nested mapping, lists and nulls too, by its path."""
+    found = jtu.tree_leaves_with_path(entries, is_leaf=lambda value: not isinstance(value, Mapping))
+    return [(jtu.keystr(path, simple=True, separator=separator), value) for path, value in found]
