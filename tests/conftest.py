@@ -7,6 +7,9 @@ import pytest
 # A product in a dtype, or between ranks, that nobody asked for is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most programs here run once, on a handful of numbers: optimising them would not pay. What runs in
+# a process of its own is compiled as it is in use.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 # Compiled programs are memory maps, of which Linux allows a process 65,530: beyond them, XLA

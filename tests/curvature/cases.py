@@ -12,13 +12,13 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import pytest
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from omegaconf import OmegaConf
 
 import curvature as cv
 import models
 from tests.curvature import dense
+from tests.selection import slow_but
 
 CONF = Path(__file__).parents[2] / "conf"
 VARIANCE = 0.7
@@ -258,13 +258,10 @@ TABLE = [
 ]
 
 
-def _is_quick(model: str, likelihood: str) -> bool:
-    """One likelihood for each model, and each for one model."""
-    one = ONE.get(model, "categorical")
-    return (likelihood == one or model == "tanh") and model != "transformer"
-
-
-WITH_SLOW = [pytest.param(*one, marks=[] if _is_quick(*one) else pytest.mark.slow) for one in TABLE]
+QUICK = [("tanh", likelihood) for likelihood in LIKELIHOODS] + [
+    (model, "categorical") for model in ("convnet", "called_twice", "frozen", "several_terms")
+]
+WITH_SLOW = slow_but(QUICK, TABLE)
 """`TABLE` for `pytest.mark.parametrize`."""
 
 

@@ -1,15 +1,6 @@
 from collections.abc import Iterator
 
-import jax
 import pytest
-
-
-@pytest.fixture(scope="module")
-def quick_compile() -> Iterator[None]:
-    """For programs that run once, on a handful of numbers: optimising them would not pay."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import curvature as cv
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 SGD = cv.FirstOrder(cv.Supervised(cv.Gaussian()), optax.sgd(0.3))
 

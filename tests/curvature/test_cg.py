@@ -11,8 +11,6 @@ import pytest
 
 import curvature as cv
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
 
 

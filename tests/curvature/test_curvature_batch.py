@@ -9,8 +9,7 @@ import pytest
 import curvature as cv
 from tests.curvature import cases
 from tests.curvature.written import Written, at, trajectory
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 S, STEPS = 0.5, 2
 SOLVERS = {
@@ -35,10 +34,10 @@ def steps(case, optimiser):
     return trajectory(case, optimiser, jax.random.split(jax.random.key(0), STEPS))
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "first"),
-    [("tanh", "exact_fisher", 2), ("several_terms", "empirical_fisher", 4)],
-)
+CASES = [("tanh", "exact_fisher", 2), ("several_terms", "empirical_fisher", 4)]
+
+
+@pytest.mark.parametrize(("kind", "name", "first"), slow_but(CASES[1:], CASES))
 def test_steps_are_those_written_densely(x64, kind, name, first):
     """Of terms with 5 and 3 examples the first 4 are 4 and 3."""
     case = cases.MODELS[kind]("categorical")

@@ -10,8 +10,9 @@ import pytest
 import curvature as cv
 from tests.curvature import cases
 from tests.curvature.written import Written, at, poisoned, trajectory
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 STEPS = 8
 KEYS = jax.random.split(jax.random.key(0), STEPS)
@@ -20,7 +21,9 @@ KEYS = jax.random.split(jax.random.key(0), STEPS)
 # --- the first λ -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("next_batch", "l2"), [(False, None), (True, 0.3)])
+@pytest.mark.parametrize(
+    ("next_batch", "l2"), slow_but([(True, 0.3)], [(False, None), (True, 0.3)])
+)
 def test_the_first_damping_is_the_curvature_along_the_gradient(x64, next_batch, l2):
     """It is gᵀCg/gᵀg of the first batch with a finite loss; those before it leave no trace."""
     case, bad = cases.tanh("categorical"), 0

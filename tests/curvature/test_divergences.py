@@ -10,7 +10,7 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import LIKELIHOODS, MODELS, library
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 NAMED = {
     "euclidean": cv.SquaredEuclidean(),

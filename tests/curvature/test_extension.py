@@ -13,7 +13,7 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import mlp, supervised
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 class Mine(cv.AbstractPullback):

@@ -17,7 +17,6 @@ from tests.curvature import dense
 from tests.curvature.cases import CURVATURES, LIKELIHOODS, MODELS, operators, product
 from tests.curvature.references import references
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 # The most rounded operations on one path through the network and back: 6 in each of three layers
 # (a sum of 4, a bias, an activation) for the activations, as many for the tangents and for the
 # cotangents, 10 in S Sᵀ, 6 in the mean over 5 examples.

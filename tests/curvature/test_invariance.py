@@ -17,8 +17,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 SIZE = 4  # units of the hidden layer, 3 inputs and a bias each
 
@@ -84,16 +83,15 @@ def test_the_two_models_are_one_function(x64):
     np.testing.assert_allclose(jax.vmap(ordinary)(inputs), jax.vmap(other)(inputs), rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "curvature",
-    [
-        cv.GaussNewton(),
-        cv.EmpiricalFisher(),
-        cv.SampledFisher(samples=2),
-        cv.Divergence(cv.SquaredEuclidean()),
-    ],
-    ids=lambda curvature: type(curvature).__name__,
-)
+CURVATURES = [
+    cv.GaussNewton(),
+    cv.EmpiricalFisher(),
+    cv.SampledFisher(samples=2),
+    cv.Divergence(cv.SquaredEuclidean()),
+]
+
+
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES))
 def test_a_natural_gradient_step_is_invariant(x64, curvature):
     """With λ → 0. The softmax does not see a common shift of the logits, and C is singular."""
     ordinary, other = (change_of_outputs(m, curvature, damping=1e-11) for m in pair())

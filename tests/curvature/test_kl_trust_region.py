@@ -9,8 +9,9 @@ import pytest
 
 import curvature as cv
 from tests.curvature.cases import CURVATURES, LIKELIHOODS, curvature, mlp, supervised
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 KEY = jax.random.key(3)
 
@@ -24,7 +25,7 @@ def optimiser(case, metric, delta, **kwargs):
     return cv.NaturalGradient(case.objective, curvature=metric, damping=1e-3, search=search)
 
 
-@pytest.mark.parametrize("name", CURVATURES)
+@pytest.mark.parametrize("name", slow_but(["true_fisher"], CURVATURES))
 def test_a_step_stays_within_the_bound(name):
     case = supervised(mlp(jnp.tanh), "categorical")
     for delta in (1e-6, 1e-2):
@@ -37,7 +38,7 @@ def test_a_step_stays_within_the_bound(name):
             np.testing.assert_allclose(info.metric_step, delta, rtol=1e-6)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", slow_but(["bernoulli"], LIKELIHOODS))
 def test_the_bound_is_the_kl_divergence_for_small_steps(likelihood):
     case = supervised(mlp(jnp.tanh), likelihood)
     metric, delta = curvature("exact_fisher", likelihood), 1e-8
@@ -65,7 +66,7 @@ def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
         np.testing.assert_allclose(info.reduction_ratio, 1, rtol=1e-7)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("scale", slow_but([1e3], [1e-3, 1e3]))
 def test_the_step_does_not_depend_on_the_scale_of_the_gradient(scale):
     """A loss in other units: g, hence d, is multiplied, C is not."""
 

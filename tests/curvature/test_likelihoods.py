@@ -10,7 +10,6 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import LIKELIHOODS, library, targets
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SHAPES = [(3,), (2, 3)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from tests.selection import slow_but
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 DECAY, DAMPING = 0.9, 0.1
@@ -40,7 +41,10 @@ def dense(model, batch):
     return C, jax.grad(lambda w: OBJECTIVE.loss(at(w), batch))(w), w
 
 
-@pytest.mark.parametrize("solver", [None, lx.Cholesky(), cv.CG(rtol=1e-12, max_steps=300)])
+SOLVERS = [None, lx.Cholesky(), cv.CG(rtol=1e-12, max_steps=300)]
+
+
+@pytest.mark.parametrize("solver", slow_but(SOLVERS[:1], SOLVERS))
 def test_steps_are_those_of_the_average(x64, model, batches, solver):
     opt = cv.NaturalGradient(
         OBJECTIVE, cv.ExactFisher(), solver=solver, damping=DAMPING, metric_decay=DECAY

@@ -16,8 +16,6 @@ import scipy.optimize
 import curvature as cv
 
 # Small programs, compiled once each.
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 N = 40
 TOL = {"rtol": 1e-9, "atol": 1e-9}
 LOGISTIC = cv.Supervised(cv.Bernoulli())

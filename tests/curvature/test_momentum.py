@@ -12,8 +12,7 @@ import curvature as cv
 from curvature.momentum import Direction
 from tests.curvature import cases
 from tests.curvature.written import Written, at, poisoned, trajectory
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 SOLVERS = {
     "sample space": cv.SampleSpace(),
@@ -42,13 +41,16 @@ def drawn(case, keys):
     return lambda w, k: np.asarray(matrix(eqx.combine(unravel(w), case.model), keys[k]))
 
 
+SPRING = [
+    ("tanh", "gaussian", "true_fisher"),
+    ("tanh", "categorical", "exact_fisher"),
+    ("several_terms", "categorical", "empirical_fisher"),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "likelihood", "name"),
-    [
-        pytest.param("tanh", "categorical", "exact_fisher", marks=pytest.mark.slow),
-        ("tanh", "gaussian", "true_fisher"),
-        ("several_terms", "categorical", "empirical_fisher"),
-    ],
+    slow_but([SPRING[0]], SPRING),
 )
 def test_spring_solves_its_equation_by_every_solver(x64, kind, likelihood, name):
     """(C + λI)d = g + λμφ, with φ = 0 at first and after the rejection of step 2."""

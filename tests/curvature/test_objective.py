@@ -20,7 +20,6 @@ from tests.curvature.cases import (
     supervised,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(11)
 
 

@@ -20,8 +20,8 @@ from curvature.rows import sums
 from tests.curvature import dense
 from tests.curvature.cases import CURVATURES, MODELS, WITH_SLOW, operators, product, supervised
 from tests.curvature.references import references
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(3)
 
 
@@ -159,7 +159,7 @@ def test_frozen_weights_are_no_part_of_it():
     assert evaluated("frozen", "categorical").numbers["gauss_newton"][1].shape == (size, size)
 
 
-@pytest.mark.parametrize("n", [1, 20, 40, 50])
+@pytest.mark.parametrize("n", slow_but([50], [1, 20, 40, 50]))
 def test_more_than_one_chunk(x64, monkeypatch, n):
     """Of 20 examples, for sums over rows; of columns, for a matrix made of products."""
     monkeypatch.setattr(sums, "_CHUNK_BYTES", 20 * 3 * (24 * 3 + 3) * 8)

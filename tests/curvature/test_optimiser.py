@@ -13,8 +13,7 @@ import pytest
 
 import curvature as cv
 from tests.curvature import cases, dense
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 DAMPING = 0.03
 # Every curvature of conf/curvature, with its metric on the outputs; the sampled one has none.
@@ -95,9 +94,15 @@ CASES = [(name, "categorical") for name in cases.CURVATURES] + [
     ("empirical_fisher", "bernoulli"),
     ("exact_fisher", "gaussian"),
 ]
+QUICK = [
+    ("identity", "categorical"),
+    ("true_fisher", "categorical"),
+    ("empirical_fisher", "bernoulli"),
+    ("exact_fisher", "gaussian"),
+]
 
 
-@pytest.mark.parametrize(("curvature", "likelihood"), CASES)
+@pytest.mark.parametrize(("curvature", "likelihood"), slow_but(QUICK, CASES))
 def test_one_step_is_the_step_written_densely(x64, curvature, likelihood):
     """w ← w − s(C + λI)⁻¹g, and all that is reported of it."""
     case, s, key = cases.tanh(likelihood), 0.7, jax.random.key(3)
@@ -126,7 +131,9 @@ def test_one_step_is_the_step_written_densely(x64, curvature, likelihood):
     np.testing.assert_allclose(state.damping, factor * DAMPING, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["several_terms", "frozen", "called_twice"])
+@pytest.mark.parametrize(
+    "kind", slow_but(["several_terms"], ["several_terms", "frozen", "called_twice"])
+)
 def test_terms_frozen_and_shared_weights_step_as_written(x64, kind):
     case = cases.MODELS[kind]("categorical")
     written = Written(case)

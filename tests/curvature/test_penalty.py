@@ -13,8 +13,7 @@ import pytest
 import curvature as cv
 from tests.curvature import cases
 from tests.curvature.written import Written, at, trajectory
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 L2, S, STEPS = 0.3, 0.5, 3
 SOLVERS = {
@@ -50,13 +49,16 @@ def test_loss_and_gradient_are_those_written_densely(x64, kind):
     np.testing.assert_allclose(jfu.ravel_pytree(grad)[0], g, rtol=1e-10, atol=1e-13)
 
 
+CASES = [
+    ("several_terms", "exact_fisher"),
+    ("frozen", "empirical_fisher"),
+    ("autoencoder", "gauss_newton"),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "curvature"),
-    [
-        ("several_terms", "exact_fisher"),
-        pytest.param("frozen", "empirical_fisher", marks=pytest.mark.slow),
-        pytest.param("autoencoder", "gauss_newton", marks=pytest.mark.slow),
-    ],
+    slow_but([CASES[0]], CASES),
 )
 def test_steps_are_those_with_the_penalty_in_loss_and_curvature(x64, kind, curvature):
     """(C + l2 I + λI) d = g, and a quadratic model with C + l2 I, by every solver."""

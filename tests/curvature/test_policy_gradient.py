@@ -9,8 +9,9 @@ import pytest
 
 import curvature as cv
 from tests.curvature.cases import CURVATURES, curvature
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 N = 6
 
@@ -60,7 +61,7 @@ def test_sampled_targets_are_actions_of_advantage_one(model, batch):
     np.testing.assert_allclose(ours, metric.operator(plain, key=key).as_matrix(), atol=1e-14)
 
 
-@pytest.mark.parametrize("name", CURVATURES)
+@pytest.mark.parametrize("name", slow_but(["exact_fisher", "true_fisher"], CURVATURES))
 def test_every_curvature_takes_it(model, batch, name):
     opt = cv.NaturalGradient(
         OBJECTIVE, curvature(name, "categorical"), damping=0.1, search=cv.KLTrustRegion(1e-3)

@@ -13,8 +13,9 @@ import scipy.optimize
 
 import curvature as cv
 from tests.curvature import cases, dense
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 DIVERGENCES = {
     "kl": (cv.KL(), lambda p: p.kl),
@@ -180,7 +181,7 @@ def test_scipy_finds_the_same_weights(x64):
     np.testing.assert_allclose(w, found.x, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["kl", "hellinger", "euclidean"])
+@pytest.mark.parametrize("name", slow_but(["kl"], ["kl", "hellinger", "euclidean"]))
 def test_short_steps_tend_to_the_natural_gradients(x64, name):
     """λδ → −C⁻¹g, with an error that is halved where λ is doubled; C = ∇²D at w."""
     case = small()

@@ -14,8 +14,6 @@ import pytest
 
 import curvature as cv
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DISTANCES = [1.0, 1e-2, 1e-4, 1e-6]  # from the minimum, along a fixed direction
 
 

@@ -10,8 +10,6 @@ import curvature as cv
 from curvature.rows.layout import Way
 from tests.curvature.test_rows import check
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 N, SIZE = 5, 3
 
 

@@ -11,8 +11,7 @@ import curvature as cv
 from curvature.rows import layout as layouts
 from curvature.rows.layout import Way
 from tests.curvature import cases
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 # One per way of making S: closed form of rank c − 1, targets of the data, drawn targets.
 NAMES = ["exact_fisher", "empirical_fisher", "true_fisher"]
@@ -83,12 +82,12 @@ def wide(n):
     return cv.ExactFisher().operator(linearisation)
 
 
-@pytest.mark.parametrize("n", [1, 95, 97, 130])
+@pytest.mark.parametrize("n", slow_but([97], [1, 95, 97, 130]))
 def test_blocks_fit_together_at_every_number_of_examples(x64, n):
     check(wide(n))
 
 
-@pytest.mark.parametrize("held_bytes", [0, 2_000])
+@pytest.mark.parametrize("held_bytes", slow_but([2_000], [0, 2_000]))
 def test_rows_that_do_not_fit_are_made_anew(x64, monkeypatch, held_bytes):
     """With room for nothing, or for some of the weights and a few rows at a time."""
     monkeypatch.setattr(layouts, "HELD_BYTES", held_bytes)

@@ -1,5 +1,7 @@
 """Solves in sample space, against dense matrices and against the other solvers."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.flatten_util as jfu
@@ -14,8 +16,7 @@ import curvature as cv
 from curvature.rows import LowerBlocks, columns_of, split_gradient
 from curvature.solvers.sample_space.factor import factorise
 from tests.curvature import cases
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 SOLVERS = {
     "sample space": cv.SampleSpace(),
@@ -54,21 +55,20 @@ def five_steps(case, curvature, solver):
 
 
 MODELS = [(name, cases.ONE.get(name, "categorical")) for name in cases.MODELS]
-QUICK = [("tanh", "categorical", name) for name in cases.CURVATURES] + [
-    (name, "categorical", "true_fisher") for name in ("convnet", "called_twice", "several_terms")
-]
-SLOW = [
+TRAJECTORIES = [
     (*model, name)
     for model in MODELS
     for name in cases.CURVATURES
-    if (*model, name) not in QUICK and name != "identity"
+    if name != "identity" or model[0] == "tanh"
+]
+QUICK = [
+    ("tanh", "categorical", "exact_fisher"),
+    ("convnet", "categorical", "empirical_fisher"),
+    ("several_terms", "categorical", "true_fisher"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("model", "likelihood", "name"),
-    [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)],
-)
+@pytest.mark.parametrize(("model", "likelihood", "name"), slow_but(QUICK, TRAJECTORIES))
 def test_five_steps_are_those_of_the_other_solvers(x64, model, likelihood, name):
     case = cases.MODELS[model](likelihood)
     curvature = cases.curvature(name, likelihood)
@@ -135,9 +135,12 @@ def in_units_of_rounding(C, damping, d, b, dtype):
     return residual / (np.finfo(dtype).eps * size * np.linalg.norm(d))
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("curvature", CURVATURES, ids=lambda c: type(c).__name__)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+RESIDUALS = [*itertools.product(["float32", "float64"], CURVATURES, [1.0, 4.0])]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "curvature", "scale"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS)
+)
 def test_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature, scale):
     """For the gradient down to the smallest λ, and for a vector of which nothing is known."""
     with jax.enable_x64(dtype == "float64"):
@@ -164,7 +167,7 @@ def drawn(model, batch, curvature):
     return np.asarray(C, np.float64)
 
 
-@pytest.mark.parametrize("curvature", CURVATURES, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES))
 def test_its_numbers_are_those_of_the_solution(x64, curvature):
     model, batch = network("float64")
     C, _ = in_float64(model, batch, curvature)
@@ -179,7 +182,7 @@ def test_its_numbers_are_those_of_the_solution(x64, curvature):
     assert residual / 2 <= stats["residual"] <= 1e-10
 
 
-@pytest.mark.parametrize("curvature", CURVATURES, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[-1:], CURVATURES))
 def test_confidently_wrong_outputs(curvature):
     """Logits in the hundreds and labels of no probability: 1/√p overflows, the step must not."""
     model, (x, _) = network("float32", scale=40.0)
@@ -303,7 +306,7 @@ SPLITS = [("tanh", likelihood) for likelihood in cases.LIKELIHOODS] + [
 ]
 
 
-@pytest.mark.parametrize(("model", "likelihood"), SPLITS)
+@pytest.mark.parametrize(("model", "likelihood"), slow_but(SPLITS[-1:], SPLITS))
 def test_a_split_of_the_gradient_adds_up(x64, model, likelihood):
     case = cases.MODELS[model](likelihood)
     names = ["empirical_fisher", "exact_fisher", "true_fisher", "gauss_newton"]

@@ -1,6 +1,7 @@
 """Solves in sample space for the gradient plus a given vector, `options["offset"]`."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -12,8 +13,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.selection import slow_but
 
 RELATIVE = [1.0, 1e-2, 1e-4, 1e-6]
 CURVATURES = [cv.EmpiricalFisher(), cv.SampledFisher(2), cv.ExactFisher()]
@@ -75,8 +75,10 @@ def solved(model, batch, curvature, damping, offset):
     return flat(found.value), found.stats
 
 
-@pytest.mark.parametrize("curvature", CURVATURES, ids=lambda c: type(c).__name__)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+RESIDUALS = [*itertools.product(["float32", "float64"], CURVATURES)]
+
+
+@pytest.mark.parametrize(("dtype", "curvature"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS))
 def test_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature):
     """For vectors of all sizes: λμφ and a penalty's; one that all but undoes the remainder."""
     with jax.enable_x64(dtype == "float64"):

@@ -12,7 +12,7 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import LIKELIHOODS, mlp, supervised
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(5)
 # How many operators a mean is taken over.
 N = 2000

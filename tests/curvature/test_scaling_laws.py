@@ -14,7 +14,7 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import CURVATURES, LIKELIHOODS, curvature, library, mlp, supervised
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 # A draw belongs to a place in the batch: the sampled Fisher is a law of means, tested elsewhere.
 FIXED = [name for name in CURVATURES if name not in ("true_fisher", "identity")]
 

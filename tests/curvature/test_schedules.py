@@ -1,6 +1,7 @@
 """Schedules of λ, of the step size and of the trust region, and what their states survive."""
 
 import io
+import itertools
 
 import equinox as eqx
 import jax
@@ -12,8 +13,9 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 STEPS, BAD = 5, 2
 DAMPING = optax.exponential_decay(1e-1, 2, 0.5)
@@ -85,17 +87,13 @@ def close(a, b, dtype, rtol=1e-9):
             np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
 
 
-QUICK = [("scheduled", "float64"), ("judged, SPRING, penalty, part of the batch", "float32")]
+QUICK = [("judged, SPRING, penalty, part of the batch", "float32")]
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.slow)
-        for name in OPTIMISERS
-        for dtype in ("float32", "float64")
-    ],
-)
+ALL = [*itertools.product(OPTIMISERS, ["float32", "float64"])]
+
+
+@pytest.mark.parametrize(("name", "dtype"), slow_but(QUICK, ALL))
 def test_one_trace_and_the_same_numbers_in_scan_and_vmap_and_after_a_resume(x64, name, dtype):
     optimiser, first, (x, y) = OPTIMISERS[name](), Traced(dtype), data(dtype)
     keys = jax.random.split(jax.random.key(0), STEPS)

@@ -15,8 +15,6 @@ import pytest
 
 import curvature as cv
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DAMPING = 0.1
 
 

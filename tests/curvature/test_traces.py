@@ -12,6 +12,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.selection import slow_but
 
 
 class Traced(eqx.Module):
@@ -63,10 +64,11 @@ OPTIMISERS = {
         OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
     ),
 }
-every_optimiser = pytest.mark.parametrize("name", OPTIMISERS)
+QUICK = ("trust region, CG, warm start, samples", "averaged adam")
+every_optimiser = pytest.mark.parametrize("name", slow_but(QUICK, OPTIMISERS))
 TYPED = ("trust region, CG, warm start, samples", "adam", "averaged adam", "proximal point")
 # The standard promotion is for optax.
-pytestmark = pytest.mark.usefixtures("quick_compile", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def types(tree):

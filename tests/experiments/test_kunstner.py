@@ -61,6 +61,7 @@ def test_the_empirical_fisher_is_misscaled_near_the_optimum_whatever_the_damping
             assert abs(np.log(scaling.best_step)) > np.log(1.3)
 
 
+@pytest.mark.slow
 def test_the_best_step_is_the_minimum_along_the_direction():
     line = problems.line()
     first = scalings(line)[len(DISTANCES)]

@@ -92,6 +92,7 @@ def test_control_lengths_are_those_of_a_dense_solve(x64):
         np.testing.assert_allclose(found, np.linalg.norm(dense), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_control_blows_up_without_damping(x64):
     """By drawn labels as 1/λ; by the data's labels up to 1/‖ḡ‖, the longer the less is left."""
     x_key, y_key, key = jax.random.split(jax.random.key(0), 3)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from launch import instantiate
 from launch.job import planned_job
 from launch.unused import is_used, reached
+from tests.selection import slow_but
 
 CONF = Path(__file__).parents[2] / "conf"
 PATHS = [path.relative_to(CONF) for path in sorted(CONF.glob("*/**/*.yaml"))]
@@ -19,7 +20,7 @@ FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in P
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 BY_ADAM = {"cartpole_plain"}
-QUICK = {"wine", "breast_cancer", "mnist10k", "debug/profile"}
+QUICK = {"wine", "debug/profile"}
 
 
 def test_there_are_files():
@@ -48,10 +49,7 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS],
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, EXPERIMENTS))
 def test_experiment_trains(name, compose, train, request):
     if name in BY_ADAM:  # optax multiplies floats by its integer step counts
         request.getfixturevalue("standard_promotion")

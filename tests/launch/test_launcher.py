@@ -35,7 +35,8 @@ def test_two_launches_in_the_same_instant_have_their_own_folders(monkeypatch):
 
 
 def test_a_run_and_its_resumption(train):
-    first = train("max_steps=2", "samples=2", "seed=3", "search=learning_rate", "hydra.run.dir=run")
+    overrides = ["max_steps=2", "samples=2", "seed=3", "batch_size=20"]
+    first = train(*overrides, "search=learning_rate", "hydra.run.dir=run")
     assert first.code == 0, first.err
     folder = first.folder / "run"
     assert {path.name for path in first.made if path.parent == first.folder} == {"run"}
@@ -43,7 +44,7 @@ def test_a_run_and_its_resumption(train):
         *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json"),
         *("provenance.json", "train.log"),
     }
-    assert first.out.count("8,970 parameters, 256 rows; ") == 1  # the plan, said once
+    assert first.out.count("8,970 parameters, 40 rows; ") == 1  # the plan, said once
     record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert f" rows; {record['solver']}, " in first.out
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -168,7 +169,8 @@ def test_a_sweep_ends_with_a_report(train):
             raise RuntimeError("out of memory")
         return program.run(config)
 
-    done = train("-m", "seed=0,1,2", "max_steps=2", "hydra.sweep.dir=sweep", task=task)
+    overrides = ["seed=0,1,2", "batch_size=20", "max_steps=2", "hydra.sweep.dir=sweep"]
+    done = train("-m", *overrides, task=task)
     assert done.code == 1
     page = done.folder / "sweep" / "report" / "report.html"
     assert done.out.splitlines()[-1] == f"report {page}"

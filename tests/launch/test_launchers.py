@@ -13,6 +13,7 @@ from joblib.externals.loky.backend.process import LokyProcess
 
 from hydra_plugins.curvature_launchers._processes import run_processes
 from launch.errors import Stopped
+from tests.selection import slow_but
 
 ROOT = Path(__file__).parents[2]
 STEP = 20
@@ -61,7 +62,7 @@ def fatal(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module", params=["parallel", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=slow_but([], ["parallel", "local"]))
 def sweep(request, fatal, tmp_path_factory):
     """The launcher, what the command printed, and the folder of a sweep with three faults."""
     folder = tmp_path_factory.mktemp(request.param)

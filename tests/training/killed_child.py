@@ -22,12 +22,17 @@ OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
 def run() -> Run:
-    """Every state that there is: damping, momentum, search, drawn targets."""
+    """Every state that there is: damping, momentum, warm start, drawn targets.
+
+    The solver is that whose program is traced and compiled soonest.
+    """
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=cv.SampledFisher(samples=1),
         damping=cv.LevenbergMarquardt(1.0),
-        momentum=cv.Spring(0.9),
+        momentum=cv.Spring(0.5),
+        solver=cv.CG(max_steps=5),
+        warm_start=0.9,
     )
     net = eqx.nn.Sequential(
         [eqx.nn.Lambda(jax.numpy.ravel), eqx.nn.MLP(64, 10, 16, 1, key=jax.random.key(0))]

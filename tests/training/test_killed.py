@@ -1,4 +1,4 @@
-"""A run that is killed at random moments ends as one that is not, bit for bit."""
+"""A run that was killed, or whose disk was full, ends as one that was not, bit for bit."""
 
 import json
 import os
@@ -28,10 +28,10 @@ class Machine:
             "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
 
-    def start(self, folder: Path, *arguments: str) -> subprocess.Popen:
+    def start(self, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, str(CHILD), str(folder), *arguments],
-            env=self._environment,
+            env=self._environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -103,6 +103,22 @@ def test_killed_among_its_files(machine, whole, tmp_path):
     assert machine.kill_at_operation(tmp_path / "run", 30)
     machine.finish(tmp_path / "run")
     assert_same(tmp_path / "run", whole)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(machine, whole, tmp_path):
+    folder = tmp_path / "run"
+    full = machine.start(folder, LARGEST_FILE="60000")
+    _, errors = full.communicate()
+    assert full.returncode == 1
+    last = errors.strip().splitlines()[-1]
+    assert "FolderError: Cannot write to the run folder" in last
+    assert "File too large. What it holds is whole; when that is mended, continue with" in last
+    assert f"`resume={folder}`" in last
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert len(list((folder / "checkpoints").glob("step_*.ckpt"))) == 2
+    assert not list(folder.rglob("*.tmp"))
+    machine.finish(folder)
+    assert_same(folder, whole)
 
 
 @pytest.mark.slow

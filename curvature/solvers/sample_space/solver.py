@@ -42,8 +42,12 @@ class _State(eqx.Module):
     def operator_norm(self) -> Scalar:
         """‖AAᵀ‖, from below."""
         ones = jnp.ones((self.gram.size, 1), self.damping.dtype)
-        once = self.gram.symmetric_mv(ones)
-        twice = self.gram.symmetric_mv(once)
+
+        def longer(_: Any, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            return pair[1], self.gram.symmetric_mv(pair[1])
+
+        # A loop, that the product is compiled once.
+        once, twice = jax.lax.fori_loop(0, 2, longer, (ones, ones))
         by_power = jnp.linalg.norm(twice) / jnp.linalg.norm(once)
         return jnp.fmax(by_power, jnp.max(self.gram.diagonal()))
 
@@ -224,15 +228,16 @@ def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:
 
     Without damping there may be no solution for products to lead to: it stays as it is.
     """
+    operator_norm = state.operator_norm
     refined = refine(
-        first, b, state.operator.mv, state.inverse, state.operator_norm, enabled=state.damping > 0
+        first, b, state.operator.mv, state.inverse, operator_norm, enabled=state.damping > 0
     )
     x, r = refined.x, refined.residual
     slope, squared_norm = vdot(x, b), vdot(x, x)
     image = state.rows.mv(x)
     metric = jnp.vdot(image, image)
     eps = float(jnp.finfo(slope.dtype).eps)
-    rounding = eps * (state.operator_norm + state.damping) * jnp.sqrt(squared_norm)
+    rounding = eps * (operator_norm + state.damping) * jnp.sqrt(squared_norm)
     numbers = Numbers(slope, metric, squared_norm, norm(b), norm(r) + rounding)
     return _Answer(x, numbers, refined.steps)
 

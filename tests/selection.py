@@ -1,0 +1,16 @@
+"""What of a table of cases the quick run takes."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Collection[Any], table: Iterable[Any]) -> list[Any]:
+    """`table` for `pytest.mark.parametrize`, with all marked as slow but the cases of `quick`."""
+    return [case if case in quick else _slow(case) for case in table]
+
+
+def _slow(case: Any) -> Any:
+    values = case if isinstance(case, tuple) else (case,)
+    return pytest.param(*values, marks=pytest.mark.slow)
