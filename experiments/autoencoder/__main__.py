@@ -19,7 +19,7 @@ from .store import Made, kept
 TEMPLATE = Path(__file__).with_name("template.md")
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
-HESSIAN_FREE_STEPS, ADAM_STEPS, TUNING_STEPS = 60, 1200, 600
+HESSIAN_FREE_STEPS, ADAM_STEPS, TUNING_STEPS = 200, 3000, 600
 ADAM_EVERY = 20
 """Steps of Adam between two evaluations."""
 
