@@ -44,6 +44,7 @@ def laid_out(page, width, folder):
     outer.write_text(OUTER.format(width=width, page=html.escape(page.read_text())))
     command = [
         *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+        "--disable-dev-shm-usage",
         *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000"),
         *(f"--user-data-dir={folder / 'profile'}", "--window-size=2000,1000", outer.as_uri()),
     ]
