@@ -17,7 +17,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.selection import slow_but
+from tests.selection import name_of, slow_but
 
 SIZE = 4  # units of the hidden layer, 3 inputs and a bias each
 
@@ -91,7 +91,7 @@ CURVATURES = [
 ]
 
 
-@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES))
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES), ids=name_of)
 def test_a_natural_gradient_step_is_invariant(x64, curvature):
     """With λ → 0. The softmax does not see a common shift of the logits, and C is singular."""
     ordinary, other = (change_of_outputs(m, curvature, damping=1e-11) for m in pair())

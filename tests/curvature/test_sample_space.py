@@ -16,7 +16,7 @@ import curvature as cv
 from curvature.rows import LowerBlocks, columns_of, split_gradient
 from curvature.solvers.sample_space.factor import factorise
 from tests.curvature import cases
-from tests.selection import slow_but
+from tests.selection import name_of, slow_but
 
 SOLVERS = {
     "sample space": cv.SampleSpace(),
@@ -139,7 +139,7 @@ RESIDUALS = [*itertools.product(["float32", "float64"], CURVATURES, [1.0, 4.0])]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "curvature", "scale"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS)
+    ("dtype", "curvature", "scale"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS), ids=name_of
 )
 def test_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature, scale):
     """For the gradient down to the smallest λ, and for a vector of which nothing is known."""
@@ -167,7 +167,7 @@ def drawn(model, batch, curvature):
     return np.asarray(C, np.float64)
 
 
-@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES))
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES), ids=name_of)
 def test_its_numbers_are_those_of_the_solution(x64, curvature):
     model, batch = network("float64")
     C, _ = in_float64(model, batch, curvature)
@@ -182,7 +182,7 @@ def test_its_numbers_are_those_of_the_solution(x64, curvature):
     assert residual / 2 <= stats["residual"] <= 1e-10
 
 
-@pytest.mark.parametrize("curvature", slow_but(CURVATURES[-1:], CURVATURES))
+@pytest.mark.parametrize("curvature", slow_but(CURVATURES[-1:], CURVATURES), ids=name_of)
 def test_confidently_wrong_outputs(curvature):
     """Logits in the hundreds and labels of no probability: 1/√p overflows, the step must not."""
     model, (x, _) = network("float32", scale=40.0)

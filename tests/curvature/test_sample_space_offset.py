@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
-from tests.selection import slow_but
+from tests.selection import name_of, slow_but
 
 RELATIVE = [1.0, 1e-2, 1e-4, 1e-6]
 CURVATURES = [cv.EmpiricalFisher(), cv.SampledFisher(2), cv.ExactFisher()]
@@ -78,7 +78,9 @@ def solved(model, batch, curvature, damping, offset):
 RESIDUALS = [*itertools.product(["float32", "float64"], CURVATURES)]
 
 
-@pytest.mark.parametrize(("dtype", "curvature"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS))
+@pytest.mark.parametrize(
+    ("dtype", "curvature"), slow_but([RESIDUALS[0], RESIDUALS[-1]], RESIDUALS), ids=name_of
+)
 def test_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature):
     """For vectors of all sizes: λμφ and a penalty's; one that all but undoes the remainder."""
     with jax.enable_x64(dtype == "float64"):

@@ -119,6 +119,9 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(machine, whole, t
     assert not list(folder.rglob("*.tmp"))
     machine.finish(folder)
     assert_same(folder, whole)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 301))
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.slow
