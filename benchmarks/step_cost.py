@@ -84,7 +84,7 @@ def measure_product(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print, and write JSON if asked to."""
+    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement")
@@ -93,26 +93,43 @@ def main(argv: list[str]) -> None:
     # Before the first array: XLA counts the cores when it starts.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
 
-    about = machine.describe()
-    exact = {problem.name: exact_solves.measure(problem, options.rounds) for problem in PROBLEMS}
-    ways = [exact_solves.measure_ways(problem, options.rounds) for problem in IMAGES]
-    memory = [exact_solves.measure_memory(PROBLEMS[-1])]
-    steps = {problem.name: measure(problem, options.rounds) for problem in PROBLEMS}
-    products = [measure_product(problem, options.rounds) for problem in PROBLEMS[1:]]
-    loop = [
-        loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), options.rounds)
-        for name in ("identity", "gauss_newton")
-    ]
-    console = Console()
-    console.print(f"{about['processor']}, {about['cores']} core(s); {about['versions']}")
-    for name, rows in exact.items():
-        console.print(_table(f"A whole step, solved exactly in sample space: {name}", rows))
-    console.print(_table("Rows by the layers, and example by example", ways))
-    console.print(_table("Memory", memory))
-    for name, rows in steps.items():
-        console.print(_table(f"A whole step, CG with {PRODUCTS} products: {name}", rows))
-    console.print(_table("A product with Gauss–Newton", products))
-    console.print(_table(f"What the training loop adds to a step: {PROBLEMS[1].name}", loop))
+    about, console, rounds = machine.describe(), Console(), options.rounds
+    console.print(f"{about['processor']}, {about['cores']} core(s), {about['device']}")
+    console.print(str(about["versions"]))
+
+    def shown(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        console.print(_table(title, rows))
+        return rows
+
+    exact = {
+        problem.name: shown(
+            f"A whole step, solved exactly in sample space: {problem.name}",
+            exact_solves.measure(problem, rounds),
+        )
+        for problem in PROBLEMS
+    }
+    ways = shown(
+        "Rows by the layers, and example by example",
+        [exact_solves.measure_ways(problem, rounds) for problem in IMAGES],
+    )
+    memory = shown("Memory", [exact_solves.measure_memory(PROBLEMS[-1])])
+    steps = {
+        problem.name: shown(
+            f"A whole step, CG with {PRODUCTS} products: {problem.name}", measure(problem, rounds)
+        )
+        for problem in PROBLEMS
+    }
+    products = shown(
+        "A product with Gauss–Newton",
+        [measure_product(problem, rounds) for problem in PROBLEMS[1:]],
+    )
+    loop = shown(
+        f"What the training loop adds to a step: {PROBLEMS[1].name}",
+        [
+            loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), rounds)
+            for name in ("identity", "gauss_newton")
+        ],
+    )
     if options.json:
         figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
         figures |= {"steps": steps, "products": products, "loop": loop}

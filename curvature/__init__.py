@@ -1,6 +1,7 @@
 """Second-order training in JAX, where the curvature is the thing you swap."""
 
 from . import (
+    _compiler as _compiler,  # before anything is compiled
     backends as backends,
     damping as damping,
     likelihoods as likelihoods,

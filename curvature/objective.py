@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ._checks import number, takes_key
+from ._precision import full_precision
 from ._trees import add_scaled, vdot
 from .likelihoods import AbstractLoss
 from .linearisation import Linearisation, LinearisedTerm, example_keys, term_key, transpose
@@ -45,6 +46,7 @@ class Term(eqx.Module):
         self.likelihood = likelihood
         self.weight = jnp.asarray(weight)
 
+    @full_precision
     def example(self, model: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
         """The outputs z of one example."""
         z = self.outputs(model, x, key=key) if takes_key(self.outputs) else self.outputs(model, x)
@@ -82,6 +84,7 @@ class AbstractObjective(eqx.Module):
     def examples(self, batch: PyTree) -> PyTree:
         """`batch` as a pair (inputs, targets), with leading axis n, in the place of each term."""
 
+    @full_precision
     def loss(self, model: PyTree, batch: PyTree, *, key: PRNGKeyArray | None = None) -> Scalar:
         """The loss on a batch.
 
@@ -99,6 +102,7 @@ class AbstractObjective(eqx.Module):
             losses.append(_scale(term, z) * jnp.sum(jax.vmap(term.likelihood.nll)(z, targets)))
         return jnp.asarray(sum(losses)) + self.penalty(model)
 
+    @full_precision
     def linearise(
         self,
         model: PyTree,

@@ -11,6 +11,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from ._checks import number
+from ._precision import full_precision
 from .likelihoods import Coefficients
 from .linearisation import Linearisation
 from .rows import (
@@ -45,6 +46,7 @@ class PullbackOperator(lx.AbstractLinearOperator):
     factors: tuple[lx.AbstractLinearOperator, ...]
     coefficients: tuple[Coefficients | None, ...]
 
+    @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         tangents = self.linearisation.jvp(vector)
         cotangents = tuple(
@@ -55,6 +57,7 @@ class PullbackOperator(lx.AbstractLinearOperator):
         )
         return self.linearisation.vjp(cotangents)
 
+    @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
         """C from P products with it, or as AᵀA from its rows, whichever takes fewer operations."""
         cost = cost_of(self.layout())
@@ -62,6 +65,7 @@ class PullbackOperator(lx.AbstractLinearOperator):
             return matrix_of(self.linearisation, self.factors)
         return _dense(self)
 
+    @full_precision
     def diagonal(self) -> Float[Array, " P"]:
         return diagonal_of(self.linearisation, self.factors)
 
@@ -70,12 +74,14 @@ class PullbackOperator(lx.AbstractLinearOperator):
         columns = eqx.filter_eval_shape(columns_of, self.linearisation, self.factors)
         return layout_of(self.linearisation, [of_term.shape[0] for of_term in columns])
 
+    @full_precision
     def rows(
         self, layout: Layout, cotangents: tuple[Float[Array, "..."], ...] | None = None
     ) -> Rows:
         """The rows A of C = AᵀA; `cotangents` are those that the result can `project`."""
         return rows_of(layout, columns_of(self.linearisation, self.factors), cotangents)
 
+    @full_precision
     def gradient_options(self) -> dict[str, Any]:
         """Options that tell a solver that its vector is the gradient g of the loss.
 
@@ -111,6 +117,7 @@ class DenseOperator(lx.AbstractLinearOperator):
         leaves, treedef = jtu.tree_flatten(structure)
         self.structure = (tuple(leaves), treedef)  # hashable
 
+    @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         flat, unravel = jfu.ravel_pytree(vector)
         return unravel((self.matrix @ flat).astype(flat.dtype))

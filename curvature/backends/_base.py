@@ -9,6 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._precision import full_precision
 from ..likelihoods import AbstractLoss, Coefficients
 from ..linearisation import Linearisation, LinearisedTerm, example_keys, term_key
 from ..operators import PullbackOperator
@@ -55,6 +56,7 @@ class AbstractPullback(AbstractCurvature):
         **Returns:** S (c × r), c = `z.size`: a lineax operator between flat vectors, or an array.
         """
 
+    @full_precision
     def operator(
         self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
     ) -> PullbackOperator:

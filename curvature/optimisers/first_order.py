@@ -4,6 +4,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._precision import full_precision
 from .._trees import like, norm
 from ..objective import AbstractObjective
 from ._base import (
@@ -41,6 +42,7 @@ class FirstOrder(AbstractOptimiser):
         return FirstOrderState(state, trainable_mask(model, trainable))
 
     @eqx.filter_jit
+    @full_precision
     def step(
         self,
         model: PyTree,

@@ -7,6 +7,7 @@ import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import number, positive_int
+from .._precision import full_precision
 from .._trees import add_scaled, like, norm
 from ..divergences import KL, between
 from ..linearisation import LinearisedTerm
@@ -85,6 +86,7 @@ class ProximalPoint(AbstractOptimiser):
         return ProximalPointState(trainable_mask(model, trainable))
 
     @eqx.filter_jit
+    @full_precision
     def step(
         self,
         model: PyTree,

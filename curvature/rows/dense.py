@@ -2,9 +2,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractPart, Slab
-
-# Products of no more rows than this are computed whole.
-_BLOCK = 96
+from .width import block_width
 
 
 class DensePart(AbstractPart):
@@ -70,7 +68,7 @@ class DensePart(AbstractPart):
 def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
     """A aᵀ, of which the blocks above the diagonal are copies."""
     n = len(a)
-    if n <= _BLOCK:
+    if n <= block_width():
         return a @ a.T
     half = n // 2
     first, second = symmetric_product(a[:half]), symmetric_product(a[half:])

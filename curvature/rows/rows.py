@@ -7,10 +7,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from ..linearisation import Linearisation
 from ._base import AbstractPart, Slab
 from .lower_blocks import LowerBlocks
+from .width import block_width
 
-# A block of so many rows is large enough for matrix products to run at full speed, and small
-# enough for half of the work to be saved by symmetry.
-_WIDTH = 96
 # More blocks than this would make long programs, which take long to compile.
 _MOST_BLOCKS = 24
 
@@ -87,7 +85,7 @@ class Rows(eqx.Module):
 
     def _slabs(self) -> list[Slab]:
         """All rows, in blocks of nearly equal size."""
-        width = max(_WIDTH, -(-self.size // _MOST_BLOCKS))
+        width = max(block_width(), -(-self.size // _MOST_BLOCKS))
         width = max(1, min(width, self.most_rows))
         slabs = []
         for t, columns in enumerate(self.columns):

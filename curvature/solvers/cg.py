@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
+from .._precision import full_precision
 from .._trees import add_scaled, norm, select, vdot
 from ._base import AbstractSymmetricSolver
 
@@ -111,6 +112,7 @@ class CG(AbstractSymmetricSolver):
             )
         return lx.linearise(operator)
 
+    @full_precision
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:

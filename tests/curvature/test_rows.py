@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+import models
 from curvature.rows import layout as layouts
 from curvature.rows.layout import Way
 from tests.curvature import cases
@@ -85,6 +86,46 @@ def wide(n):
 @pytest.mark.parametrize("n", slow_but([97], [1, 95, 97, 130]))
 def test_blocks_fit_together_at_every_number_of_examples(x64, n):
     check(wide(n))
+
+
+def test_one_block_where_blocks_do_not_pay(x64, monkeypatch):
+    """Off a processor. What JAX itself asks is not this name, so that nothing else changes."""
+    operator = wide(97)
+    rows = operator.rows(operator.layout())
+    in_blocks = rows.gram()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    whole = rows.gram()
+    assert len(in_blocks.columns) > len(whole.columns) == 1
+    expected = whole.columns[0]
+    np.testing.assert_allclose(in_blocks.as_symmetric_matrix(), expected, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [models.MLP, models.ConvNet, models.TransformerEncoder])
+def test_gram_matrix_in_single_precision_at_a_size_of_use(build):
+    """Each product of two rows is as near as their norms allow, whatever the shapes compile to."""
+    model = build((8, 8), 10, key=jax.random.key(0))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(96, 8, 8)).astype(np.float32)
+    labels = rng.integers(10, size=96, dtype=np.int32)
+
+    @eqx.filter_jit
+    def gram(model, batch):
+        linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
+        operator = cv.ExactFisher().operator(linearisation)
+        return operator.rows(operator.layout()).gram().as_symmetric_matrix()
+
+    found = np.asarray(gram(model, (images, labels)))
+    with jax.enable_x64(True):
+        wide_model, wide_images = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64) if eqx.is_inexact_array(leaf) else leaf,
+            (model, jnp.asarray(images)),
+        )
+        expected = np.asarray(gram(wide_model, (wide_images, labels)))
+    assert found.dtype == np.float32
+    norms = np.sqrt(np.diagonal(expected))
+    # Some hundred roundings on a path through the network, most of which cancel.
+    assert np.max(np.abs(found - expected) / np.outer(norms, norms)) < 50 * np.finfo("float32").eps
 
 
 @pytest.mark.parametrize("held_bytes", slow_but([2_000], [0, 2_000]))

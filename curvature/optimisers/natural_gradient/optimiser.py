@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..._checks import fraction, positive_int
+from ..._precision import full_precision
 from ..._trees import add_scaled, like, norm, scaled, vdot
 from ...backends import AbstractCurvature, GaussNewton
 from ...damping import AbstractDamping, ConstantDamping
@@ -152,6 +153,7 @@ class NaturalGradient(AbstractOptimiser):
         )
 
     @eqx.filter_jit
+    @full_precision
     def step(
         self,
         model: PyTree,

@@ -7,6 +7,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from ..._checks import number, positive_int
+from ..._precision import full_precision
 from ..._trees import add_scaled, norm, vdot
 from ...operators import DampedOperator, PullbackOperator
 from ...rows import Layout, LowerBlocks, Rows, cost_of
@@ -122,6 +123,7 @@ class SampleSpace(AbstractSymmetricSolver):
         positive_int("SampleSpace(max_rows=...)", self.max_rows)
         number("SampleSpace(max_memory=...)", self.max_memory, positive=True)
 
+    @full_precision
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         if lx.is_diagonal(operator):
             return Elementwise().init(operator, {})
@@ -151,6 +153,7 @@ class SampleSpace(AbstractSymmetricSolver):
         made_of = " + ".join(f"{term.size} examples × {rank}" for term, rank in terms)
         return _TOO_MANY.format(name=name, value=value, found=found, made_of=made_of)
 
+    @full_precision
     def compute(
         self, state: Any, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
