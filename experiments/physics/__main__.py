@@ -19,7 +19,7 @@ from . import figure
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ("poisson2d", "heat", "poisson5d")
 LEVELS = (1e-4, 1e-6)
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 PROBE_STEPS = 100
 """Steps of the run of Adam that tells how long one takes."""
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..._checks import number, positive_int
 from ..._precision import full_precision
@@ -20,6 +20,8 @@ from .refinement import refine
 # so many eps (‖C‖ + λ)‖d‖. Beyond the second bound, where its numbers suffer, too, it is refined by
 # products with C.
 _CORRECTED, _REFINED = 10.0, 50.0
+# A residual of so many eps (‖C‖ + λ)‖d‖ after refinement is not explained by rounding.
+_UNEXPLAINED = 100.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
@@ -72,11 +74,12 @@ class _State(eqx.Module):
 
 
 class _Answer(eqx.Module):
-    """D, its numbers, and how many products refinement took."""
+    """D, its numbers, how many products refinement took, and whether it led nowhere."""
 
     direction: PyTree[Array]
     numbers: Numbers
     steps: Int[Array, ""]
+    stagnated: Bool[Array, ""]
 
 
 class SampleSpace(AbstractSymmetricSolver):
@@ -94,7 +97,8 @@ class SampleSpace(AbstractSymmetricSolver):
     same precision warrants, eps (‖C‖ + λ)‖d‖. A solution for which that is in doubt, since terms
     far larger than d cancel in it, is corrected or refined by products with C: one to three, some
     twenty where λ is below the rounding error of C. Any vector but the gradient takes at least
-    one.
+    one. Where a hundred times as much is left after refinement, so that products with C contradict
+    its rows, the result is `RESULTS.stagnation`.
 
     With λ = 0 and C singular the result is the least-squares solution of least norm, C⁺g up to
     rounding, with `RESULTS.singular` where that leaves a residual.
@@ -174,7 +178,7 @@ class SampleSpace(AbstractSymmetricSolver):
         level = jnp.where(excess > _REFINED, 2, jnp.where(excess > _CORRECTED, 1, 0))
         # The gradient is made in one branch alone, so that it is not made where that is not taken.
         branches = (
-            lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32)),
+            lambda d: _Answer(d, solution.numbers, jnp.zeros((), jnp.int32), jnp.asarray(False)),
             lambda d: _corrected(state, options["coefficients"], solution, d),
             lambda d: _refined(state, _vector(state, options), d),
         )
@@ -223,7 +227,7 @@ def _corrected(
     # What is left is the rounding of d itself, without the amplification.
     residual = solution.numbers.residual / solution.amplification
     numbers = eqx.tree_at(lambda numbers: numbers.residual, solution.numbers, residual)
-    return _Answer(direction, numbers, jnp.ones((), jnp.int32))
+    return _Answer(direction, numbers, jnp.ones((), jnp.int32), jnp.asarray(False))
 
 
 def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:
@@ -242,14 +246,16 @@ def _refined(state: _State, b: PyTree[Array], first: PyTree[Array]) -> _Answer:
     eps = float(jnp.finfo(slope.dtype).eps)
     rounding = eps * (operator_norm + state.damping) * jnp.sqrt(squared_norm)
     numbers = Numbers(slope, metric, squared_norm, norm(b), norm(r) + rounding)
-    return _Answer(x, numbers, refined.steps)
+    stagnated = (state.damping > 0) & (norm(r) > _UNEXPLAINED * rounding)
+    return _Answer(x, numbers, refined.steps, stagnated)
 
 
 def _report(state: _State, answer: _Answer) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
     numbers = answer.numbers
     relative = jnp.where(numbers.residual > 0, numbers.residual / numbers.vector_norm, 0)
     unsolved = (state.damping == 0) & (relative > float(jnp.finfo(relative.dtype).eps) ** 0.5)
-    result = lx.RESULTS.where(unsolved, lx.RESULTS.singular, lx.RESULTS.successful)
+    result = lx.RESULTS.where(answer.stagnated, lx.RESULTS.stagnation, lx.RESULTS.successful)
+    result = lx.RESULTS.where(unsolved, lx.RESULTS.singular, result)
     stats = {
         "num_steps": answer.steps,
         "residual": relative,
