@@ -51,6 +51,7 @@ def test_says_so_where_it_is_too_late(monkeypatch: pytest.MonkeyPatch):
 def test_obeys_who_has_set_the_option(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XLA_FLAGS", f"{OPTION}=dot")
     _compiler.sum_correctly()
+    assert os.environ["XLA_FLAGS"] == f"{OPTION}=dot"
 
 
 @AFFECTED
@@ -58,5 +59,4 @@ def test_adds_to_the_options_that_are_set(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     _compiler.sum_correctly()
-
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_multi_thread_eigen=true {OPTION}="
