@@ -33,12 +33,15 @@ from .divergences import (
 )
 from .likelihoods import (
     AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractFactor as AbstractFactor,
     AbstractLikelihood as AbstractLikelihood,
     AbstractLoss as AbstractLoss,
     Bernoulli as Bernoulli,
     Categorical as Categorical,
     Coefficients as Coefficients,
     Gaussian as Gaussian,
+    Masked as Masked,
+    Metric as Metric,
     PolicyGradient as PolicyGradient,
 )
 from .linearisation import Linearisation as Linearisation

@@ -1,5 +1,7 @@
 """The training loop and what it leaves behind; knows `curvature`, but no particular one."""
 
+from curvature import Metric as Metric
+
 from ._base import Run as Run
 from .checkpoint import CheckpointError as CheckpointError
 from .evaluate import evaluate as evaluate
@@ -10,7 +12,6 @@ from .folder import (
     check_folder as check_folder,
     make_folder as make_folder,
 )
-from .metrics import Metric as Metric, metrics as metrics
 from .preflight import preflight as preflight
 from .provenance import is_restart as is_restart
 from .recorders import AbstractRecorder as AbstractRecorder, Arrays as Arrays

@@ -2,7 +2,8 @@
 
 import abc
 import functools
-from typing import Any, Literal
+import math
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -13,11 +14,12 @@ import curvature as cv
 from data import Dataset
 
 from .device import on_device
-from .metrics import metrics
 from .terms import examples, terms
 
 REFERENCE = cv.Supervised(cv.Gaussian())
 """Scores the model itself against a reference."""
+
+_Measured: TypeAlias = tuple[tuple[Float[Array, "..."], Float[Array, "..."]], ...]
 
 CHUNK = 1024
 """Examples evaluated at a time: bounds the memory, whatever the size of the part."""
@@ -28,9 +30,10 @@ def evaluate(
 ) -> dict[str, float]:
     """The loss and the metrics of `model`, in inference mode, over all examples of `part`.
 
-    Every example of a term counts the same: the mean is taken once, in float64, over one number
-    per example, so that neither the last short chunk nor the precision of the model bends it.
-    One trace per shape of `part`, whatever the weights.
+    The mean over the examples is taken once, in float64, over one number per example. So it does
+    not depend on the size of the last chunk, and hardly on the precision of the model. In the
+    loss every example counts the same; in a metric, by the metric's weight. There is one trace
+    per shape of `part`, whatever the weights of the model are.
 
     **Arguments:** `objective`, which must not need a key in inference mode; `model`; `part`, a
     batch of the objective's structure.
@@ -41,30 +44,37 @@ def evaluate(
     found = {"loss": float(objective.penalty(model))}
     values = per_example(objective, model, part)
     for name, term in terms(objective).items():
-        losses, *others = (np.mean(np.asarray(v), dtype=np.float64) for v in values[name])
-        found["loss"] += float(losses)
-        for metric, mean in zip(metrics(term.likelihood), others, strict=True):
+        losses, measured = values[name]
+        found["loss"] += _total(losses) / len(losses)
+        for metric, (value, weight) in zip(term.likelihood.metrics(), measured, strict=True):
             key = f"{name}/{metric.name}" if name else metric.name
-            found[key] = metric.finish(float(mean))
+            total = _total(weight)
+            found[key] = metric.finish(_total(value) / total) if total else math.nan
     return found
+
+
+def _total(values: Float[Array, " n"]) -> float:
+    return float(np.sum(np.asarray(values), dtype=np.float64))
 
 
 @eqx.filter_jit
 def per_example(
     objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[Array]
-) -> dict[str, tuple[Float[Array, " _n"], ...]]:
-    """Per term its share of the loss, then its metrics before they are finished, per example."""
+) -> dict[str, tuple[Float[Array, " _n"], _Measured]]:
+    """Per term and example: its share of the loss, and each metric's value and weight."""
     model = eqx.nn.inference_mode(model)
     pairs = examples(objective, part)
 
-    def of_term(name: str, term: cv.Term) -> tuple[Float[Array, " _n"], ...]:
+    def of_term(name: str, term: cv.Term) -> tuple[Float[Array, " _n"], _Measured]:
         alone = cv.Objective({name: term})
 
-        def single(pair: tuple[PyTree[Array], Any]) -> tuple[Array, ...]:
+        def single(pair: tuple[PyTree[Array], Any]) -> tuple[Array, _Measured]:
             x, y = pair
             z = term.example(model, x, None)
             loss = alone.loss(model, {name: jax.tree.map(lambda array: array[None], pair)})
-            return loss, *(metric.example(z, y) for metric in metrics(term.likelihood))
+            return loss, tuple(
+                (metric.example(z, y), metric.weight(z, y)) for metric in term.likelihood.metrics()
+            )
 
         return jax.lax.map(single, pairs[name], batch_size=CHUNK)
 

@@ -1,11 +1,9 @@
 """Refusing a run that cannot work, before anything is compiled or written."""
 
-import functools
 from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import Array, PyTree
 
 import curvature as cv
@@ -52,14 +50,28 @@ def _check_memory(plan: cv.Plan) -> None:
 
 
 def _check_examples(run: Run, dataset: Dataset) -> None:
+    """Check the model by shapes, and the targets of every part by their numbers."""
+    objective = run.optimiser.objective
     _check_model(run, dataset)
-    for name, part in (("training", dataset.train), ("test", dataset.test)):
-        pairs = examples(run.optimiser.objective, part)
-        for term_name, term in terms(run.optimiser.objective).items():
-            inputs, targets = pairs[term_name]
-            x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
-            z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(run.model), x, None)
-            check_targets(term.likelihood, z, targets, name)
+    for name, scored_by, part in (
+        ("the training part", objective, dataset.train),
+        ("the validation part", objective, dataset.validation),
+        ("the test part", objective, dataset.test),
+        ("the reference", REFERENCE, dataset.reference),
+    ):
+        if part is not None:
+            _check_targets(run.model, scored_by, part, name)
+
+
+def _check_targets(
+    model: eqx.Module, objective: cv.AbstractObjective, part: PyTree[Array], source: str
+) -> None:
+    pairs = examples(objective, part)
+    for name, term in terms(objective).items():
+        inputs, targets = pairs[name]
+        x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
+        z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(model), x, None)
+        term.likelihood.check_targets(z.shape, targets, source=source)
 
 
 def _check_batch_size(run: Run) -> None:
@@ -111,44 +123,6 @@ def _check_step(run: Run) -> cv.Plan | None:
         return run.optimiser.plan(run.model, batch, key=key)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(_first_line(error)) from error
-
-
-@functools.singledispatch
-def check_targets(
-    likelihood: cv.AbstractLoss, z: jax.ShapeDtypeStruct, targets: Any, part: str
-) -> None:
-    """Refuse targets that `likelihood` cannot score; of other classes of loss nothing is known.
-
-    **Arguments:** `z`: the outputs for one example; `targets`, with a leading axis; `part`: of
-    the dataset, for the sentence.
-
-    **Raises:** `ValueError`.
-    """
-    del likelihood, z, targets, part
-
-
-@check_targets.register
-def _(likelihood: cv.Categorical, z: jax.ShapeDtypeStruct, targets: Any, part: str) -> None:
-    del likelihood
-    if not np.issubdtype(targets.dtype, np.integer):
-        return
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= z.shape[-1]:
-        raise ValueError(
-            f"`Categorical` needs labels from 0 to {z.shape[-1] - 1} for a model with "
-            f"{z.shape[-1]} outputs, but those of the {part} part run from {low} to {high}."
-        )
-
-
-@check_targets.register
-def _(likelihood: cv.Bernoulli, z: jax.ShapeDtypeStruct, targets: Any, part: str) -> None:
-    del likelihood, z
-    low, high = float(targets.min()), float(targets.max())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"`Bernoulli` needs targets from 0 to 1, but those of the {part} part run from "
-            f"{low:g} to {high:g}."
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,14 @@
 import abc
+from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar
+
+from ._factors import MaskedFactor
+from ._metric import Metric
+from ._targets import check_targets
 
 
 class Coefficients(eqx.Module):
@@ -23,6 +29,9 @@ class AbstractLoss(eqx.Module):
 
     A loss that is not a likelihood works with every curvature that does not ask for the model's
     own distribution: [`GaussNewton`][], [`EmpiricalFisher`][], [`Divergence`][].
+
+    Only `nll` must be written. The other methods have defaults: every target is in the domain,
+    nothing is reported beside the loss, and no output is masked.
     """
 
     @abc.abstractmethod
@@ -33,6 +42,65 @@ class AbstractLoss(eqx.Module):
 
         **Returns:** a scalar of the dtype of `z`.
         """
+
+    def in_domain(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> Bool[Array, ""]:
+        """Whether the target `y` of one example is one that `nll` can score.
+
+        It is traceable, and reads the shape of `z` alone. A target that is NaN is outside of
+        every domain of this package.
+        """
+        del z, y
+        return jnp.asarray(True)
+
+    def domain(self, z_shape: tuple[int, ...], y: PyTree) -> str:
+        """What `in_domain` asks of targets like `y`: what follows "needs" in an error sentence."""
+        del z_shape, y
+        return "targets for which its `in_domain` is true"
+
+    def check_targets(
+        self, z_shape: tuple[int, ...], targets: PyTree, *, source: str = "this batch"
+    ) -> None:
+        """Raises unless every target is `in_domain`. It is called before a run starts.
+
+        **Arguments:** `z_shape`, the shape of one example's outputs; `targets`, concrete arrays
+        with a leading axis n; `source`, where they come from, for the sentence.
+
+        **Raises:** `ValueError`, with the first target outside of the domain.
+        """
+        check_targets(self, z_shape, targets, source)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What to report of a term beside its loss."""
+        return ()
+
+    def unmasked(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> "Unmasked":
+        """The example without its mask, for a curvature; see [`Unmasked`][].
+
+        Only a loss whose targets have a mask, such as [`Masked`][], writes this method.
+        """
+        return Unmasked(self, z, y, None)
+
+
+class Unmasked(NamedTuple):
+    """One example, split into a loss that knows of no mask and the mask itself.
+
+    With f(z) = `likelihood.nll(z, y)` at `z`, and D = diag(`mask`), the loss of the example has
+    the gradient D ∇f and the Hessian D ∇²f D. A metric M with factor S becomes D M D, with factor
+    D S. Coefficients ρ with S ρ = ∇f stay as they are.
+
+    - `likelihood`: the loss without a mask.
+    - `z`, `y`: outputs and target, with finite numbers in the masked positions.
+    - `mask`: True where an output counts, of the shape of `z`; None where all of them do.
+    """
+
+    likelihood: AbstractLoss
+    z: Float[Array, "*shape"]
+    y: PyTree[Array]
+    mask: Bool[Array, "*shape"] | None
+
+    def restrict(self, factor: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+        """D S, for a factor S of a metric on the outputs."""
+        return factor if self.mask is None else MaskedFactor(factor, self.mask.ravel())
 
 
 class AbstractLikelihood(AbstractLoss):

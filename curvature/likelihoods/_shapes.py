@@ -5,19 +5,26 @@ from jaxtyping import Array, Float
 
 
 def one_array(likelihood: object, y: Any) -> Array:
-    """The target `y` as an array; a pair would become one of two rows without a sign of it."""
+    """The target `y` as one real array. A pair would silently become an array of two rows."""
+    name = type(likelihood).__name__
     if isinstance(y, tuple):
         raise ValueError(
-            f"`{type(likelihood).__name__}().nll(z, y)` takes one array as its target, got "
-            f"{len(y)}. `PolicyGradient` takes a pair (action, advantage)."
+            f"`{name}().nll(z, y)` takes one array as its target, got {len(y)}. "
+            "`PolicyGradient` takes a pair (action, advantage), `Masked` a pair (target, mask)."
         )
-    return jnp.asarray(y)
+    y = jnp.asarray(y)
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"`{name}().nll(z, y)` takes a real target, got {y.dtype}. Make the real and the "
+            "imaginary part two outputs."
+        )
+    return y
 
 
 def target_like(likelihood: object, z: Float[Array, "*shape"], y: Any) -> Float[Array, "*shape"]:
     """The target `y` in the dtype of `z`; its shape must be that of `z`.
 
-    A target of another shape would broadcast to a number that is wrong without a sign of it.
+    A target of another shape would silently broadcast to a wrong number.
     """
     y = one_array(likelihood, y)
     if y.shape != z.shape:

@@ -1,82 +1,97 @@
+from typing import TypeAlias
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._checks import fraction
 from ._base import AbstractExponentialFamily, Coefficients
+from ._factors import AbstractFactor
+from ._metric import Metric
 from ._shapes import one_array, target_like
+
+_Target: TypeAlias = Integer[Array, "*rows"] | Bool[Array, "*rows"] | Float[Array, "*rows c"]
+
+
+def _smoothing(value: ScalarLike) -> float:
+    fraction("Categorical(smoothing=...)", value)
+    if isinstance(value, Tracer):
+        raise ValueError(
+            "`Categorical(smoothing=...)` must be a number that is known before tracing, got a "
+            "traced array. Make the likelihood outside of `jit`."
+        )
+    return float(value)
 
 
 class Categorical(AbstractExponentialFamily):
     """The categorical likelihood: p(y | z) = softmax(z)[y], for logits `z` of shape [..., c].
 
-    `y` is an integer per row (shape [...]) or a probability vector per row (shape [..., c], any
-    floating dtype); rows along the leading axes are independent and their losses add up. A label
-    outside 0 … c−1 gives NaN, never the loss of another class.
+    `y` is a label per row (integer or boolean, shape [...]) or a probability vector per row
+    (shape [..., c], any floating dtype). Rows along the leading axes are independent and their
+    losses add up. A label outside of 0 … c−1 gives NaN, and so does its gradient. So does a
+    vector that is not one of probabilities: its numbers must be ≥ 0 and sum to one, both up to √ε
+    of its own dtype.
+
+    `smoothing` is α of label smoothing: the loss has (1−α) y + α/c in the place of y, in [0, 1)
+    (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). It concerns the
+    data alone: `sample` and the divergences are those of softmax(z).
 
     >>> import curvature as cv, jax.numpy as jnp
     >>> round(float(cv.Categorical().nll(jnp.zeros(4), jnp.asarray(2))), 4)  # log 4
     1.3863
     """
 
-    def nll(
-        self, z: Float[Array, "*rows c"], y: Int[Array, "*rows"] | Float[Array, "*rows c"]
-    ) -> Scalar:
-        y = one_array(self, y)
+    smoothing: float = eqx.field(static=True, default=0.0, converter=_smoothing)
+
+    def nll(self, z: Float[Array, "*rows c"], y: _Target) -> Scalar:
+        y = _target(self, z, y)
         if jnp.issubdtype(y.dtype, jnp.inexact):
-            return -jnp.sum(target_like(self, z, y) * jax.nn.log_softmax(z))
-        if y.shape != z.shape[:-1]:
-            raise ValueError(
-                "`Categorical().nll(z, y)` takes logits [..., c] with integer labels [...] or "
-                f"probabilities [..., c], got logits of shape {z.shape} and labels of shape "
-                f"{y.shape}. The model must give one logit per class."
-            )
+            return -jnp.sum(self._probabilities(z, y) * jax.nn.log_softmax(z))
         chosen = jnp.take_along_axis(z, y[..., None], axis=-1, mode="clip")[..., 0]
-        valid = (y >= 0) & (y < z.shape[-1])
+        if self.smoothing:
+            chosen = (1 - self.smoothing) * chosen + self.smoothing * jnp.mean(z, axis=-1)
         # As a factor, so that the gradient is NaN, too.
-        return jnp.sum(jnp.where(valid, 1, jnp.nan) * (jax.nn.logsumexp(z, axis=-1) - chosen))
+        valid = jnp.where(_valid(z, y), 1, jnp.nan)
+        return jnp.sum(valid * (jax.nn.logsumexp(z, axis=-1) - chosen))
+
+    def in_domain(self, z: Float[Array, "*rows c"], y: _Target) -> Bool[Array, ""]:
+        return jnp.all(_valid(z, _target(self, z, y)))
+
+    def domain(self, z_shape: tuple[int, ...], y: PyTree) -> str:
+        if jnp.issubdtype(y.dtype, jnp.inexact):
+            return "probabilities ≥ 0 that sum to one in each row"
+        c = z_shape[-1]
+        return f"labels from 0 to {c - 1} for a model with {c} outputs"
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The fraction of rows whose most probable class is the target's."""
+        return (Metric("accuracy", _accuracy, float),)
 
     def sample(self, z: Float[Array, "*rows c"], *, key: PRNGKeyArray) -> Int[Array, "*rows"]:
         return jax.random.categorical(key, z)
 
-    def fisher_factor(self, z: Float[Array, "*rows c"]) -> lx.AbstractLinearOperator:
-        """S = diag(√p) − p √pᵀ for each row, r = c; it has rank c − 1 per row.
+    def fisher_factor(self, z: Float[Array, "*rows c"]) -> "CategoricalFactor":
+        """S = diag(√p) − p √pᵀ for each row, r = c; it has rank c − 1 per row."""
+        return CategoricalFactor(_root(z), z.shape[-1])
 
-        S Sᵀ = diag(p) − p pᵀ. Held as a function: two vectors per row instead of c × c numbers.
-        """
-        root, p = _root(z), jax.nn.softmax(z)
-
-        def mv(v: Float[Array, " r"]) -> Float[Array, " c"]:
-            scaled = root * v.reshape(z.shape)
-            return (scaled - p * jnp.sum(scaled, axis=-1, keepdims=True)).ravel()
-
-        return lx.FunctionLinearOperator(mv, jax.ShapeDtypeStruct((z.size,), z.dtype))
-
-    def thin_fisher_factor(self, z: Float[Array, "*rows c"]) -> lx.AbstractLinearOperator:
+    def thin_fisher_factor(self, z: Float[Array, "*rows c"]) -> "CategoricalFactor":
         """S = (diag(√p) − p √pᵀ) Q for each row, r = c − 1.
 
-        √p is the null vector of diag(√p) − p √pᵀ, and the columns of Q are an orthonormal basis
-        of what is orthogonal to it: the first c − 1 columns of the reflection that takes √p to
-        −e_c. On them p √pᵀ vanishes, too.
+        √p is the null vector of diag(√p) − p √pᵀ. The columns of Q are an orthonormal basis of
+        its orthogonal complement: the first c − 1 columns of the reflection that takes √p to
+        −e_c. Hence S = diag(√p) Q.
         """
-        root, r = _root(z), max(z.shape[-1] - 1, 1)
+        return CategoricalFactor(_root(z), _thin(z))
 
-        def mv(v: Float[Array, " r"]) -> Float[Array, " c"]:
-            return (root * _reflect(root, v.reshape(*z.shape[:-1], r))).ravel()
-
-        return lx.FunctionLinearOperator(mv, jax.ShapeDtypeStruct((z[..., :r].size,), z.dtype))
-
-    def fisher_coefficients(
-        self, z: Float[Array, "*rows c"], y: Int[Array, "*rows"] | Float[Array, "*rows c"]
-    ) -> Coefficients:
+    def fisher_coefficients(self, z: Float[Array, "*rows c"], y: _Target) -> Coefficients:
         """ρ = Qᵀ(√p − y/√p) for a probability vector y, or a label as one."""
-        y, root, log_p = jnp.asarray(y), _root(z), jax.nn.log_softmax(z)
-        if not jnp.issubdtype(y.dtype, jnp.inexact):
-            y = jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype)
-        y = target_like(self, z, y)
-        surprise = jnp.where(y > 0, y * jnp.exp(-log_p / 2), 0)
+        y, root = self._probabilities(z, _target(self, z, y)), _root(z)
+        # Zero times an overflow would be NaN.
+        surprise = jnp.where(y == 0, 0, y * jnp.exp(-jax.nn.log_softmax(z) / 2))
         rho = root * jnp.sum(y, axis=-1, keepdims=True) - surprise
-        r, last = max(z.shape[-1] - 1, 1), rho[..., -1:]
+        r, last = _thin(z), rho[..., -1:]
         reduced = rho[..., :r] - root[..., :r] * last / (1 + root[..., -1:])
         return Coefficients(reduced.ravel(), bounded=False)
 
@@ -87,17 +102,103 @@ class Categorical(AbstractExponentialFamily):
         mean_log = (jax.nn.log_softmax(z) + jax.nn.log_softmax(z2)) / 2
         return -jnp.expm1(jnp.sum(jax.nn.logsumexp(mean_log, axis=-1)))
 
+    def _probabilities(self, z: Float[Array, "*rows c"], y: _Target) -> Float[Array, "*rows c"]:
+        """The smoothed target as probabilities in the dtype of `z`, NaN outside of the domain."""
+        vector = jnp.issubdtype(y.dtype, jnp.inexact)
+        p = y.astype(z.dtype) if vector else jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype)
+        p = jnp.where(_valid(z, y)[..., None], p, jnp.nan)
+        return (1 - self.smoothing) * p + self.smoothing / z.shape[-1] if self.smoothing else p
+
+
+class CategoricalFactor(AbstractFactor):
+    """S_ij = √p_i (δ_ij − a_i √p_j) for each row, with M = diag(p) − p pᵀ; see [`Categorical`][].
+
+    With `columns` = c, a = √p. With `columns` = c − 1, a_i = √p_i/(1 + √p_c), but a_c = 1.
+    """
+
+    root: Float[Array, "*rows c"]
+    columns: int = eqx.field(static=True)
+
+    def mv(self, vector: Float[Array, " r"]) -> Float[Array, " c"]:
+        a, right = self._outer()
+        v = vector.reshape(right.shape)
+        missing = self.root.shape[-1] - self.columns
+        padded = jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, missing)])
+        return (self.root * (padded - a * jnp.sum(right * v, axis=-1, keepdims=True))).ravel()
+
+    def transposed_mv(self, u: Float[Array, " c"]) -> Float[Array, " r"]:
+        a, right = self._outer()
+        w = self.root * u.reshape(self.root.shape)
+        return (w[..., : self.columns] - right * jnp.sum(a * w, axis=-1, keepdims=True)).ravel()
+
+    def square_mv(self, u: Float[Array, " c"]) -> Float[Array, " c"]:
+        p, u = self.root * self.root, u.reshape(self.root.shape)
+        return (p * (u - jnp.sum(p * u, axis=-1, keepdims=True))).ravel()
+
+    def as_matrix(self) -> Float[Array, "c r"]:
+        (a, right), root = self._outer(), self.root
+        leading = tuple(range(root.ndim - 1))
+        eye = jnp.eye(root.shape[-1], self.columns, dtype=root.dtype)
+        delta = jnp.expand_dims(eye, leading)
+        blocks = root[..., None] * (delta - a[..., None] * right[..., None, :])
+        if not leading:
+            return blocks
+        blocks = blocks.reshape(-1, 1, *eye.shape).swapaxes(1, 2)
+        same_row = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
+        return jnp.where(same_row, blocks, 0).reshape(root.size, right.size)
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        rows = self.root.size // self.root.shape[-1]
+        return jax.ShapeDtypeStruct((rows * self.columns,), self.root.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.root.size,), self.root.dtype)
+
+    def _outer(self) -> tuple[Float[Array, "*rows c"], Float[Array, "*rows r"]]:
+        """a, and √p_j for the columns j."""
+        root, c = self.root, self.root.shape[-1]
+        if self.columns == c:
+            return root, root
+        last = jax.lax.broadcasted_iota(jnp.int32, root.shape, root.ndim - 1) == c - 1
+        a = jnp.where(last, 1, root / (1 + root[..., -1:]))
+        return a, root[..., : self.columns]
+
 
 def _root(z: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-    """√p: of half the logarithm, since p itself underflows sooner."""
+    """√p, by half of log p: p itself underflows earlier."""
     return jnp.exp(jax.nn.log_softmax(z) / 2)
 
 
-def _reflect(root: Float[Array, "*rows c"], v: Float[Array, "*rows r"]) -> Float[Array, "*rows c"]:
-    """Q v = (I − x xᵀ/(1 + √p_c)) [v, 0], where x = √p + e_c; zero for a single class."""
-    c = root.shape[-1]
-    if c == 1:
-        return jnp.zeros_like(v)
-    along = jnp.sum(root[..., :-1] * v, axis=-1, keepdims=True)
-    share = along / (1 + root[..., -1:])
-    return jnp.concatenate([v - root[..., :-1] * share, -along], axis=-1)
+def _thin(z: Float[Array, "*rows c"]) -> int:
+    """The number of columns of the thin factor; a single class has one column of zeros."""
+    return max(z.shape[-1] - 1, 1)
+
+
+def _target(likelihood: Categorical, z: Float[Array, "*rows c"], y: _Target) -> _Target:
+    """Labels in 32 bits or more, or probabilities in their own dtype, of a shape that fits `z`."""
+    y = one_array(likelihood, y)
+    if jnp.issubdtype(y.dtype, jnp.inexact) and z.ndim > 0:
+        target_like(likelihood, z, y)
+        return y
+    if z.ndim == 0 or y.shape != z.shape[:-1]:
+        raise ValueError(
+            "`Categorical().nll(z, y)` takes logits [..., c] with integer labels [...] or "
+            f"probabilities [..., c], got logits of shape {z.shape} and labels of shape "
+            f"{y.shape}. The model must give one logit per class."
+        )
+    return y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
+
+
+def _valid(z: Float[Array, "*rows c"], y: _Target) -> Bool[Array, "*rows"]:
+    """Whether each row of a `_target` is in the domain."""
+    if not jnp.issubdtype(y.dtype, jnp.inexact):
+        return (y >= 0) & (y < z.shape[-1])
+    tolerance = float(jnp.finfo(y.dtype).eps) ** 0.5
+    y = y.astype(jnp.float32) if y.dtype.itemsize < 4 else y
+    total = jnp.sum(y, axis=-1)
+    return jnp.all(y >= -tolerance, axis=-1) & (jnp.abs(total - 1) <= tolerance)
+
+
+def _accuracy(z: Float[Array, "*rows c"], y: _Target) -> Scalar:
+    label = jnp.argmax(y, axis=-1) if jnp.issubdtype(y.dtype, jnp.inexact) else y
+    return jnp.mean(jnp.argmax(z, axis=-1).astype(jnp.int32) == label.astype(jnp.int32))

@@ -1,8 +1,12 @@
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar
 
 from ._base import AbstractLikelihood
+from ._shapes import one_array
 
 
 class PolicyGradient(AbstractLikelihood):
@@ -14,6 +18,8 @@ class PolicyGradient(AbstractLikelihood):
     advantage, which is no property of the policy, does not weigh it (Kakade 2001, "A natural
     policy gradient"). A target that is drawn has A = 1, for the same reason.
 
+    Several time steps may be one example: then A has the leading axes of z, and losses add up.
+
     >>> import curvature as cv, jax.numpy as jnp
     >>> lik = cv.PolicyGradient(cv.Categorical())
     >>> round(float(lik.nll(jnp.zeros(2), (jnp.asarray(1), jnp.asarray(-2.0)))), 4)  # −2 log 2
@@ -22,14 +28,22 @@ class PolicyGradient(AbstractLikelihood):
 
     policy: AbstractLikelihood
 
-    def nll(self, z: Float[Array, "*shape"], y: tuple[PyTree[Array], Float[Array, ""]]) -> Scalar:
-        if not isinstance(y, tuple | list) or len(y) != 2:
-            raise ValueError(
-                "`PolicyGradient(policy).nll(z, y)` takes a pair (action, advantage) as its "
-                "target, as environments give: got one array."
-            )
-        action, advantage = y
-        return advantage.astype(z.dtype) * self.policy.nll(z, action)
+    def nll(
+        self, z: Float[Array, "*shape"], y: tuple[PyTree[Array], Float[Array, "*steps"]]
+    ) -> Scalar:
+        action, advantage = _pair(self, y)
+        advantage = jnp.where(jnp.isfinite(advantage), advantage, jnp.nan).astype(z.dtype)
+        nll = self.policy.nll
+        for _ in range(advantage.ndim):
+            nll = jax.vmap(nll)
+        return jnp.sum(advantage * nll(z, action))
+
+    def in_domain(self, z: Float[Array, "*shape"], y: tuple[PyTree, Array]) -> Bool[Array, ""]:
+        action, advantage = _pair(self, y)
+        return self.policy.in_domain(z, action) & jnp.all(jnp.isfinite(advantage))
+
+    def domain(self, z_shape: tuple[int, ...], y: PyTree) -> str:
+        return f"{self.policy.domain(z_shape, _pair(self, y)[0])} as actions, and finite advantages"
 
     def sample(
         self, z: Float[Array, "*shape"], *, key: PRNGKeyArray
@@ -44,3 +58,12 @@ class PolicyGradient(AbstractLikelihood):
 
     def squared_hellinger(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
         return self.policy.squared_hellinger(z, z2)
+
+
+def _pair(likelihood: object, y: Any) -> tuple[PyTree, Float[Array, "*steps"]]:
+    if not isinstance(y, tuple | list) or len(y) != 2:
+        raise ValueError(
+            "`PolicyGradient(policy).nll(z, y)` takes a pair (action, advantage) as its target, "
+            "as environments give: got one array."
+        )
+    return y[0], one_array(likelihood, y[1])

@@ -151,6 +151,38 @@ def test_a_loss_of_ones_own_has_only_a_loss():
     np.testing.assert_allclose(result["loss"], expected, rtol=1e-5)
 
 
+class Reporting(Cubic):
+    """A loss of one's own that says what to report."""
+
+    def metrics(self):
+        return (cv.Metric("largest", lambda z, y: jnp.max(jnp.abs(z - y)), float),)
+
+
+def test_a_loss_of_ones_own_may_have_metrics():
+    model, (x, y) = linear(), part(30, "numbers")
+    result = evaluate(cv.Supervised(Reporting()), model, (x, y))
+    expected = np.abs(outputs(model, x) - np.asarray(y)).max(-1).mean()
+    np.testing.assert_allclose(result["largest"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [slice(0, 10), slice(None)], ids=["some", "all"])
+def test_what_is_masked_is_not_reported(hidden):
+    """Accuracy is of the examples that count; without any, it is not known."""
+    model, (x, y) = linear(), part(37, "labels")
+    mask = np.ones(37, bool)
+    mask[hidden] = False
+    labels = jnp.where(mask, y, -100)
+    result = evaluate(cv.Supervised(cv.Masked(cv.Categorical())), model, (x, (labels, mask)))
+    z, y = outputs(model, x)[mask], np.asarray(y)[mask]
+    if not mask.any():
+        assert result["loss"] == 0
+        assert np.isnan(result["accuracy"])
+        return
+    loss, accuracy = categorical(z, y)
+    np.testing.assert_allclose(result["loss"], loss * mask.mean(), rtol=1e-5)
+    np.testing.assert_allclose(result["accuracy"], accuracy, rtol=1e-5)
+
+
 class Dropped(eqx.Module):
     linear: eqx.nn.Linear
     dropout: eqx.nn.Dropout

@@ -72,6 +72,33 @@ def test_a_single_label_out_of_range(make_run, dataset, label):
         preflight(make_run(dataset=relabelled(dataset, targets)))
 
 
+def test_every_part_is_checked(make_run, dataset):
+    (x, y), wrong = dataset.train, dataset.test[1].copy()
+    wrong[3] = 10
+    held_out = Dataset("held out", (x, y), dataset.test, (8, 8), 10, validation=(x[:360], wrong))
+    sentence = r"labels from 0 to 9 .* the validation part run from 0 to 10: .* example 3 is 10"
+    with pytest.raises(ValueError, match=sentence):
+        preflight(make_run(dataset=held_out))
+
+
+def test_a_reference_of_nan(make_run, dataset):
+    broken = x, y = np.zeros((5, 8, 8), np.float32), np.zeros((5, 10), np.float32)
+    y[2] = np.nan
+    referred = Dataset("referred", dataset.train, dataset.test, (8, 8), 10, reference=broken)
+    with pytest.raises(ValueError, match=r"`Gaussian` needs finite .* the reference .* example 2 "):
+        preflight(make_run(dataset=referred))
+
+
+def test_probabilities_that_do_not_sum_to_one(make_run, dataset):
+    targets = np.full((1797, 10), 0.1, np.float32)
+    preflight(make_run(dataset=relabelled(dataset, targets)))
+    targets[7, 0] = 0.2
+    with pytest.raises(
+        ValueError, match=r"`Categorical` needs probabilities .* example 7 is .*1\.1"
+    ):
+        preflight(make_run(dataset=relabelled(dataset, targets)))
+
+
 def test_targets_of_another_shape_than_the_outputs(make_run):
     # Gaussian's own sentence, or the one of the type checker that the tests put before it.
     with pytest.raises(ValueError, match=r"Gaussian.*\.nll"):

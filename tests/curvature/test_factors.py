@@ -1,0 +1,136 @@
+"""Closed-form factors: every product against the matrix, the matrix against its definition."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import curvature as cv
+from curvature.likelihoods import DiagonalFactor, MaskedFactor, square_mv
+
+MASK = jnp.asarray([True, False, True, True, False, True])
+FACTORS = {
+    "categorical": cv.Categorical().fisher_factor,
+    "categorical_thin": cv.Categorical().thin_fisher_factor,
+    "bernoulli": cv.Bernoulli().fisher_factor,
+    "gaussian": cv.Gaussian(variance=0.7).fisher_factor,
+    "masked": lambda z: MaskedFactor(cv.Categorical().thin_fisher_factor(z), MASK[: z.size]),
+    "masked_array": lambda z: MaskedFactor(
+        lx.MatrixLinearOperator(jnp.outer(z.ravel(), jnp.sin(z.ravel()[:2]))), MASK[: z.size]
+    ),
+}
+SHAPES = [(4,), (2, 3)]
+
+
+def everything(name):
+    """z -> the matrices of S, of its transpose and of M, each by its own methods."""
+
+    def matrices(z):
+        S = FACTORS[name](z)
+        columns, rows = jnp.eye(S.in_size()), jnp.eye(S.out_size())
+        return {
+            "matrix": S.as_matrix(),
+            "mv": jax.vmap(S.mv, out_axes=1)(columns),
+            "transposed mv": jax.vmap(S.T.mv)(rows),
+            "transposed matrix": S.T.as_matrix().T,
+            "square": jax.vmap(S.square_mv, out_axes=1)(rows),
+        }
+
+    return matrices
+
+
+def metric(name, z):
+    """M by its definition, in NumPy; None where the factor itself is the definition."""
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    blocks = np.zeros((z.size, z.size))
+    for row, q in enumerate(p.reshape(-1, z.shape[-1])):
+        part = slice(row * len(q), (row + 1) * len(q))
+        blocks[part, part] = np.diag(q) - np.outer(q, q)
+    sigmoid = 1 / (1 + np.exp(-z.ravel()))
+    D = np.diag(np.asarray(MASK[: z.size], float))
+    w = D @ np.outer(z.ravel(), np.sin(z.ravel()[:2]))
+    return {
+        "categorical": blocks,
+        "categorical_thin": blocks,
+        "bernoulli": np.diag(sigmoid * (1 - sigmoid)),
+        "gaussian": np.eye(z.size) / 0.7,
+        "masked": D @ blocks @ D,
+        "masked_array": w @ w.T,
+    }[name]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", FACTORS)
+def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, name, shape):
+    rng = np.random.default_rng(0)
+    z, dz = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=shape))
+    f, h = jax.jit(lambda z: jax.jvp(everything(name), (z,), (dz,))), 1e-5
+    found, derivative = f(z)
+    after, before = f(z + h * dz)[0], f(z - h * dz)[0]
+    for key in ("mv", "transposed mv", "transposed matrix"):
+        np.testing.assert_allclose(found[key], found["matrix"], atol=1e-15)
+    M = metric(name, np.asarray(z))
+    np.testing.assert_allclose(found["square"], M, atol=1e-15)
+    np.testing.assert_allclose(found["matrix"] @ found["matrix"].T, M, atol=1e-15)
+    for key, value in derivative.items():
+        difference = (after[key] - before[key]) / (2 * h)
+        np.testing.assert_allclose(value, difference, atol=1e-9, err_msg=key)
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_the_derivatives_of_sure_outputs_are_finite_in_float32(name):
+    z = jnp.asarray([300.0, -300.0, 0.0])
+    f = jax.jit(lambda z: (everything(name)(z), jax.jacrev(everything(name))(z)))
+    for leaf in jax.tree.leaves(f(z)):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+
+
+def test_a_single_class_has_no_metric():
+    for factor in (cv.Categorical().fisher_factor, cv.Categorical().thin_fisher_factor):
+        S = factor(jnp.asarray([3.0]))
+        assert S.as_matrix().tolist() == [[0.0]]
+        assert S.mv(jnp.ones(1)) == S.T.mv(jnp.ones(1)) == S.square_mv(jnp.ones(1)) == 0
+
+
+def test_factors_of_all_examples_are_one_operator(x64):
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)))
+    S = eqx.filter_jit(eqx.filter_vmap(cv.Categorical().thin_fisher_factor))(z)
+    assert all(eqx.is_array(leaf) and len(leaf) == 5 for leaf in jax.tree.leaves(S))
+    matrices = eqx.filter_vmap(lambda S: S.as_matrix())(S)
+    for one, matrix in zip(z, matrices, strict=True):
+        expected = cv.Categorical().thin_fisher_factor(one).as_matrix()
+        np.testing.assert_allclose(matrix, expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_lineax_knows_them(x64, name):
+    z = jnp.asarray(np.random.default_rng(0).normal(size=4))
+    S, square = FACTORS[name](z), FACTORS[name](z).in_size() == 4
+    matrix, diagonal = S.as_matrix(), isinstance(S, DiagonalFactor)
+    for operator, expected in ((S, matrix), (S.T, matrix.T)):
+        np.testing.assert_array_equal(lx.linearise(operator).as_matrix(), expected)
+        np.testing.assert_array_equal(lx.conj(operator).as_matrix(), expected)
+        np.testing.assert_array_equal(lx.materialise(operator).as_matrix(), expected)
+        if square:
+            np.testing.assert_array_equal(lx.diagonal(operator), np.diagonal(expected))
+            np.testing.assert_array_equal(lx.tridiagonal(operator)[0], np.diagonal(expected))
+        assert not lx.is_negative_semidefinite(operator)
+        assert not lx.has_unit_diagonal(operator)
+    for said in (
+        *(lx.is_diagonal, lx.is_tridiagonal, lx.is_symmetric, lx.is_positive_semidefinite),
+        *(lx.is_lower_triangular, lx.is_upper_triangular),
+    ):
+        assert said(S) is diagonal
+    assert S.T.T is S
+    np.testing.assert_allclose((S @ S.T).as_matrix(), matrix @ matrix.T, atol=1e-15)
+
+
+def test_the_square_of_any_operator(x64):
+    rng = np.random.default_rng(0)
+    A, u = jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=4))
+    np.testing.assert_allclose(square_mv(lx.MatrixLinearOperator(A), u), A @ (A.T @ u))
+    S = cv.Categorical().fisher_factor(u)
+    np.testing.assert_array_equal(square_mv(S, u), S.square_mv(u))

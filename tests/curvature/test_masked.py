@@ -1,0 +1,185 @@
+"""Masked positions add nothing, whatever their outputs and targets are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import curvature as cv
+from tests.curvature import dense
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+NAN = np.nan
+MASK = np.asarray([True, False, True])
+ENTRIES = np.asarray([[True, False], [False, False], [True, True]])
+SOFT = [[0.2, 0.8], [NAN, 7.0], [1.0, 0.0]]
+ADVANTAGES = np.asarray([0.5, NAN, -2.0])
+
+
+class Weighted(dense.Distribution):
+    """The losses of a policy: outcomes are of no use here."""
+
+    def nll(self, z, y):
+        return y[1] * dense.Categorical().nll(z, y[0])
+
+    outcomes = kl = squared_hellinger = None
+
+
+# name: likelihood, the same by its definition, target with garbage where masked, mask.
+# The likelihood is made inside of the test, in float64.
+CASES = {
+    "labels": (cv.Categorical, dense.Categorical(), np.asarray([1, -100, 0]), MASK),
+    "probabilities": (cv.Categorical, dense.Categorical(), np.asarray(SOFT), MASK),
+    "bernoulli": (cv.Bernoulli, dense.Bernoulli(), np.asarray(SOFT), ENTRIES),
+    "bernoulli_rows": (cv.Bernoulli, dense.Bernoulli(), np.asarray(SOFT), MASK),
+    "gaussian": (lambda: cv.Gaussian(0.7), dense.Gaussian(0.7), np.asarray(SOFT), ENTRIES),
+    "policy": (
+        lambda: cv.PolicyGradient(cv.Categorical()),
+        Weighted(),
+        (np.asarray([1, 9, 0]), ADVANTAGES),
+        MASK,
+    ),
+}
+
+
+def outputs(mask, seed=0, fill=NAN):
+    z = np.random.default_rng(seed).normal(size=(3, 2))
+    return jnp.asarray(np.where(mask.reshape(mask.shape + (1,) * (2 - mask.ndim)), z, fill))
+
+
+def of_positions(function, mask, *arguments):
+    """Σ over the positions of the mask of `function` at each."""
+    positions = [tuple(index) for index in np.argwhere(mask)]
+    pick = [jax.tree.map(lambda leaf, p=p: leaf[p], arguments) for p in positions]
+    return sum(function(*(jnp.asarray(a) if hasattr(a, "shape") else a for a in p)) for p in pick)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_and_its_gradient_are_those_of_the_other_positions(name):
+    make, distribution, target, mask = CASES[name]
+    likelihood = make()
+    z, y = outputs(mask), (jax.tree.map(jnp.asarray, target), jnp.asarray(mask))
+    value, grad = jax.jit(jax.value_and_grad(cv.Masked(likelihood).nll))(z, y)
+    clean = outputs(mask, fill=0.0)
+    expected, expected_grad = jax.jit(
+        jax.value_and_grad(lambda z: of_positions(distribution.nll, mask, z, target))
+    )(clean)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_allclose(grad, expected_grad, atol=1e-14)
+    assert np.all(np.asarray(grad)[np.isnan(z)] == 0)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "policy"])
+def test_metrics_and_coefficients_are_those_of_the_other_positions(name):
+    """By `unmasked`: D M D, D S and S ρ = ∇f."""
+    make, distribution, target, mask = CASES[name]
+    likelihood, y = make(), (jnp.asarray(target), jnp.asarray(mask))
+
+    @jax.jit
+    def numbers(z, z2):
+        example, other = (cv.Masked(likelihood).unmasked(a, y) for a in (z, z2))
+        S = example.restrict(example.likelihood.thin_fisher_factor(example.z))
+        rho = example.likelihood.fisher_coefficients(example.z, example.y).values
+        t = example.likelihood.sample(example.z, key=jax.random.key(0))
+        return {
+            "matrix": S.as_matrix(),
+            "square": jax.vmap(S.square_mv)(jnp.eye(z.size)),
+            "rho": rho,
+            "gradient": S.mv(rho),
+            "kl": example.likelihood.kl(example.z, other.z),
+            "sampled loss": cv.Masked(likelihood).nll(z, (t, y[1])),
+        }
+
+    @jax.jit
+    def expected(z, z2):
+        return {
+            "metric": jax.hessian(lambda w: of_positions(distribution.kl, mask, z, w))(z),
+            "gradient": jax.grad(lambda z: of_positions(distribution.nll, mask, z, target))(z),
+            "kl": of_positions(distribution.kl, mask, z, z2),
+        }
+
+    found = numbers(outputs(mask), outputs(mask, seed=1))
+    right = expected(outputs(mask, fill=0.0), outputs(mask, seed=1, fill=0.0))
+    M = right["metric"].reshape(6, 6)
+    np.testing.assert_allclose(found["matrix"] @ found["matrix"].T, M, atol=1e-14)
+    np.testing.assert_allclose(found["square"], M, atol=1e-14)
+    np.testing.assert_allclose(found["gradient"], right["gradient"].ravel(), atol=1e-14)
+    np.testing.assert_allclose(found["kl"], right["kl"], rtol=1e-12)
+    assert np.isfinite(found["rho"]).all()
+    assert np.isfinite(found["sampled loss"])
+
+
+def test_a_mask_that_hides_everything():
+    y = jnp.asarray([-1, 7, 99]), jnp.zeros(3, bool)
+    z, loss = jnp.full((3, 2), jnp.nan), cv.Masked(cv.Categorical())
+    value, grad = jax.value_and_grad(loss.nll)(z, y)
+    assert value == 0
+    assert not grad.any()
+    assert loss.in_domain(z, y)
+    example = loss.unmasked(z, y)
+    S = example.restrict(example.likelihood.fisher_factor(example.z))
+    assert not S.as_matrix().any()
+
+
+def test_one_position_may_be_the_whole_example():
+    z, loss = jnp.asarray([1.0, 2.0]), cv.Masked(cv.Categorical())
+    for counts, expected in ((True, cv.Categorical().nll(z, jnp.asarray(1))), (False, 0.0)):
+        found = loss.nll(z, (jnp.asarray(1), jnp.asarray(counts)))
+        np.testing.assert_allclose(found, expected, rtol=1e-15)
+
+
+def test_the_domain_is_that_of_the_positions_that_count():
+    z, mask = jnp.zeros((3, 2)), jnp.asarray(MASK)
+    loss = cv.Masked(cv.Categorical())
+    assert loss.in_domain(z, (jnp.asarray([0, -100, 1]), mask))
+    assert not loss.in_domain(z, (jnp.asarray([0, 0, 2]), mask))
+    assert np.isnan(loss.nll(z, (jnp.asarray([0, 0, 2]), mask)))
+    labels, masks = np.asarray([[0, -100, 1], [0, 2, 2]]), np.stack([MASK, MASK])
+    with pytest.raises(ValueError, match=r"`Masked` needs labels from 0 to 1 .* where its mask is"):
+        loss.check_targets((3, 2), (labels, masks))
+    loss.check_targets((3, 2), (labels[:1], masks[:1]))
+
+
+def test_metrics_are_over_the_positions_that_count():
+    (metric,) = cv.Masked(cv.Categorical()).metrics()
+    z = jnp.asarray([[2.0, 1.0], [5.0, 0.0], [0.0, 1.0]])
+    y = jnp.asarray([0, 1, 0]), jnp.asarray(MASK)
+    assert metric.name == "accuracy"
+    assert (metric.example(z, y), metric.weight(z, y)) == (1, 2)
+
+
+@pytest.mark.usefixtures("as_installed")
+class TestErrors:
+    def test_no_pair(self):
+        with pytest.raises(ValueError, match=r"takes a pair \(target, mask\).*got one array"):
+            cv.Masked(cv.Categorical()).nll(jnp.zeros((3, 2)), jnp.zeros(3, int))
+
+    def test_a_mask_of_numbers(self):
+        with pytest.raises(ValueError, match=r"takes a boolean mask, got float64"):
+            cv.Masked(cv.Categorical()).nll(jnp.zeros((3, 2)), (jnp.zeros(3, int), jnp.ones(3)))
+
+    @pytest.mark.parametrize("shape", [(2,), (3, 2)])
+    def test_a_mask_of_another_shape(self, shape):
+        y = jnp.zeros(3, int), jnp.ones(shape, bool)
+        with pytest.raises(ValueError, match=r"mask over the leading axes .* \(3, 2\), a target"):
+            cv.Masked(cv.Categorical()).nll(jnp.zeros((3, 2)), y)
+
+    def test_a_mask_per_class(self):
+        y = jnp.full((3, 2), 0.5), jnp.ones((3, 2), bool)
+        with pytest.raises(ValueError, match=r"one logit per class"):
+            cv.Masked(cv.Categorical()).nll(jnp.zeros((3, 2)), y)
+
+    def test_what_is_no_likelihood_or_has_a_mask(self):
+        for inner in (cv.Masked(cv.Categorical()), 3):
+            with pytest.raises(ValueError, match=r"`Masked\(likelihood\)` takes a likelihood with"):
+                cv.Masked(inner)
+
+
+def test_the_likelihoods_have_no_mask():
+    z, y = jnp.zeros(3), jnp.asarray(1)
+    example = cv.Categorical().unmasked(z, y)
+    assert example.mask is None
+    assert example[:3] == (cv.Categorical(), z, y) or example.z is z
+    S = cv.Categorical().fisher_factor(z)
+    assert example.restrict(S) is S
