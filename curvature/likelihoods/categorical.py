@@ -145,7 +145,9 @@ class CategoricalFactor(AbstractFactor):
             return blocks
         blocks = blocks.reshape(-1, 1, *eye.shape).swapaxes(1, 2)
         same_row = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
-        return jnp.where(same_row, blocks, 0).reshape(root.size, right.size)
+        # One pair of axes at a time: with explicit shardings JAX merges no two pairs at once.
+        matrix = jnp.where(same_row, blocks, 0)
+        return matrix.reshape(root.size, *matrix.shape[2:]).reshape(root.size, right.size)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         rows = self.root.size // self.root.shape[-1]

@@ -82,8 +82,8 @@ def test_every_part_is_checked(make_run, dataset):
 
 
 def test_a_reference_of_nan(make_run, dataset):
-    broken = x, y = np.zeros((5, 8, 8), np.float32), np.zeros((5, 10), np.float32)
-    y[2] = np.nan
+    broken = np.zeros((5, 8, 8), np.float32), np.zeros((5, 10), np.float32)
+    broken[1][2] = np.nan
     referred = Dataset("referred", dataset.train, dataset.test, (8, 8), 10, reference=broken)
     with pytest.raises(ValueError, match=r"`Gaussian` needs finite .* the reference .* example 2 "):
         preflight(make_run(dataset=referred))
