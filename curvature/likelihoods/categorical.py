@@ -3,10 +3,9 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._checks import fraction
+from .._checks import fraction, number
 from ._base import AbstractExponentialFamily, Coefficients
 from ._factors import AbstractFactor
 from ._metric import Metric
@@ -17,12 +16,13 @@ _Target: TypeAlias = Integer[Array, "*rows"] | Bool[Array, "*rows"] | Float[Arra
 
 def _smoothing(value: ScalarLike) -> float:
     fraction("Categorical(smoothing=...)", value)
-    if isinstance(value, Tracer):
+    known = number("Categorical(smoothing=...)", value)
+    if known is None:
         raise ValueError(
             "`Categorical(smoothing=...)` must be a number that is known before tracing, got a "
             "traced array. Make the likelihood outside of `jit`."
         )
-    return float(value)
+    return known
 
 
 class Categorical(AbstractExponentialFamily):
