@@ -77,7 +77,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
                 profile = Profile(folder, run.settings.profile_steps, run.total_steps)
                 with progress(log, run.label, run.total_steps) as display:
                     _compile(run, stepper, tally)
-                    cost = cost_of(run, stepper.compiled)
+                    cost = cost_of(run, stepper.compiled, solves=stepper.solves)
                     outputs = Outputs(records, recorders, checkpoints, profile, display)
                     loop = Loop(run, stepper, tally, cost, evaluator, outputs, stop)
                     outcome = loop()
