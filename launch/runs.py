@@ -93,8 +93,8 @@ def _model(
     # An argument: as a constant it would give every seed a program of its own.
     key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
     try:
-        return (
-            eqx.filter_eval_shape(make, key=key) if shapes_only else eqx.filter_jit(make)(key=key)
-        )
+        if shapes_only:
+            return eqx.filter_eval_shape(make, key=key)
+        return eqx.filter_jit(make)(key=key)
     except TypeError as error:
         raise ConfigError(why_not("model", {**config, **filled}, error)) from error

@@ -5,8 +5,8 @@ the device, a batch is gathered inside the program, all reported numbers come ba
 and the carried arrays are donated. `eqx.filter_jit` alone would spend 0.2 ms on flattening and
 hashing model and state at each call.
 
-The optimiser's arrays (damping, l2, ...) and the run's key are arguments of the program. As constants
-they would give every value its own program, and JAX's cache on disk would miss.
+The optimiser's arrays (damping, l2, ...) and the run's key are arguments of the program. As
+constants they would give every value its own program, and JAX's cache on disk would miss.
 """
 
 import dataclasses

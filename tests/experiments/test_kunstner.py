@@ -11,13 +11,14 @@ from experiments.kunstner.field import fields
 from experiments.kunstner.newton import iterates
 from experiments.kunstner.report import newton_table, scaling_table
 from experiments.kunstner.scaling import DISTANCES, scalings
+from tests.selection import slow_but
 
 PROBLEMS = {"wine": problems.wine, "breast_cancer": problems.breast_cancer}
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.fixture(params=PROBLEMS)
+@pytest.fixture(params=slow_but(["wine"], PROBLEMS))
 def problem(request):
     return PROBLEMS[request.param]()
 
@@ -89,6 +90,7 @@ def test_the_paths_of_natural_gradient_are_straight_and_all_lead_to_the_optimum(
         np.testing.assert_allclose(across, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_every_step_and_damping():
     line = problems.line()
     assert len(newton_table({"a": iterates(line, 3)}).splitlines()) == 2 + 3

@@ -36,7 +36,7 @@ def events():
     jax.monitoring.unregister_event_listener(listen)
 
 
-CHEAP = ("model=linear", "batch_size=20", "max_steps=1", "solver=cg", "quiet=true")
+CHEAP = "curvature=identity", "search=learning_rate", "model=linear", "max_steps=1", "quiet=true"
 
 
 def test_jobs_that_differ_in_numbers_compile_once(train, events, tmp_path):

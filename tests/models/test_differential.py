@@ -41,7 +41,7 @@ def test_heat_operator_of_known_functions(dimension, diffusivity):
 def test_operators_on_a_network():
     model = MLP((3,), 2, width=5, depth=2, activation=jnp.tanh, key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (3,))
-    hessian, gradient = jax.hessian(model)(x), jax.jacrev(model)(x)
+    hessian, gradient = jax.jit(jax.hessian(model))(x), jax.jit(jax.jacrev(model))(x)
     np.testing.assert_array_equal(value(model, x), model(x))
     np.testing.assert_allclose(
         negative_laplacian(model, x), -jnp.trace(hessian, axis1=1, axis2=2), rtol=1e-12

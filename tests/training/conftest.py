@@ -12,7 +12,7 @@ import pytest
 
 import curvature as cv
 from data import Dataset, digits
-from training import Run, Settings
+from training import Run, Settings, train
 
 
 class TinyNet(eqx.Module):
@@ -59,6 +59,14 @@ def make_run(dataset, model, sgd) -> Callable[..., Run]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(make_run, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(make_run(), folder)
+    return folder
 
 
 @pytest.fixture
