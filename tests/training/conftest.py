@@ -31,13 +31,14 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def model() -> TinyNet:
-    return TinyNet()
-
-
-@pytest.fixture
 def make_net() -> Callable[[int], TinyNet]:
-    return TinyNet
+    # As one program: a model that is made operation by operation compiles each of them.
+    return eqx.filter_jit(TinyNet)
+
+
+@pytest.fixture(scope="session")
+def model(make_net) -> TinyNet:
+    return make_net(10)
 
 
 @pytest.fixture(scope="session")
