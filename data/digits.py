@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ def _published() -> tuple[np.ndarray, np.ndarray]:
     if not file.exists():  # another version of scikit-learn may keep it elsewhere
         from sklearn.datasets import load_digits
 
-        return load_digits(return_X_y=True)
+        loaded: Any = load_digits()
+        return loaded.data, loaded.target
     table = np.loadtxt(file, delimiter=",")
     return table[:, :-1], table[:, -1]

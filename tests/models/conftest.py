@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,3 +33,9 @@ def build() -> Callable[..., eqx.Module]:
         return eqx.filter_jit(make)(key=jax.random.key(seed))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def built(build: Callable[..., eqx.Module]) -> Callable[..., eqx.Module]:
+    """`build`, for tests that share a model; not under a trace."""
+    return functools.cache(build)

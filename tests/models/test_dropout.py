@@ -18,8 +18,8 @@ def output(model, key=None):
 
 
 @pytest.fixture
-def model(build, name):
-    return build(name, dropout=0.5)
+def model(built, name):
+    return built(name, dropout=0.5)
 
 
 def test_follows_the_key(model):
@@ -28,8 +28,8 @@ def test_follows_the_key(model):
     assert jnp.all(first != other)
 
 
-def test_inference_is_the_model_without_dropout(build, name, model):
-    without = output(build(name))
+def test_inference_is_the_model_without_dropout(built, name, model):
+    without = output(built(name))
     assert jnp.all(output(model, jax.random.key(0)) != without)
     np.testing.assert_array_equal(output(eqx.nn.inference_mode(model)), without)
 
@@ -39,8 +39,8 @@ def test_needs_a_key_in_training(model):
         model(X)
 
 
-def test_a_key_changes_nothing_without_dropout(build, name):
-    model = build(name)
+def test_a_key_changes_nothing_without_dropout(built, name):
+    model = built(name)
     np.testing.assert_array_equal(output(model), output(model, jax.random.key(0)))
 
 
