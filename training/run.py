@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from . import folder as files
 from ._base import Run as Run, Tally
+from .atomic import remove_leftovers
 from .checkpoint import Checkpoints
 from .cost import cost_of
 from .digest import digest_of_config
@@ -104,9 +105,11 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
 
 
 def _possessed(folder: Path, *, resume: bool) -> Records:
-    """Take possession of the folder."""
+    """Take possession of the folder, and remove what a killed process had begun to write."""
     if resume:
-        return Records.reopen(folder / files.METRICS)
+        records = Records.reopen(folder / files.METRICS)
+        remove_leftovers(folder)
+        return records
     files.make_folder(folder)
     return Records.create(folder / files.METRICS)
 
