@@ -84,7 +84,9 @@ USED = [
 
 @pytest.mark.parametrize("arguments", slow_but([USED[0], USED[2], USED[4]], USED), ids=" ".join)
 def test_used_overrides_are_accepted(arguments, train, standard_promotion):
-    task = lambda _: {"status": "finished", "exit_code": 0}  # noqa: E731
+    def task(config):
+        return {"status": "finished", "exit_code": 0}
+
     done = train(*arguments, "model=linear", task=task)
     assert done.code == 0, done.err
 
