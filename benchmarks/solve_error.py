@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import curvature as cv
+from curvature.solvers import RightHandSide
 from training import machine
 
 from .problems import OBJECTIVE, PROBLEMS
@@ -36,10 +37,12 @@ def solve(
 ) -> tuple[PyTree[Array], Scalar]:
     """D and its reported residual; `known`, whether the solver is told that g is the gradient."""
     linearisation = OBJECTIVE.linearise(model, batch)
-    C = METRIC.operator(linearisation)
-    options = C.gradient_options() if known else {}
-    damped = cv.damped(C, damping)
-    found = lx.linear_solve(damped, linearisation.grad, solver, options=options, throw=False)
+    damped = cv.damped(METRIC.operator(linearisation), damping)
+    if known:
+        b = RightHandSide(linearisation, linearisation.cotangents, None)
+        found = cv.SampleSpace().solve(damped, b, None)
+        return found.direction, found.residual
+    found = lx.linear_solve(damped, linearisation.grad, solver, throw=False)
     return found.value, found.stats["residual"]
 
 

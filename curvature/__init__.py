@@ -2,22 +2,24 @@
 
 from . import (
     _compiler as _compiler,  # before anything is compiled
-    backends as backends,
+    curvatures as curvatures,
     damping as damping,
     likelihoods as likelihoods,
     momentum as momentum,
     searches as searches,
     solvers as solvers,
 )
-from .backends import (
+from .curvatures import (
     AbstractCoveringPullback as AbstractCoveringPullback,
     AbstractCurvature as AbstractCurvature,
     AbstractPullback as AbstractPullback,
     Divergence as Divergence,
     EmpiricalFisher as EmpiricalFisher,
     ExactFisher as ExactFisher,
+    FirstExamples as FirstExamples,
     GaussNewton as GaussNewton,
     Identity as Identity,
+    MovingAverage as MovingAverage,
     SampledFisher as SampledFisher,
 )
 from .damping import (
@@ -44,12 +46,16 @@ from .likelihoods import (
     Metric as Metric,
     PolicyGradient as PolicyGradient,
 )
-from .linearisation import Linearisation as Linearisation
+from .linearisation import (
+    AbstractLinearisation as AbstractLinearisation,
+    Linearisation as Linearisation,
+)
 from .momentum import (
     AbstractMomentum as AbstractMomentum,
     NoMomentum as NoMomentum,
     QuadraticMomentum as QuadraticMomentum,
     Spring as Spring,
+    WarmStart as WarmStart,
 )
 from .objective import (
     AbstractObjective as AbstractObjective,
@@ -58,7 +64,11 @@ from .objective import (
     Supervised as Supervised,
     Term as Term,
 )
-from .operators import damped as damped
+from .operators import (
+    AbstractPositiveOperator as AbstractPositiveOperator,
+    DampedOperator as DampedOperator,
+    damped as damped,
+)
 from .optimisers import (
     RESULTS as RESULTS,
     AbstractEvaluatedElsewhere as AbstractEvaluatedElsewhere,

@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, ScalarLike
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> float | None:
@@ -26,6 +27,15 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
         wanted = "a positive finite number" if positive else "a finite number ≥ 0"
         raise ValueError(f"`{name}` must be {wanted}, got {value}.")
     return found
+
+
+def scalar(value: ScalarLike) -> Any:
+    """A number as it is held in a module: an array, so that its value is no part of the program.
+
+    Plain numbers become NumPy's in double precision: they are rounded where they are used, in the
+    precision of what they meet there, whether or not `jax_enable_x64` is set later.
+    """
+    return value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
 
 
 def fraction(name: str, value: Any, *, positive: bool = False, instead: str = "") -> None:

@@ -1,25 +1,43 @@
 """The vector space of the trainable weights: pytrees of arrays of one structure."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import optax
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 
+def work_dtype(*trees: PyTree) -> Any:
+    """The precision of sums over all leaves, arrays or shapes: the widest, at least float32."""
+    dtypes = [jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jtu.tree_leaves(trees))]
+    return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def widened(tree: PyTree[Array]) -> PyTree[Array]:
+    """The same with leaves in half precision as float32, which sums and factors need."""
+    return jtu.tree_map(lambda leaf: leaf.astype(work_dtype(leaf)), tree)
+
+
 def vdot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
-    """⟨a, b⟩ over all leaves."""
-    return jnp.asarray(optax.tree.vdot(a, b))
+    """⟨a, b⟩ over all leaves, in the precision of the widest."""
+    dtype = work_dtype(a, b)
+    pairs = zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
+    return sum((jnp.vdot(x.astype(dtype), y.astype(dtype)) for x, y in pairs), jnp.zeros((), dtype))
 
 
 def norm(a: PyTree[Array]) -> Scalar:
     """‖a‖₂ over all leaves."""
-    return jnp.asarray(optax.tree.norm(a))
+    return jnp.sqrt(vdot(a, a))
 
 
 def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
     """`new` with the dtypes and the weak types of `old`: another type would cost a trace."""
-    return jtu.tree_map(lambda n, o: o.at[...].set(n) if o.weak_type else n, new, old)
+    return jtu.tree_map(_like, new, old)
+
+
+def _like(new: Array, old: Array) -> Array:
+    return old.at[...].set(new) if getattr(old, "weak_type", False) else new.astype(old.dtype)
 
 
 def scaled(scalar: Scalar, a: PyTree[Array]) -> PyTree[Array]:

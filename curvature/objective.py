@@ -6,13 +6,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ._checks import number, takes_key
+from ._checks import number, scalar, takes_key
 from ._precision import full_precision
-from ._trees import add_scaled, vdot
+from ._trees import widened
 from .likelihoods import AbstractLoss
-from .linearisation import Linearisation, LinearisedTerm, example_keys, term_key, transpose
+from .linearisation import (
+    Example,
+    Linearisation,
+    example_keys,
+    linearise,
+    penalised,
+    term_key,
+)
 
 _COUPLED = (
     "The model holds an `eqx.nn.State` (as BatchNorm does), which couples the examples of a batch: "
@@ -33,7 +40,7 @@ class Term(eqx.Module):
 
     outputs: Callable[..., Array]
     likelihood: AbstractLoss
-    weight: Scalar
+    weight: ScalarLike
 
     def __init__(
         self,
@@ -44,7 +51,7 @@ class Term(eqx.Module):
         number("Term(weight=...)", weight)
         self.outputs = outputs
         self.likelihood = likelihood
-        self.weight = jnp.asarray(weight)
+        self.weight = scalar(weight)
 
     @full_precision
     def example(self, model: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
@@ -55,6 +62,11 @@ class Term(eqx.Module):
                 "The outputs of a term must be one floating-point array per example, got "
                 f"{jtu.tree_map(jnp.shape, z)}. Return a single array from the model, or write a "
                 "`Term` whose `outputs` picks it out."
+            )
+        if jnp.iscomplexobj(z):
+            raise ValueError(
+                f"The outputs of a term must be real, got an array of dtype {z.dtype}. Return its "
+                "real and imaginary parts, or its absolute value."
             )
         return z
 
@@ -74,7 +86,7 @@ class AbstractObjective(eqx.Module):
     frozen ones too. It is a part of the loss, unlike a damping: it moves the minimum.
     """
 
-    l2: eqx.AbstractVar[Scalar | None]
+    l2: eqx.AbstractVar[ScalarLike | None]
 
     @abc.abstractmethod
     def terms(self) -> PyTree[Term]:
@@ -82,7 +94,10 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def examples(self, batch: PyTree) -> PyTree:
-        """`batch` as a pair (inputs, targets), with leading axis n, in the place of each term."""
+        """`batch` with (inputs, targets) or (inputs, targets, weights) in the place of each term.
+
+        All have a leading axis n.
+        """
 
     @full_precision
     def loss(self, model: PyTree, batch: PyTree, *, key: PRNGKeyArray | None = None) -> Scalar:
@@ -91,16 +106,27 @@ class AbstractObjective(eqx.Module):
         **Arguments:** `model`, any Equinox model; `batch`, see the class; `key`, for models that
         take one (dropout): each example gets a key of its own.
 
-        **Returns:** L, a scalar.
+        **Returns:** L, a scalar. It is NaN where a target lies outside its likelihood's domain.
         """
+        return self.loss_and_validity(model, batch, key=key)[0]
+
+    @full_precision
+    def loss_and_validity(
+        self, model: PyTree, batch: PyTree, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Scalar, Bool[Array, ""]]:
+        """The loss, and whether all targets lie in the domains of their likelihoods."""
         _refuse_coupled(model)
-        terms, pairs, _ = self._flatten(batch)
-        losses = []
-        for index, (term, (inputs, targets)) in enumerate(zip(terms, pairs, strict=True)):
-            keys = example_keys(term_key(key, index), _leading_axis(inputs, targets))
-            z = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))(model, inputs, keys)
-            losses.append(_scale(term, z) * jnp.sum(jax.vmap(term.likelihood.nll)(z, targets)))
-        return jnp.asarray(sum(losses)) + self.penalty(model)
+        losses, valid = [], jnp.asarray(True)
+        examples, _ = self._examples(batch, model, key)
+        for fn, likelihood, scale, inputs, targets, keys in examples:
+            z = widened(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
+            in_domain = jax.vmap(likelihood.in_domain)(z, targets)
+            valid &= jnp.all(in_domain)
+            nll = jnp.where(in_domain, jax.vmap(likelihood.nll)(z, targets), jnp.nan)
+            losses.append(jnp.sum(scale.astype(nll.dtype) * nll))
+        weights = widened(eqx.filter(model, eqx.is_inexact_array))
+        loss = penalised(jnp.asarray(sum(losses)), weights, _as_array(self.l2), None)
+        return loss, valid
 
     @full_precision
     def linearise(
@@ -119,57 +145,52 @@ class AbstractObjective(eqx.Module):
         **Returns:** a [`Linearisation`][], whose `loss` is that of [`loss`][] with the same key.
         """
         _refuse_coupled(model)
-        terms, pairs, treedef = self._flatten(batch)
         params, frozen = eqx.partition(model, trainable)
-        _check_trainable(params)
-        sizes = [_leading_axis(*pair) for pair in pairs]
-        keys = [example_keys(term_key(key, t), n) for t, n in enumerate(sizes)]
-        examples = [eqx.Partial(_example, term, frozen) for term in terms]
+        check_trainable(params)
 
-        def outputs(params: PyTree) -> tuple[Array, ...]:
-            return tuple(
-                eqx.filter_vmap(example, in_axes=(None, 0, 0))(params, inputs, key)
-                for example, (inputs, _), key in zip(examples, pairs, keys, strict=True)
-            )
+        def of_params(fn: Callable[..., Array]) -> Callable[..., Array]:
+            return lambda params, x, key: fn(eqx.combine(params, frozen), x, key)
 
-        zs, jvp = jax.linearize(outputs, params)
-        losses, cotangents = [], []
-        for term, z, (_, targets) in zip(terms, zs, pairs, strict=True):
-            nll, grad = jax.vmap(jax.value_and_grad(term.likelihood.nll))(z, targets)
-            losses.append(_scale(term, z) * jnp.sum(nll))
-            cotangents.append(_scale(term, z) * grad)
-        grad = transpose(jvp, params)(tuple(cotangents))
-        return Linearisation(
-            loss=jnp.asarray(sum(losses)) + self.penalty(model),
-            grad=grad if self.l2 is None else add_scaled(grad, self.l2, params),
-            cotangents=tuple(cotangents),
-            outputs=jtu.tree_unflatten(treedef, zs),
-            params=params,
-            terms=tuple(
-                LinearisedTerm(term.likelihood, _scale(term, z), z, targets, example, inputs, key)
-                for term, z, (inputs, targets), example, key in zip(
-                    terms, zs, pairs, examples, keys, strict=True
-                )
-            ),
-            jvp=jvp,
-        )
+        examples, treedef = self._examples(batch, model, key)
+        examples = [example._replace(fn=of_params(example.fn)) for example in examples]
+        l2, constant = _as_array(self.l2), None
+        if l2 is not None:
+            others = widened(eqx.filter(frozen, eqx.is_inexact_array))
+            constant = penalised(jnp.zeros_like(l2), others, l2, None)
+        return linearise(examples, treedef, params, l2, constant)
 
     def penalty(self, model: PyTree) -> Scalar | float:
         """½ l2 ‖w‖², what the loss has beside its terms."""
-        if self.l2 is None:
+        l2 = _as_array(self.l2)
+        if l2 is None:
             return 0.0
-        # Not by the norm, which has no derivative at zero.
-        weights = eqx.filter(model, eqx.is_inexact_array)
-        squared = vdot(weights, weights)
-        return self.l2.astype(squared.dtype) * squared / 2
+        weights = widened(eqx.filter(model, eqx.is_inexact_array))
+        return penalised(jnp.zeros_like(l2), weights, l2, None)
 
-    def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, Any]], Any]:
+    def _examples(
+        self, batch: PyTree, model: PyTree, key: PRNGKeyArray | None
+    ) -> tuple[list[Example], Any]:
+        """Every term with its examples and their keys; `fn` takes the whole model."""
+        terms, parts, treedef = self._flatten(batch)
+        found = []
+        for t, (term, (inputs, targets, *weights)) in enumerate(zip(terms, parts, strict=True)):
+            n = _leading_axis(inputs, targets, *weights)
+            scale = _at_present(term.weight) / n
+            if weights:
+                inputs, targets, scale = _weighted(inputs, targets, weights[0], scale)
+            keys = example_keys(term_key(key, t), n)
+            found.append(Example(term.example, term.likelihood, scale, inputs, targets, keys))
+        return found, treedef
+
+    def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, ...]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))
         try:
             pairs = treedef.flatten_up_to(self.examples(jtu.tree_map(jnp.asarray, batch)))
         except (ValueError, TypeError):
             pairs = None
-        if pairs is None or not all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs):
+        if pairs is None or not all(
+            isinstance(p, tuple | list) and len(p) in (2, 3) for p in pairs
+        ):
             wanted = jtu.tree_unflatten(treedef, ["(inputs, targets)"] * len(terms))
             raise ValueError(
                 f"A batch of `{type(self).__name__}` must be {wanted}, got "
@@ -185,7 +206,7 @@ class Objective(AbstractObjective):
     """
 
     by_name: dict[str, Term]
-    l2: Scalar | None
+    l2: ScalarLike | None
 
     def __init__(self, terms: dict[str, Term], l2: ScalarLike | None = None):
         if not terms or not all(isinstance(term, Term) for term in terms.values()):
@@ -204,10 +225,15 @@ class Objective(AbstractObjective):
 
 
 class Supervised(AbstractObjective):
-    """L = 1/n Σ_i nll(model(x_i), y_i); a batch is `(inputs, targets)`."""
+    """L = 1/n Σ_i nll(model(x_i), y_i); a batch is `(inputs, targets)`.
+
+    A batch `(inputs, targets, weights)` has L = 1/n Σ_i weights_i nll(model(x_i), y_i), and every
+    curvature with the same weights. A weight of 0 leaves an example out, whatever it holds; to
+    weight classes give `class_weights[targets]`.
+    """
 
     likelihood: AbstractLoss
-    l2: Scalar | None
+    l2: ScalarLike | None
 
     def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
         self.likelihood = likelihood
@@ -227,7 +253,7 @@ class Autoencoding(AbstractObjective):
     """
 
     likelihood: AbstractLoss
-    l2: Scalar | None
+    l2: ScalarLike | None
 
     def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
         self.likelihood = likelihood
@@ -237,37 +263,56 @@ class Autoencoding(AbstractObjective):
         return Term(_ravelled, self.likelihood)
 
     def examples(self, batch: PyTree) -> PyTree:
-        inputs, _ = batch
-        return inputs, jax.vmap(jnp.ravel)(inputs)
+        inputs, _, *weights = batch
+        return inputs, jax.vmap(jnp.ravel)(inputs), *weights
 
 
 def _ravelled(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None = None) -> Array:
     return jnp.ravel(call_model(model, x, key=key))
 
 
-def _example(term: Term, frozen: PyTree, params: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
-    return term.example(eqx.combine(params, frozen), x, key)
-
-
-def _strength(l2: ScalarLike | None) -> Scalar | None:
+def _strength(l2: ScalarLike | None) -> ScalarLike | None:
     if l2 is None:
         return None
     number("l2=...", l2)
-    return jnp.asarray(l2)
+    return scalar(l2)
 
 
-def _scale(term: Term, z: Float[Array, "n *shape"]) -> Scalar:
-    """weight/n in the dtype of the outputs."""
-    return term.weight.astype(z.dtype) / z.shape[0]
+def _as_array(l2: ScalarLike | None) -> Scalar | None:
+    return None if l2 is None else _at_present(l2)
 
 
-def _leading_axis(inputs: PyTree, targets: PyTree) -> int:
-    shapes = [jnp.shape(leaf) for leaf in jtu.tree_leaves((inputs, targets))]
+def _at_present(value: ScalarLike) -> Scalar:
+    """A held number as an array, in the widest precision that JAX is set to now."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value, jnp.result_type(float))
+
+
+def _weighted(
+    inputs: PyTree, targets: PyTree, weights: Float[Array, " n"], scale: Scalar
+) -> tuple[PyTree, PyTree, Float[Array, " n"]]:
+    """The examples and their scales; an example of weight 0 is replaced by one that is used.
+
+    The model never sees it, since 0·NaN is NaN in the loss and in every derivative.
+    """
+    if weights.ndim != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise ValueError(
+            "The weights of a batch (inputs, targets, weights) must be one floating-point number "
+            f"per example, got an array of shape {weights.shape} and dtype {weights.dtype}."
+        )
+    used = weights != 0
+    here = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
+    inputs, targets = jtu.tree_map(lambda leaf: leaf[here], (inputs, targets))
+    # A negative weight has no positive semidefinite curvature.
+    return inputs, targets, jnp.where(weights >= 0, weights, jnp.nan) * scale.astype(weights.dtype)
+
+
+def _leading_axis(*parts: PyTree) -> int:
+    shapes = [jnp.shape(leaf) for leaf in jtu.tree_leaves(parts)]
     sizes = {shape[0] if shape else 0 for shape in shapes}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
-            "Inputs and targets of a term must share one leading axis of at least one example, "
-            f"got arrays of shapes {shapes}."
+            "Inputs, targets and weights of a term must share one leading axis of at least one "
+            f"example, got arrays of shapes {shapes}."
         )
     (n,) = sizes
     return n
@@ -280,7 +325,8 @@ def _refuse_coupled(model: PyTree) -> None:
         raise ValueError(_COUPLED)
 
 
-def _check_trainable(params: PyTree) -> None:
+def check_trainable(params: PyTree) -> None:
+    """Raise unless `params` holds real floating-point arrays, one at least."""
     leaves = jtu.tree_leaves(params)
     if not leaves:
         raise ValueError("`trainable=...` selects no array of the model: nothing is to be trained.")
@@ -288,4 +334,9 @@ def _check_trainable(params: PyTree) -> None:
         raise ValueError(
             "`trainable=...` must select floating-point arrays alone, got "
             f"{wrong[0]!r}. Start from `eqx.is_inexact_array`."
+        )
+    if wrong := [leaf for leaf in leaves if jnp.iscomplexobj(leaf)]:
+        raise ValueError(
+            f"The trainable weights must be real, got an array of dtype {wrong[0].dtype}. Hold its "
+            "real and imaginary parts as two real arrays."
         )

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from ._base import Dataset
-from .download import Source, fetch
+from ._source import Source
 from .idx import read_idx
 
 Images = Float32[np.ndarray, "images height width"]
@@ -40,6 +40,9 @@ def read_part(source: Source, part: Literal["train", "t10k"]) -> tuple[Images, L
 
     **Raises:** `DatasetError` if a file cannot be had or is not what it should be.
     """
+    # Here, because pooch and requests take long to import, and few runs need them.
+    from .download import fetch
+
     images = read_idx(fetch(source, f"{part}-images-idx3-ubyte.gz"), dimensions=3)
     labels = read_idx(fetch(source, f"{part}-labels-idx1-ubyte.gz"), dimensions=1)
     # The type is set in the division: the training images would be 376 MB in float64.

@@ -1,8 +1,6 @@
 """Published files: from the user's own folder, the cache, or a mirror; checked in each case."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +8,12 @@ import pooch
 import requests
 
 from ._base import DatasetError
+from ._source import Source
 
 TIMEOUT = 15.0  # seconds, to connect and between two pieces of an answer
 
 # By default pooch writes every download to stderr, in the middle of the command's own output.
 pooch.get_logger().setLevel("WARNING")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the files of one dataset are published.
-
-    **Arguments:**
-
-    - `folder`: the name of their folder, in `$CURVATURE_DATA` and in the cache.
-    - `mirrors`: addresses that end in `/`, in the order to try.
-    - `sha256`: the checksum of each file by its name.
-    """
-
-    folder: str
-    mirrors: tuple[str, ...]
-    sha256: Mapping[str, str]
 
 
 def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:

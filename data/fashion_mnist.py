@@ -4,7 +4,7 @@ import functools
 
 from ._base import Dataset
 from ._mnist_files import read_dataset
-from .download import Source
+from ._source import Source
 
 FASHION_MNIST = Source(
     folder="fashion_mnist",

@@ -13,6 +13,7 @@ from environments import OnPolicy
 from training import Run, Settings
 from training.settings import MODEL_STREAM
 
+from .compiled import AUTO, use_cache
 from .errors import ConfigError
 from .instantiation import instantiate, why_not
 from .job import Job
@@ -41,6 +42,7 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
             if field.name in config
         }
     )
+    use_cache(config.get("compilation_cache", AUTO))  # runs of earlier versions have no such key
     # Set both ways: the jobs of a sweep share one process.
     jax.config.update("jax_enable_x64", config["x64"])
     dataset = _parts_of(_dataset(json.dumps(config["dataset"])), settings)
@@ -88,10 +90,11 @@ def _model(
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
     make = instantiate("model", {**config, **filled})
 
-    def init():
-        return make(key=jax.random.fold_in(jax.random.key(seed), MODEL_STREAM))
-
+    # An argument: as a constant it would give every seed a program of its own.
+    key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
     try:
-        return eqx.filter_eval_shape(init) if shapes_only else eqx.filter_jit(init)()
+        if shapes_only:
+            return eqx.filter_eval_shape(make, key=key)
+        return eqx.filter_jit(make)(key=key)
     except TypeError as error:
         raise ConfigError(why_not("model", {**config, **filled}, error)) from error

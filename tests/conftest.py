@@ -1,8 +1,22 @@
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+
+# A program is compiled once for all tests: in this process, in those of pytest-xdist, which start
+# with this environment, and in those that a test starts. Whoever has set a folder keeps it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="curvature-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# JAX may have been imported by a plugin before, and has read its environment then.
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # A product in a dtype, or between ranks, that nobody asked for is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

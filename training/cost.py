@@ -32,17 +32,29 @@ class Cost(NamedTuple):
         return self.step + self.turn * max(solver_steps - 1, 0)
 
 
-def cost_of(run: Run, step: jax.stages.Compiled) -> Cost:
-    """The cost of the compiled `step` of a run; NaN where XLA does not count."""
-    objective, key = run.optimiser.objective, jax.random.key(0)
+def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True) -> Cost:
+    """The cost of the compiled `step` of a run; NaN where XLA does not count.
+
+    **Arguments:** `solves`: whether the step has an iterative solver. Without one `turn` is 0:
+    tracing the products that it counts takes longer than all else in the start of a run by Adam.
+    """
+    # Arguments, not constants: as constants they would give every value its own program.
+    numbers, without_numbers = eqx.partition(run.optimiser.objective, eqx.is_array)
+    key = jax.random.key(0)
     params, static = eqx.partition(run.model, eqx.is_inexact_array)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
 
-    def loss(params: PyTree[Array], batch: PyTree[Array], key: Array) -> Array:
+    def loss(
+        params: PyTree[Array], batch: PyTree[Array], key: Array, numbers: PyTree[Array]
+    ) -> Array:
+        objective = eqx.combine(numbers, without_numbers)
         return objective.loss(eqx.combine(params, static), batch, key=key)
 
     def products(count: int) -> Callable[..., PyTree[Array]]:
-        def multiplied(params: PyTree[Array], batch: PyTree[Array], key: Array) -> PyTree[Array]:
+        def multiplied(
+            params: PyTree[Array], batch: PyTree[Array], key: Array, numbers: PyTree[Array]
+        ) -> PyTree[Array]:
+            objective = eqx.combine(numbers, without_numbers)
             at = objective.linearise(eqx.combine(params, static), batch, key=key)
             vector = params
             for _ in range(count):
@@ -52,11 +64,11 @@ def cost_of(run: Run, step: jax.stages.Compiled) -> Cost:
         return multiplied
 
     def lowered(function: Callable[..., Any]) -> jax.stages.Lowered:
-        return jax.jit(function).lower(params, batch, key)
+        return jax.jit(function).lower(params, batch, key, numbers)
 
     # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
     gradient = lowered(jax.grad(loss))
-    product = flops(lowered(products(2))) - flops(lowered(products(1)))
+    product = flops(lowered(products(2))) - flops(lowered(products(1))) if solves else 0.0
     return Cost(flops(step) / flops(gradient.compile()), product / flops(gradient))
 
 

@@ -118,7 +118,7 @@ def _check_step(run: Run) -> cv.Plan | None:
     key = jax.random.key(0)
     try:
         batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
-        state = eqx.filter_eval_shape(run.optimiser.init, run.model)
+        state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=batch)
         eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=key)
         return run.optimiser.plan(run.model, batch, key=key)
     except (ValueError, NotImplementedError) as error:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from . import folder as files
 from ._base import Run as Run, Tally
+from .atomic import remove_leftovers
 from .checkpoint import Checkpoints
 from .cost import cost_of
 from .digest import digest_of_config
@@ -26,7 +27,7 @@ from .recorders import Guarded
 from .records import Records
 from .settings import CHANGEABLE
 from .signals import StopSignals
-from .sources import evaluator_of, source
+from .sources import batch_shapes, evaluator_of, source
 from .stepper import Stepper
 from .summary import Outcome, Summary, summarise
 
@@ -53,7 +54,8 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     """
     plan = preflight(run)
     files.check_folder(folder, resume=resume)
-    (data, draw), state = source(run.dataset), run.optimiser.init(run.model)
+    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+    (data, draw), state = source(run.dataset), run.optimiser.init(run.model, batch=batch)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw)
     evaluator = evaluator_of(run.dataset, run.optimiser.objective)
     with _possessed(folder, resume=resume) as records, Log(quiet=run.settings.quiet) as log:
@@ -77,7 +79,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
                 profile = Profile(folder, run.settings.profile_steps, run.total_steps)
                 with progress(log, run.label, run.total_steps) as display:
                     _compile(run, stepper, tally)
-                    cost = cost_of(run, stepper.compiled)
+                    cost = cost_of(run, stepper.compiled, solves=stepper.solves)
                     outputs = Outputs(records, recorders, checkpoints, profile, display)
                     loop = Loop(run, stepper, tally, cost, evaluator, outputs, stop)
                     outcome = loop()
@@ -104,9 +106,11 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
 
 
 def _possessed(folder: Path, *, resume: bool) -> Records:
-    """Take possession of the folder."""
+    """Take possession of the folder, and remove what a killed process had begun to write."""
     if resume:
-        return Records.reopen(folder / files.METRICS)
+        records = Records.reopen(folder / files.METRICS)
+        remove_leftovers(folder)
+        return records
     files.make_folder(folder)
     return Records.create(folder / files.METRICS)
 

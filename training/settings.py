@@ -12,7 +12,7 @@ POSITIVE = (
     *("batch_size", "epochs", "max_steps", "max_rejections"),
     *("evaluate_every", "train_examples", "keep_checkpoints", "profile_steps"),
 )
-_KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug")
+_KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug", "compilation_cache")
 ASIDE = ("resume", "recorders", "profile_steps", *_KEEPING)
 """Keys of a configuration that change no number of a run."""
 CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", *_KEEPING)

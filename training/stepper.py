@@ -4,10 +4,14 @@ What a step costs beyond its arithmetic is paid here, a few dozen microseconds: 
 the device, a batch is gathered inside the program, all reported numbers come back as one array,
 and the carried arrays are donated. `eqx.filter_jit` alone would spend 0.2 ms on flattening and
 hashing model and state at each call.
+
+The optimiser's arrays (damping, l2, ...) and the run's key are arguments of the program. As
+constants they would give every value its own program, and JAX's cache on disk would miss.
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +24,19 @@ import curvature as cv
 from .sources import Draw, gather
 
 Order = Int[Array, "batches batch_size"] | None
+
+
+class Fixed(NamedTuple):
+    """The arguments of the compiled step that no step changes.
+
+    - `optimiser`: the optimiser's arrays.
+    - `key`: that of the run.
+    - `data`: the training part.
+    """
+
+    optimiser: PyTree[Array]
+    key: PRNGKeyArray
+    data: PyTree[Array]
 
 
 class Stepper:
@@ -50,7 +67,9 @@ class Stepper:
         # Copies: they are donated, and the caller's model must survive. Strongly typed, as
         # whatever was read from a checkpoint is.
         self.leaves = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
-        self._optimiser, self._data, self._seed, self._draw = optimiser, data, seed, draw
+        numbers, self._without_numbers = eqx.partition(optimiser, eqx.is_array)
+        self._fixed = Fixed(numbers, jax.random.key(seed), data)
+        self._optimiser, self._draw = optimiser, draw
 
     def compile(self, order: Order | jax.ShapeDtypeStruct) -> "Stepper":
         """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
@@ -58,7 +77,7 @@ class Stepper:
         **Returns:** itself.
         """
         jitted = jax.jit(self._step, donate_argnums=0)
-        self._compiled = jitted.lower(self.leaves, self._data, order).compile()
+        self._compiled = jitted.lower(self.leaves, self._fixed, order).compile()
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
         self._sentences: dict[int, str] = {}
         return self
@@ -72,17 +91,17 @@ class Stepper:
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
         """
-        self.leaves, packed = self._compiled(self.leaves, self._data, order)
+        self.leaves, packed = self._compiled(self.leaves, self._fixed, order)
         return packed
 
     def gradient(self, order: Order) -> PyTree[Array]:
         """The gradient of the loss of the next step's batch; what is random is drawn anew."""
-        return self._gradient(self.leaves, self._data, order)
+        return self._gradient(self.leaves, self._fixed, order)
 
     def latest_batch(self, order: Order) -> tuple[PyTree[Array], PRNGKeyArray]:
         """The batch of the latest step and its key, provided that the step was rejected."""
         model, _, count = self._combined(self.leaves)
-        batch, _, key = self._batch(model, count - 1, self._data, order)
+        batch, _, key = self._batch(model, count - 1, self._fixed, order)
         return batch, key
 
     def read(self, packed: Float[Array, " fields"]) -> dict[str, Any]:
@@ -103,6 +122,11 @@ class Stepper:
         return self._compiled
 
     @property
+    def solves(self) -> bool:
+        """Whether the compiled step solves for its direction: a first-order step has no solver."""
+        return self._constants.get("solver") != ""
+
+    @property
     def model(self) -> eqx.Module:
         """The model after the latest step. Its arrays are gone after the next one."""
         return self._combined(self.leaves)[0]
@@ -117,11 +141,12 @@ class Stepper:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
     def _step(
-        self, leaves: list[Array], data: PyTree[Array], order: Order
+        self, leaves: list[Array], fixed: Fixed, order: Order
     ) -> tuple[list[Array], Float[Array, " fields"]]:
         model, state, count = self._combined(leaves)
-        batch, numbers, key = self._batch(model, count, data, order)
-        model, state, info = self._optimiser.step(model, batch, state, key=key)
+        batch, numbers, key = self._batch(model, count, fixed, order)
+        optimiser = eqx.combine(fixed.optimiser, self._without_numbers)
+        model, state, info = optimiser.step(model, batch, state, key=key)
         arrays = eqx.filter((model, state, count + 1), eqx.is_array)
         leaves, treedef = jax.tree.flatten(arrays)
         if treedef != self._treedef:
@@ -132,18 +157,19 @@ class Stepper:
         return leaves, self._pack(info, numbers)
 
     def _batch(
-        self, model: eqx.Module, count: Array, data: PyTree[Array], order: Order
+        self, model: eqx.Module, count: Array, fixed: Fixed, order: Order
     ) -> tuple[PyTree[Array], dict[str, Scalar], PRNGKeyArray]:
         """The batch of step `count`, the numbers that came with it, and the step's key."""
         row = None if order is None else order[count % order.shape[0]]
-        key = jax.random.fold_in(jax.random.key(self._seed), count)
-        batch, numbers = self._draw(data, row, model, step=count, key=key)
+        key = jax.random.fold_in(fixed.key, count)
+        batch, numbers = self._draw(fixed.data, row, model, step=count, key=key)
         return batch, numbers, key
 
-    def _gradient_of(self, leaves: list[Array], data: PyTree[Array], order: Order) -> PyTree[Array]:
+    def _gradient_of(self, leaves: list[Array], fixed: Fixed, order: Order) -> PyTree[Array]:
         model, _, count = self._combined(leaves)
-        batch, _, key = self._batch(model, count, data, order)
-        return self._optimiser.objective.linearise(model, batch, key=key).grad
+        batch, _, key = self._batch(model, count, fixed, order)
+        optimiser = eqx.combine(fixed.optimiser, self._without_numbers)
+        return optimiser.objective.linearise(model, batch, key=key).grad
 
     def _pack(self, info: cv.Info, numbers: dict[str, Scalar]) -> Float[Array, " fields"]:
         """All of `info` and `numbers` in one array: one transfer per step, not one per number."""
@@ -152,6 +178,9 @@ class Stepper:
         for field in dataclasses.fields(info):
             if isinstance(value := getattr(info, field.name), str):
                 self._constants[field.name] = value
+                continue
+            if value is None:  # not computed
+                self._constants[field.name] = math.nan
                 continue
             (value,) = jax.tree.leaves(value)
             self._fields.append((field.name, _kind(value)))

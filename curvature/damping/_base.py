@@ -1,17 +1,61 @@
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Int, Scalar
+from jaxtyping import Array, Bool, Int, PyTree, Scalar
+
+
+class Batch(eqx.Module):
+    """What a damping may ask of a batch before its solve.
+
+    - `step`: how many steps were made before.
+    - `params`, `loss`: the weights, and the loss there.
+    - `loss_at`: the loss at other weights, for a forward pass.
+    - `scale`: computes gᵀCg/gᵀg, a measure of C, for about two gradients; NaN where g is zero or
+      not finite.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree[Array]
+    loss: Scalar
+    loss_at: Callable[[PyTree[Array]], Scalar]
+    scale: Callable[[], Scalar]
+
+
+class Chosen(eqx.Module):
+    """λ for one solve, and the next state.
+
+    - `reduction_ratio`: one that was found on the way, to be reported; else None.
+    """
+
+    damping: Scalar
+    state: PyTree[Array]
+    reduction_ratio: Scalar | None = None
+
+
+class Step(eqx.Module):
+    """A step that was made.
+
+    - `params`: the weights before it; `step_size` s; `slope` dᵀg; `metric` dᵀCd, undamped.
+    - `reduction_ratio`: the actual change of the loss on its own batch over the change that the
+      quadratic model predicts; None unless `needs_reduction_ratio`.
+    - `accepted`: whether the step was taken.
+    """
+
+    params: PyTree[Array]
+    step_size: Scalar
+    slope: Scalar
+    metric: Scalar
+    reduction_ratio: Scalar | None
+    accepted: Bool[Array, ""]
 
 
 class AbstractDamping(eqx.Module):
-    """Chooses λ of C + λI from step to step. Its state is λ itself, a scalar array."""
+    """Chooses λ of C + λI from step to step. Its state is any pytree of arrays."""
 
     @abc.abstractmethod
-    def init(self, dtype: Any) -> Scalar:
-        """λ before the first step, in the dtype of the weights."""
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The state before the first step; λ has the precision of the weights."""
 
     @abc.abstractmethod
     def is_positive(self) -> bool:
@@ -19,29 +63,12 @@ class AbstractDamping(eqx.Module):
 
     @abc.abstractmethod
     def needs_reduction_ratio(self) -> bool:
-        """Whether `update` looks at the reduction ratio, which costs a forward pass."""
+        """Whether `update` wants the reduction ratio on the step's batch: a forward pass."""
 
     @abc.abstractmethod
-    def judges_on_next_batch(self) -> bool:
-        """Whether that is the ratio of the loss of the next batch, which the step has not seen."""
+    def begin(self, state: PyTree[Array], batch: Batch) -> Chosen:
+        """λ to solve with on a batch; what is asked of the batch costs what it says there."""
 
     @abc.abstractmethod
-    def begin(
-        self, damping: Scalar, *, step: Int[Array, ""], scale: Callable[[], Scalar]
-    ) -> Scalar:
-        """λ to solve with, of the same shape and dtype.
-
-        **Arguments:** `damping`, from `init` or the last `update`; `step`, how many there were
-        before; `scale`, computes gᵀCg/gᵀg on this batch, a measure of C for two gradients.
-        """
-
-    @abc.abstractmethod
-    def update(
-        self, damping: Scalar, *, reduction_ratio: Scalar, accepted: Bool[Array, ""]
-    ) -> Scalar:
-        """λ after a step, of the same shape and dtype.
-
-        **Arguments:** `damping`, λ of the step just made; `reduction_ratio`, the actual change of
-        the loss over the change that the quadratic model with the undamped C predicts (NaN where
-        it was not computed); `accepted`, whether the step was taken.
-        """
+    def update(self, chosen: Chosen, step: Step) -> PyTree[Array]:
+        """The state after a step that was made with what `begin` chose."""

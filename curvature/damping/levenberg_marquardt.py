@@ -1,21 +1,27 @@
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Scalar, ScalarLike
+from jaxtyping import Array, Bool, PyTree, Scalar, ScalarLike
 
-from .._checks import number
-from ._base import AbstractDamping
+from .._checks import number, scalar
+from .._trees import work_dtype
+from ._base import AbstractDamping, Batch, Chosen, Step
+from ._next_batch import LastStep, evaluated
 
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
 _LOW, _HIGH = 1 / 4, 3 / 4
 _RAISE, _LOWER = 3 / 2, 2 / 3
-# Where the step was rejected the model was useless, not merely poor: come down faster.
+# Where the step was rejected the model was useless, not merely poor: λ rises faster.
 _REJECTED = 4.0
-# The ratio on next batches is an average that answers after a few steps.
+# The ratio on next batches is an average, which follows a change of λ after a few steps only.
 _SLOWER = 1 / 3
+
+
+class _State(eqx.Module):
+    """λ, and with `next_batch` the step that the next batch evaluates."""
+
+    damping: Scalar
+    last: LastStep | None
 
 
 class LevenbergMarquardt(AbstractDamping):
@@ -36,12 +42,12 @@ class LevenbergMarquardt(AbstractDamping):
       has the units and the size of C, on the first batch that has a finite one. Until then λ = 0.
     - `minimum`: None for the roundoff of the weights' dtype, 1.2e-7 or 2.2e-16.
     - `maximum`.
-    - `next_batch`: whether a step is judged on the batch after its own.
+    - `next_batch`: whether a step's ratio is that on the batch after its own.
     """
 
-    initial: Scalar | None
-    minimum: Scalar | None
-    maximum: Scalar
+    initial: ScalarLike | None
+    minimum: ScalarLike | None
+    maximum: ScalarLike
     next_batch: bool = eqx.field(static=True)
 
     def __init__(
@@ -63,42 +69,51 @@ class LevenbergMarquardt(AbstractDamping):
                 "`LevenbergMarquardt(initial=..., minimum=..., maximum=...)` must satisfy "
                 f"minimum ≤ initial ≤ maximum, got {initial}, {minimum}, {maximum}."
             )
-        self.initial = None if initial is None else jnp.asarray(initial)
-        self.minimum = None if minimum is None else jnp.asarray(minimum)
-        self.maximum = jnp.asarray(maximum)
+        self.initial = None if initial is None else scalar(initial)
+        self.minimum = None if minimum is None else scalar(minimum)
+        self.maximum = scalar(maximum)
         self.next_batch = next_batch
 
-    def init(self, dtype: Any) -> Scalar:
-        # Zero stands for a λ that is still to be found: one that was found is positive.
-        return jnp.asarray(0 if self.initial is None else self.initial, dtype)
+    def init(self, params: PyTree[Array]) -> _State:
+        dtype = work_dtype(params)
+        # λ = 0 means: not initialised yet.
+        first = jnp.asarray(0 if self.initial is None else self.initial, dtype)
+        return _State(first, LastStep.none(params, dtype) if self.next_batch else None)
 
     def is_positive(self) -> bool:
         return True
 
     def needs_reduction_ratio(self) -> bool:
-        return True
+        return not self.next_batch
 
-    def judges_on_next_batch(self) -> bool:
-        return self.next_batch
+    def begin(self, state: _State, batch: Batch) -> Chosen:
+        damping, last, ratio = state.damping, state.last, None
+        if last is not None:
+            last, ratio = evaluated(last, batch)
+            # A batch without a finite loss says nothing of the step before it.
+            informative = (batch.step > 0) & jnp.isfinite(batch.loss)
+            updated = self._updated(damping, ratio, last.accepted)
+            damping = jnp.where(informative, updated, damping)
+        damping = jnp.where(damping > 0, self._within_bounds(damping), damping)
+        if self.initial is None:
 
-    def begin(
-        self, damping: Scalar, *, step: Int[Array, ""], scale: Callable[[], Scalar]
-    ) -> Scalar:
-        del step
-        if self.initial is not None:
-            return damping
+            def from_batch() -> Scalar:
+                size = batch.scale().astype(damping.dtype)
+                return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
 
-        def found() -> Scalar:
-            size = scale().astype(damping.dtype)
-            return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
+            damping = jax.lax.cond(damping == 0, from_batch, lambda: damping)
+        return Chosen(damping, _State(damping, last), ratio)
 
-        return jax.lax.cond(damping == 0, found, lambda: damping)
+    def update(self, chosen: Chosen, step: Step) -> _State:
+        state: _State = chosen.state
+        if state.last is not None:
+            return _State(state.damping, state.last.followed_by(step))
+        assert step.reduction_ratio is not None, "`needs_reduction_ratio` asked for it"
+        return _State(self._updated(state.damping, step.reduction_ratio, step.accepted), None)
 
-    def update(
-        self, damping: Scalar, *, reduction_ratio: Scalar, accepted: Bool[Array, ""]
-    ) -> Scalar:
-        factor = jnp.where(reduction_ratio < _LOW, _RAISE, 1.0)
-        factor = jnp.where(reduction_ratio > _HIGH, _LOWER, factor)
+    def _updated(self, damping: Scalar, ratio: Scalar, accepted: Bool[Array, ""]) -> Scalar:
+        factor = jnp.where(ratio < _LOW, _RAISE, 1.0)
+        factor = jnp.where(ratio > _HIGH, _LOWER, factor)
         if self.next_batch:
             factor = factor**_SLOWER
         factor = jnp.where(accepted, factor, _REJECTED).astype(damping.dtype)
@@ -107,5 +122,5 @@ class LevenbergMarquardt(AbstractDamping):
 
     def _within_bounds(self, damping: Scalar) -> Scalar:
         dtype = damping.dtype
-        low = jnp.finfo(dtype).eps if self.minimum is None else self.minimum.astype(dtype)
-        return jnp.clip(damping, low, self.maximum.astype(dtype))
+        low = jnp.finfo(dtype).eps if self.minimum is None else self.minimum
+        return jnp.clip(damping, jnp.asarray(low, dtype), jnp.asarray(self.maximum, dtype))

@@ -3,10 +3,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Scalar
+from jaxtyping import Array, Int, PyTree
 
 from .._checks import check_schedule, number
-from ._base import AbstractDamping
+from .._trees import work_dtype
+from ._base import AbstractDamping, Batch, Chosen, Step
 
 
 class ScheduledDamping(AbstractDamping):
@@ -20,10 +21,10 @@ class ScheduledDamping(AbstractDamping):
     def __check_init__(self):
         check_schedule("ScheduledDamping(schedule=...)", self.schedule)
 
-    def init(self, dtype: Any) -> Scalar:
-        first = jnp.asarray(self.schedule(jnp.zeros((), jnp.int32)), dtype)
+    def init(self, params: PyTree) -> None:
+        del params
+        first = jnp.asarray(self.schedule(jnp.zeros((), jnp.int32)))
         number("ScheduledDamping(schedule=...)(0)", first, positive=True)
-        return first
 
     def is_positive(self) -> bool:
         return True
@@ -31,17 +32,9 @@ class ScheduledDamping(AbstractDamping):
     def needs_reduction_ratio(self) -> bool:
         return False
 
-    def judges_on_next_batch(self) -> bool:
-        return False
+    def begin(self, state: None, batch: Batch) -> Chosen:
+        found = jnp.asarray(self.schedule(batch.step), work_dtype(batch.params))
+        return Chosen(found, state)
 
-    def begin(
-        self, damping: Scalar, *, step: Int[Array, ""], scale: Callable[[], Scalar]
-    ) -> Scalar:
-        del scale
-        return jnp.asarray(self.schedule(step), damping.dtype)
-
-    def update(
-        self, damping: Scalar, *, reduction_ratio: Scalar, accepted: Bool[Array, ""]
-    ) -> Scalar:
-        del reduction_ratio, accepted
-        return damping
+    def update(self, chosen: Chosen, step: Step) -> None:
+        del chosen, step

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Real, Scalar, ScalarLike
 
-from .._checks import number
+from .._checks import number, scalar
 from ._base import AbstractExponentialFamily, Coefficients
 from ._factors import DiagonalFactor
 from ._metric import Metric, mean_square
@@ -22,11 +22,11 @@ class Gaussian(AbstractExponentialFamily):
     3.0
     """
 
-    variance: Scalar
+    variance: ScalarLike
 
     def __init__(self, variance: ScalarLike = 1.0):
         number("Gaussian(variance=...)", variance, positive=True)
-        self.variance = jnp.asarray(variance)
+        self.variance = scalar(variance)
 
     def nll(self, z: Float[Array, "*shape"], y: Real[Array, "*shape"]) -> Scalar:
         return jnp.sum((z - self._target(z, y)) ** 2) / (2 * self._variance(z))
@@ -71,4 +71,4 @@ class Gaussian(AbstractExponentialFamily):
         return jnp.where(jnp.isfinite(y), y, jnp.nan)
 
     def _variance(self, z: Float[Array, "*shape"]) -> Scalar:
-        return self.variance.astype(z.dtype)
+        return jnp.asarray(self.variance, z.dtype)

@@ -18,14 +18,18 @@ class Direction(eqx.Module):
 
 
 class AbstractMomentum(eqx.Module):
-    """Lets the last direction φ have a say in the next one; φ = 0 at first, and after a rejection.
+    """Combines the previous direction φ with the new one; φ is zero at first and after a rejection.
 
     A policy acts before the solve, after it, or both.
     """
 
     @abc.abstractmethod
-    def remembers(self) -> bool:
-        """Whether the last direction is looked at; if not, it is None below."""
+    def uses_last(self) -> bool:
+        """Whether the previous direction is used; if not, φ is None below."""
+
+    @abc.abstractmethod
+    def start(self, last: PyTree[Array] | None) -> PyTree[Array] | None:
+        """Where an iterative solver starts; None for zero."""
 
     @abc.abstractmethod
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array] | None:

@@ -7,8 +7,11 @@ from ._base import AbstractMomentum, Direction
 class NoMomentum(AbstractMomentum):
     """Every direction is the solution for its own batch."""
 
-    def remembers(self) -> bool:
+    def uses_last(self) -> bool:
         return False
+
+    def start(self, last: PyTree[Array] | None) -> None:
+        del last
 
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> None:
         del last, damping

@@ -18,8 +18,11 @@ class QuadraticMomentum(AbstractMomentum):
     truncated solve is corrected. Where φ adds nothing to the plane, the step is along d alone.
     """
 
-    def remembers(self) -> bool:
+    def uses_last(self) -> bool:
         return True
+
+    def start(self, last: PyTree[Array] | None) -> None:
+        del last
 
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> None:
         del last, damping

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree, Scalar, ScalarLike
 
-from .._checks import fraction
+from .._checks import fraction, scalar
 from .._trees import scaled
 from ._base import AbstractMomentum, Direction
 
@@ -12,27 +12,30 @@ class Spring(AbstractMomentum):
 
         (C + λI) d = g + λμφ,    so    d = μφ + (C + λI)⁻¹(g − μCφ)
 
-    Where this batch says nothing, in the null space of C, d keeps μ of the last direction φ;
-    where it does, φ is forgotten. In the space of the samples this is SPRING (Goldshlager,
-    Abrahamsen and Lin 2024, "A Kaczmarz-inspired approach to accelerate the optimization of
-    neural network wavefunctions", section 3), ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ; the equation
-    above is the same for every solver. The norm of d is at most 1/(1 − μ) times the largest norm
-    that it would have without the last directions; 1/√(1 − μ²) times in the limit of a small λ.
+    In the null space of C the previous direction φ is kept, scaled by μ; elsewhere it fades. In
+    the space of the samples this is SPRING (Goldshlager, Abrahamsen and Lin 2024, "A
+    Kaczmarz-inspired approach to accelerate the optimization of neural network wavefunctions",
+    section 3), ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ; the equation above is the same for every
+    solver. The norm of d is at most 1/(1 − μ) times the largest norm that it would have without
+    the last directions; 1/√(1 − μ²) times in the limit of a small λ.
 
     **Arguments:** `decay`, μ in [0, 1).
     """
 
-    decay: Scalar
+    decay: ScalarLike
 
     def __init__(self, decay: ScalarLike = 0.9):
         fraction("Spring(decay=...)", decay)
-        self.decay = jnp.asarray(decay)
+        self.decay = scalar(decay)
 
-    def remembers(self) -> bool:
+    def uses_last(self) -> bool:
         return True
 
+    def start(self, last: PyTree[Array] | None) -> None:
+        del last
+
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array]:
-        return scaled(damping * self.decay.astype(damping.dtype), last)
+        return scaled(damping * jnp.asarray(self.decay, damping.dtype), last)
 
     def combine(
         self,

@@ -7,7 +7,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._trees import select as select
-from ..objective import AbstractObjective
+from ..objective import AbstractObjective, check_trainable
 from ..solvers import Plan
 
 
@@ -15,6 +15,10 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     """How a step ended; `RESULTS[info.result]` is a sentence, empty when the step was taken."""
 
     successful = ""
+    invalid_targets = (
+        "The batch holds targets outside the domain of their likelihood, such as a label out of "
+        "range or probabilities that do not sum to one: check the targets."
+    )
     nonfinite_loss = (
         "The loss is not finite: the batch or the weights hold NaN or too large numbers."
     )
@@ -34,7 +38,7 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
 
 
 class Info(eqx.Module):
-    """What one step reports. All are scalars; a number that was not computed is NaN.
+    """What one step reports. All are scalars; a number that was not computed is None.
 
     - `loss`: on this batch, before the step.
     - `grad_norm`, `step_norm`: ‖g‖₂, and ‖δ‖₂ of the step taken (0 if rejected).
@@ -42,10 +46,9 @@ class Info(eqx.Module):
     - `solver`: the class of the linear solver that was used, empty where nothing was solved.
     - `solver_steps`, `solver_residual`: products of an iterative solve or of refinement (0 of a
       direct one), and ‖g − (C+λI)d‖₂/‖g‖₂.
-    - `eigendecomposition`: whether `SampleSpace` needed one, its matrix being near singular.
     - `reduction_ratio`: actual over predicted change of the loss, at the last step size tried,
       by the quadratic model with the undamped C; 1 where both are within the rounding of the
-      loss. NaN unless search or damping needs it.
+      loss. None unless search or damping needs it.
     - `metric_step`: ½δᵀCδ of the step taken.
     - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
     """
@@ -53,13 +56,12 @@ class Info(eqx.Module):
     loss: Scalar
     grad_norm: Scalar
     step_norm: Scalar
-    damping: Scalar
+    damping: Scalar | None
     solver: str = eqx.field(static=True)
     solver_steps: Int[Array, ""]
-    solver_residual: Scalar
-    eigendecomposition: Bool[Array, ""]
-    reduction_ratio: Scalar
-    metric_step: Scalar
+    solver_residual: Scalar | None
+    reduction_ratio: Scalar | None
+    metric_step: Scalar | None
     accepted: Bool[Array, ""]
     result: RESULTS
 
@@ -70,11 +72,17 @@ class AbstractOptimiser(eqx.Module):
     objective: eqx.AbstractVar[AbstractObjective]
 
     @abc.abstractmethod
-    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> Any:
-        """The state before the first step.
+    def init(
+        self,
+        model: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        batch: PyTree | None = None,
+    ) -> Any:
+        """The state before the first step. It shares no buffer with the model.
 
         **Arguments:** `model`, any Equinox model; `trainable`, an Equinox filter specification
-        (a function of a leaf, or a pytree of booleans): what it leaves out stays as it is.
+        (a function of a leaf, or a pytree of booleans): what it leaves out stays as it is; `batch`,
+        arrays or shapes, where the state of a curvature depends on it.
         """
 
     @abc.abstractmethod
@@ -138,6 +146,7 @@ _FROZEN = object()
 
 def trainable_mask(model: PyTree, trainable: PyTree) -> Mask:
     """A filter specification as one boolean per leaf: static, so that it may sit in a state."""
+    check_trainable(eqx.filter(model, trainable))
     marked = eqx.filter(model, trainable, replace=_FROZEN)
     return tuple(leaf is not _FROZEN for leaf in jtu.tree_leaves(marked))
 
@@ -151,6 +160,15 @@ def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
             "call `init` again for this model."
         )
     return jtu.tree_unflatten(treedef, mask)
+
+
+def check_state(optimiser: AbstractOptimiser, state: Any, kind: type) -> None:
+    """Raise unless `state` is one that this kind of optimiser makes."""
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"`{type(optimiser).__name__}.step(model, batch, state)` takes the state that its own "
+            f"`init` or `step` returned, got {type(state).__name__}: call `init` of this optimiser."
+        )
 
 
 def split(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:

@@ -1,8 +1,9 @@
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._checks import fraction
+from .._checks import fraction, scalar
 from .._trees import add_scaled, like
 from ..objective import AbstractObjective
 from ..solvers import Plan
@@ -12,6 +13,7 @@ from ._base import (
     Info,
     Mask,
     as_filter,
+    check_state,
     select,
     trainable_mask,
 )
@@ -47,7 +49,7 @@ class Averaged(AbstractEvaluatedElsewhere):
 
     objective: AbstractObjective
     optimiser: AbstractOptimiser
-    decay: Scalar | None
+    decay: ScalarLike | None
 
     def __init__(self, optimiser: AbstractOptimiser, decay: ScalarLike | None):
         if decay is not None:
@@ -55,12 +57,19 @@ class Averaged(AbstractEvaluatedElsewhere):
             fraction("Averaged(decay=...)", decay, positive=True, instead=instead)
         self.objective = optimiser.objective
         self.optimiser = optimiser
-        self.decay = None if decay is None else jnp.asarray(decay)
+        self.decay = None if decay is None else scalar(decay)
 
-    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> AveragedState:
+    def init(
+        self,
+        model: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        batch: PyTree | None = None,
+    ) -> AveragedState:
         return AveragedState(
-            optimiser=self.optimiser.init(model, trainable),
-            average=eqx.filter(model, trainable),
+            optimiser=self.optimiser.init(model, trainable, batch),
+            average=jtu.tree_map(
+                lambda leaf: jnp.array(leaf, copy=True), eqx.filter(model, trainable)
+            ),
             count=jnp.zeros((), jnp.int32),
             mask=trainable_mask(model, trainable),
         )
@@ -74,6 +83,7 @@ class Averaged(AbstractEvaluatedElsewhere):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree, AveragedState, Info]:
+        check_state(self, state, AveragedState)
         model, inner, info = self.optimiser.step(model, batch, state.optimiser, key=key)
         params = eqx.filter(model, as_filter(model, state.mask))
         count = state.count + 1
@@ -110,5 +120,5 @@ class Averaged(AbstractEvaluatedElsewhere):
         t = count.astype(jnp.result_type(float))
         if self.decay is None:
             return 1 / t
-        decay = self.decay.astype(t.dtype)
+        decay = jnp.asarray(self.decay, t.dtype)
         return (1 - decay) / -jnp.expm1(t * jnp.log(decay))

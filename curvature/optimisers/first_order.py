@@ -1,8 +1,9 @@
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._precision import full_precision
 from .._trees import like, norm
@@ -13,6 +14,7 @@ from ._base import (
     Info,
     Mask,
     as_filter,
+    check_state,
     result_where,
     select,
     split,
@@ -37,9 +39,15 @@ class FirstOrder(AbstractOptimiser):
     objective: AbstractObjective
     transformation: optax.GradientTransformation = eqx.field(static=True)
 
-    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> FirstOrderState:
-        state = self.transformation.init(eqx.filter(model, trainable))
-        return FirstOrderState(state, trainable_mask(model, trainable))
+    def init(
+        self,
+        model: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        batch: PyTree | None = None,
+    ) -> FirstOrderState:
+        del batch
+        mask = trainable_mask(model, trainable)
+        return FirstOrderState(self.transformation.init(eqx.filter(model, trainable)), mask)
 
     @eqx.filter_jit
     @full_precision
@@ -51,14 +59,26 @@ class FirstOrder(AbstractOptimiser):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree, FirstOrderState, Info]:
+        check_state(self, state, FirstOrderState)
         params, frozen = eqx.partition(model, as_filter(model, state.mask))
         model_key, _ = split(key)
-        loss, grad = eqx.filter_value_and_grad(
-            lambda w: self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
-        )(params)
-        updates, new_state = self.transformation.update(grad, state.transformation, params)
+
+        def loss_at(w: PyTree[Array]) -> Scalar:
+            return self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
+
+        def loss_and_validity(w: PyTree[Array]) -> tuple[Scalar, Array]:
+            model = eqx.combine(w, frozen)
+            return self.objective.loss_and_validity(model, batch, key=model_key)
+
+        (loss, valid), grad = jax.value_and_grad(loss_and_validity, has_aux=True)(params)
+        # Some transformations take the loss, too, and line searches the function.
+        transformation = optax.with_extra_args_support(self.transformation)
+        updates, new_state = transformation.update(
+            grad, state.transformation, params, value=loss, grad=grad, value_fn=loss_at
+        )
         grad_norm, step_norm = norm(grad), norm(updates)
         result = result_where(
+            (~valid, RESULTS.invalid_targets),
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
             (~jnp.isfinite(step_norm), RESULTS.nonfinite_direction),
@@ -68,18 +88,16 @@ class FirstOrder(AbstractOptimiser):
             lambda w, u: jnp.where(accepted, w + u.astype(w.dtype), w), params, updates
         )
         new_state = FirstOrderState(select(accepted, new_state, state.transformation), state.mask)
-        nan = jnp.full((), jnp.nan, loss.dtype)
         info = Info(
             loss=loss,
             grad_norm=grad_norm,
             step_norm=jnp.where(accepted, step_norm, 0),
-            damping=nan,
+            damping=None,
             solver="",
             solver_steps=jnp.zeros((), jnp.int32),
-            solver_residual=nan,
-            eigendecomposition=jnp.zeros((), bool),
-            reduction_ratio=nan,
-            metric_step=nan,
+            solver_residual=None,
+            reduction_ratio=None,
+            metric_step=None,
             accepted=accepted,
             result=result,
         )

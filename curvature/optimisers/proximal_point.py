@@ -6,19 +6,21 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._checks import number, positive_int
+from .._checks import number, positive_int, scalar
 from .._precision import full_precision
+from .._rounding import rounding
 from .._trees import add_scaled, like, norm
 from ..divergences import KL, between
-from ..linearisation import LinearisedTerm
+from ..likelihoods import AbstractLoss
+from ..linearisation import LinearisedTerm, penalised
 from ..objective import AbstractObjective
-from ..searches import rounding
 from ._base import (
     RESULTS,
     AbstractOptimiser,
     Info,
     Mask,
     as_filter,
+    check_state,
     result_where,
     select,
     split,
@@ -60,7 +62,7 @@ class ProximalPoint(AbstractOptimiser):
 
     objective: AbstractObjective
     divergence: Callable[[Array, Array], Scalar]
-    strength: Scalar
+    strength: ScalarLike
     minimiser: optx.AbstractMinimiser
     max_steps: int = eqx.field(static=True)
 
@@ -75,14 +77,20 @@ class ProximalPoint(AbstractOptimiser):
         number("ProximalPoint(strength=...)", strength, positive=True)
         self.objective = objective
         self.divergence = KL() if divergence is None else divergence
-        self.strength = jnp.asarray(strength)
+        self.strength = scalar(strength)
         self.minimiser = optx.LBFGS(rtol=1e-4, atol=1e-6) if minimiser is None else minimiser
         self.max_steps = max_steps
 
     def __check_init__(self):
         positive_int("ProximalPoint(max_steps=...)", self.max_steps)
 
-    def init(self, model: PyTree, trainable: PyTree = eqx.is_inexact_array) -> ProximalPointState:
+    def init(
+        self,
+        model: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        batch: PyTree | None = None,
+    ) -> ProximalPointState:
+        del batch
         return ProximalPointState(trainable_mask(model, trainable))
 
     @eqx.filter_jit
@@ -95,17 +103,18 @@ class ProximalPoint(AbstractOptimiser):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree, ProximalPointState, Info]:
+        check_state(self, state, ProximalPointState)
         model_key, _ = split(key)
         trainable = as_filter(model, state.mask)
         params, frozen = eqx.partition(model, trainable)
         linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         loss, grad_norm = linearisation.loss, norm(linearisation.grad)
-        strength = self.strength.astype(loss.dtype)
+        strength = jnp.asarray(self.strength, loss.dtype)
 
         def proximal(candidate: PyTree[Array], args: None = None) -> tuple[Scalar, Scalar]:
             del args
             at, divergence = self._loss_and_divergence(linearisation.terms, candidate)
-            at += self.objective.penalty(eqx.combine(candidate, frozen))
+            at = penalised(at, candidate, linearisation.l2, linearisation.constant)
             return at + strength * divergence, divergence
 
         solution = optx.minimise(
@@ -122,6 +131,7 @@ class ProximalPoint(AbstractOptimiser):
         )
         step_norm = norm(add_scaled(new_params, jnp.asarray(-1), params))
         result = result_where(
+            (~linearisation.valid, RESULTS.invalid_targets),
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
             (grad_norm == 0, RESULTS.stationary),
@@ -129,7 +139,6 @@ class ProximalPoint(AbstractOptimiser):
             ((value > loss + rounding(loss)) | (step_norm == 0), RESULTS.no_proximal_reduction),
         )
         accepted = result == RESULTS.successful
-        nan = jnp.full((), jnp.nan, loss.dtype)
         info = Info(
             loss=loss,
             grad_norm=grad_norm,
@@ -138,8 +147,7 @@ class ProximalPoint(AbstractOptimiser):
             solver=type(self.minimiser).__name__,
             solver_steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
             solver_residual=norm(residual) / grad_norm,
-            eigendecomposition=jnp.zeros((), bool),
-            reduction_ratio=nan,
+            reduction_ratio=None,
             metric_step=jnp.where(accepted, divergence, 0),
             accepted=accepted,
             result=result,
@@ -163,9 +171,13 @@ class ProximalPoint(AbstractOptimiser):
         """The terms of L(w'), and D(w, w'), of one forward pass on the examples at w."""
         losses, divergences = [], []
         for term in terms:
-            outputs = eqx.filter_vmap(term.example, in_axes=(None, 0, 0))
-            z = outputs(candidate, term.inputs, term.keys)
-            rho = between(self.divergence, term.likelihood)
-            losses.append(term.scale * jnp.sum(jax.vmap(term.likelihood.nll)(z, term.targets)))
-            divergences.append(term.scale * jnp.sum(jax.vmap(rho)(term.outputs, z)))
+            z = term.outputs_at(candidate)
+            apart = jax.vmap(lambda z, z2, y, of=term.likelihood: self._apart(of, z, z2, y))
+            losses.append(jnp.sum(term.scaled(jax.vmap(term.likelihood.nll)(z, term.targets))))
+            divergences.append(jnp.sum(term.scaled(apart(term.outputs, z, term.targets))))
         return jnp.asarray(sum(losses)), jnp.asarray(sum(divergences))
+
+    def _apart(self, likelihood: AbstractLoss, z: Array, z2: Array, y: PyTree[Array]) -> Scalar:
+        """ρ between two outputs of one example; masked positions do not count."""
+        one, two = likelihood.unmasked(z, y), likelihood.unmasked(z2, y)
+        return between(self.divergence, one.likelihood)(one.z, two.z)

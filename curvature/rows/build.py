@@ -8,63 +8,77 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ..linearisation import Linearisation
+from ..layers import Captured, capture
+from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
 from .chunked import ChunkedPart
 from .dense import DensePart
 from .held import HeldPart
 from .layout import HELD_BYTES, Layout, Way
 from .rows import Rows
-from .taps import Seen
+from .stacked import StackedPart
+
+_Factors = tuple[lx.AbstractLinearOperator, ...]
 
 
 def columns_of(
-    linearisation: Linearisation, factors: tuple[lx.AbstractLinearOperator, ...]
+    linearisation: AbstractLinearisation, factors: _Factors
 ) -> tuple[Float[Array, "_r _n *_shape"], ...]:
-    """The columns √(weight_t/n_t) S_i e_k, as cotangents of the outputs, per term."""
+    """The columns √scale_i S_i e_k, as cotangents of the outputs, per term."""
     columns = []
     for factor, term in zip(factors, linearisation.terms, strict=True):
         # The count of examples is given, since a factor without arrays does not tell it.
-        examples = len(term.outputs)
-        matrices = eqx.filter_vmap(lambda S: S.as_matrix(), axis_size=examples)(factor)  # [n, c, r]
-        scaled = jnp.sqrt(term.scale) * jnp.moveaxis(matrices, -1, 0)
+        matrices = eqx.filter_vmap(lambda S: S.as_matrix(), axis_size=term.size)(factor)
+        scale = term.scale_root.astype(matrices.dtype)
+        scaled = jnp.moveaxis(scale.reshape(-1, 1, 1) * matrices, -1, 0)  # [r, n, c]
         columns.append(scaled.reshape(-1, *term.outputs.shape))
     return tuple(columns)
+
+
+def ranks_of(linearisation: AbstractLinearisation, factors: _Factors) -> list[int]:
+    """How many columns S has, per term."""
+    columns = eqx.filter_eval_shape(columns_of, linearisation, factors)
+    return [of_term.shape[0] for of_term in columns]
 
 
 def rows_of(
     layout: Layout,
     columns: tuple[Float[Array, "_r _n *_shape"], ...],
-    cotangents: tuple[Float[Array, "..."], ...] | None = None,
+    image: tuple[Float[Array, "..."], ...] | None = None,
 ) -> Rows:
-    """The rows A of C = AᵀA: √(weight_t/n_t) S_ikᵀ J_i for column k of S_i, example i, term t.
+    """The rows A of C = AᵀA: √scale_i S_ikᵀ J_i for column k of S_i, example i, term t.
 
-    Nothing of the size of A is made for a dense layer's weight; the rows of what else has a
-    structure (see `recognise`) are held where they fit; those of the rest are made by automatic
+    Nothing of the size of A is made for a dense layer; the rows of what else has a structure (see
+    `layers.recognise`) are held where they fit; those of the rest are made by automatic
     differentiation, a bounded number at a time.
 
-    **Arguments:** `layout`, see `layout_of`; `columns`, see `columns_of`; `cotangents`, of the
-    outputs, for which the result can `project` Jᵀ cotangents.
+    **Arguments:** `layout`, see `layout_of`; `columns`, see `columns_of`; `image`, cotangents of
+    the outputs, for which the result can `project` Jᵀ image.
     """
     linearisation, weights, ways = layout.linearisation, layout.weights, layout.ways
     wanted = [j for j, way in enumerate(ways) if way in (Way.DENSE, Way.HELD)]
-    seen = [
-        tap.run(column, cotangent, wanted)
-        for tap, column, cotangent in zip(
-            layout.taps, columns, cotangents or [None] * len(columns), strict=True
+    captured = [
+        capture(
+            term.layers, linearisation.params, term.examples, term.closed_over, column, one, wanted
+        )
+        for term, column, one in zip(
+            linearisation.terms, columns, image or [None] * len(columns), strict=True
         )
     ]
-    projected = None if cotangents is None else linearisation.vjp(cotangents)
-    images = [None] * len(weights) if projected is None else jtu.tree_leaves(projected)
+    # What the image is for weights whose rows are no product is read off its pullback.
+    projected, images = None, [None] * len(weights)
+    if image is not None and any(way in (Way.HELD, Way.GENERAL) for way in ways):
+        projected = linearisation.vjp(image)
+        images = jtu.tree_leaves(projected)
     parts: list[AbstractPart] = []
     for j in wanted:
-        of_terms = [found.get(j) for found in seen]
+        of_terms = [found[j] for found in captured]
         if ways[j] is Way.DENSE:
-            parts.append(_dense(of_terms))
+            parts.append(_dense(of_terms, bias=j in layout.partners.values()))
         else:
-            rows = tuple(None if found is None else found.rows(weights[j]) for found in of_terms)
-            image = images[j]
-            parts.append(HeldPart(rows, None if image is None else image.ravel()))
+            rows = tuple(_held(found, weights[j]) for found in of_terms)
+            of_weight = images[j]
+            parts.append(HeldPart(rows, None if of_weight is None else of_weight.ravel()))
     # Weights in half precision are added up in the precision of the outputs.
     parts = jtu.tree_map(lambda array: array.astype(columns[0].dtype), parts)
     most_rows = layout.size
@@ -74,15 +88,24 @@ def rows_of(
     return Rows(linearisation, columns, tuple(parts), max(most_rows, 1))
 
 
-def _dense(seen: Sequence[Seen | None]) -> DensePart:
-    return DensePart(
-        deltas=tuple(None if s is None else s.cotangents()[:, :, 0] for s in seen),
-        images=tuple(
-            None if s is None or (image := s.image_cotangents()) is None else image[:, 0]
-            for s in seen
-        ),
-        inputs=tuple(None if s is None else s.inputs()[:, 0] for s in seen),
-    )
+def _held(found: Sequence[Captured], weight: Array) -> Float[Array, "r n p"] | None:
+    """The rows of one weight in one term: the sum over its uses."""
+    rows = [of_use.rows(weight) for of_use in found]
+    return sum(rows[1:], rows[0]) if rows else None
+
+
+def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
+    """The part of a matrix that is used at most once per term, at one position of each slice."""
+    uses = [of_term[0] if of_term else None for of_term in found]
+    # Slices lead: [L, r, n, out], [L, n, out], [L, n, in].
+    deltas = [None if u is None else jnp.moveaxis(u.cotangents()[..., 0, :], 2, 0) for u in uses]
+    inputs = [None if u is None else jnp.moveaxis(u.inputs()[..., 0, :], 1, 0) for u in uses]
+    images = [None if u is None else u.image_cotangents() for u in uses]
+    images = [None if i is None else jnp.moveaxis(i[..., 0, :], 1, 0) for i in images]
+    arrays = tuple(deltas), tuple(images), tuple(inputs)
+    if any(use is not None and use.use.length is not None for use in uses):
+        return StackedPart(eqx.filter_vmap(lambda a: DensePart(*a, bias=bias))(arrays))
+    return DensePart(*jtu.tree_map(lambda leaf: leaf[0], arrays), bias=bias)
 
 
 def _general(

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -5,10 +6,9 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from ..layers import AbstractMatrixUse, Use, operations
 from ..linearisation import LinearisedTerm
 from .layout import HELD_BYTES, Layout, Way
-from .operations import operations
-from .recognition import AbstractMatrixUse, Unused, Use
 
 # Gram matrix, its factor, and what factorising takes, in whole m × m matrices.
 _SQUARES = 4
@@ -22,51 +22,67 @@ class Cost:
     - `by_products`: operations of C made of P products with it.
     - `by_rows`: operations of C made of rows from automatic differentiation.
     - `gram`: operations of the rows and of AAᵀ, beyond those of a gradient.
-    - `nbytes`: the memory of AAᵀ, of its factor, and of the rows that are held.
     """
 
     gradient: int
     by_products: int
     by_rows: int
     gram: int
-    nbytes: int
 
 
 def cost_of(layout: Layout) -> Cost:
-    """The estimate, from shapes alone."""
+    """The estimate, from shapes alone; it traces a gradient of one example."""
     m, terms = layout.size, layout.linearisation.terms
-    nbytes = _SQUARES * m**2 * max(weight.dtype.itemsize for weight in layout.weights)
-    gradient, gram, made, held, general = 0, 0, 0, 0, 0
-    for term, tap, rows in zip(terms, layout.taps, layout.per_term, strict=True):
+    gradient, gram, made = 0, 0, 0
+    for term, rows in zip(terms, layout.per_term, strict=True):
         whole = _gradient(term, layout.linearisation.params)
         gradient += term.size * whole
         made += rows * whole
         # A backward pass that stops at the layers' outputs leaves out one product per weight.
-        gram += (rows + term.size) * max(whole - 2 * tap.operations(), 0)
-        nbytes += 2 * rows * term.outputs[0].nbytes
+        gram += (rows + term.size) * max(whole - 2 * term.layers.traced.graph.operations, 0)
     examples = sum(term.size for term in terms)
     for j, (weight, way) in enumerate(zip(layout.weights, layout.ways, strict=True)):
-        uses = [tap.uses[j] for tap in layout.taps]
+        uses = _uses(layout, j)
         if way is Way.DENSE:
-            out, size = _sides(weight, uses)
-            gram += m**2 * (out + 1) + examples**2 * size
-            nbytes += m * out * weight.dtype.itemsize
+            slices, out, size = _sides(weight, uses)
+            gram += slices * (m**2 * (out + 1) + examples**2 * size)
         elif way is Way.HELD:
-            gram += (m**2 + 2 * m * max(map(_positions, uses))) * weight.size
-            held += m * weight.nbytes
+            gram += (m**2 + 2 * m * sum(map(_positions, uses))) * weight.size
         elif way is Way.GENERAL:
             gram += m**2 * weight.size
-            general += m * weight.nbytes
     # Rows that do not fit are made anew for every block that they are multiplied with.
-    gram += made * -(-general // HELD_BYTES)
+    gram += made * -(-_bytes(layout, Way.GENERAL) // HELD_BYTES)
     parameters = sum(weight.size for weight in layout.weights)
     return Cost(
         gradient=gradient,
         by_products=parameters * gradient,
         by_rows=made + 2 * m * parameters**2,
         gram=gram,
-        nbytes=nbytes + held + min(general, HELD_BYTES),
     )
+
+
+def memory_of(layout: Layout) -> int:
+    """The bytes of AAᵀ, of its factor, and of the rows that are held, from shapes alone."""
+    m = layout.size
+    nbytes = _SQUARES * m**2 * max(weight.dtype.itemsize for weight in layout.weights)
+    for term, rows in zip(layout.linearisation.terms, layout.per_term, strict=True):
+        of_example = math.prod(term.outputs.shape[1:]) * term.outputs.dtype.itemsize
+        nbytes += 2 * rows * of_example
+    for j, (weight, way) in enumerate(zip(layout.weights, layout.ways, strict=True)):
+        if way is Way.DENSE:
+            slices, out, _ = _sides(weight, _uses(layout, j))
+            nbytes += slices * m * out * weight.dtype.itemsize
+    return nbytes + _bytes(layout, Way.HELD) + min(_bytes(layout, Way.GENERAL), HELD_BYTES)
+
+
+def _bytes(layout: Layout, way: Way) -> int:
+    """The bytes of all rows that are made in one way."""
+    pairs = zip(layout.weights, layout.ways, strict=True)
+    return layout.size * sum(weight.nbytes for weight, of_weight in pairs if of_weight is way)
+
+
+def _uses(layout: Layout, j: int) -> list[Use]:
+    return [use for of_term in layout.uses(j) for use in of_term or ()]
 
 
 def _gradient(term: LinearisedTerm, params: Any) -> int:
@@ -82,12 +98,12 @@ def _gradient(term: LinearisedTerm, params: Any) -> int:
     return operations(jax.make_jaxpr(jax.grad(loss))(params, *example).jaxpr)
 
 
-def _positions(use: Use | Unused | None) -> int:
+def _positions(use: Use) -> int:
     return use.positions if isinstance(use, AbstractMatrixUse) else 1
 
 
-def _sides(weight: Array, uses: Sequence[Use | Unused | None]) -> tuple[int, int]:
-    """The numbers of outputs and inputs of a matrix."""
+def _sides(weight: Array, uses: Sequence[Use]) -> tuple[int, int, int]:
+    """The numbers of slices, outputs and inputs of a matrix."""
     transposed = any(isinstance(use, AbstractMatrixUse) and use.transposed for use in uses)
-    rows, columns = weight.shape
-    return (columns, rows) if transposed else (rows, columns)
+    slices, rows, columns = (1, *weight.shape)[-3:]
+    return (slices, columns, rows) if transposed else (slices, rows, columns)

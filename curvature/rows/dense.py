@@ -10,13 +10,14 @@ class DensePart(AbstractPart):
 
     Their products are (Δ_ik·Δ_jl)(a_i·a_j), so that AAᵀ = (ΔΔᵀ) ∘ (aaᵀ) is made without A:
     O(m² out + n² in) operations instead of O(m² in·out). All columns of S share the n × n
-    products of the inputs.
+    products of the inputs. With a bias of the same layer, y_i = W a_i + b, the rows of both are
+    Δ_ik ⊗ [a_i, 1], and AAᵀ = (ΔΔᵀ) ∘ (aaᵀ + 1).
 
     One entry per term; None where the term does not use the matrix:
 
     - `deltas`: Δ_ik, the cotangents of y for the columns of S.
     - `images`: those for the vector to project, v = Σ_i γ_i ⊗ a_i; None where there is none.
-    - `products`: for each two terms the products of their inputs, the first not before the second.
+    - `products`: for each two terms aaᵀ, or aaᵀ + 1, the first term not before the second.
     """
 
     deltas: tuple[Float[Array, "_r _n _out"] | None, ...]
@@ -28,10 +29,12 @@ class DensePart(AbstractPart):
         deltas: tuple[Float[Array, "_r _n _out"] | None, ...],
         images: tuple[Float[Array, "_n _out"] | None, ...],
         inputs: tuple[Float[Array, "_n _in"] | None, ...],
+        *,
+        bias: bool,
     ):
         self.deltas, self.images = deltas, images
         self.products = {
-            (t, s): symmetric_product(a) if t == s else a @ b.T
+            (t, s): (symmetric_product(a) if t == s else a @ b.T) + float(bias)
             for t, a in enumerate(inputs)
             for s, b in enumerate(inputs[: t + 1])
             if a is not None and b is not None

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import jax.tree_util as jtu
 from jaxtyping import Array
 
-from ..linearisation import Linearisation
-from .recognition import AbstractMatrixUse, Unused, Use
-from .taps import Tapped
+from ..layers import AbstractMatrixUse, Use
+from ..linearisation import AbstractLinearisation
 
 # Rows of up to so many bytes in all are held rather than made anew for every block.
 HELD_BYTES = 2**28
@@ -19,9 +18,10 @@ class Way(enum.Enum):
     """How the rows of one weight are made."""
 
     NONE = enum.auto()  # they are zero
-    DENSE = enum.auto()
+    DENSE = enum.auto()  # from inputs and cotangents of a matrix
+    BIAS = enum.auto()  # with those of the matrix of the same layer
     HELD = enum.auto()
-    GENERAL = enum.auto()
+    GENERAL = enum.auto()  # by automatic differentiation
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Layout:
     """The m = Σ_t r_t n_t rows of a linearisation, before anything is computed.
 
     - `ranks`: r_t, how many columns S has, per term.
-    - `taps`: the computation of each term.
     - `ways`: one per weight, in the order of the leaves of the weights.
+    - `partners`: the number of a bias → that of the matrix with whose rows its own are made.
     """
 
-    linearisation: Linearisation
+    linearisation: AbstractLinearisation
     ranks: tuple[int, ...]
-    taps: tuple[Tapped, ...]
     ways: tuple[Way, ...]
+    partners: dict[int, int]
 
     @property
     def weights(self) -> list[Array]:
@@ -53,36 +53,56 @@ class Layout:
         """How many rows there are, m."""
         return sum(self.per_term)
 
-
-def layout_of(linearisation: Linearisation, ranks: Sequence[int]) -> Layout:
-    """Looks at the computation of each term and decides, weight by weight."""
-    taps = tuple(Tapped(term, linearisation.params) for term in linearisation.terms)
-    undecided = Layout(linearisation, tuple(ranks), taps, ())
-    return Layout(linearisation, tuple(ranks), taps, _ways(undecided))
+    def uses(self, j: int) -> list[tuple[Use, ...] | None]:
+        """The uses of weight j, per term."""
+        return [term.layers.uses[j] for term in self.linearisation.terms]
 
 
-def _ways(layout: Layout) -> tuple[Way, ...]:
-    """One way per weight, with the rows of small weights held as long as there is room."""
-    weights, room = layout.weights, HELD_BYTES
+def layout_of(linearisation: AbstractLinearisation, ranks: Sequence[int]) -> Layout:
+    """Decides weight by weight; the rows of small weights are held as long as there is room."""
+    undecided = Layout(linearisation, tuple(ranks), (), {})
+    weights, room = undecided.weights, HELD_BYTES
     ways = [Way.GENERAL] * len(weights)
-    for j in sorted(range(len(weights)), key=lambda j: weights[j].size):
-        found = [use for tap in layout.taps if not isinstance(use := tap.uses[j], Unused)]
-        size = layout.size * weights[j].nbytes
-        if not found:
+    for j in range(len(weights)):
+        if weights[j].size == 0 or all(uses == () for uses in undecided.uses(j)):
             ways[j] = Way.NONE
-        elif _is_dense(found):
+        elif _is_dense(undecided.uses(j)):
             ways[j] = Way.DENSE
-        elif None not in found and size <= room:
+    partners = _partners(linearisation, ways)
+    for j in sorted(range(len(weights)), key=lambda j: weights[j].size):
+        size = undecided.size * weights[j].nbytes
+        if j in partners:
+            ways[j] = Way.BIAS
+        elif ways[j] is Way.GENERAL and None not in undecided.uses(j) and size <= room:
             ways[j] = Way.HELD
             room -= size
-    return tuple(ways)
+    return Layout(linearisation, tuple(ranks), tuple(ways), partners)
 
 
-def _is_dense(uses: Sequence[Use | None]) -> bool:
-    """Whether every term multiplies one vector per example, from the same side."""
-    matrices = [use for use in uses if isinstance(use, AbstractMatrixUse)]
+def _is_dense(uses: Sequence[tuple[Use, ...] | None]) -> bool:
+    """Whether each term multiplies one vector per example, from one side, or does not use it."""
+    found = [of_term for of_term in uses if of_term != ()]
+    matrices = [
+        of_term[0]
+        for of_term in found
+        if of_term is not None and len(of_term) == 1 and isinstance(of_term[0], AbstractMatrixUse)
+    ]
     return (
-        len(matrices) == len(uses)
+        len(matrices) == len(found)
         and all(use.positions == 1 for use in matrices)
-        and len({use.transposed for use in matrices}) == 1
+        and len({(use.transposed, use.length) for use in matrices}) == 1
     )
+
+
+def _partners(linearisation: AbstractLinearisation, ways: Sequence[Way]) -> dict[int, int]:
+    """The biases that belong to one dense matrix in every term that uses either."""
+    found: dict[int, int] = {}
+    layers = [term.layers for term in linearisation.terms]
+    for j in {j for of_term in layers for j in of_term.biases}:
+        matrices = {of_term.biases.get(j) for of_term in layers if of_term.uses[j] != ()}
+        (matrix, *others) = matrices
+        if others or matrix is None or ways[matrix] is not Way.DENSE:
+            continue
+        if all(of_term.uses[matrix] == () or j in of_term.biases for of_term in layers):
+            found[j] = matrix
+    return found

@@ -20,6 +20,14 @@ class LowerBlocks(eqx.Module):
         """The diagonal."""
         return jnp.concatenate([jnp.diagonal(column) for column in self.columns])
 
+    def norm(self) -> Float[Array, ""]:
+        """The Frobenius norm."""
+        squared = jnp.zeros((), self.columns[0].dtype)
+        for column in self.columns:
+            width = column.shape[1]
+            squared += jnp.sum(column[:width] ** 2) + 2 * jnp.sum(column[width:] ** 2)
+        return jnp.sqrt(squared)
+
     def shifted(self, damping: Float[Array, ""]) -> "LowerBlocks":
         """The matrix plus λI."""
 
@@ -41,13 +49,3 @@ class LowerBlocks(eqx.Module):
                 out = out.at[offset : offset + width].add(above)
             offset += width
         return out
-
-    def as_symmetric_matrix(self) -> Float[Array, "m m"]:
-        """The symmetric matrix, both triangles."""
-        blocks, offset = [], 0
-        for column in self.columns:
-            above = jnp.zeros((offset, column.shape[1]), column.dtype)
-            blocks.append(jnp.concatenate([above, column]))
-            offset += column.shape[1]
-        lower = jnp.tril(jnp.concatenate(blocks, axis=1))
-        return lower + jnp.tril(lower, -1).T

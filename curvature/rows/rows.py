@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ..linearisation import Linearisation
+from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
 from .lower_blocks import LowerBlocks
 from .width import block_width
@@ -16,13 +16,13 @@ _MOST_BLOCKS = 24
 class Rows(eqx.Module):
     """The rows A (m × P) of a pullback C = AᵀA, behind what a solver needs of them.
 
-    Row (t, k, i) is √(weight_t/n_t) e_kᵀ S_iᵀ J_i, for term t, column k of S and example i, in
+    Row (t, k, i) is √scale_i e_kᵀ S_iᵀ J_i, for term t, column k of S and example i, in
     this order; vectors of the sample space have m = Σ_t r_t n_t numbers. A itself is not made:
     products with A and Aᵀ go through the linearisation, products of rows with rows through
     `parts`, each for some of the weights.
     """
 
-    linearisation: Linearisation
+    linearisation: AbstractLinearisation
     columns: tuple[Float[Array, "_r _n *_shape"], ...]
     parts: tuple[AbstractPart, ...]
     most_rows: int = eqx.field(static=True)  # at a time, which bounds the memory

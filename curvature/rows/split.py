@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..likelihoods import Coefficients
-from ..linearisation import Linearisation
+from ..linearisation import AbstractLinearisation
 
 # Larger coefficients stand for rows that are so small beside the gradient that rounding errors of
 # the other rows' products would drown it.
@@ -31,7 +31,7 @@ class Split(eqx.Module):
 
 
 def split_gradient(
-    linearisation: Linearisation,
+    linearisation: AbstractLinearisation,
     columns: Sequence[Float[Array, "_r _n *_shape"]],
     known: Sequence[Coefficients | None],
 ) -> Split:
@@ -50,10 +50,10 @@ def split_gradient(
         if coefficients is None:
             rho = jax.vmap(_multiple, in_axes=(1, 0), out_axes=1)(column, cotangent)
         else:
-            rho = jnp.sqrt(term.scale) * coefficients.values.T
+            rho = term.scale_root.astype(coefficients.values.dtype) * coefficients.values.T
         if coefficients is None or not coefficients.bounded:
             # In units of the examples' own scale; comparisons with NaN are false.
-            moderate = jnp.max(jnp.abs(rho), axis=0) <= _LARGEST * jnp.sqrt(term.scale)
+            moderate = jnp.max(jnp.abs(rho), axis=0) <= _LARGEST * term.scale_root.astype(rho.dtype)
             rho = jnp.where(moderate, rho, 0)
             covered = jnp.einsum("rn,rn...->n...", rho, column)
             if coefficients is not None:  # then nothing is left, but for rounding

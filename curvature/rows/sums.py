@@ -12,7 +12,8 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ..linearisation import Linearisation, LinearisedTerm
+from .._trees import work_dtype
+from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 _Factors = tuple[lx.AbstractLinearOperator, ...]
 
@@ -20,20 +21,22 @@ _Factors = tuple[lx.AbstractLinearOperator, ...]
 _CHUNK_BYTES = 2**26
 
 
-def diagonal_of(linearisation: Linearisation, factors: _Factors) -> Float[Array, " P"]:
-    """Σ_t weight_t/n_t Σ_i Σ_k (J_iᵀ S_i e_k)²."""
+def diagonal_of(linearisation: AbstractLinearisation, factors: _Factors) -> Float[Array, " P"]:
+    """Σ_t Σ_i scale_i Σ_k (J_iᵀ S_i e_k)²."""
     return _sum_over_rows(linearisation, factors, lambda rows: jnp.sum(rows**2, axis=0))
 
 
-def matrix_of(linearisation: Linearisation, factors: _Factors) -> Float[Array, "P P"]:
-    """Σ_t weight_t/n_t Σ_i J_iᵀ S_i S_iᵀ J_i, one matrix product per chunk of rows."""
+def matrix_of(linearisation: AbstractLinearisation, factors: _Factors) -> Float[Array, "P P"]:
+    """Σ_t Σ_i scale_i J_iᵀ S_i S_iᵀ J_i, one matrix product per chunk of rows."""
     return _sum_over_rows(linearisation, factors, lambda rows: rows.T @ rows)
 
 
 def _sum_over_rows(
-    linearisation: Linearisation, factors: _Factors, fn: Callable[[Float[Array, "m P"]], Array]
+    linearisation: AbstractLinearisation,
+    factors: _Factors,
+    fn: Callable[[Float[Array, "m P"]], Array],
 ) -> Array:
-    """Σ over all terms of their scale times `fn`, a sum over the rows that it is given."""
+    """`fn`, a sum over the rows that it is given, of the rows √scale_i S_ikᵀ J_i of all terms."""
     total = 0
     for term, factor in zip(linearisation.terms, factors, strict=True):
         of_example = eqx.Partial(_rows, term, linearisation.params)
@@ -42,19 +45,24 @@ def _sum_over_rows(
             rows = eqx.filter_vmap(lambda example: of_example(example))(some)
             return fn(rows.reshape(-1, rows.shape[-1]))
 
-        examples = factor, term.inputs, term.keys
+        scales = jnp.broadcast_to(jnp.sqrt(term.scale), (term.size,))
+        examples = factor, scales, term.inputs, term.keys
         chunk = max(1, _CHUNK_BYTES // _bytes_per_example(of_example, examples))
-        summed = _sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size))
-        total = total + term.scale.astype(summed.dtype) * summed
+        total = total + _sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size))
     return jnp.asarray(total)
 
 
 def _rows(term: LinearisedTerm, params: PyTree, example: Any) -> Float[Array, "r P"]:
-    """The rows e_kᵀ Sᵀ J of one example."""
-    factor, x, key = example
+    """The rows √scale e_kᵀ Sᵀ J of one example, in the precision of the wider of z and weights."""
+    factor, scale, x, key = example
     z, pullback = jax.vjp(lambda p: term.example(p, x, key), params)
-    columns = factor.as_matrix().T.reshape(-1, *z.shape)
-    return jax.vmap(lambda column: jfu.ravel_pytree(pullback(column)[0])[0])(columns)
+    columns = factor.as_matrix().T.reshape(-1, *z.shape) * scale.astype(z.dtype)
+    dtype = work_dtype(z, params)
+
+    def row(column: Array) -> Float[Array, " P"]:
+        return jfu.ravel_pytree(pullback(column)[0])[0].astype(dtype)
+
+    return jax.vmap(row)(columns)
 
 
 def _bytes_per_example(of_example: Callable[[Any], Array], examples: PyTree) -> int:

@@ -1,8 +1,6 @@
 from ._along import (
     SearchOutcome as SearchOutcome,
     init_search as init_search,
-    is_hidden as is_hidden,
-    rounding as rounding,
     search_along as search_along,
 )
 from ._base import evaluates as evaluates

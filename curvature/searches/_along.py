@@ -8,35 +8,22 @@ import jax.tree_util as jtu
 import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
+from .._rounding import is_rounding, rounding
 from .._trees import add_scaled
 from ._base import evaluates
-
-# A mean over a batch is taken to be good to this many units of roundoff.
-_ROUNDING = 10.0
 
 
 class SearchOutcome(eqx.Module):
     """Where a search along a direction ended.
 
-    The step size, by how much it reduces the loss (NaN if that was not evaluated), whether the
+    The step size, by how much it reduces the loss (None if that was not evaluated), whether the
     search accepts it, and the state for the next batch.
     """
 
     step_size: Scalar
-    reduction: Scalar
+    reduction: Scalar | None
     accepted: Bool[Array, ""]
     state: PyTree[Array]
-
-
-def rounding(loss: Scalar) -> Scalar:
-    """How far a loss, a mean over a batch, may be off."""
-    return _ROUNDING * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
-
-
-def is_hidden(before: Scalar, after: Scalar, predicted: Scalar) -> Bool[Array, ""]:
-    """Whether a change of the loss, and the predicted one, are within the loss's rounding."""
-    noise = rounding(before)
-    return (jnp.abs(predicted) <= noise) & (jnp.abs(before - after) <= noise)
 
 
 def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
@@ -82,12 +69,12 @@ def search_along(
     def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:
         """The actual reduction, and a loss that shows it to be one."""
         at, predicted = loss(candidate), predicted_reduction(step_size)
-        hidden = is_hidden(f_info.f, at, predicted)
-        reduction = jnp.where(hidden, predicted, f_info.f - at)
-        return reduction, jnp.where(hidden, f_info.f - rounding(f_info.f), at)
+        noise = is_rounding(f_info.f, at, predicted)
+        reduction = jnp.where(noise, predicted, f_info.f - at)
+        return reduction, jnp.where(noise, f_info.f - rounding(f_info.f), at)
 
     if not evaluates(search):
-        reduction = jnp.full((), jnp.nan, dtype)
+        reduction = None
         if evaluate:
             reduction, _ = reduced(step_size, add_scaled(params, -step_size, direction))
         return SearchOutcome(step_size, reduction, jnp.asarray(True), state)

@@ -1,4 +1,6 @@
-from .auto import Auto as Auto, plan_for as plan_for
+from ._base import RightHandSide as RightHandSide, Solution as Solution
+from .auto import Auto as Auto, chosen as chosen
 from .cg import CG as CG
-from .plan import Plan as Plan, name_of as name_of
+from .direction import solve as solve
+from .plan import Plan as Plan, name_of as name_of, plan_for as plan_for
 from .sample_space import SampleSpace as SampleSpace

@@ -1,15 +1,72 @@
+import abc
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree, Scalar
 
-from .._trees import vdot
+from .._trees import add_scaled, norm, vdot
+from ..linearisation import AbstractLinearisation
+from ..operators import DampedOperator
+
+
+class RightHandSide(eqx.Module):
+    """The vector b = Jᵀ cotangents + offset of a solve, which need not be formed.
+
+    - `linearisation`, `cotangents`: J, and one cotangent of the outputs [n, ...] per term.
+    - `offset`: a vector, or None for 0.
+    """
+
+    linearisation: AbstractLinearisation
+    cotangents: tuple[Array, ...]
+    offset: PyTree[Array] | None
+
+    def vector(self) -> PyTree[Array]:
+        """B, formed."""
+        pulled_back = self.linearisation.vjp(self.cotangents)
+        if self.offset is None:
+            return pulled_back
+        return add_scaled(pulled_back, jnp.ones(()), self.offset)
+
+    def plus(self, offset: PyTree[Array] | None) -> "RightHandSide":
+        """B with one more vector added to it; None for 0."""
+        if offset is None:
+            return self
+        if self.offset is not None:
+            offset = add_scaled(offset, jnp.ones(()), self.offset)
+        return RightHandSide(self.linearisation, self.cotangents, offset)
+
+
+class Solution(eqx.Module):
+    """What a solve of (C + λI) d = b found.
+
+    - `direction`: d.
+    - `slope` dᵀb, `metric` dᵀCd with the undamped C, `squared_norm` ‖d‖², `vector_norm` ‖b‖.
+    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate.
+    - `steps`: products with C that an iteration or a refinement took.
+    - `result`: how the solve ended.
+    """
+
+    direction: PyTree[Array]
+    slope: Scalar
+    metric: Scalar
+    squared_norm: Scalar
+    vector_norm: Scalar
+    residual: Scalar
+    steps: Int[Array, ""]
+    result: lx.RESULTS
 
 
 class AbstractSymmetricSolver(lx.AbstractLinearSolver):
     """A solver for real symmetric positive definite operators: its state is its own transpose."""
+
+    @abc.abstractmethod
+    def solve(
+        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+    ) -> Solution:
+        """Solves (C + λI) d = b for a step; `start` is where an iteration starts, None for zero."""
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return state, options
@@ -24,6 +81,12 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
 class Elementwise(AbstractSymmetricSolver):
     """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector."""
 
+    def solve(
+        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+    ) -> Solution:
+        del start
+        return solve_with(self, operator, b.vector())
+
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:
         del options
         ones = jtu.tree_map(lambda s: jnp.ones(s.shape, s.dtype), operator.in_structure())
@@ -34,7 +97,29 @@ class Elementwise(AbstractSymmetricSolver):
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         del options
         x = jtu.tree_map(jnp.divide, vector, state)
-        # One division per entry: |b − A x| ≤ eps |b|, entry by entry.
-        eps = max(jnp.finfo(leaf.dtype).eps for leaf in jtu.tree_leaves(vector))
-        stats = {"num_steps": 0, "residual": eps, "quadratic": -vdot(vector, x) / 2}
-        return x, lx.RESULTS.successful, stats
+        return x, lx.RESULTS.successful, {"num_steps": 0}
+
+
+def relative(residual: Scalar, vector_norm: Scalar) -> Scalar:
+    """A residual over ‖b‖; 0 for b = 0, which every solver solves by d = 0."""
+    return jnp.where(vector_norm == 0, 0, residual / jnp.where(vector_norm == 0, 1, vector_norm))
+
+
+def solve_with(
+    solver: lx.AbstractLinearSolver, operator: DampedOperator, vector: PyTree[Array]
+) -> Solution:
+    """The solution by any direct solver, with numbers that cost one product with C."""
+    d, result, stats = solver.compute(solver.init(operator, {}), vector, {})
+    Cd, damping = operator.operator.mv(d), operator.damping
+    residual = jtu.tree_map(lambda b, Cd, d: b - Cd - damping.astype(d.dtype) * d, vector, Cd, d)
+    b_norm = norm(vector)
+    return Solution(
+        direction=d,
+        slope=vdot(d, vector),
+        metric=jnp.maximum(vdot(d, Cd), 0),
+        squared_norm=vdot(d, d),
+        vector_norm=b_norm,
+        residual=relative(norm(residual), b_norm),
+        steps=jnp.asarray(stats.get("num_steps", 0), jnp.int32),
+        result=result,
+    )

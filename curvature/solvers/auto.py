@@ -4,54 +4,61 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ..operators import DampedOperator
+from ..operators import DampedOperator, PullbackOperator
 from ._base import Elementwise
 from .cg import CG
-from .plan import Plan, Prospect
 from .sample_space import SampleSpace
 
 _AutoState: TypeAlias = tuple[lx.AbstractLinearSolver, Any]
 
+# A dense factor of so many weights takes about a second and 64 MiB.
+_MOST_DENSE = 4096
+
 
 class Auto(lx.AbstractLinearSolver):
-    """Chooses the cheapest solver for C + λI from its structure, m, P and whether λ may be 0.
+    """Chooses a solver for C + λI by the first of these rules that applies.
 
-    - A diagonal operator (`Identity`) is divided by, exactly.
-    - Else the cheapest of `sample_space` (exact; where C is made of rows, within its bounds),
-      `lineax.Cholesky()` (exact; unless λ may be zero, when C + λI may be singular) and `cg` (at
-      the most steps that it may take), by the operations that they are predicted to need.
+    1. C is diagonal (`Identity`): division, exact.
+    2. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
+       `lineax.Cholesky()`, exact. Not where λ may be zero, since C + λI may then be singular.
+    3. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
+       and they are fewer than the weights, or λ may be zero: `sample_space`, exact.
+    4. Else `cg`.
 
-    `plan` says what is chosen, and why.
+    The rules look at the number of rows m, the number of weights P and the kind of C alone, so that
+    the choice does not depend on versions or devices. `opt.plan(...)` says what is chosen, and what
+    it is predicted to cost.
     """
 
     cg: CG = CG(rtol=1e-3, max_steps=30)
-    sample_space: SampleSpace = SampleSpace()
+    sample_space: SampleSpace = SampleSpace(max_rows=4096)
 
-    def plan(
+    def choose(
         self, operator: lx.AbstractLinearOperator, *, positive_damping: bool | None = None
-    ) -> Plan:
-        """The solver that is used for `operator`, and the predicted costs of all that could be.
+    ) -> lx.AbstractLinearSolver:
+        """The solver that is used for `operator`.
 
         **Arguments:** `positive_damping`, whether λ > 0; by default as `operator` has it, and
         true where that is traced.
         """
-        prospect = Prospect(operator)
-        if prospect.diagonal:
-            return prospect.plan(Elementwise())
+        if lx.is_diagonal(operator):
+            return Elementwise()
         if positive_damping is None:
             positive_damping = _is_positive(operator)
-        possible: list[lx.AbstractLinearSolver] = [self.cg]
-        if prospect.layout is not None and self.sample_space.refusal(prospect.layout) is None:
-            possible.insert(0, self.sample_space)
-            # With λ = 0, conjugate gradients have no end that they are sure to reach.
-            possible = possible if positive_damping else possible[:1]
-        if positive_damping:
-            possible.insert(0, lx.Cholesky())
-        chosen = min(possible, key=lambda solver: prospect.gradients(solver) or 0)
-        return prospect.plan(chosen, tuple(other for other in possible if other is not chosen))
+        inner = operator.operator if isinstance(operator, DampedOperator) else operator
+        parameters = operator.in_size()
+        small = positive_damping and parameters <= _MOST_DENSE
+        if not isinstance(inner, PullbackOperator):
+            return lx.Cholesky() if small else self.cg
+        layout = inner.layout()
+        if small and layout.size >= parameters:
+            return lx.Cholesky()
+        fits = self.sample_space.refusal(layout) is None
+        fewer = layout.size < parameters or not positive_damping
+        return self.sample_space if fits and fewer else self.cg
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _AutoState:
-        solver = self.plan(operator).solver
+        solver = self.choose(operator)
         return solver, solver.init(operator, options)
 
     def compute(
@@ -82,13 +89,10 @@ def _is_positive(operator: lx.AbstractLinearOperator) -> bool:
     return bool(operator.damping > 0)
 
 
-def plan_for(
-    solver: lx.AbstractLinearSolver,
-    operator: lx.AbstractLinearOperator,
-    *,
-    positive_damping: bool,
-) -> Plan:
-    """What a solver will do with an operator: its choice, where it chooses."""
+def chosen(
+    solver: lx.AbstractLinearSolver, operator: lx.AbstractLinearOperator, *, positive_damping: bool
+) -> lx.AbstractLinearSolver:
+    """The solver itself, or what `Auto` chooses."""
     if isinstance(solver, Auto):
-        return solver.plan(operator, positive_damping=positive_damping)
-    return Prospect(operator).plan(solver)
+        return solver.choose(operator, positive_damping=positive_damping)
+    return solver

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
 from .._precision import full_precision
-from .._trees import add_scaled, norm, select, vdot
-from ._base import AbstractSymmetricSolver
+from .._trees import add_scaled, norm, scaled, select, vdot, work_dtype
+from ..operators import DampedOperator
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
 
 # By this part of its norm the recursive residual may be off before it is computed anew.
 _RESIDUAL_TOLERANCE = 0.1
@@ -44,14 +44,15 @@ class _State(eqx.Module):
     residual: PyTree[Array]
     residual_norm: Scalar
     renewed_norm: Scalar  # ‖b − A x‖ when it was last computed
-    # Of the last step. The next direction is formed from them where it is used, so that XLA
-    # writes it over the last one without a copy.
-    direction: PyTree[Array]
-    gamma: Scalar  # ⟨r, M r⟩; ∞ for a fresh start
+    # What the next product is with: the direction p, or x where the residual is computed anew.
+    vector: PyTree[Array]
+    renewing: Bool[Array, ""]
+    gamma: Scalar  # ⟨r, M r⟩
     drift: _Drift
+    quadratic: Scalar  # φ(x)
     quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, for Martens' rule alone
     steps: Int[Array, ""]
-    stopping: Bool[Array, ""]
+    done: Bool[Array, ""]
     result: lx.RESULTS
 
 
@@ -116,135 +117,162 @@ class CG(AbstractSymmetricSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        # A x/s = b/s, with s the size of b: no inner product then over- or underflows.
-        size = _size(vector)
-        b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, options.get("y0")))
-        b_norm = norm(b)
-        tolerance = self.rtol * b_norm
         precondition = options["preconditioner"].mv if "preconditioner" in options else None
-
-        def round_(carry: _State) -> _State:
-            """Steps until one says stop, from the true residual if there is doubt about it."""
-            carry = jax.lax.cond(
-                _in_doubt(carry),
-                lambda c: self._renew(c, state.mv, b, tolerance),
-                lambda c: c,
-                carry,
-            )
-            return jax.lax.while_loop(
-                lambda c: ~c.stopping,
-                lambda c: self._step(c, state.mv, tolerance, precondition),
-                carry,
-            )
-
-        final = jax.lax.while_loop(
-            lambda carry: ~carry.stopping | _in_doubt(carry),
-            round_,
-            self._start(b, b_norm, y0),
-        )
+        size, b_norm, final = self._run(state, vector, options.get("y0"), precondition)
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
-            "residual": jnp.where(b_norm == 0, 0, final.residual_norm / b_norm),
-            "quadratic": size**2 * _quadratic(final.x, b, final.residual),
+            "residual": relative(final.residual_norm, b_norm),
+            "quadratic": size**2 * final.quadratic,
         }
-        return optax.tree.scale(size, final.x), final.result, stats
+        return scaled(size, final.x), final.result, stats
 
-    def _start(self, b: PyTree[Array], b_norm: Scalar, y0: PyTree[Array] | None) -> _State:
-        zeros, zero = jtu.tree_map(jnp.zeros_like, b), jnp.zeros_like(b_norm)
-        if y0 is None:
-            x, doubt = zeros, zero
-        else:  # b is not the residual of y0: in doubt from the start
+    @full_precision
+    def solve(
+        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+    ) -> Solution:
+        vector = b.vector()
+        size, b_norm, final = self._run(operator, vector, start, None)
+        direction = scaled(size, final.x)
+        slope, squared_norm = vdot(direction, vector), vdot(direction, direction)
+        # φ(d) = ½dᵀ(C + λI)d − bᵀd gives dᵀCd without a product. It is a difference: its error is
+        # a few units of roundoff of λ‖d‖².
+        damped = 2 * (size**2 * final.quadratic + slope)
+        return Solution(
+            direction=direction,
+            slope=slope,
+            metric=jnp.maximum(damped - operator.damping.astype(slope.dtype) * squared_norm, 0),
+            squared_norm=squared_norm,
+            vector_norm=size * b_norm,
+            residual=relative(final.residual_norm, b_norm),
+            steps=final.steps,
+            result=final.result,
+        )
+
+    def _run(
+        self,
+        operator: lx.AbstractLinearOperator,
+        vector: PyTree[Array],
+        y0: PyTree[Array] | None,
+        precondition: _Map | None,
+    ) -> tuple[Scalar, Scalar, _State]:
+        """The iteration for A x/s = b/s; s, ‖b‖/s, and where it ended.
+
+        With s the size of b no inner product over- or underflows.
+        """
+        size, b_norm = _size(vector)
+        b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, y0))
+        final = jax.lax.while_loop(
+            lambda carry: ~carry.done,
+            lambda carry: self._iterate(
+                carry, operator.mv, b, self.rtol * b_norm, precondition, warm=y0 is not None
+            ),
+            self._start(b, b_norm, y0, precondition),
+        )
+        if y0 is not None:  # its φ may be so large that the steps' shares are lost in it
+            quadratic = -(vdot(final.x, b) + vdot(final.x, final.residual)) / 2
+            final = dataclasses.replace(final, quadratic=quadratic)
+        return size, b_norm, final
+
+    def _start(
+        self,
+        b: PyTree[Array],
+        b_norm: Scalar,
+        y0: PyTree[Array] | None,
+        precondition: _Map | None,
+    ) -> _State:
+        zero, finite = jnp.zeros_like(b_norm), jnp.isfinite(b_norm)
+        x, x_norm, quadratic = jtu.tree_map(jnp.zeros_like, b), zero, zero
+        if y0 is not None:  # b is not the residual of y0: that is computed first
             x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
-            doubt = jnp.where(b_norm > 0, jnp.inf, zero)
-        finite = jnp.isfinite(b_norm)
-        length = self.max_steps + 1
+            x_norm, quadratic = norm(x), -vdot(b, x)
+        z, z_norm, gamma = _preconditioned(b, b_norm, precondition)
+        history = None if self.progress is None else jnp.zeros(self.max_steps + 1, b_norm.dtype)
         return _State(
             x=x,
             residual=b,
             residual_norm=b_norm,
             renewed_norm=zero + jnp.inf,
-            direction=zeros,
-            gamma=zero + jnp.inf,
-            drift=_Drift(doubt, zero, zero, norm(x)),
-            quadratics=None if self.progress is None else jnp.zeros(length, b_norm.dtype),
+            vector=z if y0 is None else x,
+            renewing=jnp.asarray(y0 is not None),
+            gamma=gamma,
+            drift=_Drift(zero, zero, z_norm, x_norm),
+            quadratic=quadratic,
+            quadratics=history,
             steps=jnp.zeros((), jnp.int32),
-            stopping=~finite | (b_norm == 0),
+            done=~finite | (b_norm == 0),
             result=lx.RESULTS.where(finite, lx.RESULTS.successful, lx.RESULTS.nonfinite_input),
         )
 
-    def _step(
-        self, carry: _State, product: _Map, tolerance: Scalar, precondition: _Map | None
+    def _iterate(
+        self,
+        carry: _State,
+        product: _Map,
+        b: PyTree[Array],
+        tolerance: Scalar,
+        precondition: _Map | None,
+        warm: bool,
     ) -> _State:
-        if precondition is None:
-            z, z_norm, gamma = carry.residual, carry.residual_norm, carry.residual_norm**2
-        else:
-            z = precondition(carry.residual)
-            z_norm, gamma = norm(z), vdot(carry.residual, z)
-        beta = gamma / carry.gamma
-        p = add_scaled(z, beta, carry.direction)
-        Ap = product(p)
-        pAp = vdot(p, Ap)
-        alpha = gamma / pAp
-        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
-        direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
-        noise = (_FLAT * _roundoff(gamma) * direction_norm) ** 2 * carry.drift.operator_norm
-        possible = (pAp > noise) & (alpha > 0) & jnp.isfinite(alpha)
-        # Without a possible step x and r stay as they are, whatever p and Ap hold.
+        """One product: of a step, or where the iteration would end in doubt, of a renewal.
+
+        A renewal computes the true residual of the same x; the directions then start afresh. Both
+        share one product, so that the program holds it once.
+        """
+        renewing, gamma = carry.renewing, carry.gamma
+        image = product(carry.vector)
+        curvature = vdot(carry.vector, image)  # pᵀAp of a step, xᵀAx of a renewal
+        alpha = gamma / curvature
+        noise = (_FLAT * _roundoff(gamma) * carry.drift.direction_norm) ** 2
+        possible = (curvature > noise * carry.drift.operator_norm) & (alpha > 0)
+        possible &= ~renewing & jnp.isfinite(alpha)
+        # Without a possible step x stays as it is, whatever the vector and its image hold.
         alpha = jnp.where(possible, alpha, 0)
-        x = select(possible, add_scaled(carry.x, alpha, p), carry.x)
-        residual = select(possible, add_scaled(carry.residual, -alpha, Ap), carry.residual)
+        x = select(possible, add_scaled(carry.x, alpha, carry.vector), carry.x)
+        minuend = select(renewing, b, carry.residual)
+        residual = add_scaled(minuend, -jnp.where(renewing, 1, alpha), image)
         residual_norm = norm(residual)
-        drift = _grown(carry.drift, direction_norm, alpha, pAp, residual_norm)
+        drift = _grown(carry.drift, alpha, curvature, residual_norm, possible)
+        drift = dataclasses.replace(drift, estimate=jnp.where(renewing, 0, drift.estimate))
         steps = carry.steps + possible.astype(jnp.int32)
-        quadratics = carry.quadratics
+        # φ falls by αγ/2 with each step. At a start y0 it is ½xᵀAx − bᵀx, the latter known already.
+        quadratic, quadratics = carry.quadratic - alpha * gamma / 2, carry.quadratics
+        if warm:
+            quadratic += jnp.where(renewing & jnp.isinf(carry.renewed_norm), curvature / 2, 0)
+        broken = ~jnp.isfinite(residual_norm) | ~(possible | renewing)
+        stagnated = jnp.where(
+            renewing,
+            residual_norm > _STAGNATION * carry.renewed_norm,
+            residual_norm < _LOST * drift.estimate,
+        )
         if quadratics is not None:
-            quadratics = quadratics.at[steps].set(quadratics[carry.steps] - alpha * gamma / 2)
+            quadratics = quadratics.at[steps].set(quadratic)
         stopping, result = self._verdict(
             residual_norm <= tolerance,
             quadratics,
             steps,
-            (residual_norm < _LOST * drift.estimate, lx.RESULTS.stagnation),
-            (~possible | ~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
+            (stagnated, lx.RESULTS.stagnation),
+            (broken, lx.RESULTS.breakdown),
         )
+        # After a breakdown r may hold anything: the norm to report is that of the last x.
+        known_norm = jnp.where(broken & ~renewing, carry.residual_norm, residual_norm)
+        renew = stopping & (drift.estimate > _RESIDUAL_TOLERANCE * known_norm)
+        z, z_norm, new_gamma = _preconditioned(residual, residual_norm, precondition)
+        beta = jnp.where(renewing, 0, new_gamma / gamma)
+        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
+        direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
         return _State(
             x=x,
             residual=residual,
-            residual_norm=residual_norm,
-            renewed_norm=carry.renewed_norm,
-            direction=p,
-            gamma=gamma,
-            drift=drift,
+            residual_norm=known_norm,
+            renewed_norm=jnp.where(renewing, residual_norm, carry.renewed_norm),
+            vector=select(renew, x, add_scaled(z, beta, carry.vector)),
+            renewing=renew,
+            gamma=new_gamma,
+            drift=dataclasses.replace(drift, direction_norm=direction_norm),
+            quadratic=quadratic,
             quadratics=quadratics,
             steps=steps,
-            stopping=stopping,
-            result=result,
-        )
-
-    def _renew(self, carry: _State, product: _Map, b: PyTree[Array], tolerance: Scalar) -> _State:
-        """The same x with its true residual, for one product; the directions start afresh."""
-        residual = add_scaled(b, jnp.asarray(-1), product(carry.x))
-        residual_norm = norm(residual)
-        quadratics = carry.quadratics
-        if quadratics is not None:
-            quadratics = quadratics.at[carry.steps].set(_quadratic(carry.x, b, residual))
-        stagnated = residual_norm > _STAGNATION * carry.renewed_norm
-        stopping, result = self._verdict(
-            residual_norm <= tolerance,
-            quadratics,
-            carry.steps,
-            (stagnated, lx.RESULTS.stagnation),
-            (~jnp.isfinite(residual_norm), lx.RESULTS.breakdown),
-        )
-        return dataclasses.replace(
-            carry,
-            residual=residual,
-            residual_norm=residual_norm,
-            renewed_norm=residual_norm,
-            gamma=jnp.full_like(carry.gamma, jnp.inf),
-            drift=dataclasses.replace(carry.drift, estimate=jnp.zeros_like(residual_norm)),
-            quadratics=quadratics,
-            stopping=stopping,
+            done=stopping & ~renew,
             result=result,
         )
 
@@ -265,24 +293,35 @@ class CG(AbstractSymmetricSolver):
         return stopping | converged, lx.RESULTS.where(converged, lx.RESULTS.successful, result)
 
 
-def _in_doubt(carry: _State) -> Bool[Array, ""]:
-    return carry.drift.estimate > _RESIDUAL_TOLERANCE * carry.residual_norm
+def _preconditioned(
+    residual: PyTree[Array], residual_norm: Scalar, precondition: _Map | None
+) -> tuple[PyTree[Array], Scalar, Scalar]:
+    """Z = M r, ‖z‖ and ⟨r, z⟩."""
+    if precondition is None:
+        return residual, residual_norm, residual_norm**2
+    z = precondition(residual)
+    return z, norm(z), vdot(residual, z)
 
 
 def _grown(
-    drift: _Drift, direction_norm: Scalar, alpha: Scalar, pAp: Scalar, residual_norm: Scalar
+    drift: _Drift,
+    alpha: Scalar,
+    curvature: Scalar,
+    residual_norm: Scalar,
+    possible: Bool[Array, ""],
 ) -> _Drift:
-    """The drift after the step αp.
+    """The drift after the step αp, α = 0 where no step was possible.
 
     Each step adds the rounding of x, of the product and of r. They are independent, so that their
     squares add up (their sum would be far too pessimistic for a long solve).
     """
-    operator_norm = jnp.fmax(drift.operator_norm, pAp / direction_norm**2)
-    step_norm = alpha * direction_norm
+    quotient = jnp.where(possible, curvature / drift.direction_norm**2, 0)
+    operator_norm = jnp.maximum(drift.operator_norm, quotient)
+    step_norm = alpha * drift.direction_norm
     x_norm = drift.x_norm + step_norm
     local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
     estimate = jnp.hypot(drift.estimate, _roundoff(local) * local)
-    return _Drift(estimate, operator_norm, direction_norm, x_norm)
+    return _Drift(estimate, operator_norm, drift.direction_norm, x_norm)
 
 
 def _roundoff(x: Scalar) -> float:
@@ -297,17 +336,24 @@ def _little_progress(
     return (i > k) & (now < 0) & ((now - before) / now < k.astype(now.dtype) * progress)
 
 
-def _quadratic(x: PyTree[Array], b: PyTree[Array], residual: PyTree[Array]) -> Scalar:
-    """φ(x) = ½xᵀAx − bᵀx = −½ xᵀ(b + r), as A x = b − r."""
-    return -(vdot(x, b) + vdot(x, residual)) / 2
+def _size(b: PyTree[Array]) -> tuple[Scalar, Scalar]:
+    """A power of two near ‖b‖, so that dividing by it is exact, and ‖b‖ over it.
 
-
-def _size(b: PyTree[Array]) -> Scalar:
-    """The power of two next below the largest |b_i|, so that dividing by it is exact.
-
-    It is 1 where b is zero (or all of it subnormal) or not finite.
+    It is 1 where ‖b‖ is moderate, as it is nearly always: the loop then ends after one turn. Where
+    b is zero (or all of it subnormal), or not finite, so is ‖b‖ over it.
     """
-    largest = jnp.asarray(optax.tree.max(jtu.tree_map(jnp.abs, b)))
-    _, exponent = jnp.frexp(largest)
-    scalable = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
-    return jnp.ldexp(jnp.ones_like(largest), jnp.where(scalable, exponent - 1, 0))
+    dtype = work_dtype(b)
+    largest = float(jnp.finfo(dtype).max) ** 0.5
+    step = 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4)
+
+    def turn(carry: tuple[Array, Scalar, Scalar, Scalar]) -> tuple[Array, Scalar, Scalar, Scalar]:
+        count, size, _, _ = carry
+        small = jtu.tree_map(lambda v: v / size.astype(v.dtype), b)
+        squared = vdot(small, small)
+        factor = jnp.where(squared > largest, step, jnp.where(squared < 1 / largest, 1 / step, 1))
+        return jnp.where(factor == 1, 3, count + 1), size * factor.astype(dtype), size, squared
+
+    one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
+    start = jnp.zeros((), jnp.int32), one, one, zero
+    _, _, size, squared = jax.lax.while_loop(lambda carry: carry[0] < 3, turn, start)
+    return size, jnp.sqrt(squared)

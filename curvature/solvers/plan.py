@@ -4,8 +4,9 @@ import jax.tree_util as jtu
 import lineax as lx
 
 from ..operators import DampedOperator, PullbackOperator
-from ..rows import Cost, Layout, cost_of
+from ..rows import Cost, Layout, cost_of, memory_of
 from ._base import Elementwise
+from .auto import Auto
 from .cg import CG
 from .sample_space import SampleSpace
 
@@ -28,7 +29,7 @@ class Plan:
     - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
       counting operations; None for a solver of which nothing is known.
     - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
-    - `others`: the same cost for the solvers that were not chosen, by their name.
+    - `others`: the same cost for other solvers, by their name.
     """
 
     solver: lx.AbstractLinearSolver
@@ -51,8 +52,8 @@ class Plan:
         return ", ".join(said)
 
 
-class Prospect:
-    """An operator before its solve: what each solver would cost."""
+class _Costs:
+    """What each solver would cost for one operator."""
 
     def __init__(self, operator: lx.AbstractLinearOperator):
         self.parameters = operator.in_size()
@@ -61,7 +62,7 @@ class Prospect:
         # Of an operator made of one matrix: a product with it.
         product = 2 * self.parameters**2
         matrix = product * self.parameters
-        cost = Cost(product, by_products=matrix, by_rows=matrix, gram=0, nbytes=0)
+        cost = Cost(product, by_products=matrix, by_rows=matrix, gram=0)
         if isinstance(inner, PullbackOperator):
             self.layout = inner.layout()
             cost = cost_of(self.layout)
@@ -96,7 +97,7 @@ class Prospect:
             case lx.Cholesky():
                 vectors = 2 * self.parameters  # the matrix and its factor
             case SampleSpace() if self.layout is not None:
-                return self.cost.nbytes
+                return memory_of(self.layout)
             case _:
                 return None
         return vectors * self.parameters * self.itemsize
@@ -119,3 +120,19 @@ class Prospect:
 def name_of(solver: lx.AbstractLinearSolver) -> str:
     """What a solver is called in records: its class."""
     return type(solver).__name__
+
+
+def plan_for(
+    solver: lx.AbstractLinearSolver,
+    operator: lx.AbstractLinearOperator,
+    *,
+    positive_damping: bool,
+) -> Plan:
+    """What a solver will do with an operator: its choice, where it chooses."""
+    costs = _Costs(operator)
+    if not isinstance(solver, Auto):
+        return costs.plan(solver)
+    chosen = solver.choose(operator, positive_damping=positive_damping)
+    others = (solver.sample_space, lx.Cholesky(), solver.cg)
+    different = tuple(other for other in others if type(other) is not type(chosen))
+    return costs.plan(chosen, () if costs.diagonal else different)

@@ -17,7 +17,7 @@ def hessian_free() -> cv.NaturalGradient:
         cv.CG(rtol=1e-3, max_steps=50, progress=5e-4),
         damping=cv.LevenbergMarquardt(initial=1.0),
         search=optx.BacktrackingArmijo(decrease_factor=0.5, slope=0.1, step_init=1.0),
-        warm_start=0.95,
+        momentum=cv.WarmStart(0.95),
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from tests.curvature import dense
 from tests.curvature.cases import Case
+from tests.curvature.tools import flat
 
 Pullback = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
 
@@ -19,43 +19,50 @@ Pullback = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
 def references(
     case: Case,
     drawn: list[Float[Array, "n c k"]],
+    names: tuple[str, ...],
     pullback: Pullback = dense.pullback,
 ) -> dict[str, np.ndarray]:
-    """The matrices by name; a file that came later, with a definition not known here, has none.
+    """The matrices of those names; one that came later, with a definition not known here, has none.
 
     `drawn` is the sampled Fisher's S of each term.
     """
-    size = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[0].size
+    size = flat(eqx.filter(case.model, case.trainable)).size
     matrices = {"identity": np.eye(size)}
+    known = tuple(name for name in names if name in METRICS)
     for term, S in zip(case.terms, drawn, strict=True):
         z = term.values(case.model)
         J = eqx.filter_jit(term.jacobians)(case.model, case.trainable)
-        Ms = metrics(term.distribution)(z, term.targets, S)
+        Ms = metrics(term.distribution, known)(z, term.targets, S)
         for name, M in Ms.items():
             C = pullback(term.weight / len(z), np.asarray(J), np.asarray(M))
             matrices[name] = matrices.get(name, 0) + C
     return matrices
 
 
+METRICS = {
+    "gauss_newton": dense.gauss_newton,
+    "exact_fisher": dense.exact_fisher,
+    "empirical_fisher": dense.empirical_fisher,
+    "divergence": lambda of: dense.divergence(of.kl),
+    "divergence_hellinger": lambda of: dense.divergence(of.squared_hellinger),
+    "divergence_euclidean": lambda of: dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
+    "true_fisher": lambda of: functools.partial(sampled, of),
+}
+
+
 @functools.cache
 def metrics(
-    distribution: dense.Distribution,
+    distribution: dense.Distribution, names: tuple[str, ...]
 ) -> Callable[[Array, Array, Array], dict[str, Array]]:
     """(z, y, S) of n examples -> the metrics M [n, c, c], compiled once for all models."""
-    of_target = {
-        "gauss_newton": dense.gauss_newton(distribution),
-        "exact_fisher": dense.exact_fisher(distribution),
-        "empirical_fisher": dense.empirical_fisher(distribution),
-        "divergence": dense.divergence(distribution.kl),
-        "divergence_hellinger": dense.divergence(distribution.squared_hellinger),
-        "divergence_euclidean": dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
-    }
 
     @jax.jit
     def compiled(z: Array, y: Array, S: Array) -> dict[str, Array]:
-        found = {name: jax.vmap(M)(z, y) for name, M in of_target.items()}
-        of_draws = functools.partial(sampled, distribution)
-        return {**found, "true_fisher": jax.vmap(of_draws)(z, S)}
+        found = {}
+        for name in names:
+            M, given = METRICS[name](distribution), S if name == "true_fisher" else y
+            found[name] = jax.vmap(M)(z, given)
+        return found
 
     return compiled
 

@@ -2,15 +2,16 @@
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import curvature as cv
+from tests.curvature.written import flat
+from tests.selection import slow_but
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 SGD = cv.FirstOrder(cv.Supervised(cv.Gaussian()), optax.sgd(0.3))
 
@@ -24,8 +25,8 @@ def batch(seed):
     return jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=(4, 1)))
 
 
-def flat(model):
-    return np.asarray(jfu.ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
+def cast(tree, dtype):
+    return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
 def written(weights, decay):
@@ -34,50 +35,40 @@ def written(weights, decay):
     return shares @ np.asarray(weights, np.float64) / shares.sum()
 
 
-@pytest.mark.parametrize("decay", [None, 0.2, 0.9, 0.9999])
-def test_it_is_the_average_of_the_weights_after_accepted_steps(x64, decay):
-    opt, model, plain = cv.Averaged(SGD, decay), linear(), linear()
-    state, plain_state = opt.init(model), SGD.init(plain)
-    assert eqx.tree_equal(cv.evaluated(opt, model, state), model)
-    weights = []
-    for step in range(8):
-        x, y = batch(step)
-        if step in (0, 5):
-            x = x.at[0, 0].set(jnp.nan)
-        before = state
-        model, state, info = opt.step(model, (x, y), state)
-        plain, plain_state, _ = SGD.step(plain, (x, y), plain_state)
-        np.testing.assert_array_equal(flat(model), flat(plain))
-        if info.accepted:
-            weights.append(flat(model))
-        else:
-            assert step in (0, 5)
-            assert eqx.tree_equal(state, before)
-        if weights:
-            average = cv.evaluated(opt, model, state)
-            np.testing.assert_allclose(flat(average), written(weights, decay), rtol=1e-12)
-    assert len(weights) == 6
+DECAYS = [None, 0.2, 0.9, 0.9999]
+ALL = [(decay, dtype) for decay in DECAYS for dtype in ("float32", "float64")]
 
 
-@pytest.mark.parametrize("decay", [None, 0.9999])
-def test_a_long_average_holds_in_float32(decay):
+@pytest.mark.parametrize(("decay", "dtype"), slow_but([], ALL))
+def test_it_is_the_average_of_the_weights_after_accepted_steps(x64, decay, dtype):
     """The first average is all of w₁, though β is almost 1: no bias to correct, or to round."""
-    opt, model = cv.Averaged(SGD, decay), linear()
-    batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(batch, range(50)))
+    steps, bad = 30, (0, 5)
+    opt, model = cv.Averaged(SGD, decay), cast(linear(), dtype)
+    x, y = cast(jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(batch, range(steps))), dtype)
+    x = x.at[jnp.asarray(bad), 0, 0].set(jnp.nan)
+    state = opt.init(model)
+    assert eqx.tree_equal(cv.evaluated(opt, model, state), model)
 
     @eqx.filter_jit
-    def run(model):
+    def run(model, state):
         def body(carry, batch):
-            model, state, _ = opt.step(*carry[:1], batch, carry[1])
-            return (model, state), (model, cv.evaluated(opt, model, state))
+            model, state, plain, plain_state = carry
+            model, state, info = opt.step(model, batch, state)
+            plain, plain_state, _ = SGD.step(plain, batch, plain_state)
+            average = cv.evaluated(opt, model, state)
+            return (model, state, plain, plain_state), (model, plain, average, info.accepted)
 
-        return jax.lax.scan(body, (model, opt.init(model)), batches)[1]
+        return jax.lax.scan(body, (model, state, model, SGD.init(model)), (x, y))[1]
 
-    models, averages = run(model)
-    weights = np.concatenate([models.weight[:, 0], models.bias], axis=1)
-    found = np.concatenate([averages.weight[:, 0], averages.bias], axis=1)
-    for t in range(50):
-        np.testing.assert_allclose(found[t], written(weights[: t + 1], decay), rtol=2e-5, atol=2e-6)
+    *models, accepted = run(model, state)
+    found, plain, averages = (np.concatenate([m.weight[:, 0], m.bias], axis=1) for m in models)
+    np.testing.assert_array_equal(found, plain)
+    assert [k for k in range(steps) if not accepted[k]] == list(bad)
+    np.testing.assert_array_equal(averages[0], flat(model))
+    tolerance = {"rtol": 1e-12} if dtype == "float64" else {"rtol": 2e-5, "atol": 2e-6}
+    for t in range(1, steps):
+        so_far = found[: t + 1][accepted[: t + 1]]
+        np.testing.assert_allclose(averages[t], written(so_far, decay), **tolerance)
 
 
 def test_what_is_frozen_is_the_models_own(x64):
@@ -104,6 +95,6 @@ def test_objective_and_plan_are_the_optimisers():
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1, -0.1, float("nan"), "0.9"])
-def test_a_decay_outside_its_range_is_refused(as_installed, decay):
+def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match=r"`Averaged\(decay=...\)` must"):
         cv.Averaged(SGD, decay)

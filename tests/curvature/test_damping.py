@@ -1,116 +1,215 @@
 """The laws of the damping policies, at and around their thresholds."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 
 import curvature as cv
+from curvature.damping import Batch, Chosen, Step
 
 NAN, INF = float("nan"), float("inf")
 
 
-def updated(policy, damping, ratio, accepted=True, dtype=jnp.float32):
-    return policy.update(
-        jnp.asarray(damping, dtype),
-        reduction_ratio=jnp.asarray(ratio, dtype),
-        accepted=jnp.asarray(accepted),
+def weights(dtype=jnp.float32):
+    return {"w": jnp.ones(2, dtype)}
+
+
+def begun(policy, state, dtype=jnp.float32, scale=NAN, step=1):
+    """λ for a batch on which C has the size `scale`."""
+    w = weights(dtype)
+    batch = Batch(
+        jnp.asarray(step, jnp.int32),
+        w,
+        jnp.ones((), dtype),
+        lambda w: jnp.sum(w["w"]),
+        lambda: jnp.asarray(scale, dtype),
     )
+    return policy.begin(state, batch)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "factor"),
-    [
-        (-INF, 3 / 2),
-        (-1.0, 3 / 2),
-        (0.0, 3 / 2),
-        (0.2499, 3 / 2),
-        (0.25, 1.0),
-        (0.5, 1.0),
-        (0.75, 1.0),
-        (0.7501, 2 / 3),
-        (1.0, 2 / 3),
-        (100.0, 2 / 3),
-        (NAN, 1.0),
-    ],
-)
-def test_levenberg_marquardt_follows_martens(ratio, factor):
-    new = updated(cv.LevenbergMarquardt(1.0), 0.3, ratio)
-    np.testing.assert_allclose(new, 0.3 * factor, rtol=1e-6)
+def updated(policy, chosen, ratio, accepted=True):
+    dtype = chosen.damping.dtype
+    one = jnp.ones((), dtype)
+    step = Step(weights(dtype), one, one, one, jnp.asarray(ratio, dtype), jnp.asarray(accepted))
+    return policy.update(chosen, step)
 
 
-@pytest.mark.parametrize("ratio", [-INF, -1.0, 0.5, 1.0, INF, NAN])
-def test_a_rejected_step_raises_the_damping_whatever_the_ratio(ratio):
-    np.testing.assert_allclose(
-        updated(cv.LevenbergMarquardt(1.0), 0.3, ratio, accepted=False), 1.2, rtol=1e-6
-    )
+def after(policy, damping, ratio, accepted=True):
+    """λ after a step with this one."""
+    state = eqx.tree_at(lambda s: s.damping, policy.init(weights()), jnp.float32(damping))
+    return updated(policy, begun(policy, state), ratio, accepted).damping
+
+
+RATIOS = {
+    **dict.fromkeys((-INF, -1.0, 0.0, 0.2499), 3 / 2),
+    **dict.fromkeys((0.25, 0.5, 0.75), 1.0),
+    **dict.fromkeys((0.7501, 1.0, 100.0), 2 / 3),
+}
+
+
+def test_levenberg_marquardt_follows_martens():
+    policy = cv.LevenbergMarquardt(1.0)
+    for ratio, factor in [*RATIOS.items(), (NAN, 1.0)]:
+        np.testing.assert_allclose(after(policy, 0.3, ratio), 0.3 * factor, rtol=1e-6)
+
+
+def test_a_rejected_step_raises_the_damping_whatever_the_ratio():
+    for ratio in (-INF, -1.0, 0.5, 1.0, INF, NAN):
+        found = after(cv.LevenbergMarquardt(1.0), 0.3, ratio, accepted=False)
+        np.testing.assert_allclose(found, 1.2, rtol=1e-6)
 
 
 def test_levenberg_marquardt_stays_within_its_bounds():
     policy = cv.LevenbergMarquardt(1.0, minimum=0.9, maximum=1.2)
-    assert updated(policy, 1.0, 1.0) == np.float32(0.9)
-    assert updated(policy, 1.0, 0.0) == np.float32(1.2)
-    assert updated(policy, 1.0, 0.0, accepted=False) == np.float32(1.2)
-    assert updated(policy, 0.9, 1.0) == np.float32(0.9)
+    assert after(policy, 1.0, 1.0) == np.float32(0.9)
+    assert after(policy, 1.0, 0.0) == np.float32(1.2)
+    assert after(policy, 1.0, 0.0, accepted=False) == np.float32(1.2)
+    assert after(policy, 0.9, 1.0) == np.float32(0.9)
+
+
+def repeated(policy, state, times, ratio, accepted=True):
+    """The state after so many steps that ended alike."""
+    one = lambda _, state: updated(policy, begun(policy, state), ratio, accepted)  # noqa: E731
+    return jax.jit(lambda state: jax.lax.fori_loop(0, times, one, state))(state)
 
 
 def test_levenberg_marquardt_comes_back_from_its_bounds_and_never_sticks():
     """Rejected a hundred times, then right a hundred times: λ is at its minimum again."""
     policy = cv.LevenbergMarquardt(1.0)
-    damping = policy.init(jnp.float32)
-    for _ in range(100):
-        damping = updated(policy, damping, NAN, accepted=False)
-    assert damping == np.float32(1e8)
-    for _ in range(100):
-        damping = updated(policy, damping, 1.0)
-    assert damping == np.finfo(np.float32).eps
-    assert updated(policy, damping, 0.0) > damping
+    state = repeated(policy, policy.init(weights()), 100, NAN, accepted=False)
+    assert state.damping == np.float32(1e8)
+    state = repeated(policy, state, 100, 1.0)
+    assert state.damping == np.finfo(np.float32).eps
+    assert updated(policy, begun(policy, state), 0.0).damping > state.damping
 
 
 def test_constant_damping_is_constant():
     policy = cv.ConstantDamping(0.3)
+    state = policy.init(weights())
     for ratio in (-INF, 0.0, 1.0, NAN):
         for accepted in (True, False):
-            assert updated(policy, 0.3, ratio, accepted) == np.float32(0.3)
+            state = updated(policy, begun(policy, state), ratio, accepted)
+            assert begun(policy, state).damping == np.float32(0.3)
 
 
-@pytest.mark.parametrize(
-    ("policy", "needed"), [(cv.ConstantDamping(1.0), False), (cv.LevenbergMarquardt(1.0), True)]
-)
-def test_the_reduction_ratio_is_asked_for_where_it_is_used(policy, needed):
-    assert policy.needs_reduction_ratio() is needed
+def test_the_reduction_ratio_is_asked_for_where_it_is_used():
+    for policy, needed in [
+        (cv.ConstantDamping(1.0), False),
+        (cv.ScheduledDamping(lambda step: 1.0), False),
+        (cv.LevenbergMarquardt(1.0), True),
+        (cv.LevenbergMarquardt(1.0, next_batch=True), False),
+    ]:
+        assert policy.needs_reduction_ratio() is needed
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize(
-    "policy",
-    [
-        lambda: cv.ConstantDamping(0.1),
-        lambda: cv.ConstantDamping(1),
-        lambda: cv.ConstantDamping(jnp.asarray(0.1, jnp.float32)),
-        lambda: cv.LevenbergMarquardt(0.1),
-        lambda: cv.LevenbergMarquardt(jnp.asarray(0.1, jnp.float64), 1e-3, np.float32(10)),
-    ],
-)
-def test_the_damping_has_the_dtype_of_the_weights_and_keeps_it(x64, policy, dtype):
+def test_a_damping_that_may_be_zero_is_not_called_positive():
+    assert cv.LevenbergMarquardt().is_positive()
+    assert cv.ConstantDamping(0.1).is_positive()
+    assert not cv.ConstantDamping(0.0).is_positive()
+    assert not jax.eval_shape(lambda v: cv.ConstantDamping(v), 0.1).is_positive()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_the_damping_has_the_precision_of_the_weights_and_keeps_it(x64, dtype):
     """A weak or another type would cost a second trace after the first step."""
-    policy = policy()
-    damping = policy.init(dtype)
-    new = updated(policy, damping, 0.0, dtype=dtype)
-    for value in (damping, new):
-        assert value.dtype == dtype
-        assert value.shape == ()
-        assert not value.weak_type
+    wanted = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    for policy in (
+        cv.ConstantDamping(0.1),
+        cv.ConstantDamping(1),
+        cv.ConstantDamping(jnp.asarray(0.1, jnp.float32)),
+        cv.ScheduledDamping(lambda step: 0.1),
+        cv.LevenbergMarquardt(0.1),
+        cv.LevenbergMarquardt(jnp.asarray(0.1, jnp.float64), 1e-3, np.float32(10)),
+    ):
+        state = policy.init(weights(dtype))
+        chosen = begun(policy, state, dtype)
+        for value in (chosen.damping, *jax.tree.leaves(updated(policy, chosen, 0.0))):
+            assert (value.dtype, value.shape, value.weak_type) == (wanted, (), False)
 
 
 def test_policies_work_on_traced_values():
     """The checks of values do not stand in the way of `jit` and `vmap` over settings."""
-
-    def lower(initial):
-        return updated(cv.LevenbergMarquardt(initial), initial, 1.0)
-
     initial = jnp.asarray([0.3, 3.0])
-    np.testing.assert_allclose(jax.jit(jax.vmap(lower))(initial), initial * 2 / 3, rtol=1e-6)
+    lower = jax.jit(jax.vmap(lambda initial: after(cv.LevenbergMarquardt(initial), 0.3, 1.0)))
+    np.testing.assert_allclose(lower(initial), [0.2, 0.2], rtol=1e-6)
+
+
+# --- a setting acts from the next step on ----------------------------------------------------
+
+
+class Line(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        return (x @ self.w)[None]
+
+
+def test_a_changed_setting_acts_at_once():
+    """Of another optimiser, or by `eqx.tree_at`; λ is no part of the program."""
+    model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
+
+    def optimiser(damping):
+        return cv.NaturalGradient(cv.Supervised(cv.Gaussian()), cv.Identity(), damping=damping)
+
+    one, hundred = optimiser(1.0), optimiser(100.0)
+    state = one.init(model)
+    changed = eqx.tree_at(lambda opt: opt.damping.value, one, jnp.asarray(100.0))
+    for opt, damping in ((one, 1), (hundred, 100), (changed, 100)):
+        new, _, info = opt.step(model, batch, state)
+        assert info.damping == damping
+        np.testing.assert_allclose(new.w, 1 - 0.5 / (1 + damping), rtol=1e-6)
+
+
+def test_a_changed_minimum_acts():
+    policy, other = cv.LevenbergMarquardt(0.1), cv.LevenbergMarquardt(0.1, minimum=0.09)
+    state = policy.init(weights())
+    for setting, expected in ((policy, 0.1 * 2 / 3), (other, 0.09)):
+        found = updated(setting, begun(setting, state), 1.0)
+        np.testing.assert_allclose(found.damping, expected, rtol=1e-6)
+
+
+def test_changed_bounds_act_at_once():
+    state = cv.LevenbergMarquardt(0.1).init(weights())
+    higher, lower = cv.LevenbergMarquardt(1.0, 0.5), cv.LevenbergMarquardt(0.01, maximum=0.05)
+    assert begun(higher, state).damping == np.float32(0.5)
+    assert begun(lower, state).damping == np.float32(0.05)
+
+
+class Halving(cv.AbstractDamping):
+    """One of one's own, whose state is a tree."""
+
+    def init(self, params):
+        return {"next": jnp.ones(()), "steps": jnp.zeros((), jnp.int32)}
+
+    def is_positive(self):
+        return True
+
+    def needs_reduction_ratio(self):
+        return False
+
+    def begin(self, state, batch):
+        return Chosen(state["next"], state)
+
+    def update(self, chosen, step):
+        assert step.reduction_ratio is None
+        return {"next": chosen.damping / 2, "steps": chosen.state["steps"] + 1}
+
+
+def test_a_policy_of_ones_own_has_a_state_of_its_own():
+    model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
+    objective = cv.Supervised(cv.Gaussian())
+    opt = cv.NaturalGradient(objective, solver=lx.Cholesky(), damping=Halving())
+    state = opt.init(model)
+    for k in range(3):
+        model, state, info = opt.step(model, batch, state)
+        assert info.damping == 0.5**k
+    assert state.damping["steps"] == 3
+
+
+# --- refusals --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [-1.0, -1e-30, NAN, INF, -INF, np.ones(3)])

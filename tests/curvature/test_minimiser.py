@@ -1,10 +1,10 @@
 """`Minimiser` behind `optimistix.minimise`: its minima, how it ends, and what it refuses."""
 
 import itertools
-from typing import Any
 
 import equinox as eqx
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -14,8 +14,12 @@ import pytest
 import scipy.optimize
 
 import curvature as cv
+from tests.curvature.written import at, flat
+from tests.selection import slow_but
 
-# Small programs, compiled once each.
+# Type checks of every call would double the time of a trace.
+pytestmark = pytest.mark.usefixtures("as_installed")
+
 N = 40
 TOL = {"rtol": 1e-9, "atol": 1e-9}
 LOGISTIC = cv.Supervised(cv.Bernoulli())
@@ -39,10 +43,6 @@ def minimise(solver, batch, model=None, **kwargs):
     return optx.minimise(solver.fn, solver, params, args=(frozen, batch), **kwargs)
 
 
-def flat(params):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-
-
 def newton():
     """Gauss–Newton is Newton's method here."""
     return cv.NaturalGradient(LOGISTIC, solver=lx.Cholesky(), damping=1e-6)
@@ -57,8 +57,8 @@ class Rejecting(cv.AbstractOptimiser):
     def objective(self):
         return self.inner.objective
 
-    def init(self, model, trainable=eqx.is_inexact_array):
-        return self.inner.init(model, trainable)
+    def init(self, model, trainable=eqx.is_inexact_array, batch=None):
+        return self.inner.init(model, trainable, batch)
 
     def step(self, model, batch, state, *, key=None):
         _, _, info = self.inner.step(model, batch, state, key=key)
@@ -70,25 +70,90 @@ class Rejecting(cv.AbstractOptimiser):
         del model, batch, trainable, key
 
 
-def test_the_minimum_is_that_of_bfgs_and_of_scipy(x64):
+@pytest.fixture(scope="module")
+def run():
+    """(batch, model) -> the solution by Newton's method with an `aux`, and all that it said."""
+    seen = []
+
+    def verbose(**values):
+        names = {key: name for key, (name, _) in values.items()}
+        assert names["num_steps"] == "Step"
+        numbers = {key: value for key, (_, value) in values.items()}
+        jax.debug.callback(lambda **numbers: seen.append(numbers), **numbers)
+
+    solver = cv.Minimiser(newton(), **TOL, verbose=verbose)
+
+    @eqx.filter_jit
+    def compiled(params, frozen, batch):
+        def fn(params, args):
+            return solver.fn(params, args), params.weight[0, 0]
+
+        return optx.minimise(
+            fn, solver, params, args=(frozen, batch), has_aux=True, throw=False, max_steps=30
+        )
+
+    def solution(batch, model=None):
+        seen.clear()
+        params, frozen = eqx.partition(linear() if model is None else model, eqx.is_inexact_array)
+        found = compiled(params, frozen, batch)
+        jax.effects_barrier()
+        return found, list(seen)
+
+    with jax.enable_x64(True):
+        yield solution
+
+
+def loss(w, x, y):
+    z = np.asarray(x) @ w[:3] + w[3]
+    return np.mean(np.log1p(np.exp(z)) - np.asarray(y)[:, 0] * z)
+
+
+def test_the_minimum_is_that_of_scipy(x64, run):
+    """Its `aux` is of the last iterate, and `verbose` is told of every step."""
     x, y = data()
-    solver = cv.Minimiser(newton(), **TOL)
-    solution = minimise(solver, (x, y))
-    params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
-    bfgs = optx.minimise(solver.fn, optx.BFGS(**TOL), params, args=(frozen, (x, y)))
-
-    def loss(w):
-        z = np.asarray(x) @ w[:3] + w[3]
-        return np.mean(np.log1p(np.exp(z)) - np.asarray(y)[:, 0] * z)
-
-    reference = scipy.optimize.minimize(loss, np.zeros(4), method="Nelder-Mead", tol=1e-13)
+    solution, seen = run((x, y))
+    reference = scipy.optimize.minimize(loss, np.zeros(4), (x, y), method="Nelder-Mead", tol=1e-13)
+    w = flat(solution.value)
     assert solution.result == optx.RESULTS.successful
-    assert solution.stats["num_steps"] < 10 < bfgs.stats["num_steps"]
-    np.testing.assert_allclose(flat(solution.value), flat(bfgs.value), rtol=1e-6)
-    np.testing.assert_allclose(flat(solution.value), reference.x, rtol=1e-5)
-    np.testing.assert_allclose(solver.fn(solution.value, (frozen, (x, y))), reference.fun)
+    assert solution.stats["num_steps"] < 10
+    np.testing.assert_allclose(w, reference.x, rtol=1e-5)
+    np.testing.assert_allclose(loss(w, x, y), reference.fun, rtol=1e-12)
+    assert solution.aux == solution.value.weight[0, 0]
+    assert [int(values["num_steps"]) for values in seen] == list(range(len(seen)))
+    assert len(seen) == solution.stats["num_steps"]
+    for before, after in itertools.pairwise(seen):
+        np.testing.assert_allclose(after["loss"], before["new_loss"], rtol=1e-6)
+    np.testing.assert_allclose(seen[-1]["new_loss"], reference.fun, rtol=1e-6)
 
 
+def test_what_is_not_finite_has_diverged(x64, run):
+    x, y = data()
+    solution, _ = run((x.at[0, 0].set(jnp.nan), y))
+    assert solution.result == optx.RESULTS.nonlinear_divergence
+    assert solution.stats["num_steps"] == 1
+    assert solution.stats["reason"] == cv.RESULTS.nonfinite_loss
+    np.testing.assert_array_equal(flat(solution.value), flat(linear()))
+
+
+def test_a_gradient_of_zero_is_a_minimum(x64, run):
+    """Of targets ½, at weights of zero."""
+    x, _ = data()
+    model = jax.tree.map(jnp.zeros_like, linear())
+    solution, _ = run((x, jnp.zeros((N, 1)) + 0.5), model)
+    assert solution.result == optx.RESULTS.successful
+    assert solution.stats["num_steps"] == 1
+    assert not np.any(flat(solution.value))
+
+
+@pytest.mark.slow
+def test_the_minimum_is_that_of_bfgs(x64, run):
+    params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
+    solver = cv.Minimiser(newton(), **TOL)
+    bfgs = optx.minimise(solver.fn, optx.BFGS(**TOL), params, args=(frozen, data()))
+    np.testing.assert_allclose(flat(run(data())[0].value), flat(bfgs.value), rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_steps_are_the_optimisers_own(x64):
     """With the key fold_in(key, t) of step t, and a state that is carried."""
     batch, key, model = data(), jax.random.key(5), linear()
@@ -106,9 +171,11 @@ def test_steps_are_the_optimisers_own(x64):
     for step in range(3):
         model, state, _ = opt.step(model, batch, state, key=jax.random.fold_in(key, step))
     np.testing.assert_allclose(flat(solution.value), flat(model), rtol=1e-12)
-    np.testing.assert_allclose(solution.state.optimiser.damping, state.damping, rtol=1e-12)
+    found = solution.state.optimiser.damping.damping
+    np.testing.assert_allclose(found, state.damping.damping, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_frozen_weight_stays(x64):
     batch, model = data(), linear()
     spec = eqx.tree_at(lambda m: m.bias, jax.tree.map(lambda _: True, model), False)
@@ -122,16 +189,18 @@ def test_a_frozen_weight_stays(x64):
     assert np.abs(grad.bias).max() > 1e-3
 
 
-def test_vmap_gives_the_minimum_of_every_batch(x64):
+@pytest.mark.slow
+def test_vmap_gives_the_minimum_of_every_batch(x64, run):
     solver = cv.Minimiser(newton(), **TOL)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(data(seed) for seed in range(3)))
     together = jax.jit(jax.vmap(lambda batch: minimise(solver, batch).value))(batches)
     for seed in range(3):
-        alone = minimise(solver, data(seed)).value
-        at = jax.tree.map(lambda leaf, i=seed: leaf[i], together)
-        np.testing.assert_allclose(flat(at), flat(alone), rtol=1e-7)
+        np.testing.assert_allclose(
+            flat(at(together, seed)), flat(run(data(seed))[0].value), rtol=1e-7
+        )
 
 
+@pytest.mark.slow
 def test_the_minimum_is_differentiable_in_the_targets(x64):
     """Least squares: w* = (XᵀX)⁻¹Xᵀy, with X the inputs and a column of ones."""
     x, _ = data()
@@ -141,7 +210,7 @@ def test_the_minimum_is_differentiable_in_the_targets(x64):
     )
 
     def minimum(y):
-        return jax.flatten_util.ravel_pytree(minimise(solver, (x, y)).value)[0]
+        return jfu.ravel_pytree(minimise(solver, (x, y)).value)[0]
 
     X = np.concatenate([x, np.ones((N, 1))], axis=1)
     expected = np.linalg.solve(X.T @ X, X.T)
@@ -149,20 +218,10 @@ def test_the_minimum_is_differentiable_in_the_targets(x64):
     np.testing.assert_allclose(jax.jacrev(minimum)(y)[..., 0], expected, atol=1e-9)
 
 
-def test_aux_is_of_the_last_iterate(x64):
-    solver, batch = cv.Minimiser(newton(), **TOL), data()
-    params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
-
-    def fn(params, args):
-        return solver.fn(params, args), params.weight[0, 0]
-
-    solution = optx.minimise(fn, solver, params, args=(frozen, batch), has_aux=True)
-    assert solution.aux == solution.value.weight[0, 0]
-
-
 # --- how it ends -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_too_few_steps_is_a_result_and_raises_if_asked(x64):
     solver = cv.Minimiser(newton(), **TOL)
     solution = minimise(solver, data(), max_steps=2, throw=False)
@@ -172,26 +231,27 @@ def test_too_few_steps_is_a_result_and_raises_if_asked(x64):
         minimise(solver, data(), max_steps=2)
 
 
-@pytest.mark.parametrize("opt", [newton(), cv.FirstOrder(LOGISTIC, optax.sgd(0.1))])
-def test_what_is_not_finite_has_diverged(x64, opt):
+@pytest.mark.slow
+def test_a_first_order_optimiser_diverges_alike(x64):
     x, y = data()
+    opt = cv.FirstOrder(LOGISTIC, optax.sgd(0.1))
     solution = minimise(cv.Minimiser(opt, **TOL), (x.at[0, 0].set(jnp.nan), y), throw=False)
     assert solution.result == optx.RESULTS.nonlinear_divergence
     assert solution.stats["num_steps"] == 1
     assert solution.stats["reason"] == cv.RESULTS.nonfinite_loss
-    np.testing.assert_array_equal(flat(solution.value), flat(linear()))
 
 
 def test_an_endless_run_of_rejections_has_diverged(x64):
-    solver = cv.Minimiser(Rejecting(newton()), **TOL, max_rejections=7)
+    solver = cv.Minimiser(
+        Rejecting(cv.FirstOrder(LOGISTIC, optax.sgd(0.1))), **TOL, max_rejections=7
+    )
     solution = minimise(solver, data(), max_steps=None, throw=False)
     assert solution.result == optx.RESULTS.nonlinear_divergence
     assert solution.stats["num_steps"] == 7
     assert "no acceptable step size" in cv.RESULTS[solution.stats["reason"]]
-    with pytest.raises(eqx.EquinoxRuntimeError, match="diverged"):
-        minimise(solver, data(), max_steps=None)
 
 
+@pytest.mark.slow
 def test_rejections_on_the_way_to_a_minimum_are_gone_through(x64):
     """From weights this large the first full steps go astray, and raise λ."""
     opt = cv.NaturalGradient(
@@ -215,62 +275,39 @@ def test_rejections_on_the_way_to_a_minimum_are_gone_through(x64):
     )
 
 
-def test_a_gradient_of_zero_is_a_minimum(x64):
-    x, _ = data()
-    model = jax.tree.map(jnp.zeros_like, linear())
-    solver = cv.Minimiser(cv.NaturalGradient(LEAST_SQUARES, solver=lx.Cholesky()), **TOL)
-    solution = minimise(solver, (x, jnp.zeros((N, 1))), model)
-    assert solution.result == optx.RESULTS.successful
-    assert solution.stats["num_steps"] == 1
-
-
 # --- what it says, and what it refuses -------------------------------------------------------
 
 
-def test_verbose_names_every_value_or_prints_it(x64, capfd):
-    seen: list[dict[str, Any]] = []
-
-    def verbose(**values):
-        names = {key: name for key, (name, _) in values.items()}
-        assert names["num_steps"] == "Step"
-        numbers = {key: value for key, (_, value) in values.items()}
-        jax.debug.callback(lambda **numbers: seen.append(numbers), **numbers)
-
-    solution = minimise(cv.Minimiser(newton(), **TOL, verbose=verbose), data())
+@pytest.mark.parametrize("verbose", slow_but([True], [True, False]))
+def test_verbose_prints_or_is_silent(x64, capfd, verbose):
+    opt = cv.FirstOrder(LOGISTIC, optax.sgd(0.1))
+    minimise(cv.Minimiser(opt, **TOL, verbose=verbose), data(), max_steps=2, throw=False)
     jax.effects_barrier()
-    assert [int(values["num_steps"]) for values in seen] == list(range(len(seen)))
-    assert len(seen) == solution.stats["num_steps"]
-    for before, after in itertools.pairwise(seen):
-        np.testing.assert_allclose(after["loss"], before["new_loss"], rtol=1e-12)
-    capfd.readouterr()
-    minimise(cv.Minimiser(newton(), **TOL, verbose=True), data())
-    jax.effects_barrier()
-    assert capfd.readouterr().out.startswith("Step: 0, Loss: ")
-    minimise(cv.Minimiser(newton(), **TOL), data())
-    jax.effects_barrier()
-    assert capfd.readouterr().out == ""
+    said = capfd.readouterr().out
+    assert said.startswith("Step: 0, Loss: ") if verbose else said == ""
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda loss, params, start: 2 * loss,
-        lambda loss, params, start: loss + 1e-3,
-        # The same at the start, and nowhere else.
-        lambda loss, params, start: loss + optax.tree.norm(optax.tree.sub(params, start)) ** 2,
-    ],
-)
-def test_another_function_is_refused(x64, change):
-    solver, batch = cv.Minimiser(newton(), **TOL), data()
+def test_another_function_is_refused(x64):
+    """A multiple, a shift, and one that is the same at the start and nowhere else."""
+    solver = cv.Minimiser(cv.FirstOrder(LOGISTIC, optax.sgd(0.1)), **TOL)
     params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
 
-    def fn(y, args):
-        return change(solver.fn(y, args), y, params)
+    @eqx.filter_jit
+    def run(params, change, batch):
+        def fn(y, args):
+            apart = jnp.sum((y.weight - params.weight) ** 2)
+            return change[0] * solver.fn(y, args) + change[1] + change[2] * apart
 
-    with pytest.raises(eqx.EquinoxRuntimeError, match="is not the loss that `optimiser` minimises"):
-        optx.minimise(fn, solver, params, args=(frozen, batch), throw=False)
+        args = frozen, batch
+        return optx.minimise(fn, solver, params, args=args, max_steps=3, throw=False)
+
+    run(params, jnp.asarray([1.0, 0.0, 0.0]), data())
+    for change in ([2.0, 0.0, 0.0], [1.0, 1e-3, 0.0], [1.0, 0.0, 1.0]):
+        with pytest.raises(eqx.EquinoxRuntimeError, match="is not the loss that `optimiser` minim"):
+            jax.block_until_ready(run(params, jnp.asarray(change), data()))
 
 
+@pytest.mark.slow
 def test_the_same_function_written_otherwise_is_taken(standard_promotion):
     """In float32, where another order of the sums moves the last digits."""
     x, y = data()
@@ -292,7 +329,7 @@ def test_the_same_function_written_otherwise_is_taken(standard_promotion):
         ({"options": {"keys": 1}}, r"takes the option `key` alone, got \['keys'\]"),
     ],
 )
-def test_bad_arguments_are_refused(as_installed, kwargs, message):
+def test_bad_arguments_are_refused(kwargs, message):
     solver, batch = cv.Minimiser(newton(), **TOL), data()
     params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
     kwargs = {"args": (frozen, batch)} | kwargs
@@ -302,6 +339,6 @@ def test_bad_arguments_are_refused(as_installed, kwargs, message):
         optx.minimise(solver.fn, solver, params, **kwargs)
 
 
-def test_max_rejections_must_be_positive(as_installed):
+def test_max_rejections_must_be_positive():
     with pytest.raises(ValueError, match=r"`Minimiser\(max_rejections=...\)` must be a positive"):
         cv.Minimiser(newton(), **TOL, max_rejections=0)

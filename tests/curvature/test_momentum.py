@@ -11,14 +11,20 @@ import pytest
 import curvature as cv
 from curvature.momentum import Direction
 from tests.curvature import cases
-from tests.curvature.written import Written, at, poisoned, trajectory
+from tests.curvature.written import (
+    MODELS,
+    SOLVERS,
+    Written,
+    check_step,
+    poisoned,
+    steps,
+    trajectory,
+)
 from tests.selection import slow_but
 
-SOLVERS = {
-    "sample space": cv.SampleSpace(),
-    "Cholesky": lx.Cholesky(),
-    "CG": cv.CG(rtol=1e-13, max_steps=500),
-}
+# Type checks of every call would double the time of a trace.
+pytestmark = pytest.mark.usefixtures("as_installed")
+
 DECAY, S, STEPS, BAD = 0.8, 0.5, 5, 2
 RNG = np.random.default_rng(0)
 
@@ -41,63 +47,51 @@ def drawn(case, keys):
     return lambda w, k: np.asarray(matrix(eqx.combine(unravel(w), case.model), keys[k]))
 
 
+# With a penalty, and a curvature of the first examples.
+QUICK = [("one layer", "categorical", "exact_fisher", "Cholesky", 0.3, 2)]
 SPRING = [
-    ("tanh", "gaussian", "true_fisher"),
-    ("tanh", "categorical", "exact_fisher"),
-    ("several_terms", "categorical", "empirical_fisher"),
+    *QUICK,
+    *(
+        ("one layer", "categorical", "exact_fisher", solver, 0.0, None)
+        for solver in ("sample space", "CG")
+    ),
+    ("tanh", "gaussian", "true_fisher", "sample space", 0.0, None),
 ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "likelihood", "name"),
-    slow_but([SPRING[0]], SPRING),
+    ("kind", "likelihood", "name", "solver", "l2", "first"), slow_but(QUICK, SPRING)
 )
-def test_spring_solves_its_equation_by_every_solver(x64, kind, likelihood, name):
+def test_spring_solves_its_equation_by_every_solver(x64, kind, likelihood, name, solver, l2, first):
     """(C + λI)d = g + λμφ, with φ = 0 at first and after the rejection of step 2."""
-    case, keys = cases.MODELS[kind](likelihood), jax.random.split(jax.random.key(5), STEPS)
-    batches = poisoned(case, STEPS, BAD)
-
-    @jax.jit
-    def run():
-        found = {}
-        for solver in SOLVERS:
-            optimiser = cv.NaturalGradient(
-                case.objective,
-                curvature=cases.curvature(name, likelihood),
-                solver=SOLVERS[solver],
-                damping=cv.LevenbergMarquardt(0.03),
-                search=optx.LearningRate(S),
-                momentum=cv.Spring(DECAY),
-            )
-            found[solver] = trajectory(case, optimiser, keys, batches)
-        return found
-
-    written = Written(case, "exact_fisher" if name == "true_fisher" else name)
+    case, keys = MODELS[kind](likelihood), jax.random.split(jax.random.key(5), STEPS)
+    curvature, objective = cases.curvature(name, likelihood), case.objective
+    optimiser = cv.NaturalGradient(
+        cv.Supervised(objective.likelihood, l2=l2) if l2 else objective,
+        curvature=curvature if first is None else cv.FirstExamples(curvature, first),
+        solver=SOLVERS[solver],
+        damping=cv.LevenbergMarquardt(0.03),
+        search=optx.LearningRate(S),
+        momentum=cv.Spring(DECAY),
+    )
+    ws, infos = trajectory(case, optimiser, keys, poisoned(case, STEPS, BAD))
+    written = Written(case, "exact_fisher" if name == "true_fisher" else name, l2, first)
     matrix = drawn(case, keys) if name == "true_fisher" else lambda w, k: written(w)[2]
-    for solver, (ws, infos) in run().items():
-        last = np.zeros(len(written.w))
-        for k, (w, new) in enumerate(zip(np.asarray(ws)[:-1], np.asarray(ws)[1:], strict=True)):
-            info = at(infos, k)
-            assert info.accepted == (k != BAD)
-            if k == BAD:
-                assert np.array_equal(new, w)
-                last = np.zeros_like(w)
-                continue
-            (loss, g, _), C, damping = written(w), matrix(w, k), float(info.damping)
-            d = np.linalg.solve(C + damping * np.eye(len(w)), g + damping * DECAY * last)
-            message = f"{solver}, step {k}"
-            np.testing.assert_allclose(w - new, S * d, rtol=1e-7, atol=1e-10, err_msg=message)
-            metric = S**2 * d @ C @ d / 2
-            np.testing.assert_allclose(info.loss, loss, rtol=1e-10)
-            np.testing.assert_allclose(info.grad_norm, np.linalg.norm(g), rtol=1e-7)
-            np.testing.assert_allclose(info.step_norm, S * np.linalg.norm(d), rtol=1e-7)
-            np.testing.assert_allclose(info.metric_step, metric, rtol=1e-6, err_msg=message)
-            ratio = (loss - written.loss(new)) / (S * d @ g - metric)
-            np.testing.assert_allclose(info.reduction_ratio, ratio, rtol=1e-6, err_msg=message)
-            assert info.solver_residual < 1e-10
-            last = d
+    last = np.zeros(len(written.w))
+    for k, w, new, info in steps(ws, infos):
+        assert info.accepted == (k != BAD)
+        if k == BAD:
+            assert np.array_equal(new, w)
+            last = np.zeros_like(w)
+            continue
+        (_, g, _), damping = written(w), float(info.damping)
+        C = matrix(w, k) + l2 * np.eye(len(w))
+        last = np.linalg.solve(C + damping * np.eye(len(w)), g + damping * DECAY * last)
+        check_step(info, w, new, written, C, f"step {k}", w - S * last)
+        assert info.solver_residual < 1e-10
 
 
+@pytest.mark.slow
 def test_spring_is_the_formula_of_its_paper(x64):
     """ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ, with rows A and residuals ρ of least squares."""
     n, P, damping = 4, 7, 1e-2
@@ -108,7 +102,7 @@ def test_spring_is_the_formula_of_its_paper(x64):
         cv.Supervised(cv.Gaussian(1.0)),
         damping=damping,
         momentum=cv.Spring(DECAY),
-        solver=cv.SampleSpace(),
+        solver=lx.Cholesky(),
         search=optx.LearningRate(S),
     )
     state, last = optimiser.init(model), np.zeros(P)
@@ -158,10 +152,13 @@ def plane(seed=0, P=6):
 
 def combined(C, g, d, last, damping, dtype=np.float64):
     """What the policy makes of d, and its numbers."""
-    C, g, d, last = (jnp.asarray(a, dtype) for a in (C, g, d, last))
+    return _combined(*(jnp.asarray(a, dtype) for a in (C, g, d, last, damping)))
+
+
+@eqx.filter_jit
+def _combined(C, g, d, last, damping):
     found = Direction(d, d @ g, d @ C @ d, d @ d)
     operator = lx.MatrixLinearOperator(C, lx.positive_semidefinite_tag)
-    damping = jnp.asarray(damping, dtype)
     return cv.QuadraticMomentum().combine(found, last, g, operator, damping)
 
 
@@ -226,12 +223,16 @@ def test_no_direction_stays_none(x64):
         assert direction.slope == direction.metric == direction.squared_norm == 0
 
 
+@pytest.mark.slow
 def test_a_zero_gradient_is_stationary_with_momentum(x64):
     model = eqx.nn.Linear(3, 1, use_bias=False, key=jax.random.key(0))
     x = jnp.asarray(RNG.normal(size=(4, 3)))
     solved, other = (x, jax.vmap(model)(x)), (x, jnp.ones((4, 1)))
     optimiser = cv.NaturalGradient(
-        cv.Supervised(cv.Gaussian()), momentum=cv.QuadraticMomentum(), damping=0.1
+        cv.Supervised(cv.Gaussian()),
+        momentum=cv.QuadraticMomentum(),
+        damping=0.1,
+        solver=lx.Cholesky(),
     )
     _, _, info = optimiser.step(model, solved, optimiser.init(model))
     assert cv.RESULTS[info.result].startswith("The gradient is zero")
@@ -241,31 +242,65 @@ def test_a_zero_gradient_is_stationary_with_momentum(x64):
     assert cv.RESULTS[info.result].startswith("The gradient is zero")
 
 
-@pytest.mark.parametrize("l2", [None, 0.2])
+@pytest.mark.parametrize("l2", slow_but([], [None, 0.2]))
 def test_steps_with_truncated_solves_are_those_written_densely(x64, l2):
-    case, solver = cases.tanh("categorical"), cv.CG(rtol=1e-12, max_steps=3)
+    case, solver = MODELS["one layer"]("categorical"), cv.CG(rtol=1e-12, max_steps=3)
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical(), l2=l2),
         solver=solver,
         damping=cv.LevenbergMarquardt(0.03),
         momentum=cv.QuadraticMomentum(),
     )
-    keys = jax.random.split(jax.random.key(0), 3)
-    ws, infos = jax.jit(lambda: trajectory(case, optimiser, keys))()
+    ws, infos = trajectory(case, optimiser, jax.random.split(jax.random.key(0), 3))
     strength = 0.0 if l2 is None else l2
     written = Written(case, "gauss_newton", l2=strength)
+
+    @jax.jit
+    def truncated(B, g):
+        matrix = lx.MatrixLinearOperator(B, lx.positive_semidefinite_tag)
+        return lx.linear_solve(matrix, g, solver, throw=False).value
+
     last = np.zeros(len(written.w))
-    for k, (w, new) in enumerate(zip(np.asarray(ws)[:-1], np.asarray(ws)[1:], strict=True)):
-        info, (loss, g, C) = at(infos, k), written(w)
+    for k, w, new, info in steps(ws, infos):
+        _, g, C = written(w)
         H = C + strength * np.eye(len(w))
         B = H + float(info.damping) * np.eye(len(w))
-        matrix = lx.MatrixLinearOperator(jnp.asarray(B), lx.positive_semidefinite_tag)
-        d = np.asarray(lx.linear_solve(matrix, jnp.asarray(g), solver, throw=False).value)
-        V = np.stack([d, last], axis=1)
+        V = np.stack([np.asarray(truncated(B, g)), last], axis=1)
         weights = np.linalg.lstsq(V.T @ B @ V, V.T @ g, rcond=1e-12)[0]
         np.testing.assert_allclose(w - new, V @ weights, rtol=1e-6, atol=1e-9)
+        check_step(info, w, new, written, H, f"step {k}")
         last = w - new
-        predicted = last @ g - last @ H @ last / 2
-        np.testing.assert_allclose(info.metric_step, last @ H @ last / 2, rtol=1e-6)
-        ratio = (loss - written.loss(new)) / predicted
-        np.testing.assert_allclose(info.reduction_ratio, ratio, rtol=1e-6)
+
+
+# --- what a policy uses ----------------------------------------------------------------------
+
+
+def test_a_policy_says_what_it_uses(x64):
+    """The last direction is carried for those that use it alone."""
+    model, last, damping = eqx.nn.Linear(2, 1, key=jax.random.key(0)), jnp.ones(3), jnp.asarray(0.1)
+    found = Direction(*(jnp.full(n, 2.0) for n in ((3,), (), (), ())))
+    for policy, uses, start, offset in [
+        (cv.NoMomentum(), False, None, None),
+        (cv.WarmStart(0.9), True, 0.9, None),
+        (cv.Spring(0.7), True, None, 0.07),
+        (cv.QuadraticMomentum(), True, None, None),
+    ]:
+        assert policy.uses_last() is uses
+        optimiser = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), momentum=policy)
+        assert (optimiser.init(model).direction is not None) is uses
+        for value, expected in (
+            (policy.start(last), start),
+            (policy.offset(last, damping), offset),
+        ):
+            assert (value is None) is (expected is None)
+            if expected is not None:
+                np.testing.assert_allclose(value, expected, rtol=1e-12)
+        if not isinstance(policy, cv.QuadraticMomentum):
+            C = lx.IdentityLinearOperator(jax.eval_shape(lambda: last))
+            assert policy.combine(found, last, last, C, damping) is found
+
+
+@pytest.mark.parametrize("decay", [1.5, -0.1, float("nan"), np.ones(2)])
+def test_a_warm_start_refuses(as_installed, decay):
+    with pytest.raises(ValueError, match=r"`WarmStart\(decay=...\)` must"):
+        cv.WarmStart(decay)

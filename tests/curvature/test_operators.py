@@ -15,30 +15,48 @@ import pytest
 from jaxtyping import Array
 
 import curvature as cv
-from curvature.operators import _dense
+from curvature.operators._base import matrix_by_products
 from curvature.rows import sums
-from tests.curvature import dense
-from tests.curvature.cases import CURVATURES, MODELS, WITH_SLOW, operators, product, supervised
-from tests.curvature.references import references
+from tests.curvature import cases, dense
+from tests.curvature.cases import CURVATURES, MODELS, operators, product, supervised
+from tests.curvature.references import metrics, references
+from tests.curvature.tools import distance, flat
 from tests.selection import slow_but
 
+# All curvatures of a group are made by one program.
+GROUPS = [["identity", "true_fisher", "divergence"]]
+GROUPS.append([name for name in CURVATURES if name not in GROUPS[0]])
+# Every model with one likelihood, and every likelihood with one model.
+PAIRS = [(model, cases.ONE.get(model, "categorical")) for model in MODELS]
+PAIRS += [("tanh", likelihood) for likelihood in ("bernoulli", "gaussian")]
+ROWS = [(model, likelihood, name) for model, likelihood in PAIRS for name in CURVATURES]
+QUICK = [("tanh", "categorical", name) for name in GROUPS[0]]
 KEY = jax.random.key(3)
 
 
+def evaluated(model: str, likelihood: str, name: str) -> SimpleNamespace:
+    """Product, matrix and diagonal in float64, and the dense matrix where there is one."""
+    group = next(group for group in GROUPS if name in group)
+    found = _evaluated(model, likelihood, tuple(group))
+    return SimpleNamespace(
+        vector=found.vector, numbers=found.numbers[name], reference=found.references.get(name)
+    )
+
+
 @functools.cache
-def evaluated(model: str, likelihood: str) -> SimpleNamespace:
-    """All numbers of one model and likelihood, in float64, from one compiled program."""
+def _evaluated(model: str, likelihood: str, names: tuple[str, ...]) -> SimpleNamespace:
     with jax.enable_x64(True):
         case = MODELS[model](likelihood)
-        size = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[0].size
+        size = flat(eqx.filter(case.model, case.trainable)).size
         vector = jnp.asarray(np.random.default_rng(1).normal(size=size))
 
         @eqx.filter_jit
         def library(model: Any, batch: Any, vector: Array) -> Any:
-            found = operators(case, likelihood, KEY, model, batch)
+            found = operators(case, likelihood, KEY, model, batch, ["true_fisher", *names])
             numbers = {
                 name: (product(C, vector), C.as_matrix(), lx.diagonal(C))
                 for name, C in found.items()
+                if name in names
             }
             sampled = found["true_fisher"]
             return numbers, [t.keys for t in sampled.linearisation.terms], sampled.factors
@@ -46,7 +64,7 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
         numbers, keys, factors = library(case.model, case.batch, vector)
         terms = [replace(term, keys=k) for term, k in zip(case.terms, keys, strict=True)]
         drawn = [factor.matrix for factor in factors]
-        dense_matrices = references(replace(case, terms=terms), drawn)
+        dense_matrices = references(replace(case, terms=terms), drawn, names)
     return SimpleNamespace(
         vector=np.asarray(vector),
         numbers=jax.tree.map(np.asarray, numbers),
@@ -55,89 +73,70 @@ def evaluated(model: str, likelihood: str) -> SimpleNamespace:
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-10) -> bool:
-    """Relative error, in the Euclidean (Frobenius) norm."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
-    assert actual.dtype == expected.dtype
-    return bool(np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected))
+    assert actual.dtype == np.asarray(expected).dtype
+    return distance(actual, expected) <= tolerance
 
 
-@pytest.mark.parametrize("name", CURVATURES)
-@pytest.mark.parametrize(("model", "likelihood"), WITH_SLOW)
-class TestDense:
-    def test_matrix(self, model, likelihood, name):
-        found = evaluated(model, likelihood)
-        if name in found.references:
-            assert np.linalg.norm(found.references[name]) > 0
-            assert close(found.numbers[name][1], found.references[name])
-
-    def test_product(self, model, likelihood, name):
-        found = evaluated(model, likelihood)
-        applied, matrix, _ = found.numbers[name]
-        assert close(applied, found.references.get(name, matrix) @ found.vector)
-
-    def test_diagonal(self, model, likelihood, name):
-        found = evaluated(model, likelihood)
-        _, matrix, diagonal = found.numbers[name]
-        assert close(diagonal, np.diag(found.references.get(name, matrix)))
-
-    def test_symmetric_and_semidefinite(self, model, likelihood, name):
-        _, matrix, _ = evaluated(model, likelihood).numbers[name]
-        assert close(matrix, matrix.T, 1e-13)
-        values = np.linalg.eigvalsh(matrix)
-        assert values[0] >= -1e-13 * values[-1]
+@pytest.mark.parametrize(("model", "likelihood", "name"), slow_but(QUICK, ROWS))
+def test_it_is_the_dense_matrix_of_its_definition(model, likelihood, name):
+    found = evaluated(model, likelihood, name)
+    applied, matrix, diagonal = found.numbers
+    assert close(matrix, matrix.T, 1e-13)
+    values = np.linalg.eigvalsh(matrix)
+    assert values[0] >= -1e-13 * values[-1]
+    expected = matrix if found.reference is None else found.reference
+    assert np.linalg.norm(expected) > 0
+    assert close(matrix, expected)
+    assert close(applied, expected @ found.vector)
+    assert close(diagonal, np.diag(expected))
 
 
+@functools.cache
 def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     case = MODELS[model](likelihood)
-    return operators(case, likelihood, KEY, case.model, case.batch, names=[name])[name]
+
+    @eqx.filter_jit
+    def compiled(model: Any, batch: Any) -> lx.AbstractLinearOperator:
+        return operators(case, likelihood, KEY, model, batch, names=[name])[name]
+
+    return compiled(case.model, case.batch)
 
 
-@pytest.mark.parametrize("name", CURVATURES)
-def test_eager(x64, name):
-    """Outside `jit`, the numbers are the same."""
-    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical")
-    assert close(product(C, jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
-
-
-@pytest.mark.parametrize("name", CURVATURES)
+@pytest.mark.parametrize(
+    "name", slow_but(["true_fisher"], ["identity", "true_fisher", "gauss_newton"])
+)
 def test_as_lineax_sees_it(x64, name):
-    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical")
-    assert close(product(C.T, jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
-    assert close(product(lx.linearise(C), jnp.asarray(found.vector)), found.numbers[name][0], 1e-13)
-    assert lx.is_symmetric(C)
-    assert lx.is_positive_semidefinite(C)
+    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical", name)
+    vector, (expected, matrix, _) = jnp.asarray(found.vector), found.numbers
+
+    @eqx.filter_jit
+    def compiled(C: Any) -> Any:
+        held = lx.materialise(C)
+        same = [product(other, vector) for other in (C.T, lx.linearise(C), lx.conj(C), held)]
+        whole = cv.damped(C, 0.3)
+        numbers = product(whole, vector), whole.as_matrix(), lx.diagonal(whole)
+        return same, held.as_matrix(), numbers
+
+    products, held, damped = compiled(C)
+    with_damping = matrix + 0.3 * np.eye(len(matrix))
+    assert close(damped[0], with_damping @ found.vector, 1e-13)
+    assert close(damped[1], with_damping, 1e-13)
+    assert close(damped[2], np.diag(with_damping), 1e-13)
+    assert all(close(other, expected, 1e-13) for other in products)
+    assert close(held, matrix, 1e-13)
+    for operator in (C, cv.damped(C, 0.3)):
+        assert lx.is_symmetric(operator)
+        assert lx.is_positive_semidefinite(operator)
+        assert lx.is_diagonal(operator) == (name == "identity")
     weights = eqx.filter(MODELS["tanh"]("categorical").model, eqx.is_inexact_array)
     assert C.in_structure() == C.out_structure() == jax.eval_shape(lambda: weights)
 
 
-@pytest.mark.parametrize("model", ["tanh", "several_terms"])
-def test_materialised(x64, model):
-    C, found = made(model, "categorical", "exact_fisher"), evaluated(model, "categorical")
-    held = eqx.filter_jit(lx.materialise)(C)
-    assert close(held.as_matrix(), found.numbers["exact_fisher"][1], 1e-13)
-    assert close(product(held, jnp.asarray(found.vector)), found.numbers["exact_fisher"][0], 1e-13)
-    assert lx.is_positive_semidefinite(held)
-
-
 class TestDamped:
-    def test_matrix(self, x64):
-        C, found = made("tanh", "categorical", "exact_fisher"), evaluated("tanh", "categorical")
-        _, matrix, _ = found.numbers["exact_fisher"]
-        expected, vector = matrix + 0.3 * np.eye(len(matrix)), jnp.asarray(found.vector)
-        damped = cv.damped(C, 0.3)
-        assert close(damped.as_matrix(), expected, 1e-13)
-        assert close(lx.diagonal(damped), np.diag(expected), 1e-13)
-        assert close(product(damped, vector), expected @ found.vector, 1e-13)
-        assert close(product(damped.T, vector), expected @ found.vector, 1e-13)
-        assert lx.is_symmetric(damped)
-        assert lx.is_positive_semidefinite(damped)
-        assert not lx.is_diagonal(damped)
-
     def test_identity(self, x64):
-        damped = cv.damped(made("tanh", "categorical", "identity"), 0.3)
+        damped = cv.damped(lx.IdentityLinearOperator(jax.ShapeDtypeStruct((3,), float)), 0.3)
         assert lx.is_diagonal(damped)
-        assert np.array_equal(damped.as_matrix(), 1.3 * np.eye(damped.in_size()))
+        assert np.array_equal(damped.as_matrix(), 1.3 * np.eye(3))
 
     @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
     def test_a_damping_that_is_none_is_refused(self, damping):
@@ -151,12 +150,16 @@ class TestDamped:
             cv.damped(lx.MatrixLinearOperator(jnp.eye(2)), 1.0)
 
 
-def test_frozen_weights_are_no_part_of_it():
+def test_frozen_weights_are_no_part_of_it(x64):
     case = MODELS["frozen"]("categorical")
-    params = case.objective.linearise(case.model, case.batch, trainable=case.trainable).params
+
+    def make(model: Any, batch: Any) -> Any:
+        return case.objective.linearise(model, batch, trainable=case.trainable).grad
+
+    params = eqx.filter_eval_shape(make, case.model, case.batch)
     assert params.layers[0].bias is params.layers[1].weight is params.layers[2].weight is None
     size = case.model.layers[0].weight.size + case.model.layers[2].bias.size
-    assert evaluated("frozen", "categorical").numbers["gauss_newton"][1].shape == (size, size)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
 
 
 @pytest.mark.parametrize("n", slow_but([50], [1, 20, 40, 50]))
@@ -164,27 +167,89 @@ def test_more_than_one_chunk(x64, monkeypatch, n):
     """Of 20 examples, for sums over rows; of columns, for a matrix made of products."""
     monkeypatch.setattr(sums, "_CHUNK_BYTES", 20 * 3 * (24 * 3 + 3) * 8)
     case = supervised(eqx.nn.Linear(24, 3, key=jax.random.key(0)), "categorical", inputs=(24,), n=n)
-    C = cv.ExactFisher().operator(case.objective.linearise(case.model, case.batch))
     (term,) = case.terms
-    J, z = term.jacobians(case.model, case.trainable), term.values(case.model)
-    M = jax.jit(jax.vmap(dense.exact_fisher(term.distribution)))(z, term.targets)
+
+    @eqx.filter_jit
+    def compiled(model: Any, batch: Any) -> Any:
+        C = cv.ExactFisher().operator(case.objective.linearise(model, batch))
+        found = matrix_by_products(C), sums.matrix_of(C.linearisation, C.factors), C.diagonal()
+        z = term.values(model)
+        M = jax.vmap(dense.exact_fisher(term.distribution))(z, term.targets)
+        return *found, term.jacobians(model, case.trainable), M
+
+    by_products, by_rows, diagonal, J, M = compiled(case.model, case.batch)
     expected = dense.pullback(1 / n, J, M)
-    assert close(_dense(C), expected)
-    assert close(sums.matrix_of(C.linearisation, C.factors), expected)
-    assert close(C.diagonal(), jnp.diag(expected))
+    assert close(by_products, expected)
+    assert close(by_rows, expected)
+    assert close(diagonal, np.diag(expected))
 
 
-@pytest.mark.parametrize("name", ["gauss_newton", "true_fisher", "empirical_fisher"])
-@pytest.mark.parametrize("model", ["several_terms", "frozen", "called_twice"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "name"), [("several_terms", "gauss_newton"), ("called_twice", "true_fisher")]
+)
 def test_both_ways_to_the_matrix_agree(x64, model, name):
     C = made(model, "categorical", name)
-    rows = eqx.filter_jit(lambda C: sums.matrix_of(C.linearisation, C.factors))(C)
-    assert close(rows, eqx.filter_jit(_dense)(C), 1e-12)
+    ways = eqx.filter_jit(
+        lambda C: (sums.matrix_of(C.linearisation, C.factors), matrix_by_products(C))
+    )
+    assert close(*ways(C), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_installed")
 def test_diagonal_of_a_batch_of_numpy_arrays(x64):
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical", n=70)
     batch = jax.tree.map(np.asarray, case.batch)
-    C = cv.ExactFisher().operator(case.objective.linearise(case.model, batch))
-    assert close(C.diagonal(), np.diag(C.as_matrix()))
+    C = cv.EmpiricalFisher().operator(case.objective.linearise(case.model, batch))
+    J = np.asarray(eqx.filter_jit(case.terms[0].jacobians)(case.model, case.trainable))
+    z = C.linearisation.outputs
+    g = np.asarray(jax.nn.softmax(z) - jax.nn.one_hot(batch[1], 3))
+    assert close(C.diagonal(), np.mean(np.einsum("icp,ic->ip", J, g) ** 2, axis=0))
+
+
+def gradients(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """∇ vᵀC(w)v by products, by matrices and densely, [curvatures, P]."""
+    with jax.enable_x64(True):
+        model = eqx.nn.MLP(2, 3, 2, 1, activation=jnp.tanh, key=jax.random.key(0))
+        case = supervised(model, "categorical", inputs=(2,), n=3)
+        (term,) = case.terms
+        params, static = eqx.partition(case.model, eqx.is_inexact_array)
+        w, unravel = jfu.ravel_pytree(params)
+        v = jnp.asarray(np.random.default_rng(1).normal(size=w.shape))
+
+        def library(w: Array) -> tuple[Array, Array, Array]:
+            found = operators(
+                case, "categorical", KEY, eqx.combine(unravel(w), static), case.batch, names
+            )
+            applied = jnp.stack([v @ product(C, v) for C in found.values()])
+            matrices = jnp.stack([v @ C.as_matrix() @ v for C in found.values()])
+            sampled = cases.curvature("true_fisher", "categorical").operator(
+                next(iter(found.values())).linearisation, key=KEY
+            )
+            return jnp.concatenate([applied, matrices]), sampled.factors[0].matrix
+
+        def densely(w: Array, S: Array) -> Array:
+            here = eqx.combine(unravel(w), static)
+            z, J = term.values(here), term.jacobians(here, case.trainable)
+            Ms = metrics(term.distribution, tuple(names))(z, term.targets, S)
+            return jnp.stack([jnp.einsum("ic,icd,id->", J @ v, Ms[n], J @ v) for n in names]) / 3
+
+        @jax.jit
+        def compiled(w: Array) -> Any:
+            found, S = jax.jacrev(library, has_aux=True)(w)
+            return found, jax.jacrev(densely)(w, S)
+
+        found, expected = map(np.asarray, compiled(w))
+    return found[: len(names)], found[len(names) :], expected
+
+
+NAMES = [name for name in CURVATURES if name != "identity"]
+
+
+@pytest.mark.parametrize("names", [["divergence"], pytest.param(NAMES, marks=pytest.mark.slow)])
+def test_its_derivative_in_the_weights_is_that_of_the_dense_matrix(names):
+    for by_products, by_matrix, expected in zip(*gradients(names), strict=True):
+        assert np.linalg.norm(expected) > 0
+        assert close(by_products, expected, 1e-9)
+        assert close(by_matrix, expected, 1e-9)

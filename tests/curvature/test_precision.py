@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 import curvature as cv
 import models
+from tests.selection import slow_but
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 
@@ -54,7 +55,7 @@ def products(optimiser: cv.AbstractOptimiser, model: PyTree) -> list[str]:
     return re.findall(r"stablehlo\.(?:dot_general|convolution).*", text)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", slow_but(["sample_space"], OPTIMISERS))
 @pytest.mark.usefixtures("standard_promotion")
 def test_every_product_is_in_full_precision(name: str):
     model = models.ConvNet((8, 8), 10, channels=(2,), key=jax.random.key(0))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from tests.selection import name_of, slow_but
 
 DISTANCES = [1.0, 1e-2, 1e-4, 1e-6]  # from the minimum, along a fixed direction
 
@@ -74,11 +75,10 @@ def test_control_the_outer_product_of_the_mean_gradient_blows_up(x64):
     assert steps[-1] > 1e6
 
 
-@pytest.mark.parametrize(
-    "curvature",
-    [cv.EmpiricalFisher(), cv.SampledFisher(samples=1), cv.ExactFisher()],
-    ids=lambda curvature: type(curvature).__name__,
-)
+FISHERS = [cv.EmpiricalFisher(), cv.SampledFisher(samples=1), cv.ExactFisher()]
+
+
+@pytest.mark.parametrize("curvature", slow_but(FISHERS[2:], FISHERS), ids=name_of)
 def test_the_fishers_step_shrinks_with_the_distance(x64, curvature):
     steps, _ = zip(*(step_norm(curvature, distance, damping=0.0) for distance in DISTANCES))
     distances = np.asarray(DISTANCES) * np.linalg.norm([1.0, 0.5, -0.5])

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import curvature as cv
 from curvature.rows.layout import Way
-from tests.curvature.test_rows import check
+from tests.curvature.cases import supervised
+from tests.curvature.tools import Fixed, check_rows, linearised as of_classifier, symmetric, ways
+from tests.selection import slow_but
 
-N, SIZE = 5, 3
+SIZE, DEPTH = 3, 2
 
 
 def linear(seed, use_bias=True):
@@ -27,12 +28,15 @@ class Model(eqx.Module):
         return self.fn(*self.layers, x)
 
 
-def operator(fn, *layers, shape=(SIZE,), trainable=eqx.is_inexact_array, curvature=None):
-    rng = np.random.default_rng(0)
-    batch = jnp.asarray(rng.normal(size=(N, *shape))), jnp.asarray(rng.integers(SIZE, size=N))
-    objective = cv.Supervised(cv.Categorical())
-    linearisation = objective.linearise(Model(layers, fn), batch, trainable=trainable)
-    return (curvature or cv.ExactFisher()).operator(linearisation)
+def case(fn, *layers, trainable=eqx.is_inexact_array):
+    """A classifier; its layers are as many as `fn` takes, unless they are given."""
+    count = fn.__code__.co_argcount - 1
+    layers = layers or tuple(linear(seed) for seed in range(count))
+    return supervised(Model(layers, fn), "categorical", trainable=trainable, n=4)
+
+
+def stacked(a, b, x):
+    return b(jnp.tanh(a(x)))
 
 
 def shared(a, x):
@@ -200,65 +204,124 @@ def batched_product(a, x):
     return jnp.einsum("oi,oi->o", a.weight, jnp.stack([x, 2 * x, x**2]))
 
 
+def blocks(a):
+    """The layer `a` as one of a stack of layers, each a little different."""
+    return jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEPTH)]), a)
+
+
+def deep(a, x, wrap=lambda block: block):
+    """A `scan` over stacked layers."""
+    return jax.lax.scan(wrap(lambda x, layer: (jnp.tanh(layer(x)), None)), x, a)[0]
+
+
+def deep_checkpointed(a, x):
+    return deep(a, x, jax.checkpoint)
+
+
+def checkpointed_whole(a, x):
+    return jax.checkpoint(deep)(a, x)
+
+
+def deep_along_a_sequence(a, x):
+    """A scan whose slices act on two positions each."""
+
+    def block(x, layer):
+        return jnp.tanh(jax.vmap(layer)(x)), None
+
+    return jnp.mean(jax.lax.scan(block, jnp.stack([x, 2 * x]), a)[0], axis=0)
+
+
+def deep_and_twice(a, x):
+    """Every slice twice."""
+
+    def block(x, layer):
+        return jnp.tanh(layer(jnp.tanh(layer(x)))), None
+
+    return jax.lax.scan(block, x, a)[0]
+
+
+def deep_and_read(a, x):
+    """A stack, of which one slice is used outside the scan, too."""
+    return deep(a, x) + a.weight[0] @ x
+
+
+TWO = [Way.DENSE, Way.BIAS]
+GENERAL = Way.GENERAL
+# What is done with a's weight and bias and with b's, and how their rows are made.
 TRICKS = {
-    fn.__name__: fn
-    for fn in (
-        *(shared, scanned, looped, branched, read_outside, normalised, tied, quadratic, squared),
-        *(by_itself, differentiated, differentiated_twice, linearised, checkpointed, positions),
-        *(positions_twice, vmapped_weights, transposed, transposed_view, reshaped, sliced, indexed),
-        *(bias_twice, bias_along_two_axes, scale, unused, is_output, added_to_output, custom_rule),
-        *(stopped, partly_stopped, through_numpy_broadcast, einsum, batched_product),
-    )
+    "once": (stacked, TWO * 2),
+    "shared": (shared, [Way.HELD] * 2),
+    "scanned": (scanned, [GENERAL] * 2 + TWO),
+    "looped": (looped, [GENERAL] * 2 + TWO),
+    "branched": (branched, [GENERAL] * 2 + TWO),
+    "read_outside": (read_outside, [GENERAL, Way.HELD, *TWO]),
+    "normalised": (normalised, [GENERAL, Way.HELD]),
+    "tied": (tied, [Way.HELD, Way.NONE]),
+    "quadratic": (quadratic, [Way.HELD, Way.NONE]),
+    "squared": (squared, [Way.HELD, GENERAL]),
+    "by_itself": (by_itself, [Way.HELD, Way.NONE]),
+    "differentiated": (differentiated, [Way.HELD, Way.HELD, *TWO]),
+    "differentiated_twice": (differentiated_twice, [Way.HELD] * 4),
+    "linearised": (linearised, [Way.HELD] * 4),
+    "checkpointed": (checkpointed, TWO * 2),
+    "positions": (positions, [Way.HELD, Way.HELD, *TWO]),
+    "positions_twice": (positions_twice, [Way.HELD, Way.HELD, *TWO]),
+    "vmapped_weights": (vmapped_weights, [Way.DENSE, Way.NONE]),
+    "transposed": (transposed, [Way.DENSE, Way.NONE]),
+    "transposed_view": (transposed_view, TWO),
+    "reshaped": (reshaped, [GENERAL, Way.NONE]),
+    "sliced": (sliced, [GENERAL, Way.NONE]),
+    "indexed": (indexed, [GENERAL, Way.NONE]),
+    "bias_twice": (bias_twice, [Way.DENSE, Way.HELD]),
+    "bias_along_two_axes": (bias_along_two_axes, [Way.NONE, Way.HELD]),
+    "scale": (scale, [Way.DENSE, Way.HELD]),
+    "unused": (unused, [*TWO, Way.NONE, Way.NONE]),
+    "is_output": (is_output, [Way.NONE, GENERAL]),
+    "added_to_output": (added_to_output, [Way.NONE, Way.HELD]),
+    "custom_rule": (custom_rule, [GENERAL, Way.NONE]),
+    "stopped": (stopped, [GENERAL, Way.HELD, *TWO]),
+    "partly_stopped": (partly_stopped, [GENERAL, Way.NONE]),
+    "through_numpy_broadcast": (through_numpy_broadcast, [Way.HELD, Way.NONE]),
+    "einsum": (einsum, [Way.DENSE, Way.NONE]),
+    "batched_product": (batched_product, [GENERAL, Way.NONE]),
+}
+STACKS = {
+    "deep": (deep, TWO),
+    "deep_checkpointed": (deep_checkpointed, TWO),
+    "checkpointed_whole": (checkpointed_whole, TWO),
+    "deep_along_a_sequence": (deep_along_a_sequence, [Way.HELD] * 2),
+    "deep_and_twice": (deep_and_twice, [Way.HELD] * 2),
+    "deep_and_read": (deep_and_read, [GENERAL, Way.HELD]),
 }
 
 
-def layers_for(fn):
-    count = fn.__code__.co_argcount - 1
-    return tuple(linear(seed) for seed in range(count))
+def made(name):
+    """The case of a trick."""
+    if name in STACKS:
+        return case(STACKS[name][0], blocks(linear(0)))
+    return case(TRICKS[name][0])
 
 
-@pytest.mark.parametrize("name", TRICKS)
+QUICK = ["shared", "read_outside", "deep_checkpointed"]
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS]))
 def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
-    fn = TRICKS[name]
-    check(operator(fn, *layers_for(fn)))
-
-
-# --- what is recognised ----------------------------------------------------------------------
-
-
-def ways(fn, **options):
-    """The way of each weight: of a's weight and bias, then of b's."""
-    return list(operator(fn, *layers_for(fn), **options).layout().ways)
+    check_rows(made(name), matrices=name in ("checkpointed", *STACKS))
 
 
 @pytest.mark.parametrize(
-    "name", ["shared", "read_outside", "normalised", "tied", "quadratic", "squared", "by_itself"]
+    "names",
+    [
+        ["checkpointed", "shared", "tied", "scanned", "branched", "read_outside", *STACKS],
+        pytest.param(list(TRICKS), marks=pytest.mark.slow),
+    ],
+    ids=["quick", "all"],
 )
-def test_a_weight_that_is_taken_more_than_once_is_not_recognised(x64, name):
-    assert ways(TRICKS[name])[0] is Way.GENERAL
-
-
-@pytest.mark.parametrize("name", ["scanned", "looped", "branched", "custom_rule", "checkpointed"])
-def test_nor_is_one_that_enters_a_loop_a_branch_or_a_rule(x64, name):
-    assert ways(TRICKS[name])[0] is Way.GENERAL
-
-
-@pytest.mark.parametrize("name", ["differentiated", "differentiated_twice", "linearised"])
-def test_nor_is_one_of_a_model_that_is_differentiated(x64, name):
-    assert ways(TRICKS[name])[0] is Way.GENERAL
-
-
-@pytest.mark.parametrize("name", ["transposed", "transposed_view"])
-def test_a_matrix_is_recognised_from_both_sides(x64, name):
-    assert ways(TRICKS[name])[0] is Way.DENSE
-
-
-def test_a_layer_along_a_sequence_is_held(x64):
-    assert ways(positions) == [Way.HELD, Way.HELD, Way.DENSE, Way.HELD]
-
-
-def test_a_weight_without_influence_has_no_rows(x64):
-    assert ways(unused)[2:] == [Way.NONE, Way.NONE]
+def test_how_the_rows_of_each_weight_are_made(x64, names):
+    """A weight that enters a loop, a branch, a rule or another operation is not recognised."""
+    expected = {name: (TRICKS | STACKS)[name][1] for name in names}
+    assert {name: ways(made(name)) for name in names} == expected
 
 
 class Doubled(eqx.nn.Linear):
@@ -270,56 +333,50 @@ class Doubled(eqx.nn.Linear):
 
 
 def test_a_subclass_is_known_by_what_it_does(x64):
-    layer = Doubled(SIZE, SIZE, key=jax.random.key(0))
-    found = operator(lambda a, x: a(x), layer)
-    assert list(found.layout().ways) == [Way.DENSE, Way.HELD]
-    check(found)
+    found = case(lambda a, x: a(x), Doubled(SIZE, SIZE, key=jax.random.key(0)))
+    assert ways(found) == [Way.DENSE, Way.HELD]
 
 
 def test_one_array_in_two_layers_is_two_weights(x64):
     """Equinox knows leaves by their place: trained, they part."""
     first, second = linear(0), linear(1)
     second = eqx.tree_at(lambda layer: layer.weight, second, first.weight)
-    found = operator(stacked, first, second)
-    assert [way for way in found.layout().ways if way is Way.DENSE] == [Way.DENSE] * 2
-    check(found)
+    assert ways(case(stacked, first, second)) == TWO * 2
 
 
-def stacked(a, b, x):
-    return b(jnp.tanh(a(x)))
-
-
-@pytest.mark.parametrize("part", ["weight", "bias"])
-def test_a_layer_of_which_only_a_part_is_trained(x64, part):
+@pytest.mark.parametrize(("part", "way"), [("weight", Way.DENSE), ("bias", Way.HELD)])
+def test_a_layer_of_which_only_a_part_is_trained(x64, part, way):
     layers = linear(0), linear(1)
     nothing = jax.tree.map(lambda _: False, Model(layers, stacked))
     trainable = eqx.tree_at(lambda m: getattr(m.layers[0], part), nothing, True)
-    found = operator(stacked, *layers, trainable=trainable)
-    assert len(found.layout().ways) == 1
-    check(found)
+    assert ways(case(stacked, *layers, trainable=trainable)) == [way]
 
 
-def test_mixed_dtypes_are_left_to_automatic_differentiation():
-    """A matrix in half precision beside float32: not recognised, and solved like the rest."""
+def test_a_matrix_in_half_precision_is_made_and_used_in_single():
+    """Beside float32, as a mixed model has it; its rows are those of the rounded weights."""
     layer = linear(0)
     half = eqx.tree_at(lambda a: a.weight, layer, layer.weight.astype(jnp.bfloat16))
-    rng = np.random.default_rng(0)
-    batch = (
-        jnp.asarray(rng.normal(size=(N, SIZE)), jnp.float32),
-        jnp.asarray(rng.integers(SIZE, size=N)),
-    )
 
     def fn(a, x):
         return (a.weight @ x.astype(jnp.bfloat16)).astype(jnp.float32) + a.bias
 
-    linearisation = cv.Supervised(cv.Categorical()).linearise(Model((half,), fn), batch)
-    found = cv.ExactFisher().operator(linearisation)
-    rows = found.rows(found.layout())
-    A = np.stack(
-        [
-            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(rows.transpose_mv(e))])
-            for e in jnp.eye(rows.size)
-        ]
-    ).astype(np.float64)
-    gram = np.asarray(rows.gram().as_symmetric_matrix())
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(4, SIZE)), jnp.float32), jnp.asarray([0, 1, 2, 0])
+
+    @eqx.filter_jit
+    def compiled(model, batch):
+        C = Fixed().operator(of_classifier(model, batch))
+        return C.linearisation.params, C.rows(C.layout()).gram()
+
+    params, gram = compiled(Model((half,), fn), (x, y))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    gram = symmetric(gram)
+    # ∂z/∂(W, b) of z = W x + b for the rows of S, with x in half precision.
+    S, rounded = Fixed().columns(SIZE), np.asarray(x.astype(jnp.bfloat16), np.float64)
+    A = (
+        np.concatenate([np.concatenate([np.kron(s, a), s]) for s in S.T for a in rounded]).reshape(
+            8, -1
+        )
+        / 2
+    )
     np.testing.assert_allclose(gram, A @ A.T, atol=0.02 * np.abs(A @ A.T).max())

@@ -1,7 +1,5 @@
 """How a curvature follows its batch and its terms, and how the curvatures follow each other."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.flatten_util as jfu
@@ -13,6 +11,8 @@ from jaxtyping import Array
 import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import CURVATURES, LIKELIHOODS, curvature, library, mlp, supervised
+from tests.curvature.tools import distance
+from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 # A draw belongs to a place in the batch: the sampled Fisher is a law of means, tested elsewhere.
@@ -30,51 +30,36 @@ def matrix(metric, objective, model, batch):
 
 
 def agree(actual, expected, tolerance=1e-12):
-    assert np.linalg.norm(expected) > 0
-    return np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
+    return distance(actual, expected) <= tolerance
 
 
 # The batch.
 
 
-@functools.cache
-def fixed():
-    """A program for every curvature that is not drawn: (model, batch) -> C by name."""
-    objective = cv.Supervised(cv.Categorical())
-
-    @eqx.filter_jit
-    def compiled(model, batch):
-        linearisation = objective.linearise(model, batch)
-        return {
-            name: curvature(name, "categorical").operator(linearisation).as_matrix()
-            for name in FIXED
-        }
-
-    return compiled
+@eqx.filter_jit
+def compiled(names, model, batch):
+    linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
+    return [curvature(n, "categorical").operator(linearisation).as_matrix() for n in names]
 
 
-@functools.cache
-def of_examples(*indices):
-    """Every C of the examples of those indices."""
-    with jax.enable_x64(True):
-        case = supervised(mlp(jnp.tanh), "categorical")
+@pytest.mark.parametrize(
+    "names", [("empirical_fisher",), pytest.param(tuple(FIXED), marks=pytest.mark.slow)]
+)
+def test_how_a_curvature_follows_its_batch(names):
+    case = supervised(mlp(jnp.tanh), "categorical")
+
+    def of_examples(*indices):
         batch = jax.tree.map(lambda leaf: leaf[jnp.asarray(indices)], case.batch)
-        return jax.tree.map(np.asarray, fixed()(case.model, batch))
+        return np.asarray(compiled(names, case.model, batch))
 
-
-@pytest.mark.parametrize("name", FIXED)
-class TestBatch:
-    def test_copies_of_an_example_change_nothing(self, name):
-        assert agree(of_examples(1, 1, 1, 1, 1)[name], of_examples(1)[name])
-
-    def test_unequal_parts_average_to_the_whole(self, name):
-        whole = of_examples(0, 1, 2, 3, 4)[name]
-        first, rest = of_examples(0)[name], of_examples(1, 2, 3, 4)[name]
-        assert agree((first + 4 * rest) / 5, whole)
-        assert not agree((first + rest) / 2, whole, 1e-3)
-
-    def test_the_order_of_examples_is_of_no_account(self, name):
-        assert agree(of_examples(3, 0, 4, 2, 1)[name], of_examples(0, 1, 2, 3, 4)[name])
+    whole = of_examples(0, 1, 2, 3, 4)
+    every = zip(whole, of_examples(0), of_examples(1, 2, 3, 4), strict=True)
+    for of_all, first, rest in every:  # unequal parts average to the whole
+        assert agree((first + 4 * rest) / 5, of_all)
+        assert not agree((first + rest) / 2, of_all, 1e-3)
+    # The order of examples is of no account, and copies of an example change nothing.
+    assert all(map(agree, of_examples(3, 0, 4, 2, 1), whole))
+    assert all(map(agree, of_examples(0, 0, 0, 0, 0), of_examples(0)))
 
 
 # Terms.
@@ -85,33 +70,44 @@ def two_terms(weights):
     a = supervised(mlp(jnp.tanh), "gaussian", outputs=(1,))
     b = supervised(mlp(jnp.tanh), "categorical", n=3)
     terms = {
-        "a": cv.Term(lambda model, x: model(x)[:1], library("gaussian"), weight=weights[0]),
-        "b": cv.Term(lambda model, x: model(x), library("categorical"), weight=weights[1]),
+        "a": cv.Term(first_output, library("gaussian"), weight=jnp.asarray(weights[0])),
+        "b": cv.Term(all_outputs, library("categorical"), weight=jnp.asarray(weights[1])),
     }
     return cv.Objective(terms=terms), {"a": a.batch, "b": b.batch}
+
+
+def first_output(model, x):
+    return model(x)[:1]
+
+
+def all_outputs(model, x):
+    return model(x)
+
+
+@eqx.filter_jit
+def of_terms(objective, metric, model, batch):
+    linearisation = objective.linearise(model, batch)
+    gradient = jfu.ravel_pytree(linearisation.grad)[0]
+    return linearisation.loss, gradient, metric.operator(linearisation).as_matrix()
 
 
 def evaluated(metric, weights):
     """(loss, gradient, C) of the two terms."""
     objective, batch = two_terms(weights)
-
-    @eqx.filter_jit
-    def compiled(model, batch):
-        linearisation = objective.linearise(model, batch)
-        gradient = jfu.ravel_pytree(linearisation.grad)[0]
-        return linearisation.loss, gradient, metric.operator(linearisation).as_matrix()
-
-    return compiled(mlp(jnp.tanh), batch)
+    return of_terms(objective, metric, mlp(jnp.tanh), batch)
 
 
-@pytest.mark.parametrize("metric", [cv.GaussNewton(), cv.EmpiricalFisher()])
+BOTH = [cv.GaussNewton(), cv.EmpiricalFisher()]
+
+
+@pytest.mark.parametrize("metric", slow_but(BOTH[:1], BOTH))
 def test_loss_gradient_and_curvature_are_linear_in_the_weights(metric):
     first, second = evaluated(metric, (1.0, 0.0)), evaluated(metric, (0.0, 1.0))
     for mixed, a, b in zip(evaluated(metric, (0.3, 2.0)), first, second, strict=True):
         assert agree(mixed, 0.3 * a + 2.0 * b)
 
 
-@pytest.mark.parametrize("metric", [cv.GaussNewton(), cv.EmpiricalFisher()])
+@pytest.mark.parametrize("metric", slow_but(BOTH[:1], BOTH))
 def test_a_term_of_weight_zero_is_not_there(metric):
     objective, batch = two_terms((0.7, 0.0))
     alone = cv.Objective(terms={"a": objective.terms()["a"]})
@@ -131,37 +127,32 @@ class NllAlone(cv.AbstractLoss):
         return self.likelihood.nll(z, y)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-class TestFisher:
+@pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
+def test_what_the_fisher_is(likelihood):
     """For the three likelihoods, the outputs being natural parameters up to a constant."""
+    case, loss = supervised(mlp(jnp.tanh), likelihood), library(likelihood)
+    by_autodiff = cv.Supervised(NllAlone(loss))
 
-    @pytest.fixture
-    def fisher(self, likelihood):
-        case = supervised(mlp(jnp.tanh), likelihood)
-        return matrix(cv.ExactFisher(), case.objective, case.model, case.batch)
+    @eqx.filter_jit
+    def matrices(model, batch):
+        here = case.objective.linearise(model, batch)
+        metrics = {
+            "fisher": cv.ExactFisher(),
+            "closed form": cv.GaussNewton(),
+            "KL": cv.Divergence(cv.KL(loss)),
+            "Hellinger": cv.Divergence(cv.SquaredHellinger(loss)),
+            "empirical": cv.EmpiricalFisher(),
+        }
+        found = {name: metric.operator(here).as_matrix() for name, metric in metrics.items()}
+        alone = cv.GaussNewton().operator(by_autodiff.linearise(model, batch))
+        return {**found, "autodiff": alone.as_matrix()}
 
-    @pytest.fixture
-    def case(self, likelihood):
-        return supervised(mlp(jnp.tanh), likelihood)
-
-    def test_is_gauss_newton_by_closed_form(self, case, fisher):
-        assert agree(matrix(cv.GaussNewton(), case.objective, case.model, case.batch), fisher)
-
-    def test_is_gauss_newton_by_autodiff(self, case, fisher, likelihood):
-        objective = cv.Supervised(NllAlone(library(likelihood)))
-        assert agree(matrix(cv.GaussNewton(), objective, case.model, case.batch), fisher, 1e-10)
-
-    def test_is_the_curvature_of_kl(self, case, fisher, likelihood):
-        metric = cv.Divergence(cv.KL(library(likelihood)))
-        assert agree(matrix(metric, case.objective, case.model, case.batch), fisher, 1e-10)
-
-    def test_is_four_times_that_of_hellinger(self, case, fisher, likelihood):
-        metric = cv.Divergence(cv.SquaredHellinger(library(likelihood)))
-        assert agree(4 * matrix(metric, case.objective, case.model, case.batch), fisher, 1e-10)
-
-    def test_is_not_the_empirical_fisher(self, case, fisher):
-        empirical = matrix(cv.EmpiricalFisher(), case.objective, case.model, case.batch)
-        assert not agree(empirical, fisher, 0.1)
+    found = matrices(case.model, case.batch)
+    assert agree(found["closed form"], found["fisher"])
+    assert agree(found["autodiff"], found["fisher"], 1e-10)
+    assert agree(found["KL"], found["fisher"], 1e-10)
+    assert agree(4 * found["Hellinger"], found["fisher"], 1e-10)
+    assert not agree(found["empirical"], found["fisher"], 0.1)
 
 
 def test_euclidean_is_jacobians_squared():
@@ -172,6 +163,7 @@ def test_euclidean_is_jacobians_squared():
     assert agree(found, np.einsum("icp,icq->pq", J, J) / 5)
 
 
+@pytest.mark.slow
 def test_gaussian_of_unit_variance_is_euclidean():
     case = supervised(mlp(jnp.tanh), "gaussian")
     unit = cv.Supervised(cv.Gaussian())
@@ -180,6 +172,7 @@ def test_gaussian_of_unit_variance_is_euclidean():
     assert agree(found, matrix(metric, unit, case.model, case.batch))
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own():
     """ρ(z, z') = ½ (z' − z)ᵀ A (z' − z) pulls A back."""
     A = jnp.asarray([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
@@ -202,14 +195,14 @@ def hessian(case):
     )(flat)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_gauss_newton_of_a_linear_model_is_the_hessian(likelihood):
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), likelihood)
     found = matrix(cv.GaussNewton(), case.objective, case.model, case.batch)
     assert agree(found, hessian(case))
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_gauss_newton_of_a_piecewise_linear_net_is_the_hessian_within_each_layer(likelihood):
     """The outputs are linear in the weights of any one layer; in those of two, they are not."""
     case = supervised(mlp(jax.nn.relu), likelihood)

@@ -1,7 +1,10 @@
 """Solvers on the curvature of real networks in float32, and which of them `Auto` picks."""
 
+import functools
+
 import equinox as eqx
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from tests.curvature.tools import distance, flat, float64, jacobians
 from tests.selection import slow_but
 
 DAMPINGS = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]
@@ -52,23 +56,20 @@ def judge(model, batch, damping, grad, x):
     return jnp.sqrt(dot(r, r) / dot(grad, grad)), -(dot(grad, x) + dot(x, r)) / 2
 
 
-def in_float64(*trees):
-    return jtu.tree_map(
-        lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array_like(a) else a, trees
-    )
+SIZES = [(128, 1, 1e-4, 100), (1070, 2, 1e-4, 100), (1070, 2, 0.0, 10)]
 
 
-@pytest.mark.parametrize(("rtol", "max_steps"), slow_but([(1e-4, 100)], [(0.0, 10), (1e-4, 100)]))
-def test_every_damping_is_solved_on_a_network_of_two_million_parameters(rtol, max_steps):
-    """Finite, the quadratic lowered, the residual the true one; lineax's own CG gives NaN."""
-    model, batch = network(width=1070, depth=2)
-    assert sum(leaf.size for leaf in jtu.tree_leaves(eqx.filter(model, eqx.is_array))) > 1_990_000
+@pytest.mark.parametrize(("width", "depth", "rtol", "max_steps"), slow_but(SIZES[:1], SIZES))
+def test_every_damping_is_solved_on_a_network_in_float32(width, depth, rtol, max_steps):
+    """Finite, the quadratic lowered, the residual the true one; up to two million weights."""
+    model, batch = network(width, depth)
+    assert flat(model).size > (1_990_000 if depth == 2 else 100_000)
     solver = cv.CG(rtol=rtol, max_steps=max_steps)
-    for damping in map(np.float32, DAMPINGS):
+    for damping in np.float32(DAMPINGS if depth == 2 else DAMPINGS[::2]):
         x, stats, grad = solve(model, batch, damping, solver)
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(x)), damping
         with jax.enable_x64(True):
-            judged = judge(*in_float64(model, batch, damping, grad, x))
+            judged = judge(*float64((model, batch, damping, grad, x)))
             residual, quadratic = (float(number) for number in judged)
         assert quadratic < 0, damping
         assert float(stats["residual"]) == pytest.approx(residual, rel=0.02, abs=1e-6), damping
@@ -77,6 +78,7 @@ def test_every_damping_is_solved_on_a_network_of_two_million_parameters(rtol, ma
         assert stats["num_steps"] == max_steps or residual <= max(1.01 * rtol, 2e-7), damping
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damping", [1e-3, 1.0])
 def test_control_lineax_cg_gives_nan_on_a_network_twenty_times_smaller(damping):
     """Why there is a `cv.CG`: if this fails one day, ask whether it is still needed."""
@@ -88,51 +90,12 @@ def test_control_lineax_cg_gives_nan_on_a_network_twenty_times_smaller(damping):
 # --- which solver ----------------------------------------------------------------------------
 
 
-def small(dtype=np.float64):
-    """A Gauss–Newton matrix of 21 parameters as operator, and a right-hand side."""
-    model = eqx.nn.MLP(3, 2, 3, 1, key=jax.random.key(0))
-    model = jtu.tree_map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, model)
+def small(n=6):
+    """A layer of 8 weights in float64, and n examples."""
+    layer = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+    model = eqx.nn.Sequential([layer, eqx.nn.Lambda(jnp.tanh)])
     rng = np.random.default_rng(0)
-    batch = (jnp.asarray(rng.standard_normal((6, 3)), dtype), jnp.asarray(rng.integers(2, size=6)))
-    linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
-    return linearisation, cv.GaussNewton().operator(linearisation)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jtu.tree_leaves(tree)])
-
-
-def test_lineax_cholesky_solves_the_damped_system(x64):
-    linearisation, C = small()
-    solution = lx.linear_solve(cv.damped(C, 1e-3), linearisation.grad, lx.Cholesky())
-    matrix = np.asarray(C.as_matrix()) + 1e-3 * np.eye(C.in_size())
-    expected = np.linalg.solve(matrix, flat(linearisation.grad))
-    np.testing.assert_allclose(flat(solution.value), expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("solver", [cv.CG(rtol=1e-10, max_steps=200), cv.Auto()])
-def test_the_other_solvers_agree_with_it(x64, solver):
-    linearisation, C = small()
-    operator = cv.damped(C, 1e-3)
-    expected = lx.linear_solve(operator, linearisation.grad, lx.Cholesky()).value
-    found = lx.linear_solve(operator, linearisation.grad, solver).value
-    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-6)
-
-
-# What each of them costs is told by operations: from a few hundred parameters on, a dense matrix
-# takes more than CG's thirty products.
-
-
-def test_auto_divides_where_the_operator_is_diagonal(x64):
-    linearisation, _ = small()
-    operator = cv.damped(cv.Identity().operator(linearisation), 0.25)
-    solution = lx.linear_solve(operator, linearisation.grad, cv.Auto())
-    np.testing.assert_allclose(flat(solution.value), flat(linearisation.grad) / 1.25, rtol=1e-15)
-    assert solution.stats["num_steps"] == 0
-
-
-def chosen(operator, **options):
-    return type(cv.Auto().plan(operator, **options).solver)
+    return model, (jnp.asarray(rng.standard_normal((n, 3))), jnp.asarray(rng.integers(2, size=n)))
 
 
 def gauss_newton(model, batch, damping=1e-3):
@@ -140,65 +103,130 @@ def gauss_newton(model, batch, damping=1e-3):
     return cv.damped(cv.GaussNewton().operator(linearisation), damping)
 
 
-def test_auto_factorises_a_small_matrix_where_there_are_far_more_rows(x64):
-    model = eqx.nn.MLP(3, 2, 3, 1, key=jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (2000, 3))
-    operator = gauss_newton(model, (x, jnp.arange(2000) % 2))
-    assert chosen(operator) is lx.Cholesky
-    b = jtu.tree_map(jnp.ones_like, eqx.filter(model, eqx.is_array))
-    found = lx.linear_solve(operator, b, cv.Auto())
-    expected = lx.linear_solve(operator, b, lx.Cholesky())
-    np.testing.assert_array_equal(flat(found.value), flat(expected.value))
+EXACT = {
+    "sample_space": cv.SampleSpace(),
+    "cg": cv.CG(rtol=1e-12, max_steps=300),
+    "cholesky": lx.Cholesky(),
+    "auto": cv.Auto(),
+}
 
 
-def test_auto_solves_in_sample_space_where_rows_are_few():
-    model, batch = network(width=128, depth=1)
-    assert chosen(gauss_newton(model, batch)) is cv.SampleSpace
+@functools.cache
+def derivatives(name):
+    """The solution, its change along one of (w, λ, b), and the gradient of its product with c."""
+    with jax.enable_x64(True):
+        model, batch = small()
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        w, unravel = jfu.ravel_pytree(params)
+        rng = np.random.default_rng(3)
+        b, c, dw, db = (jnp.asarray(rng.standard_normal(w.shape)) for _ in range(4))
+        point, along = (w, jnp.asarray(0.1), b), (dw, jnp.asarray(1.0), db)
+
+        def by_solver(w, damping, b):
+            operator = gauss_newton(eqx.combine(unravel(w), static), batch, damping)
+            return flat(lx.linear_solve(operator, unravel(b), EXACT[name]).value)
+
+        def densely(w, damping, b):
+            x, _ = batch
+            here = eqx.combine(unravel(w), static)
+            J, p = jacobians(here, x), jax.nn.softmax(jax.vmap(here)(x))
+            M = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+            C = jnp.einsum("icp,icd,idq->pq", J, M, J) / len(x)
+            return jnp.linalg.solve(C + damping * jnp.eye(len(w)), b)
+
+        solve = densely if name == "dense" else by_solver
+
+        @jax.jit
+        def compiled():
+            value, change = jax.jvp(solve, point, along)
+            return value, change, jax.grad(lambda *at: c @ solve(*at), argnums=(0, 1, 2))(*point)
+
+        return jax.device_get(compiled())
 
 
-def test_auto_iterates_where_everything_is_many():
-    model, (x, y) = network(width=128, depth=1)
-    batch = (np.tile(x, (40, 1)), np.tile(y, 40))
-    assert chosen(gauss_newton(model, batch)) is cv.CG
+@pytest.mark.parametrize("name", slow_but(["sample_space"], EXACT))
+def test_a_solve_and_its_derivatives_are_those_of_the_dense_inverse(name):
+    """In the weights behind C, in λ and in the vector, forwards and backwards."""
+    for found, expected in zip(
+        jtu.tree_leaves(derivatives(name)), jtu.tree_leaves(derivatives("dense"))
+    ):
+        assert np.linalg.norm(expected) > 1e-3
+        assert distance(found, expected) < 1e-8
 
 
-def test_auto_passes_its_own_solvers_on():
-    model, batch = network(width=128, depth=1)
+def chosen(make, *args, auto=None, positive_damping=None):
+    """What `Auto` chooses for `make(*args)`, as it is traced."""
+    found = []
+
+    def trace(args):
+        auto_ = cv.Auto() if auto is None else auto
+        found.append(auto_.choose(make(*args), positive_damping=positive_damping))
+
+    eqx.filter_eval_shape(trace, args)
+    return found[0]
+
+
+def matrix(size):
+    return cv.damped(lx.MatrixLinearOperator(jnp.eye(size), lx.positive_semidefinite_tag), 1e-3)
+
+
+def repeated(batch, times):
+    return jtu.tree_map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), batch)
+
+
+MEDIUM = network(width=128, depth=1)  # 100k weights, 64 × 9 rows
+SMALL = network(width=4, depth=1)  # 3,190 weights
+
+
+def test_auto_divides_where_the_operator_is_diagonal(x64):
+    model, batch = small()
+    linearisation = eqx.filter_jit(cv.Supervised(cv.Categorical()).linearise)(model, batch)
+    operator = cv.damped(cv.Identity().operator(linearisation), 0.25)
+    solution = lx.linear_solve(operator, linearisation.grad, cv.Auto())
+    np.testing.assert_allclose(flat(solution.value), flat(linearisation.grad) / 1.25, rtol=1e-15)
+    assert solution.stats["num_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "solver"),
+    [
+        (matrix, (4096,), lx.Cholesky),
+        (matrix, (4097,), cv.CG),
+        # As many rows as weights, or more, and few weights.
+        (gauss_newton, (SMALL[0], repeated(SMALL[1], 6)), lx.Cholesky),
+        # Fewer rows than weights, of few weights and of many.
+        (gauss_newton, (SMALL[0], repeated(SMALL[1], 5)), cv.SampleSpace),
+        (gauss_newton, MEDIUM, cv.SampleSpace),
+        # Many weights, and more rows than 4,096.
+        (gauss_newton, (MEDIUM[0], repeated(MEDIUM[1], 8)), cv.CG),
+    ],
+)
+def test_auto_chooses_by_its_rules(make, args, solver):
+    assert type(chosen(make, *args)) is solver
+
+
+def test_auto_does_not_factorise_where_damping_may_be_zero():
+    many, too_many = ((SMALL[0], repeated(SMALL[1], times)) for times in (6, 8))
+    assert type(chosen(gauss_newton, *many, positive_damping=False)) is cv.SampleSpace
+    assert type(chosen(gauss_newton, *too_many, positive_damping=False)) is cv.CG
+    assert type(cv.Auto().choose(eqx.tree_at(lambda C: C.damping, matrix(9), 0.0))) is cv.CG
+
+
+def test_auto_hands_on_its_own_solvers():
     own = cv.CG(rtol=1e-2, max_steps=5)
-    auto = cv.Auto(cg=own, sample_space=cv.SampleSpace(max_rows=5))  # 64 × 9 rows are refused
-    found, stats, _ = solve(model, batch, np.float32(0.1), auto)
-    expected, expected_stats, _ = solve(model, batch, np.float32(0.1), own)
-    np.testing.assert_array_equal(flat(found), flat(expected))
-    assert stats["num_steps"] == expected_stats["num_steps"] > 0
-
-
-def test_auto_takes_a_few_products_over_an_exact_solve_that_costs_more():
-    model, batch = network(width=128, depth=1)
-    few = cv.Auto(cg=cv.CG(rtol=0.0, max_steps=1)).plan(gauss_newton(model, batch))
-    assert isinstance(few.solver, cv.CG)
-    assert few.gradients == pytest.approx(2.0)
-    assert few.others["SampleSpace"] > 2.0
-
-
-@pytest.mark.parametrize(("size", "solver"), [(200, lx.Cholesky), (400, cv.CG)])
-def test_auto_iterates_where_a_matrix_of_its_own_is_large(size, solver):
-    operator = cv.damped(lx.MatrixLinearOperator(jnp.eye(size), lx.positive_semidefinite_tag), 1e-3)
-    assert chosen(operator) is solver
-
-
-def test_auto_does_not_factorise_what_may_be_singular(x64):
-    """A small matrix and many rows again: Cholesky's method, but for λ = 0."""
-    model = eqx.nn.MLP(3, 2, 3, 1, key=jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (200, 3))
-    batch = (x, jnp.arange(200) % 2)
-    assert chosen(gauss_newton(model, batch)) is lx.Cholesky
-    assert chosen(gauss_newton(model, batch, 0.0)) is cv.SampleSpace
-    assert chosen(gauss_newton(model, batch), positive_damping=False) is cv.SampleSpace
+    few = cv.Auto(cg=own, sample_space=cv.SampleSpace(max_rows=5))
+    assert chosen(gauss_newton, *MEDIUM, auto=few) is own
+    small_memory = cv.Auto(cg=own, sample_space=cv.SampleSpace(max_memory=1e-3))
+    assert chosen(gauss_newton, *MEDIUM, auto=small_memory) is own
+    sample_space = cv.SampleSpace(max_rows=1000)
+    found = chosen(gauss_newton, *MEDIUM, auto=cv.Auto(sample_space=sample_space))
+    assert found == sample_space
 
 
 def test_a_plan_says_what_it_counted():
-    model, batch = network(width=128, depth=1)
-    plan = cv.Auto().plan(gauss_newton(model, batch))
+    model, batch = MEDIUM
+    plan = cv.NaturalGradient(cv.Supervised(cv.Categorical())).plan(model, batch)
+    assert isinstance(plan.solver, cv.SampleSpace)
     assert plan.parameters == 784 * 128 + 128 + 128 * 10 + 10
     assert plan.rows == 64 * 9  # the categorical factor has rank c − 1
     assert plan.nbytes is not None
@@ -208,10 +236,17 @@ def test_a_plan_says_what_it_counted():
     assert "576 rows" in str(plan)
 
 
+@pytest.mark.parametrize("steps", [1, 7])
+def test_the_plan_of_an_iteration_counts_a_gradient_per_step(steps):
+    solver = cv.CG(rtol=0.0, max_steps=steps)
+    plan = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=solver).plan(*MEDIUM)
+    assert plan.solver is solver
+    assert plan.gradients == pytest.approx(1.0 + steps)
+
+
 def test_an_unknown_solver_has_a_plan_without_a_prediction():
-    model, batch = network(width=4, depth=1)
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=lx.GMRES(1e-3, 1e-3))
-    plan = optimiser.plan(model, batch)
+    plan = optimiser.plan(*SMALL)
     assert plan.gradients is None
     assert plan.nbytes is None
     assert "GMRES" in str(plan)

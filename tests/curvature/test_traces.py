@@ -12,22 +12,26 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.curvature.written import at, flat
 from tests.selection import slow_but
+
+# The standard promotion is for optax; type checks of every call would double the time of a trace.
+pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 
 class Traced(eqx.Module):
-    """An MLP that notes every time Python runs through it: at a trace, and never otherwise."""
+    """A layer that notes every time Python runs through it: at a trace, and never otherwise."""
 
-    mlp: eqx.nn.MLP
+    linear: eqx.nn.Linear
     passes: list = eqx.field(static=True)
 
-    def __init__(self, key=0, passes=None):
-        self.mlp = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(key))
+    def __init__(self, passes=None, dtype=None):
+        self.linear = eqx.nn.Linear(3, 2, key=jax.random.key(0), dtype=dtype)
         self.passes = Passes() if passes is None else passes
 
     def __call__(self, x):
         self.passes.append(None)
-        return self.mlp(x)
+        return jnp.tanh(self.linear(x))
 
 
 class Passes(list):
@@ -37,44 +41,61 @@ class Passes(list):
     __eq__ = object.__eq__
 
 
-def batch(seed, n=6):
+def batch(seed, n=6, dtype=None):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.standard_normal((n, 3))), jnp.asarray(rng.integers(2, size=n))
+    return jnp.asarray(rng.standard_normal((n, 3)), dtype), jnp.asarray(rng.integers(2, size=n))
 
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
+PENALISED = cv.Supervised(cv.Categorical(), l2=1e-2)
+STEP_SIZE = optax.linear_schedule(0.5, 0.1, 4)
 OPTIMISERS = {
-    "learning rate, Levenberg–Marquardt": lambda: cv.NaturalGradient(
-        OBJECTIVE, search=optx.LearningRate(0.5), damping=cv.LevenbergMarquardt(0.1)
+    "identity, Levenberg–Marquardt": lambda: cv.NaturalGradient(
+        OBJECTIVE, cv.Identity(), damping=cv.LevenbergMarquardt(0.1)
     ),
-    "armijo": lambda: cv.NaturalGradient(
-        OBJECTIVE, search=optx.BacktrackingArmijo(), damping=0.1, curvature=cv.EmpiricalFisher()
-    ),
-    "trust region, CG, warm start, samples": lambda: cv.NaturalGradient(
+    "sample space, Levenberg–Marquardt, schedule": lambda: cv.NaturalGradient(
         OBJECTIVE,
-        curvature=cv.SampledFisher(samples=2),
+        solver=cv.SampleSpace(),
+        search=cv.ScheduledLearningRate(STEP_SIZE),
+        damping=cv.LevenbergMarquardt(0.1),
+    ),
+    "trust region, CG, warm start, average of samples": lambda: cv.NaturalGradient(
+        OBJECTIVE,
+        curvature=cv.MovingAverage(cv.SampledFisher(samples=2)),
         search=optx.ClassicalTrustRegion(),
         damping=cv.LevenbergMarquardt(0.1),
         solver=cv.CG(rtol=1e-12, max_steps=50, progress=1e-12),
-        warm_start=0.95,
+        momentum=cv.WarmStart(0.95),
     ),
-    "adam": lambda: cv.FirstOrder(OBJECTIVE, optax.adam(1e-2)),
+    "judged, SPRING, penalty, part of the batch": lambda: cv.NaturalGradient(
+        PENALISED,
+        curvature=cv.FirstExamples(cv.SampledFisher(1), 4),
+        damping=cv.LevenbergMarquardt(next_batch=True),
+        momentum=cv.Spring(0.9),
+        search=optx.LearningRate(0.5),
+    ),
+    "KL trust region, plane, schedules": lambda: cv.NaturalGradient(
+        PENALISED,
+        solver=cv.CG(rtol=1e-2, max_steps=3),
+        damping=cv.ScheduledDamping(optax.exponential_decay(1e-1, 2, 0.5)),
+        momentum=cv.QuadraticMomentum(),
+        search=cv.KLTrustRegion(delta=optax.cosine_decay_schedule(1e-3, 8)),
+    ),
     "averaged adam": lambda: cv.Averaged(cv.FirstOrder(OBJECTIVE, optax.adam(1e-2)), decay=0.9),
     "proximal point": lambda: cv.ProximalPoint(
         OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
     ),
 }
-QUICK = ("trust region, CG, warm start, samples", "averaged adam")
-every_optimiser = pytest.mark.parametrize("name", slow_but(QUICK, OPTIMISERS))
-TYPED = ("trust region, CG, warm start, samples", "adam", "averaged adam", "proximal point")
-# The standard promotion is for optax.
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+QUICK = ["identity, Levenberg–Marquardt"]
+
+
+TYPED = [*QUICK, "judged, SPRING, penalty, part of the batch", "averaged adam", "proximal point"]
 
 
 def types(tree):
     """What a trace depends on: structure, shapes, dtypes and whether they are weak."""
     leaves, treedef = jtu.tree_flatten(tree)
-    return treedef, [(jnp.shape(a), a.dtype, a.weak_type) for a in leaves if eqx.is_array(a)]
+    return treedef, [(a.shape, a.dtype, a.weak_type) for a in leaves if hasattr(a, "dtype")]
 
 
 def reloaded(tree):
@@ -84,65 +105,112 @@ def reloaded(tree):
     return eqx.tree_deserialise_leaves(file, tree)
 
 
-@every_optimiser
-def test_one_trace_per_batch_shape(name):
-    opt, model = OPTIMISERS[name](), Traced()
-    state, passes = opt.init(model), model.passes
-    model, state, _ = opt.step(model, batch(0), state, key=jax.random.key(0))
-    once = len(passes)
-    assert once > 0
-    for seed in range(1, 4):
-        before = types((model, state))
-        model, state, _ = opt.step(model, batch(seed), state, key=jax.random.key(seed))
-        assert types((model, state)) == before
-    assert len(passes) == once, "traced again from one step to the next"
-    model, state = reloaded((model, state))
-    opt.step(model, batch(4), state, key=jax.random.key(4))
-    assert len(passes) == once, "traced again after a reload"
-    if isinstance(opt, cv.NaturalGradient):
-        other = eqx.tree_at(lambda s: s.damping, state, 17 * state.damping)
-        opt.step(model, batch(5), other, key=jax.random.key(5))
-        OPTIMISERS[name]().step(model, batch(6), state, key=jax.random.key(6))
-        assert len(passes) == once, "traced again at another damping, or by an equal optimiser"
-    opt.step(model, batch(7, n=9), state, key=jax.random.key(7))
-    assert len(passes) == 2 * once, "another batch shape is another trace, and only one"
+STEPS = 4
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"damping": 0.1}, {"damping": 3.0}),
-        ({"damping": 0.1}, {"damping": cv.ConstantDamping(0.3)}),
-        (
-            {"damping": cv.LevenbergMarquardt(0.1, 1e-4)},
-            {"damping": cv.LevenbergMarquardt(5.0, 1e-3)},
-        ),
-        ({"search": optx.LearningRate(0.1)}, {"search": optx.LearningRate(0.7)}),
-    ],
-)
-def test_another_number_is_not_another_trace(as_installed, one, other):
-    model = Traced()
+def scan(opt, model, batches, keys):
+    """Many steps in one program."""
+    weights, static = eqx.partition(model, eqx.is_array)
+    state = opt.init(model, batch=at(batches, 0))
+
+    def body(carry, at_t):
+        batch, key = at_t
+        model, state, info = opt.step(eqx.combine(carry[0], static), batch, carry[1], key=key)
+        assert types((model, state)) == types((eqx.combine(carry[0], static), carry[1]))
+        return (eqx.filter(model, eqx.is_array), state), info
+
+    (weights, state), infos = jax.lax.scan(body, (weights, state), (batches, keys))
+    return eqx.combine(weights, static), state, infos
+
+
+def assert_same(found, expected):
+    """Numbers to 1e-10; but for the solver's, which may end one step later by a rounding."""
+
+    def numbers(run):
+        model, state, info = run
+        info = eqx.tree_at(
+            lambda i: (i.solver_steps, i.solver_residual), info, (None, None), is_leaf=_is_none
+        )
+        return jtu.tree_leaves(eqx.filter((model, state, info), eqx.is_array))
+
+    for a, b in zip(numbers(found), numbers(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def _is_none(leaf):
+    return leaf is None
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, OPTIMISERS))
+def test_one_trace_and_the_same_numbers_in_a_scan_and_in_vmap_over_seeds(x64, name):
+    """In particular the searches and solves of one seed go on while another's has ended."""
+    opt, passes = OPTIMISERS[name](), Passes()
+    needed = batch(0) if "average of" in name else None
+    batches = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(batch(t) for t in range(STEPS)))
+
+    def start(seed):
+        # Weights of very different size, so that the seeds search and solve for different times.
+        grown = lambda a: a * 4.0 ** (seed - 1) if eqx.is_inexact_array(a) else a  # noqa: E731
+        return jtu.tree_map(grown, Traced(passes))
+
+    def keys(seed):
+        return jax.random.split(jax.random.key(seed), STEPS)
+
+    expected, traced = [], []
+    for seed in range(3):
+        model, infos = start(seed), []
+        state = opt.init(model, batch=needed)
+        for t in range(STEPS):
+            before = len(passes)
+            model, state, info = opt.step(model, at(batches, t), state, key=keys(seed)[t])
+            traced.append(len(passes) - before)
+            if t == 1:
+                model, state = reloaded((model, state))
+            infos.append(info)
+        infos = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *infos)
+        assert infos.accepted.any()
+        expected.append((model, state, infos))
+    assert traced[0] > 0 == max(traced[1:]), "traced again, by a later step or after a reload"
+    before = len(passes)
+    for _ in range(2):
+        eqx.filter_eval_shape(opt.step, model, batch(7, n=9), state, key=keys(0)[0])
+    assert len(passes) == before + traced[0], "another batch shape is another trace, and only one"
+    together = eqx.filter_jit(
+        eqx.filter_vmap(lambda seed: scan(opt, start(seed), batches, keys(seed)))
+    )(jnp.arange(3))
+    for seed in range(3):
+        assert_same(at(together, seed), expected[seed])
+
+
+PAIRS = [
+    ({"damping": 0.1}, {"damping": cv.ConstantDamping(3.0)}),
+    ({"damping": cv.LevenbergMarquardt(0.1, 1e-4)}, {"damping": cv.LevenbergMarquardt(5.0, 1e-3)}),
+    ({"search": optx.LearningRate(0.1)}, {"search": optx.LearningRate(0.7)}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), slow_but(PAIRS[1:2], PAIRS))
+def test_another_number_is_not_another_trace(one, other):
+    model, once = Traced(), None
     for arguments in (one, other):
-        opt = cv.NaturalGradient(OBJECTIVE, **arguments)
-        opt.step(model, batch(0), opt.init(model))
-        once = len(model.passes) if arguments is one else once
+        opt = cv.NaturalGradient(OBJECTIVE, cv.Identity(), **arguments)
+        eqx.filter_eval_shape(opt.step, model, batch(0), opt.init(model))
+        once = len(model.passes) if once is None else once
     assert len(model.passes) == once
 
 
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", slow_but(QUICK, TYPED))
 def test_float32_weights_stay_float32_where_x64_is_on(x64, name):
-    model, (x, y) = Traced(), batch(0)
-    model, x = jtu.tree_map(lambda a: a.astype(jnp.float32) if eqx.is_array(a) else a, (model, x))
-    opt = OPTIMISERS[name]()
-    state = opt.init(model)
-    new_model, new_state, info = opt.step(model, (x, y), state, key=jax.random.key(0))
+    model, data, opt = Traced(dtype=jnp.float32), batch(0, dtype=jnp.float32), OPTIMISERS[name]()
+    state = opt.init(model, batch=data)
+    new_model, new_state, info = eqx.filter_eval_shape(
+        opt.step, model, data, state, key=jax.random.key(0)
+    )
     assert types((new_model, new_state)) == types((model, state))
-    floats = [a for a in jtu.tree_leaves(info) if jnp.issubdtype(a.dtype, jnp.floating)]
+    floats = [a for a in jtu.tree_leaves((state, info)) if jnp.issubdtype(a.dtype, jnp.floating)]
     assert all(a.dtype == jnp.float32 for a in floats)
     assert all(a.shape == () for a in jtu.tree_leaves(info))
     assert not any(weak for _, _, weak in types(new_state)[1])
-    if isinstance(opt, cv.NaturalGradient):
-        assert state.damping.dtype == jnp.float32
 
 
 class Scaled(eqx.Module):
@@ -159,93 +227,30 @@ class Scaled(eqx.Module):
         return self.scale * self.linear(x)
 
 
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", slow_but([], [*QUICK, "averaged adam", "proximal point"]))
 def test_a_weakly_typed_weight_stays_as_it_is(name):
     model, opt = Scaled(), OPTIMISERS[name]()
     assert model.scale.weak_type
-    state = opt.init(model)
-    new_model, new_state, _ = opt.step(model, batch(0), state, key=jax.random.key(0))
+    state = opt.init(model, batch=batch(0))
+    new_model, new_state, _ = eqx.filter_eval_shape(
+        opt.step, model, batch(0), state, key=jax.random.key(0)
+    )
     assert types((new_model, new_state)) == types((model, state))
 
 
-# --- the same numbers ------------------------------------------------------------------------
-
-STEPS = 4
-
-
-def loop(opt, model, batches, keys):
-    """The plain Python loop over the leading axis of the batches."""
-    state, infos = opt.init(model), []
-    for t in range(STEPS):
-        at_t = jtu.tree_map(lambda a, t=t: a[t], batches)
-        model, state, info = opt.step(model, at_t, state, key=keys[t])
-        infos.append(info)
-    return model, state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *infos)
-
-
-def scan(opt, model, batches, keys):
-    weights, static = eqx.partition(model, eqx.is_array)
-
-    def body(carry, at_t):
-        weights, state = carry
-        batch, key = at_t
-        model, state, info = opt.step(eqx.combine(weights, static), batch, state, key=key)
-        return (eqx.filter(model, eqx.is_array), state), info
-
-    (weights, state), infos = jax.lax.scan(body, (weights, opt.init(model)), (batches, keys))
-    return eqx.combine(weights, static), state, infos
-
-
-def assert_same(found, expected):
-    """Numbers to 1e-10; but for the solver's, which may end one step later by a rounding."""
-
-    def numbers(run):
-        model, state, info = run
-        info = eqx.tree_at(lambda i: (i.solver_steps, i.solver_residual), info, (None, None))
-        return jtu.tree_leaves(eqx.filter((model, state, info), eqx.is_array))
-
-    for a, b in zip(numbers(found), numbers(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-
-
-def at(tree, i):
-    return jtu.tree_map(lambda a: a[i] if eqx.is_array(a) else a, tree)
-
-
-@every_optimiser
-def test_jit_scan_and_vmap_over_seeds_give_the_numbers_of_the_loop(x64, name):
-    """In particular the searches and solves of one seed go on while another's has ended."""
-    opt, passes = OPTIMISERS[name](), Passes()
-    batches = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(batch(t) for t in range(STEPS)))
-
-    def arguments(seed):
-        # Weights of very different size, so that the seeds search and solve for different times.
-        model = jtu.tree_map(
-            lambda a: a * 4.0 ** (seed - 1) if eqx.is_inexact_array(a) else a,
-            Traced(passes=passes),
-        )
-        return opt, model, batches, jax.random.split(jax.random.key(seed), STEPS)
-
-    expected = [loop(*arguments(jnp.asarray(seed))) for seed in range(3)]
-    assert all(info.accepted.any() for _, _, info in expected)
-    assert_same(eqx.filter_jit(scan)(*arguments(jnp.asarray(1))), expected[1])
-    together = eqx.filter_jit(eqx.filter_vmap(lambda seed: scan(*arguments(seed))))(jnp.arange(3))
-    for seed in range(3):
-        assert_same(at(together, seed), expected[seed])
-
-
+@pytest.mark.slow
 def test_a_rejected_seed_does_not_stop_the_others(x64):
     """One seed's batch is NaN; and `info` says so for that seed alone."""
-    opt = OPTIMISERS["trust region, CG, warm start, samples"]()
-    model = Traced()
+    opt, model = cv.NaturalGradient(OBJECTIVE, cv.Identity(), damping=0.1), Traced()
     x, y = batch(0)
     xs = jnp.stack([x, x.at[0, 0].set(jnp.nan), 2 * x])
 
-    def one(x):
-        return opt.step(model, (x, y), opt.init(model), key=jax.random.key(0))
+    @eqx.filter_jit
+    def together(xs):
+        return eqx.filter_vmap(lambda x: opt.step(model, (x, y), opt.init(model)))(xs)
 
-    together = eqx.filter_vmap(one)(xs)
-    assert together[2].accepted.tolist() == [True, False, True]
-    assert_same(at(together, 2), one(2 * x))
-    for a, b in zip(jtu.tree_leaves(at(together[0], 1)), jtu.tree_leaves(model), strict=True):
-        assert a is b or np.array_equal(a, b)
+    models, _, infos = together(xs)
+    assert infos.accepted.tolist() == [True, False, True]
+    np.testing.assert_array_equal(flat(at(models, 1)), flat(model))
+    alone, _, _ = together(jnp.stack([2 * x] * 3))
+    np.testing.assert_allclose(flat(at(models, 2)), flat(at(alone, 0)), rtol=1e-12)

@@ -1,24 +1,54 @@
-"""A case as functions of its flat weights, densely; nothing here calls `curvature`."""
+"""A case as functions of its flat weights, densely, and steps to compare with it."""
+
+import itertools
 
 import equinox as eqx
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 
-from tests.curvature import dense
+import curvature as cv
+from tests.curvature import cases, dense
 
 METRICS = {
+    "divergence": lambda p: dense.divergence(p.kl),
+    "divergence_euclidean": lambda p: dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
+    "divergence_hellinger": lambda p: dense.divergence(p.squared_hellinger),
     "empirical_fisher": dense.empirical_fisher,
     "exact_fisher": dense.exact_fisher,
     "gauss_newton": dense.gauss_newton,
 }
+# One exact solver of each kind, for parts that must not depend on which it is.
+SOLVERS = {
+    "sample space": cv.SampleSpace(),
+    "Cholesky": lx.Cholesky(),
+    "CG": cv.CG(rtol=1e-13, max_steps=500),
+}
+
+
+class OneLayer(eqx.Module):
+    """A curvature that depends on the weights, in as few operations as there can be."""
+
+    linear: eqx.nn.Linear
+
+    def __call__(self, x):
+        return jnp.tanh(self.linear(x))
+
+
+def one_layer(inputs=3, outputs=3):
+    return OneLayer(eqx.nn.Linear(inputs, outputs, use_bias=False, key=jax.random.key(1)))
+
+
+# The table of models, and the one that compiles fastest.
+MODELS = {"one layer": lambda likelihood: cases.supervised(one_layer(), likelihood), **cases.MODELS}
 
 
 class Written:
     """Loss with its penalty, gradient, and curvature without it."""
 
-    def __init__(self, case, metric, l2=0.0, curvature_batch=None):
+    def __init__(self, case, metric, l2=0.0, first=None):
         params, frozen = eqx.partition(case.model, case.trainable)
         w, unravel = jfu.ravel_pytree(params)
         self.w = np.asarray(w)
@@ -31,14 +61,17 @@ class Written:
             return dense.loss(case.terms, model(w)) + l2 / 2 * sum(jnp.sum(a**2) for a in arrays)
 
         def matrix(w):
+            if metric == "identity":
+                return jnp.eye(w.size)
             total = jnp.zeros((w.size, w.size))
             for term in case.terms:
-                J = term.jacobians(model(w), case.trainable)[:curvature_batch]
+                J = term.jacobians(model(w), case.trainable)[:first]
                 per_example = jax.vmap(METRICS[metric](term.distribution))
-                M = per_example(term.values(model(w)), term.targets)[:curvature_batch]
+                M = per_example(term.values(model(w)), term.targets)[:first]
                 total += term.weight / len(M) * jnp.einsum("icp,icd,idq->pq", J, M, J)
             return total
 
+        self.flat = lambda model: flat(eqx.filter(model, case.trainable))
         self._loss = jax.jit(loss)
         self._all = jax.jit(lambda w: (loss(w), jax.grad(loss)(w), matrix(w)))
 
@@ -51,16 +84,43 @@ class Written:
         return float(loss), np.asarray(g), np.asarray(C)
 
 
+def flat(tree):
+    """All floating-point arrays of a tree as one vector."""
+    return np.asarray(jfu.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
+
+
+def check_step(info, w, new, written, H, message="", expected=None):
+    """What a step from w to `new` reports, by the matrix H of the quadratic model.
+
+    `expected` are the new weights, where they are known; a ratio must have been asked for.
+    """
+    (loss, g, _), delta = written(w), new - w
+    if expected is not None:
+        np.testing.assert_allclose(new, expected, rtol=1e-7, atol=1e-10, err_msg=message)
+    metric = delta @ H @ delta / 2
+    numbers = {
+        "loss": loss,
+        "grad_norm": np.linalg.norm(g),
+        "step_norm": np.linalg.norm(delta),
+        "metric_step": metric,
+        "reduction_ratio": (loss - written.loss(new)) / -(delta @ g + metric),
+    }
+    for field, value in numbers.items():
+        found = getattr(info, field)
+        np.testing.assert_allclose(found, value, rtol=1e-6, err_msg=f"{message}: {field}")
+    assert info.accepted, message
+    assert cv.RESULTS[info.result] == ""
+
+
 def trajectory(case, optimiser, keys, batches=None):
     """The flat weights before and after each step, [steps + 1, P], and what the steps report.
 
-    To be traced: `batches` have a leading axis of steps, by default all are the case's own.
+    `batches` have a leading axis of steps, by default all are the case's own. One program.
     """
     params, frozen = eqx.partition(case.model, eqx.is_inexact_array)
-    chosen = jax.tree.leaves(eqx.filter(case.model, case.trainable))
-    assert chosen
+    assert jax.tree.leaves(eqx.filter(case.model, case.trainable))
 
-    def flat(model):
+    def ravelled(model):
         return jfu.ravel_pytree(eqx.filter(model, case.trainable))[0]
 
     def body(carry, each):
@@ -69,16 +129,27 @@ def trajectory(case, optimiser, keys, batches=None):
         batch = case.batch if batch is None else batch
         model, state, info = optimiser.step(eqx.combine(params, frozen), batch, state, key=key)
         params = eqx.filter(model, eqx.is_inexact_array)
-        return (params, state), (flat(model), info)
+        return (params, state), (ravelled(model), info)
 
-    start = params, optimiser.init(case.model, case.trainable)
-    _, (after, infos) = jax.lax.scan(body, start, (keys, batches))
-    return jnp.concatenate([flat(case.model)[None], after]), infos
+    @jax.jit
+    def run(params, keys, batches):
+        state = optimiser.init(case.model, case.trainable, case.batch)
+        _, (after, infos) = jax.lax.scan(body, (params, state), (keys, batches))
+        return jnp.concatenate([ravelled(case.model)[None], after]), infos
+
+    ws, infos = run(params, keys, batches)
+    return np.asarray(ws), infos
 
 
-def at(infos, k):
-    """What step k reports."""
-    return jax.tree.map(lambda leaf: leaf[k], infos)
+def steps(ws, infos):
+    """Of a trajectory: k, the weights before and after step k, and what it reports."""
+    for k, (w, new) in enumerate(itertools.pairwise(ws)):
+        yield k, w, new, at(infos, k)
+
+
+def at(tree, k):
+    """What step, or lane, k reports or holds."""
+    return jax.tree.map(lambda leaf: leaf[k] if eqx.is_array(leaf) else leaf, tree)
 
 
 def poisoned(case, steps, which):

@@ -11,7 +11,7 @@ import pytest
 import data
 from data import DatasetError
 from data._mnist_files import MNIST, read_dataset
-from data.download import Source
+from data._source import Source
 from data.fashion_mnist import FASHION_MNIST
 
 

@@ -83,6 +83,7 @@ def test_method_and_weights_are_those_of_the_command_line(built):
     assert eqx.tree_equal(built.model, initial_model(digits(), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax multiplies floats by its step counts
 def test_a_curve_is_that_of_a_training_run(small, built, tmp_path):
     optimiser = adam(3e-3)

@@ -11,13 +11,14 @@ from experiments.kunstner.field import fields
 from experiments.kunstner.newton import iterates
 from experiments.kunstner.report import newton_table, scaling_table
 from experiments.kunstner.scaling import DISTANCES, scalings
+from tests.selection import slow_but
 
 PROBLEMS = {"wine": problems.wine, "breast_cancer": problems.breast_cancer}
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.fixture(params=PROBLEMS)
+@pytest.fixture(params=slow_but(["wine"], PROBLEMS))
 def problem(request):
     return PROBLEMS[request.param]()
 
@@ -32,8 +33,8 @@ def test_natural_gradient_is_newton_at_every_step(problem):
 
 def test_at_the_optimum_the_gradient_is_zero_and_the_hessian_positive(problem):
     optimum = problem.optimum()
-    assert jnp.linalg.norm(jax.grad(problem.loss)(optimum)) < 1e-12
-    assert jnp.linalg.eigvalsh(jax.hessian(problem.loss)(optimum))[0] > 1e-6
+    assert jnp.linalg.norm(jax.jit(jax.grad(problem.loss))(optimum)) < 1e-12
+    assert jnp.linalg.eigvalsh(jax.jit(jax.hessian(problem.loss))(optimum))[0] > 1e-6
 
 
 def test_least_squares_is_solved_by_one_step():
@@ -89,6 +90,7 @@ def test_the_paths_of_natural_gradient_are_straight_and_all_lead_to_the_optimum(
         np.testing.assert_allclose(across, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_every_step_and_damping():
     line = problems.line()
     assert len(newton_table({"a": iterates(line, 3)}).splitlines()) == 2 + 3

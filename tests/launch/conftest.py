@@ -39,6 +39,7 @@ def train(
     With `task=` another function takes the place of the training.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])  # `--config-dir` adds to it
     # Configuring logging closes all handlers there are, and absl's closes pytest's stderr with it.
     monkeypatch.setattr(logging, "shutdown", lambda handlers: None)
     handlers, level = logging.root.handlers[:], logging.root.level

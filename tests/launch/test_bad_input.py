@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.selection import slow_but
+
 ROOT = Path(__file__).parents[2]
 
 # What is typed, and what the sentence must say.
@@ -101,6 +103,17 @@ TABLE = {
     "-m seed=0,1 hydra/launcher=slurm": ["`sbatch`", "`hydra/launcher=local`"],
 }
 
+QUICK = {
+    *("curvature=gaus_newton", "damping=0.01", "-m curvature=identity,nope"),
+    *("sampels=5", "+curvature.foo=3", "average.decay=0.9"),
+    *("samples=0", "damping.value=abc", "batch_size=1438", "x64=5", "seed=???", "~seed"),
+    *("-m damping.value=1,-1", "model.output_size=7", "dataset=mnist10k"),
+    "curvature=exact_fisher solver=sample_space solver.max_rows=99",
+    *("curvature=gauss_newton samples=5", "seed=[", "--nope", "curvature=identity,true_fisher"),
+    *("hydra.run.dir=/dev/null", "resume=nope", "-m resume=. seed=0,1"),
+    "-m seed=0,1 hydra/launcher=slurm",
+}
+
 # One process for all of them; not pytest's own, whose type checks would speak first.
 SCRIPT = """
 import contextlib, io, json, os, sys
@@ -123,8 +136,10 @@ def _python(*command, cwd, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """The exit code, stderr and what is left in the folder, for every row of the table."""
+def refusals(tmp_path_factory, request):
+    """The exit code, stderr and what is left in the folder, for every row that is tested."""
+    tests = [test for test in request.session.items if test.originalname == "test_bad_input"]
+    rows = [test.callspec.params["arguments"] for test in tests]
     # Files that are no dataset: unreadable, whether there is a network or not.
     data = tmp_path_factory.mktemp("data")
     (data / "mnist").mkdir()
@@ -132,12 +147,12 @@ def refusals(tmp_path_factory):
         (data / "mnist" / f"t10k-{part}-ubyte.gz").write_text("not a dataset")
     environment = {"CURVATURE_DATA": str(data), "PYTHONPATH": str(ROOT)}
     folder = tmp_path_factory.mktemp("empty")
-    done = _python("-c", SCRIPT, cwd=folder, env=environment, input=json.dumps(list(TABLE)))
+    done = _python("-c", SCRIPT, cwd=folder, env=environment, input=json.dumps(rows))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("arguments", TABLE)
+@pytest.mark.parametrize("arguments", slow_but(QUICK, TABLE))
 def test_bad_input(arguments, refusals):
     code, err, made = refusals[arguments]
     assert code == 2
@@ -149,9 +164,8 @@ def test_bad_input(arguments, refusals):
         assert text in err
 
 
-@pytest.mark.parametrize("arguments", ["samples=0", "-m seed=0,1 dampin=0.01"])
-def test_bad_input_from_a_shell(arguments, tmp_path):
-    done = _python(str(ROOT / "train.py"), *arguments.split(), cwd=tmp_path)
+def test_bad_input_from_a_shell(tmp_path):
+    done = _python(str(ROOT / "train.py"), "-m", "seed=0,1", "dampin=0.01", cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout

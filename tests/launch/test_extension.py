@@ -1,4 +1,4 @@
-"""A curvature from outside the repository: one module, one YAML file, `--config-dir`."""
+"""What lies outside the repository, as in the README: a module, a YAML file, `--config-dir`."""
 
 import json
 import subprocess
@@ -7,44 +7,56 @@ from pathlib import Path
 
 import pytest
 
+from tests.readme import block
+
 TRAIN = Path(__file__).parents[2] / "train.py"
-MODULE = """
-import jax.numpy as jnp
-import curvature as cv
-
-class Mine(cv.AbstractPullback):
-    scale: float = 1.0
-
-    def factor(self, likelihood, z, y, *, key):
-        return self.scale * jnp.eye(z.size, dtype=z.dtype)
+# A package in the place of wandb's that prints what it is told.
+WANDB = """
+class Run:
+    summary = {}
+    def log(self, record, step): print("logged", step)
+    def finish(self): print("ended", self.summary["status"])
+def init(project, config, dir): print("began", project, config["seed"]); return Run()
 """
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "extra" / "curvature").mkdir(parents=True)
-    (tmp_path / "extra" / "mine.py").write_text(MODULE)
-    (tmp_path / "extra" / "curvature" / "mine.yaml").write_text("_target_: mine.Mine\nscale: 0.5\n")
+    mine = tmp_path / "mine"
+    files = {
+        "half_fisher.py": block("class HalfFisher"),
+        "curvature/half_fisher.yaml": block("half_fisher.HalfFisher"),
+        "wandb.py": WANDB,
+        "wandb_recorder.py": block("class WandB"),
+        "recorders/wandb.yaml": block("wandb_recorder.WandB"),
+        "broken.py": "import curvatur",
+        "curvature/broken.yaml": "_target_: broken.Mine",
+    }
+    for name, text in files.items():
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(text)
     return tmp_path
 
 
-def _train(folder, *arguments):
-    command = [sys.executable, str(TRAIN), "--config-dir", "extra", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_it_runs(folder):
-    done = _train(folder, "curvature=mine", "curvature.scale=2", "max_steps=2", "hydra.run.dir=run")
+def test_a_curvature_and_a_recorder_run(folder):
+    """In a process of its own, started somewhere else."""
+    mine = "--config-dir", "mine", "curvature=half_fisher", "recorders=wandb"
+    cheap = "model=linear", "solver=cg", "search=learning_rate", "max_steps=2"
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *mine, *cheap, "hydra.run.dir=run"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    assert (summary["curvature"], summary["steps"]) == ("mine", 2)
+    assert (summary["curvature"], summary["steps"]) == ("half_fisher", 2)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("began", "log", "end"))]
+    assert told == ["began curvature 0", "logged 1", "logged 2", "ended finished"]
 
 
-def test_its_errors_are_sentences_too(folder):
-    (folder / "extra" / "mine.py").write_text(MODULE.replace("import curvature", "import curvatur"))
-    done = _train(folder, "curvature=mine")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_its_errors_are_sentences_too(folder, train):
+    done = train("--config-dir", "mine", "curvature=broken")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
     assert "`curvature` cannot be imported" in line
     assert "curvatur" in line
-    assert {path.name for path in folder.iterdir()} == {"extra"}
+    assert {path.name for path in folder.iterdir()} == {"mine"}

@@ -38,6 +38,7 @@ def schedule(signal):
 
     return at
 '''
+CHEAP = "model=linear", "curvature=identity", "search=learning_rate"  # quickly compiled
 SIGNALS = signal.SIGKILL, 0, -1, signal.SIGSEGV
 
 
@@ -58,7 +59,7 @@ def fatal(tmp_path_factory):
     signals = ",".join(str(int(number)) for number in SIGNALS)
     return (
         *("-m", "--config-dir", str(mine), "damping=fatal", f"damping.schedule.signal={signals}"),
-        *(f"max_steps={STEP + 5}", "model=linear", "solver=cg", "search=learning_rate"),
+        *(f"max_steps={STEP + 5}", *CHEAP),
     )
 
 
@@ -126,7 +127,7 @@ def test_precision_does_not_leak(tmp_path):
     found = {}
     for launcher, precisions in {"basic": "true,false,true", "parallel": "true,false"}.items():
         done = python_train(
-            *(tmp_path, "-m", f"x64={precisions}", "max_steps=2", "model=linear", "solver=cg"),
+            *(tmp_path, "-m", f"x64={precisions}", "max_steps=2", *CHEAP),
             *(f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"),
         )
         assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.unused import ROOTS, is_used, reached
+from tests.selection import slow_but
 
 PATHS = [
     *("samples", "seed", "x64", "model", "model.width", "optimiser", "objective", "likelihood"),
@@ -32,7 +33,14 @@ def _resolved(value):
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-@pytest.mark.parametrize(("curvature", "optimiser", "objective"), CHOICES)
+QUICK_CHOICES = [
+    ("true_fisher", "natural_gradient", "supervised"),
+    ("divergence", "adam", "joint"),
+    ("gauss_newton", "natural_gradient", "joint"),
+]
+
+
+@pytest.mark.parametrize(("curvature", "optimiser", "objective"), slow_but(QUICK_CHOICES, CHOICES))
 def test_used_means_that_a_change_is_noticed(curvature, optimiser, objective, compose):
     overrides = f"curvature={curvature}", f"optimiser={optimiser}", f"objective={objective}"
     config = compose(*overrides)
@@ -74,9 +82,12 @@ USED = [
 ]
 
 
-@pytest.mark.parametrize("arguments", USED, ids=" ".join)
+@pytest.mark.parametrize("arguments", slow_but([USED[0], USED[2], USED[4]], USED), ids=" ".join)
 def test_used_overrides_are_accepted(arguments, train, standard_promotion):
-    done = train(*arguments, task=lambda _: {"status": "finished", "exit_code": 0})
+    def task(config):
+        return {"status": "finished", "exit_code": 0}
+
+    done = train(*arguments, "model=linear", task=task)
     assert done.code == 0, done.err
 
 
@@ -93,7 +104,11 @@ UNUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "override", "choice"), UNUSED, ids=lambda x: " ".join(x))
+@pytest.mark.parametrize(
+    ("arguments", "override", "choice"),
+    slow_but([UNUSED[0], UNUSED[5], UNUSED[7]], UNUSED),
+    ids=lambda x: " ".join(x),
+)
 def test_unused_overrides_are_refused(arguments, override, choice, train):
     done = train(*arguments)
     assert done.code == 2

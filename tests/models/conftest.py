@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def build() -> Callable[..., eqx.Module]:
         config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
         sizes = {"input_shape": list(input_shape), "output_size": CLASSES}
         make = hydra.utils.instantiate(config | sizes | overrides, _convert_="all")
-        return make(key=jax.random.key(seed))
+        # As one program: a model that is made operation by operation compiles each of them.
+        return eqx.filter_jit(make)(key=jax.random.key(seed))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def built(build: Callable[..., eqx.Module]) -> Callable[..., eqx.Module]:
+    """`build`, for tests that share a model; not under a trace."""
+    return functools.cache(build)

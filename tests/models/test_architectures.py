@@ -11,6 +11,16 @@ import models
 KEY = jax.random.key(0)
 
 
+def made(model, *args, **kwargs):
+    """The model, made as one program: operation by operation each of them is compiled."""
+    return eqx.filter_jit(lambda key: model(*args, key=key, **kwargs))(KEY)
+
+
+def shaped(model, *args, **kwargs):
+    """The model with shapes in the place of its arrays."""
+    return eqx.filter_eval_shape(lambda key: model(*args, key=key, **kwargs), KEY)
+
+
 def sizes(dense):
     return [dense.layers[0].in_features, *(layer.out_features for layer in dense.layers)]
 
@@ -20,18 +30,18 @@ def is_zero(tree):
 
 
 def test_mlp_sizes():
-    assert sizes(models.MLP((3, 4), 5, width=7, depth=2, key=KEY).layers) == [12, 7, 7, 5]
+    assert sizes(shaped(models.MLP, (3, 4), 5, width=7, depth=2).layers) == [12, 7, 7, 5]
 
 
 def test_mlp_of_depth_0_is_linear():
-    model = models.MLP((3,), 2, depth=0, key=KEY)
+    model = made(models.MLP, (3,), 2, depth=0)
     (layer,) = model.layers.layers
     x = jnp.array([1.0, -2.0, 3.0])
     np.testing.assert_allclose(model(x), layer.weight @ x + layer.bias)
 
 
 def test_mlp_by_hand(x64):
-    model = models.MLP((2, 2), 3, width=5, depth=1, activation=jnp.tanh, key=KEY)
+    model = made(models.MLP, (2, 2), 3, width=5, depth=1, activation=jnp.tanh)
     first, second = ({"w": np.array(x.weight), "b": np.array(x.bias)} for x in model.layers.layers)
     x = np.array([[0.5, -1.0], [2.0, 0.1]])
     expected = second["w"] @ np.tanh(first["w"] @ x.ravel() + first["b"]) + second["b"]
@@ -39,7 +49,7 @@ def test_mlp_by_hand(x64):
 
 
 def test_initial_weights_have_the_variance_of_lecun():
-    layer = models.MLP((400,), 1, width=1000, depth=1, key=KEY).layers.layers[0]
+    layer = made(models.MLP, (400,), 1, width=1000, depth=1).layers.layers[0]
     n = layer.weight.size
     # A variance estimated from n normal numbers has a relative standard error of √(2/n).
     assert abs(float(jnp.var(layer.weight)) * 400 - 1) < 4 * (2 / n) ** 0.5
@@ -56,8 +66,9 @@ def test_convnet_takes_any_image(input_shape):
 
 def test_convnet_takes_one_channel_for_none():
     x = jax.random.uniform(KEY, (4, 4))
-    flat, stacked = (models.ConvNet(shape, 4, key=KEY) for shape in [(4, 4), (1, 4, 4)])
-    np.testing.assert_array_equal(flat(x), stacked(x[None]))
+    flat, stacked = (made(models.ConvNet, shape, 4) for shape in [(4, 4), (1, 4, 4)])
+    apply = eqx.filter_jit(lambda model, x: model(x))
+    np.testing.assert_array_equal(apply(flat, x), apply(stacked, x[None]))
 
 
 def test_convnet_refuses_what_is_no_image():
@@ -67,20 +78,21 @@ def test_convnet_refuses_what_is_no_image():
 
 @pytest.mark.parametrize("encoder", [(9,), (9, 5), (9, 5, 2)])
 def test_autoencoder_mirrors(encoder):
-    model = models.Autoencoder((3, 4), 10, sizes=encoder, key=KEY)
+    model = shaped(models.Autoencoder, (3, 4), 10, sizes=encoder)
     assert sizes(model.encoder) == [12, *encoder]
     assert sizes(model.decoder) == [*reversed(encoder), 12]
-    assert model.encode(jnp.ones((3, 4))).shape == (encoder[-1],)
+    code = eqx.filter_eval_shape(lambda model, x: model.encode(x), model, jnp.ones((3, 4)))
+    assert code.shape == (encoder[-1],)
 
 
 def test_autoencoder_code_is_linear():
-    model = models.Autoencoder((4,), 10, sizes=(3,), key=KEY)
+    model = made(models.Autoencoder, (4,), 10, sizes=(3,))
     x = jnp.arange(4.0)
     np.testing.assert_allclose(model.encode(2 * x), 2 * model.encode(x), rtol=1e-6)
 
 
 def test_classifying_autoencoder_shares_its_encoder():
-    model = models.ClassifyingAutoencoder((2, 2), 3, sizes=(5, 2), key=KEY)
+    model = made(models.ClassifyingAutoencoder, (2, 2), 3, sizes=(5, 2))
     x = jnp.arange(4.0).reshape(2, 2)
     np.testing.assert_array_equal(models.reconstruct(model, x), model.autoencoder(x).reshape(2, 2))
     np.testing.assert_array_equal(
@@ -88,7 +100,7 @@ def test_classifying_autoencoder_shares_its_encoder():
     )
 
     def gradient(outputs):
-        return eqx.filter_grad(lambda model: jnp.sum(outputs(model, x)))(model)
+        return eqx.filter_jit(eqx.filter_grad(lambda model: jnp.sum(outputs(model, x))))(model)
 
     reconstruction, label = gradient(models.reconstruct), gradient(models.classify)
     assert is_zero(reconstruction.head)
@@ -98,17 +110,18 @@ def test_classifying_autoencoder_shares_its_encoder():
 
 
 def test_transformer_tells_tokens_apart_by_position_alone():
-    model = models.TransformerEncoder((6, 5), 4, key=KEY)
+    model = made(models.TransformerEncoder, (6, 5), 4, depth=1)
     blind = eqx.tree_at(lambda model: model.positions, model, jnp.zeros_like(model.positions))
+    model, blind = eqx.filter_jit(model), eqx.filter_jit(blind)
     x = jax.random.normal(KEY, (6, 5))
     np.testing.assert_allclose(blind(x), blind(x[::-1]), rtol=1e-4, atol=1e-5)
     assert jnp.max(jnp.abs(model(x) - model(x[::-1]))) > 1e-2
 
 
 def test_transformer_tokens_attend_to_each_other():
-    model = models.TransformerEncoder((6, 5), 4, key=KEY)
+    model = made(models.TransformerEncoder, (6, 5), 4, depth=1)
     block = model.blocks[0]
-    jacobian = jax.jacrev(block)(jax.random.normal(KEY, (6, 32)))
+    jacobian = jax.jit(jax.jacrev(block))(jax.random.normal(KEY, (6, 32)))
     # 6 × 6 blocks, of which a perceptron alone would leave the diagonal.
     assert jnp.all(jnp.linalg.norm(jacobian, axis=(1, 3)) > 0)
 

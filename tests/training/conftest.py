@@ -12,7 +12,7 @@ import pytest
 
 import curvature as cv
 from data import Dataset, digits
-from training import Run, Settings
+from training import Run, Settings, train
 
 
 class TinyNet(eqx.Module):
@@ -31,13 +31,14 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def model() -> TinyNet:
-    return TinyNet()
-
-
-@pytest.fixture
 def make_net() -> Callable[[int], TinyNet]:
-    return TinyNet
+    # As one program: a model that is made operation by operation compiles each of them.
+    return eqx.filter_jit(TinyNet)
+
+
+@pytest.fixture(scope="session")
+def model(make_net) -> TinyNet:
+    return make_net(10)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +60,14 @@ def make_run(dataset, model, sgd) -> Callable[..., Run]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(make_run, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(make_run(), folder)
+    return folder
 
 
 @pytest.fixture

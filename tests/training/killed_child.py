@@ -17,7 +17,7 @@ import curvature as cv
 from data import digits, held_out
 from training import Run, Settings, train
 
-STEPS = 300
+STEPS = 100
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
@@ -30,15 +30,14 @@ def run() -> Run:
         cv.Supervised(cv.Categorical()),
         curvature=cv.SampledFisher(samples=1),
         damping=cv.LevenbergMarquardt(1.0),
-        momentum=cv.Spring(0.5),
         solver=cv.CG(max_steps=5),
-        warm_start=0.9,
+        momentum=cv.WarmStart(0.9, of=cv.Spring(0.5)),
     )
     net = eqx.nn.Sequential(
         [eqx.nn.Lambda(jax.numpy.ravel), eqx.nn.MLP(64, 10, 16, 1, key=jax.random.key(0))]
     )
     settings = Settings(
-        seed=3, batch_size=32, epochs=100, max_steps=STEPS, checkpoint_seconds=0.02, validation=0.1
+        seed=3, batch_size=32, epochs=3, max_steps=STEPS, checkpoint_seconds=0.005, validation=0.1
     )
     dataset = held_out(digits(), settings.validation)
     return Run(net, optimiser, dataset, settings, {"name": "killed"}, "killed")

@@ -203,7 +203,7 @@ def test_every_state_of_an_optimiser_is_saved(make_checkpoints, model, dataset, 
         solver=cv.CG(rtol=1e-3, max_steps=4),
         damping=cv.LevenbergMarquardt(1.0),
         search=optx.ClassicalTrustRegion(),
-        warm_start=0.9,
+        momentum=cv.WarmStart(0.9),
     )
     order = jnp.asarray(batch_indices(0, 0, dataset.num_train, 256), jnp.int32)
     state = optimiser.init(model)

@@ -10,73 +10,60 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.killed_child import STEPS, run
+from training import train
+
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("killed_child.py")
-SECONDS = 1.0
+SECONDS = 0.5
 """A run takes about twice as long from its first step to its last."""
 
 
-class Machine:
-    """Starts the run in a folder again and again, and kills it."""
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """The run in a process of its own, with the program that this process compiles."""
+    same_program = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), str(folder), *arguments],
+        env=os.environ | same_program | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
-    def __init__(self, cache: Path):
-        # What is compiled once need not be compiled at every start.
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
 
-    def start(self, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, str(CHILD), str(folder), *arguments],
-            env=self._environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+def finish(folder: Path) -> None:
+    train(run(), folder, resume=folder.exists())
 
-    def finish(self, folder: Path) -> None:
-        process = self.start(folder)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
 
-    def kill_at_time(self, folder: Path, seconds: float) -> bool:
-        """Kill the process so long after its first step; whether it was alive."""
-        process = self.start(folder)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("killed ") and "/" in line:  # the display has shown a step
-                break
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
-        return self._was_killed(process)
+def kill_at_time(folder: Path, seconds: float) -> bool:
+    """Kill the process so long after its first step; whether it was alive."""
+    process = start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("killed ") and "/" in line:  # the display has shown a step
+            break
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return was_killed(process)
 
-    def kill_at_operation(self, folder: Path, number: int) -> bool:
-        """Let the process die at so many operations on its files; whether it did."""
-        process = self.start(folder, str(number))
-        process.communicate()
-        return self._was_killed(process)
 
-    @staticmethod
-    def _was_killed(process: subprocess.Popen) -> bool:
-        assert process.returncode in (0, -signal.SIGKILL)
-        return process.returncode != 0
+def kill_at_operation(folder: Path, number: int) -> bool:
+    """Let the process die at so many operations on its files; whether it did."""
+    return was_killed(start(folder, str(number)))
+
+
+def was_killed(process: subprocess.Popen) -> bool:
+    _, errors = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory) -> Machine:
-    return Machine(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
-def whole(machine, tmp_path_factory) -> Path:
+def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    machine.finish(folder)
+    finish(folder)
     return folder
 
 
@@ -98,16 +85,16 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_killed_among_its_files(machine, whole, tmp_path):
+def test_killed_among_its_files(whole, tmp_path):
     """A checkpoint is written every few steps: the thirtieth operation is on one of them."""
-    assert machine.kill_at_operation(tmp_path / "run", 30)
-    machine.finish(tmp_path / "run")
+    assert kill_at_operation(tmp_path / "run", 30)
+    finish(tmp_path / "run")
     assert_same(tmp_path / "run", whole)
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(machine, whole, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole, tmp_path):
     folder = tmp_path / "run"
-    full = machine.start(folder, LARGEST_FILE="60000")
+    full = start(folder, LARGEST_FILE="20000")
     _, errors = full.communicate()
     assert full.returncode == 1
     last = errors.strip().splitlines()[-1]
@@ -117,27 +104,27 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(machine, whole, t
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert len(list((folder / "checkpoints").glob("step_*.ckpt"))) == 2
     assert not list(folder.rglob("*.tmp"))
-    machine.finish(folder)
+    finish(folder)
     assert_same(folder, whole)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 301))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
     assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.slow
-def test_killed_at_fifty_random_moments(machine, whole, tmp_path):
+def test_killed_at_random_moments(whole, tmp_path):
     """Half of them at random times, half at random operations on the run's files."""
     generator, killed, number = random.Random(0), 0, 0
-    while killed < 50:
+    while killed < 12:
         folder = tmp_path / str(number)
         number += 1
         for attempt in range(8):
             if attempt % 2:
-                alive = machine.kill_at_operation(folder, generator.randint(1, 200))
+                alive = kill_at_operation(folder, generator.randint(1, 100))
             else:
-                alive = machine.kill_at_time(folder, generator.uniform(0, SECONDS))
+                alive = kill_at_time(folder, generator.uniform(0, SECONDS))
             killed += alive
             if not alive:
                 break
-        machine.finish(folder)
+        finish(folder)
         assert_same(folder, whole)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.selection import slow_but
 from training import AbstractRecorder, train
 from training.recorders import Figures, TensorBoard
 
@@ -67,7 +68,7 @@ def test_arrays_are_those_of_the_step(make_run, whole, tmp_path, sgd, weights, l
     np.testing.assert_allclose(notes.records[6]["step_norm"], length, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["begin", "record", "arrays", "end"])
+@pytest.mark.parametrize("method", slow_but(["record"], ["begin", "record", "arrays", "end"]))
 def test_a_recorder_that_fails_does_not_end_the_run(
     make_run, whole, tmp_path, weights, leaves_equal, capsys, method
 ):
@@ -142,10 +143,3 @@ def test_figures_are_drawn_at_the_end(make_run, tmp_path):
     assert "failed" not in (tmp_path / "train.log").read_text()
     made = {path.suffix for path in (tmp_path / "report").iterdir()}
     assert made == {".html", ".csv", ".png"}
-
-
-@pytest.fixture(scope="module")
-def whole(make_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    train(make_run(), folder)
-    return folder

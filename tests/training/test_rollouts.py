@@ -36,11 +36,11 @@ def test_a_step_learns_from_the_rollout_of_its_key(policy):
     stepper = Stepper(SGD, policy, SGD.init(policy), data, 5, draw)
     order = jnp.zeros((1, 200), jnp.int32)
     stepper.compile(order)
-    state = SGD.init(policy)
+    state, draw = SGD.init(policy), eqx.filter_jit(SOURCE.batch)
     for step in range(2):
         record = stepper.read(stepper.step(order))
         key = jax.random.fold_in(jax.random.key(5), step)
-        batch, numbers = SOURCE.batch(
+        batch, numbers = draw(
             policy, step=jnp.int32(step), key=jax.random.fold_in(key, ROLLOUT_STREAM)
         )
         policy, state, info = SGD.step(policy, batch, state, key=key)

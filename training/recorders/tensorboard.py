@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.tree_util as jtu
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from ..settings import is_int
 from ._base import AbstractRecorder, Arrays
@@ -30,12 +29,16 @@ class TensorBoard(AbstractRecorder):
                 "`TensorBoard(histograms_every=...)` must be a positive integer or null, got "
                 f"{histograms_every!r}."
             )
-        self.arrays_every = histograms_every
+        # Here, because it takes long to import, and few runs need it.
+        from tensorboardX import SummaryWriter
+
+        self.arrays_every, self._make_writer = histograms_every, SummaryWriter
 
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         self._config = config
         # TensorBoard leaves out what an earlier file has of these steps.
-        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=steps + 1 if steps else None)
+        purged = steps + 1 if steps else None
+        self._writer = self._make_writer(str(folder / FOLDER), purge_step=purged)
 
     def record(self, record: Mapping[str, Any]) -> None:
         for name, value in _numbers(record).items():

@@ -3,14 +3,16 @@ import jax
 import jax.numpy as jnp
 from jax.lax import dynamic_update_slice
 from jax.lax.linalg import cholesky, triangular_solve
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Float, Scalar
 
 from ...rows import LowerBlocks
 
 # Squared pivots below this many units of roundoff of the largest diagonal entry are noise.
 _PIVOT = 16.0
-# By this many units of roundoff, times √m, the eigenvalues of a Gram matrix are off.
+# By this many units of roundoff, times √m‖K‖, the eigenvalues of a Gram matrix K are off.
 _NOISE = 2.0
+# The shift grows by this factor until the factor is sound, so many times at most.
+_GROWTH, _MOST_ATTEMPTS = 4.0, 8
 
 
 class Factor(eqx.Module):
@@ -18,43 +20,45 @@ class Factor(eqx.Module):
 
     - `lower`: L, lower triangular.
     - `damping`: λ', which is λ, or more where K + λI is numerically singular.
-    - `by_eigenvalues`: whether L was made from an eigendecomposition.
     """
 
     lower: Float[Array, "m m"]
     damping: Scalar
-    by_eigenvalues: Bool[Array, ""]
 
-    def solve(self, b: Float[Array, "m k"]) -> Float[Array, "m k"]:
-        """(K + λ'I)⁻¹ b for several right-hand sides, by forward and backward substitution."""
-        # LAPACK reads by columns what is held by rows: its L is our Lᵀ, without a copy.
+    def solve(self, b: Float[Array, " m"]) -> Float[Array, " m"]:
+        """(K + λ'I)⁻¹ b by forward and backward substitution."""
+        # Our array is row-major and LAPACK's is column-major: passing Lᵀ avoids a copy.
         upper = self.lower.T
-        forward = triangular_solve(upper, b, left_side=True, lower=False, transpose_a=True)
-        return triangular_solve(upper, forward, left_side=True, lower=False)
+        forward = triangular_solve(upper, b[:, None], left_side=True, lower=False, transpose_a=True)
+        return triangular_solve(upper, forward, left_side=True, lower=False)[:, 0]
 
 
 def factorise(gram: LowerBlocks, damping: Scalar) -> Factor:
-    """Factorise K + λI: by Cholesky's method, or by eigenvalues where that is not to be trusted.
+    """Factorises K + λI by Cholesky's method, with a larger λ' where that is needed.
 
-    Where a pivot drowns in the rounding error of K, the factor is that of K⁺ + λ'I, with the
-    eigenvalues of K clipped to zero from below and λ' = λ + 2√m·eps·‖K‖, the size of their
-    error: what a factor of this precision can say about K, and safely positive definite.
+    The rounding errors of K move its eigenvalues by about 2√m·eps·‖K‖. Where a pivot is of that
+    size, λ' = λ + 2√m·eps·‖K‖ (in the Frobenius norm) takes the place of λ, or four times as much
+    until the factor is sound. The loop ends after one turn where K + λI is well conditioned.
     """
-    lower = _cholesky(gram.shifted(damping))
     eps = float(jnp.finfo(damping.dtype).eps)
     largest = jnp.max(gram.diagonal()) + damping
-    sound = jnp.all(jnp.diagonal(lower) ** 2 > _PIVOT * eps * largest)
+    noise = _NOISE * eps * gram.size**0.5 * gram.norm()
 
-    def by_eigenvalues() -> tuple[Float[Array, "m m"], Scalar]:
-        values, vectors = jnp.linalg.eigh(gram.as_symmetric_matrix())
-        shifted = damping + _NOISE * eps * gram.size**0.5 * jnp.max(jnp.abs(values))
-        root = jnp.sqrt(jnp.maximum(values, 0) + shifted)
-        upper = jnp.linalg.qr(root[:, None] * vectors.T, mode="r")
-        # Held by rows as Cholesky's factor is, or that one would be copied.
-        return jnp.tril(upper.T * jnp.sign(jnp.diagonal(upper))[None, :]), shifted
+    def attempt(
+        carry: tuple[Scalar, Factor, Scalar, Array],
+    ) -> tuple[Scalar, Factor, Scalar, Array]:
+        count, _, shift, _ = carry
+        lower = _cholesky(gram.shifted(damping + shift))
+        sound = jnp.all(jnp.diagonal(lower) ** 2 > _PIVOT * eps * largest)
+        grown = jnp.maximum(_GROWTH * shift, noise)
+        return count + 1, Factor(lower, damping + shift), grown, sound | ~jnp.isfinite(largest)
 
-    factor = jax.lax.cond(sound, lambda: (lower, damping), by_eigenvalues)
-    return Factor(*factor, by_eigenvalues=~sound)
+    none = Factor(jnp.zeros((gram.size, gram.size), damping.dtype), damping)
+    start = jnp.zeros((), jnp.int32), none, jnp.zeros_like(damping), jnp.asarray(False)
+    _, factor, _, _ = jax.lax.while_loop(
+        lambda carry: ~carry[3] & (carry[0] < _MOST_ATTEMPTS), attempt, start
+    )
+    return factor
 
 
 def _cholesky(matrix: LowerBlocks) -> Float[Array, "m m"]:
@@ -66,6 +70,8 @@ def _cholesky(matrix: LowerBlocks) -> Float[Array, "m m"]:
     roundoff times the condition number of such a triangle (Higham 2002, "Accuracy and stability
     of numerical algorithms", section 13.3).
     """
+    if len(matrix.columns) == 1:
+        return cholesky(matrix.columns[0].T, symmetrize_input=False)
     factor = jnp.zeros((matrix.size, matrix.size), matrix.columns[0].dtype)
     start = 0
     for column in matrix.columns:

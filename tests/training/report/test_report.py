@@ -7,6 +7,7 @@ import sys
 import matplotlib.image
 import pytest
 
+from tests.selection import slow_but
 from training.report import write_report
 from training.report.__main__ import main
 from training.report.figures import PLOTS
@@ -65,16 +66,16 @@ def test_runs_that_did_not_finish_are_shown_with_their_reason(write_run, tmp_pat
     assert "killedunfinishedlr=201No summary.json" in text
 
 
-@pytest.mark.parametrize(
-    "losses",
-    [
-        [()],
-        [(None, None)],
-        [(1.0,)],
-        [(-1.0, 0.0), (2.0, None, 3.0, 1e30)],
-        [(1.0,) * n for n in (1, 2, 40, 1000)],
-    ],
-)
+LOSSES = [
+    [()],
+    [(None, None)],
+    [(1.0,)],
+    [(-1.0, 0.0), (2.0, None, 3.0, 1e30)],
+    [(1.0,) * n for n in (1, 2, 40, 1000)],
+]
+
+
+@pytest.mark.parametrize("losses", slow_but([LOSSES[0], LOSSES[3]], LOSSES))
 def test_whatever_is_recorded_is_drawn(losses, write_run, tmp_path):
     for number, of_run in enumerate(losses):
         write_run(str(number), losses=of_run or (1.0,), summary={"seed": number})

@@ -6,6 +6,8 @@ from ._base import (
 from .divergence import Divergence as Divergence
 from .empirical_fisher import EmpiricalFisher as EmpiricalFisher
 from .exact_fisher import ExactFisher as ExactFisher
+from .first_examples import FirstExamples as FirstExamples
 from .gauss_newton import GaussNewton as GaussNewton
 from .identity import Identity as Identity
+from .moving_average import MovingAverage as MovingAverage
 from .sampled_fisher import SampledFisher as SampledFisher

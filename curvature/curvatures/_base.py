@@ -11,18 +11,22 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._precision import full_precision
 from ..likelihoods import AbstractLoss, Coefficients
-from ..linearisation import Linearisation, LinearisedTerm, example_keys, term_key
+from ..linearisation import AbstractLinearisation, LinearisedTerm, example_keys, term_key
 from ..operators import PullbackOperator
 
 
 class AbstractCurvature(eqx.Module):
-    """A metric on the trainable weights, made anew at every step."""
+    """A metric C on the trainable weights, made anew at every step.
+
+    A curvature without state writes `operator` alone. One that carries an estimate from step to
+    step writes `init` and `update`, too.
+    """
 
     @abc.abstractmethod
     def operator(
-        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> lx.AbstractLinearOperator:
-        """The metric C at the weights of the linearisation.
+        """The metric C at the weights of the linearisation, of this batch alone.
 
         **Arguments:** `linearisation`, from `objective.linearise`; `key`, for curvatures that
         draw random numbers: they are drawn here, once, so that the operator does not change from
@@ -31,6 +35,27 @@ class AbstractCurvature(eqx.Module):
         **Returns:** a lineax operator from the trainable weights to themselves, tagged positive
         semidefinite. It is a sum over examples with the scaling of the loss, weight_t/n_t.
         """
+
+    def init(self, linearisation: AbstractLinearisation | None) -> PyTree[Array]:
+        """The state before the first step: None, unless a subclass carries one.
+
+        **Arguments:** `linearisation`, arrays or shapes; None where no batch was given, which a
+        curvature with state refuses.
+        """
+        del linearisation
+
+    def update(
+        self,
+        linearisation: AbstractLinearisation,
+        state: PyTree[Array],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+        """The metric to use at this step, and the next state.
+
+        **Arguments:** `state`, from `init` or the last `update`; the others as `operator`.
+        """
+        return self.operator(linearisation, key=key), state
 
 
 class AbstractPullback(AbstractCurvature):
@@ -58,7 +83,7 @@ class AbstractPullback(AbstractCurvature):
 
     @full_precision
     def operator(
-        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> PullbackOperator:
         terms, factors = linearisation.terms, []
         for index, term in enumerate(terms):
@@ -70,7 +95,8 @@ class AbstractPullback(AbstractCurvature):
 
     def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
-            S = self.factor(term.likelihood, z, y, key=key)
+            of_one = term.likelihood.unmasked(z, y)
+            S = self.factor(of_one.likelihood, of_one.z, of_one.y, key=key)
             if isinstance(S, jax.Array | np.ndarray) and S.ndim == 2:
                 S = lx.MatrixLinearOperator(jnp.asarray(S))
             if not isinstance(S, lx.AbstractLinearOperator) or S.out_size() != z.size:
@@ -78,7 +104,7 @@ class AbstractPullback(AbstractCurvature):
                     f"`{type(self).__name__}.factor` must return S (c × r) for one example, with "
                     f"c = {z.size} outputs here, as a lineax operator or an array; got {S}."
                 )
-            return S
+            return of_one.restrict(S)
 
         keys = example_keys(key, term.size)
         return eqx.filter_vmap(one)(term.outputs, term.targets, keys)
@@ -86,9 +112,12 @@ class AbstractPullback(AbstractCurvature):
     def _coefficients(self, term: LinearisedTerm) -> Coefficients | None:
         if not isinstance(self, AbstractCoveringPullback):
             return None
-        return eqx.filter_vmap(lambda z, y: self.coefficients(term.likelihood, z, y))(
-            term.outputs, term.targets
-        )
+
+        def one(z: Array, y: Any) -> Coefficients | None:
+            of_one = term.likelihood.unmasked(z, y)
+            return self.coefficients(of_one.likelihood, of_one.z, of_one.y)
+
+        return eqx.filter_vmap(one)(term.outputs, term.targets)
 
 
 class AbstractCoveringPullback(AbstractPullback):
@@ -108,9 +137,9 @@ class AbstractCoveringPullback(AbstractPullback):
 def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
     """The same term, whose factors cannot be computed before those of the term before it.
 
-    LAPACK decomposes the matrices of a batch on XLA's own threads and waits for them there: as many
-    batches at a time as there are threads wait for ever (seen with jaxlib 0.10.2, two threads and
-    two terms). Zero times a number is what XLA does not leave out.
+    LAPACK decomposes the matrices of a batch on XLA's own threads and waits for them there. As many
+    batches at a time as there are threads wait forever (seen with jaxlib 0.10.2, two threads and
+    two terms). Adding `0 * x` creates a data dependency that XLA does not remove.
     """
     made = [leaf.ravel()[:1] for leaf in jtu.tree_leaves(factors) if eqx.is_inexact_array(leaf)]
     if not made or not made[0].size:
@@ -119,14 +148,39 @@ def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> Linearis
     return eqx.tree_at(lambda t: t.outputs, term, term.outputs + nothing)
 
 
+@jax.custom_jvp
 def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:
     """S = U √max(Λ, 0) Uᵀ for a symmetric matrix U Λ Uᵀ: negative eigenvalues are clipped to 0.
 
     For a matrix that is positive semidefinite, S Sᵀ is the matrix itself up to rounding. Costs
     O(c³) and holds c × c numbers per example.
+
+    Its derivative is one for which S Sᵀ has the right derivative. That of an eigendecomposition is
+    NaN where eigenvalues are equal, and that of a root where one is zero.
     """
     values, vectors = jnp.linalg.eigh(matrix)
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
+
+
+@symmetric_root.defjvp
+def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """In the basis U: δM_ij = F_ij δA_ij for M = max(A, 0), and (s_i + s_j) δS_ij = δM_ij.
+
+    F holds the divided differences of max(·, 0) (Daleckii and Krein 1965). Between two eigenvalues
+    that are zero, M stays zero to first order.
+    """
+    (matrix,), (change,) = primals, tangents
+    values, vectors = jnp.linalg.eigh(matrix)
+    kept = jnp.maximum(values, 0)
+    gaps = values[:, None] - values[None, :]
+    differences = (kept[:, None] - kept[None, :]) / jnp.where(gaps == 0, 1, gaps)
+    both = (values[:, None] > 0).astype(values.dtype)
+    F = jnp.where(gaps == 0, both, differences)
+    roots = jnp.sqrt(kept)
+    sums = roots[:, None] + roots[None, :]
+    in_basis = F * (vectors.T @ change @ vectors)
+    of_root = jnp.where(sums > 0, in_basis / jnp.where(sums > 0, sums, 1), 0)
+    return (vectors * roots[None, :]) @ vectors.T, vectors @ of_root @ vectors.T
 
 
 def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:

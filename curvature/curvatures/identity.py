@@ -2,7 +2,7 @@ import jax
 import lineax as lx
 from jaxtyping import PRNGKeyArray
 
-from ..linearisation import Linearisation
+from ..linearisation import AbstractLinearisation
 from ._base import AbstractCurvature
 
 
@@ -10,7 +10,7 @@ class Identity(AbstractCurvature):
     """C = I: Euclidean space, in which the natural gradient is the gradient."""
 
     def operator(
-        self, linearisation: Linearisation, *, key: PRNGKeyArray | None = None
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> lx.AbstractLinearOperator:
         del key
         return lx.IdentityLinearOperator(jax.eval_shape(lambda: linearisation.params))

@@ -34,5 +34,8 @@ class SampledFisher(AbstractPullback):
         def score(key: PRNGKeyArray) -> Float[Array, " c"]:
             return jnp.ravel(jax.grad(likelihood.nll)(z, sample(z, key=key)))
 
-        scores = jax.vmap(score, out_axes=1)(jax.random.split(needed_key(self, key), self.samples))
+        key = needed_key(self, key)
+        # The bits of a key take long to compile: one sample does with the example's own.
+        keys = key[None] if self.samples == 1 else jax.random.split(key, self.samples)
+        scores = jax.vmap(score, out_axes=1)(keys)
         return scores / jnp.sqrt(jnp.asarray(self.samples, z.dtype))

@@ -1,0 +1,163 @@
+"""What a step costs to compile: `python -m benchmarks.compile_cost [--json FILE] [--repeats N]`.
+
+Processor seconds of tracing and of compilation of one step, as multiples of those of a plain optax
+SGD step on the same model and batch, medians over repeats in one run. JAX's caches are cleared
+before each, and the persistent cache is off.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from rich.console import Console
+from rich.table import Table
+
+import curvature as cv
+import models
+from training import machine
+
+from .problems import natural_gradient, sgd_step
+
+METHODS: dict[str, cv.NaturalGradient] = {
+    "gauss_newton, CG": natural_gradient(cv.GaussNewton(), cv.CG(rtol=0.0, max_steps=10)),
+    "empirical_fisher, sample space": natural_gradient(cv.EmpiricalFisher(), cv.SampleSpace()),
+    "true_fisher 1, sample space": natural_gradient(cv.SampledFisher(1), cv.SampleSpace()),
+}
+
+
+class Stacked(eqx.Module):
+    """Layers of one shape, held as stacked arrays and run by one `scan`."""
+
+    layers: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(self, width: int, depth: int, *, key: PRNGKeyArray):
+        layers_key, head_key = jax.random.split(key)
+        make = eqx.filter_vmap(lambda key: eqx.nn.Linear(width, width, key=key))
+        self.layers = make(jax.random.split(layers_key, depth))
+        self.head = eqx.nn.Linear(width, 10, key=head_key)
+
+    def __call__(self, x: Array) -> Array:
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+
+        def layer(x: Array, arrays: Any) -> tuple[Array, None]:
+            return jnp.tanh(eqx.combine(arrays, static)(x)), None
+
+        return self.head(jax.lax.scan(layer, x.ravel(), arrays)[0])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the shape of its inputs; `compiled`, whether it is compiled or traced alone."""
+
+    build: Callable[[PRNGKeyArray], Any]
+    shape: tuple[int, ...]
+    batch_size: int = 128
+    compiled: bool = True
+
+    def batch(self) -> tuple[Array, Array]:
+        x_key, y_key = jax.random.split(jax.random.key(1))
+        x = jax.random.uniform(x_key, (self.batch_size, *self.shape))
+        return x, jax.random.randint(y_key, (self.batch_size,), 0, 10)
+
+
+IMAGE = (8, 8)
+CASES = {
+    "784-128-10": Case(lambda key: eqx.nn.MLP(784, 10, 128, 1, key=key), (784,)),
+    "convnet": Case(lambda key: models.ConvNet(IMAGE, 10, key=key), IMAGE),
+    "transformer": Case(lambda key: models.TransformerEncoder(IMAGE, 10, key=key), IMAGE),
+    "24-layer MLP": Case(lambda key: eqx.nn.MLP(64, 10, 64, 24, key=key), (64,)),
+    "48 stacked layers": Case(lambda key: Stacked(64, 48, key=key), IMAGE),
+    "24-block transformer": Case(
+        lambda key: models.TransformerEncoder(IMAGE, 10, depth=24, key=key), IMAGE, compiled=False
+    ),
+}
+
+
+def measure(case: Case, repeats: int) -> list[dict[str, Any]]:
+    """One row per method: seconds, and multiples of those of an SGD step."""
+    model, batch = case.build(jax.random.key(0)), case.batch()
+    params, static = eqx.partition(model, eqx.is_array)
+    steps: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "sgd": (lambda params, batch: sgd_step(params, static, batch), (params, batch))
+    }
+    for name, optimiser in METHODS.items():
+        state = optimiser.init(model)
+        steps[name] = (_step(optimiser, static), (params, batch, state, jax.random.key(0)))
+    times = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, (step, arguments) in steps.items():
+            times[name].append(_seconds(step, arguments, compiled=case.compiled))
+    rows = []
+    for name, seconds in times.items():
+        trace, total = (statistics.median(kind) for kind in zip(*seconds, strict=True))
+        pairs = list(zip(seconds, times["sgd"], strict=True))
+        row = {
+            "step": name,
+            "trace, s": round(trace, 2),
+            "all, s": round(total, 2),
+            "trace, SGD": round(statistics.median(one[0] / sgd[0] for one, sgd in pairs), 1),
+        }
+        if case.compiled:
+            row["all, SGD"] = round(statistics.median(one[1] / sgd[1] for one, sgd in pairs), 1)
+        rows.append(row)
+    return rows
+
+
+def _step(optimiser: cv.NaturalGradient, static: PyTree) -> Callable[..., Any]:
+    def step(params: PyTree, batch: Any, state: Any, key: PRNGKeyArray) -> Any:
+        model, state, info = optimiser.step(eqx.combine(params, static), batch, state, key=key)
+        return eqx.filter(model, eqx.is_array), state, info
+
+    return step
+
+
+def _seconds(
+    step: Callable[..., Any], arguments: tuple[Any, ...], *, compiled: bool
+) -> tuple[float, float]:
+    """Processor seconds of tracing, and of tracing, lowering and compilation."""
+    jax.clear_caches()
+    start = time.process_time()
+    traced = jax.jit(lambda *args: step(*args)).trace(*arguments)  # a new function: no cache
+    trace = time.process_time() - start
+    if compiled:
+        traced.lower().compile()
+    return trace, time.process_time() - start
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_cost", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each measurement")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), help="which models")
+    options = parser.parse_args(argv)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    jax.config.update("jax_enable_compilation_cache", False)
+    about, console, found = machine.describe(), Console(), {}
+    console.print(f"{about['processor']}; {about['versions']}")
+    for name in options.cases:
+        found[name] = measure(CASES[name], options.repeats)
+        table = Table(title=name)
+        for column in found[name][0]:
+            table.add_column(column, justify="left" if column == "step" else "right")
+        for row in found[name]:
+            table.add_row(*map(str, row.values()))
+        console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "cases": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

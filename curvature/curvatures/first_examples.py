@@ -1,0 +1,25 @@
+import lineax as lx
+from jaxtyping import PRNGKeyArray
+
+from .._checks import positive_int
+from ..linearisation import AbstractLinearisation
+from ._base import AbstractCurvature
+
+
+class FirstExamples(AbstractCurvature):
+    """The curvature `of` the first `examples` of a batch (of each term); the gradient has all.
+
+    A batch may have fewer. An exact solve in sample space then costs more, since the gradient is no
+    combination of the rows of C.
+    """
+
+    of: AbstractCurvature
+    examples: int
+
+    def __check_init__(self):
+        positive_int("FirstExamples(examples=...)", self.examples)
+
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> lx.AbstractLinearOperator:
+        return self.of.operator(linearisation.first(self.examples), key=key)

@@ -1,0 +1,81 @@
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
+
+from .._checks import fraction, scalar
+from .._trees import select, work_dtype
+from ..linearisation import AbstractLinearisation
+from ..operators import DenseOperator
+from ._base import AbstractCurvature
+
+_MOST = 8192
+
+_TOO_MANY = (
+    f"`MovingAverage(of, decay)` holds a dense matrix, for at most {_MOST:,} trainable weights, "
+    "got {found:,}. Leave it out, and raise the samples or the batch size instead."
+)
+
+_NO_BATCH = (
+    "`MovingAverage(of, decay)` has a state whose shape depends on the weights: pass a batch, "
+    "`opt.init(model, batch=batch)`; shapes are enough."
+)
+
+
+class _State(eqx.Module):
+    """(1 − β) Σ_s β^(t−s) C_s, and t."""
+
+    total: Float[Array, "P P"]
+    steps: Int[Array, ""]
+
+
+class MovingAverage(AbstractCurvature):
+    """The average of a curvature over the steps, for small models.
+
+        (1 − β) Σ_s β^(t−s) C_s / (1 − β^t),    s = 1 … t
+
+    Each C_s is `of` at the weights of its time. The average calms a sampled curvature. It is a
+    dense P × P matrix, hence for at most 8,192 weights. A batch whose C is not finite leaves the
+    average as it was.
+
+    **Arguments:** `of`, a curvature; `decay`, β in (0, 1).
+    """
+
+    of: AbstractCurvature
+    decay: ScalarLike
+
+    def __init__(self, of: AbstractCurvature, decay: ScalarLike = 0.95):
+        fraction("MovingAverage(decay=...)", decay, positive=True)
+        self.of = of
+        self.decay = scalar(decay)
+
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> lx.AbstractLinearOperator:
+        return self.of.operator(linearisation, key=key)
+
+    def init(self, linearisation: AbstractLinearisation | None) -> PyTree[Array]:
+        if linearisation is None:
+            raise ValueError(_NO_BATCH)
+        leaves = jtu.tree_leaves(linearisation.params)
+        size = sum(leaf.size for leaf in leaves)
+        if size > _MOST:
+            raise ValueError(_TOO_MANY.format(found=size))
+        return _State(jnp.zeros((size, size), work_dtype(leaves)), jnp.zeros((), jnp.int32))
+
+    def update(
+        self,
+        linearisation: AbstractLinearisation,
+        state: _State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[lx.AbstractLinearOperator, _State]:
+        operator, dtype = self.of.operator(linearisation, key=key), state.total.dtype
+        matrix, beta = operator.as_matrix().astype(dtype), jnp.asarray(self.decay, dtype)
+        new = _State(state.total + (1 - beta) * (matrix - state.total), state.steps + 1)
+        new = select(jnp.all(jnp.isfinite(matrix)), new, state)
+        # 1 − βᵗ; 1 as long as no batch was finite.
+        weight: Scalar = -jnp.expm1(new.steps.astype(dtype) * jnp.log(beta))
+        average = new.total / jnp.where(new.steps == 0, 1, weight)
+        return DenseOperator(average, operator.in_structure()), new

@@ -1,0 +1,130 @@
+"""The inputs and the output cotangents of every use of a weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .graph import Node, Operands
+from .uses import AbstractMatrixUse, Layers, Use
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one use of a weight contributes to the rows of all examples.
+
+    - `use`: where the weight is taken.
+    - `operands`: the other arguments of that operation, [n, ...], or [n, L, ...] inside a `scan`.
+    - `deltas`: the cotangents of its result for the columns of S, [r, n, (L,) ...].
+    - `image`: that of one more cotangent of the outputs, [n, (L,) ...], or None.
+    """
+
+    use: Use
+    operands: list[Any]
+    deltas: Float[Array, "r n ..."]
+    image: Float[Array, "n ..."] | None
+
+    def inputs(self) -> Float[Array, "n _slices positions in"]:
+        """The vectors that a matrix is multiplied by."""
+        return self._per_slice(jax.vmap(jax.vmap(self._matrix.inputs)), self.operands)
+
+    def cotangents(self) -> Float[Array, "r n _slices positions out"]:
+        """The cotangents of a matrix's products with them, for the columns of S."""
+        of_slice = jax.vmap(jax.vmap(jax.vmap(self._matrix.cotangents)))
+        deltas = self.deltas if self.use.length else self.deltas[:, :, None]
+        return of_slice(deltas)
+
+    def image_cotangents(self) -> Float[Array, "n _slices positions out"] | None:
+        """The same for the further cotangent."""
+        if self.image is None:
+            return None
+        return self._per_slice(jax.vmap(jax.vmap(self._matrix.cotangents)), self.image)
+
+    def rows(self, weight: Array) -> Float[Array, "r n p"]:
+        """The weight's part of the rows, ravelled as the weight is."""
+        if self.use.length is None:
+            of_example = jax.vmap(self.use.rows, in_axes=(None, 1, 0), out_axes=1)
+            found = of_example(weight, self.deltas, self.operands)
+        else:
+            of_slice = jax.vmap(self.use.rows, in_axes=(0, 1, 0), out_axes=1)
+            of_example = jax.vmap(of_slice, in_axes=(None, 1, 0), out_axes=1)
+            found = of_example(weight, self.deltas, self.operands)
+        return found.reshape(*found.shape[:2], -1)
+
+    def _per_slice(self, fn: Any, of_examples: Any) -> Array:
+        if self.use.length is None:
+            of_examples = jax.tree.map(lambda leaf: leaf[:, None], of_examples)
+        return fn(of_examples)
+
+    @property
+    def _matrix(self) -> AbstractMatrixUse:
+        assert isinstance(self.use, AbstractMatrixUse)
+        return self.use
+
+
+def capture(
+    layers: Layers,
+    params: PyTree[Array],
+    examples: PyTree[Array],
+    closed_over: Sequence[Any],
+    columns: Float[Array, "r n *shape"],
+    image: Float[Array, "n *shape"] | None,
+    wanted: Sequence[int],
+) -> dict[int, list[Captured]]:
+    """The captures of the wanted weights, for one forward and r (+ 1) backward passes.
+
+    **Arguments:** `examples`, [n, ...], and `closed_over`, what else the computation takes;
+    `columns`, cotangents of the outputs, and `image`, one more or None; `wanted`, the numbers of
+    weights, all of whose uses are recognised.
+    """
+    uses = {j: found for j in wanted if (found := layers.uses[j])}
+    nodes = list(dict.fromkeys(use.node for found in uses.values() for use in found))
+    if not nodes:
+        return {j: [] for j in wanted}
+    lengths = {use.node: use.length for found in uses.values() for use in found}
+    # The position of the weight, where an operation takes no more than one.
+    positions: dict[Node, set[int]] = {}
+    for found in uses.values():
+        for use in found:
+            positions.setdefault(use.node, set()).add(use.position)
+    own = {node: min(of_node) if len(of_node) == 1 else -1 for node, of_node in positions.items()}
+
+    def tapped(taps: list[Array], example: Any) -> tuple[Array, list[Any]]:
+        at = dict(zip(nodes, taps, strict=True))
+        z, operands = layers.traced.tapped(params, example, closed_over, at)
+        # Without the weight, which `vmap` would copy for every example.
+        return z, [
+            [None if i == own[node] else x for i, x in enumerate(operands[node])] for node in nodes
+        ]
+
+    n = columns.shape[1]
+    zeros = [_zeros(node, lengths[node], n) for node in nodes]
+    # XLA drops the zeros, and finds that this forward pass is the linearisation's own.
+    _, pullback, operands = jax.vjp(
+        lambda taps: jax.vmap(tapped)(taps, examples), zeros, has_aux=True
+    )
+    r = len(columns)
+    cotangents = columns if image is None else jnp.concatenate([columns, image[None]])
+    deltas = dict(zip(nodes, jax.vmap(lambda one: pullback(one)[0])(cotangents)))
+    taken: Operands = dict(zip(nodes, operands, strict=True))
+    return {
+        j: [
+            Captured(
+                use,
+                use.others(taken[use.node]),
+                deltas[use.node][:r],
+                None if image is None else deltas[use.node][r],
+            )
+            for use in uses.get(j, ())
+        ]
+        for j in wanted
+    }
+
+
+def _zeros(node: Node, length: int | None, n: int) -> Array:
+    y = node.results[0]
+    stacked = () if length is None else (length,)
+    return jnp.zeros((n, *stacked, *y.shape), y.dtype)

@@ -1,0 +1,139 @@
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, Shaped
+
+from .._trees import vdot
+from ..layers import Layers
+from ..likelihoods import AbstractLoss
+
+
+class LinearisedTerm(eqx.Module):
+    """One term of an objective at the current weights, with its n examples.
+
+    - `likelihood`: scores one example's outputs.
+    - `scale`: weight/n, or that times the weight of each example, [n]: the factor of example i in
+      every sum over this term's examples.
+    - `outputs`, `targets`: z and y, leading axis n. A target outside the likelihood's domain has
+      outputs of NaN.
+    - `inputs`, `keys`: what the model takes, leading axis n; `keys` may be None.
+    - `closed_over`: the other arrays that the outputs depend on, such as frozen weights.
+    - `layers`: the computation of one example's outputs, traced and recognised once.
+    """
+
+    likelihood: AbstractLoss
+    scale: Float[Array, "*n"]
+    targets: PyTree[Array]
+    inputs: PyTree[Array]
+    keys: Shaped[Array, "n ..."] | None
+    closed_over: list[Any]
+    layers: Layers = eqx.field(static=True)
+    outputs: Any = None  # [n, *shape]; None before they are computed
+
+    @property
+    def size(self) -> int:
+        """n, the number of examples."""
+        return len(jtu.tree_leaves((self.inputs, self.targets))[0])
+
+    @property
+    def scale_root(self) -> Float[Array, "*n"]:
+        """√scale_i, the factor of an example's rows."""
+        return jnp.sqrt(self.scale)
+
+    @property
+    def examples(self) -> PyTree[Array]:
+        """Inputs and keys, leading axis n."""
+        return self.inputs, self.keys
+
+    def example(self, params: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
+        """The outputs z of one example as a function of the trainable weights."""
+        return self.layers.traced(params, (x, key), self.closed_over)
+
+    def outputs_at(self, params: PyTree) -> Float[Array, "n *shape"]:
+        """The outputs of all examples at other weights."""
+        return jax.vmap(lambda x, key: self.example(params, x, key))(self.inputs, self.keys)
+
+    def scaled(self, per_example: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Every example's array times its `scale`."""
+        scale = self.scale.astype(per_example.dtype)
+        if scale.ndim:
+            scale = scale.reshape(-1, *[1] * (per_example.ndim - 1))
+        return scale * per_example
+
+
+class AbstractLinearisation(eqx.Module):
+    """An objective and its model, linearised at the current weights.
+
+    - `loss`: L = Σ_t Σ_i scale_i nll(z_i, y_i) + ½ l2 ‖w‖², a scalar.
+    - `grad`: ∇L, with the structure of the trainable weights.
+    - `outputs`: the model's outputs, arranged as the batch is: an array [n, ...] per term.
+    - `params`: the trainable weights it was made at; everything else of the model is None.
+      Weights in half precision are float32 here, and so are all vectors of their space.
+    - `terms`: the terms in the order of the flattened batch.
+    - `cotangents`: ∂L/∂z per term, [n, ...]; ∇L is their pullback, plus `l2`·w.
+    - `l2`: the strength of the penalty, or None.
+    - `constant`: what the penalty of the frozen weights adds to the loss, or None.
+    - `valid`: whether all targets lie in the domains of their likelihoods.
+    - `whole`: whether it has all examples of the batch, or only the `first` of them.
+    """
+
+    loss: eqx.AbstractVar[Scalar]
+    grad: eqx.AbstractVar[PyTree[Array]]
+    outputs: eqx.AbstractVar[PyTree[Array]]
+    params: eqx.AbstractVar[PyTree[Array]]
+    terms: eqx.AbstractVar[tuple[LinearisedTerm, ...]]
+    cotangents: eqx.AbstractVar[tuple[Array, ...]]
+    l2: eqx.AbstractVar[Scalar | None]
+    constant: eqx.AbstractVar[Scalar | None]
+    valid: eqx.AbstractVar[Bool[Array, ""]]
+    whole: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def jvp(self, vector: PyTree[Array]) -> tuple[Array, ...]:
+        """J v: the changes of all outputs, [n, ...] per term, for a change of the weights."""
+
+    @abc.abstractmethod
+    def vjp(self, cotangents: tuple[Array, ...]) -> PyTree[Array]:
+        """Jᵀ applied to one cotangent [n, ...] per term: a pytree like the trainable weights."""
+
+    @abc.abstractmethod
+    def first(self, most: int) -> "AbstractLinearisation":
+        """The same of the first `most` examples of each term alone."""
+
+    def loss_at(self, params: PyTree[Array]) -> Scalar:
+        """L at other weights, on the same examples."""
+        losses = []
+        for term in self.terms:
+            z = term.outputs_at(params)
+            in_domain = jax.vmap(term.likelihood.in_domain)(z, term.targets)
+            nll = jax.vmap(term.likelihood.nll)(z, term.targets)
+            losses.append(jnp.sum(term.scaled(jnp.where(in_domain, nll, jnp.nan))))
+        return penalised(jnp.asarray(sum(losses)), params, self.l2, self.constant)
+
+
+def penalised(
+    loss: Scalar, params: PyTree[Array], l2: Scalar | None, constant: Scalar | None
+) -> Scalar:
+    """The loss with ½ l2 ‖w‖²; `constant` is the share of the frozen weights, None for 0."""
+    if l2 is None:
+        return loss
+    # Not by the norm, which has no derivative at zero.
+    squared = vdot(params, params)
+    loss += (l2.astype(squared.dtype) * squared / 2).astype(loss.dtype)
+    return loss if constant is None else loss + constant.astype(loss.dtype)
+
+
+def example_keys(key: PRNGKeyArray | None, n: int) -> Shaped[Array, "n ..."] | None:
+    """One key per example, the i-th a function of (key, i) alone."""
+    if key is None:
+        return None
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
+
+
+def term_key(key: PRNGKeyArray | None, index: int) -> PRNGKeyArray | None:
+    """The key of the `index`-th term."""
+    return None if key is None else jax.random.fold_in(key, index)

@@ -1,0 +1,201 @@
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, Shaped
+
+from .._trees import add_scaled, widened
+from ..layers import recognise
+from ..layers.graph import trace
+from ..likelihoods import AbstractLoss
+from ._base import AbstractLinearisation, LinearisedTerm, penalised
+
+_NO_FORWARD_MODE = (
+    "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), whose "
+    "backward pass cannot be transposed either. Products with a curvature need one of the two: "
+    "write the operation with `jax.custom_jvp`, or without a custom rule."
+)
+
+
+class Example(NamedTuple):
+    """One term before its linearisation; the fields are those of `LinearisedTerm`.
+
+    `fn` is `(params, x, key) -> z`, the outputs of one example.
+    """
+
+    fn: Callable[[PyTree, Any, PRNGKeyArray | None], Array]
+    likelihood: AbstractLoss
+    scale: Float[Array, "*n"]
+    inputs: PyTree[Array]
+    targets: PyTree[Array]
+    keys: Shaped[Array, "n ..."] | None
+
+
+class Linearisation(AbstractLinearisation):
+    """The whole batch, linearised once: the intermediate values of one forward pass are held.
+
+    A product with J or Jᵀ costs about half a gradient. `residuals` are the intermediate values,
+    `push` and `pull` the two products as functions of them. The other fields are those of
+    `AbstractLinearisation`.
+    """
+
+    loss: Scalar
+    grad: PyTree[Float[Array, "..."]]
+    outputs: PyTree[Float[Array, "..."]]
+    params: PyTree[Float[Array, "..."]]
+    terms: tuple[LinearisedTerm, ...]
+    cotangents: tuple[Float[Array, "..."], ...]
+    l2: Scalar | None
+    constant: Scalar | None
+    valid: Bool[Array, ""]
+    residuals: list[Any]
+    push: Callable[..., Any] = eqx.field(static=True)
+    pull: Callable[..., Any] = eqx.field(static=True)
+    whole: bool = eqx.field(static=True, default=True)
+
+    def jvp(self, vector: PyTree[Array]) -> tuple[Array, ...]:
+        return self.push(self.residuals, vector)
+
+    def vjp(self, cotangents: tuple[Array, ...]) -> PyTree[Array]:
+        return self.pull(self.residuals, cotangents)
+
+    def first(self, most: int) -> "Linearisation":
+        if all(term.size <= most for term in self.terms):
+            return self
+        terms = tuple(_first(term, most) for term in self.terms)
+        treedef = jtu.tree_structure(self.outputs)
+        some = _linearised(terms, treedef, self.params, self.l2, self.constant)
+        return dataclasses.replace(some, whole=False)
+
+
+def linearise(
+    examples: Sequence[Example],
+    treedef: Any,
+    params: PyTree[Array],
+    l2: Scalar | None,
+    constant: Scalar | None,
+) -> Linearisation:
+    """Linearises the outputs of all terms at `params`, once.
+
+    **Arguments:** `treedef`, how the terms are arranged in the batch; the others as the fields of
+    `AbstractLinearisation`.
+    """
+    dtypes = [leaf.dtype for leaf in jtu.tree_leaves(params)]
+    wide = widened(params)
+    terms = tuple(_traced(example, wide, dtypes) for example in examples)
+    return _linearised(terms, treedef, wide, l2, constant)
+
+
+def _traced(example: Example, params: PyTree[Array], dtypes: list[Any]) -> LinearisedTerm:
+    def one(params: PyTree, x: Any) -> Array:
+        leaves, treedef = jtu.tree_flatten(params)
+        own = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+        return widened(example.fn(jtu.tree_unflatten(treedef, own), *x))
+
+    of_one = jtu.tree_map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        (example.inputs, example.keys),
+    )
+    traced, closed_over = trace(one, params, of_one)
+    return LinearisedTerm(
+        likelihood=example.likelihood,
+        scale=example.scale,
+        targets=example.targets,
+        inputs=example.inputs,
+        keys=example.keys,
+        closed_over=closed_over,
+        layers=recognise(traced),
+    )
+
+
+def _linearised(
+    terms: tuple[LinearisedTerm, ...],
+    treedef: Any,
+    params: PyTree[Array],
+    l2: Scalar | None,
+    constant: Scalar | None,
+) -> Linearisation:
+    def outputs(params: PyTree) -> tuple[Array, ...]:
+        return tuple(term.outputs_at(params) for term in terms)
+
+    forward_mode = all(term.layers.traced.graph.has_forward_mode for term in terms)
+    zs, residuals, push, pull = (_by_jvp if forward_mode else _by_vjp)(outputs, params)
+    losses, cotangents, done, valid = [], [], [], jnp.asarray(True)
+    for term, z in zip(terms, zs, strict=True):
+        in_domain = jax.vmap(term.likelihood.in_domain)(z, term.targets)
+        valid &= jnp.all(in_domain)
+        z = jnp.where(in_domain.reshape(-1, *[1] * (z.ndim - 1)), z, jnp.nan)
+        nll, grad = jax.vmap(jax.value_and_grad(term.likelihood.nll))(z, term.targets)
+        losses.append(jnp.sum(term.scaled(nll)))
+        cotangents.append(term.scaled(grad))
+        done.append(dataclasses.replace(term, outputs=z))
+    loss = penalised(jnp.asarray(sum(losses)), params, l2, constant)
+    grad = pull(residuals, tuple(cotangents))
+    return Linearisation(
+        loss=loss,
+        grad=grad if l2 is None else add_scaled(grad, l2, params),
+        outputs=jtu.tree_unflatten(treedef, [term.outputs for term in done]),
+        params=params,
+        terms=tuple(done),
+        cotangents=tuple(cotangents),
+        l2=l2,
+        constant=constant,
+        valid=valid,
+        residuals=residuals,
+        push=push,
+        pull=pull,
+    )
+
+
+# J and Jᵀ are jitted functions of the residuals: without that, every call would trace the linear
+# program, or its transpose, again.
+
+
+def _by_jvp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, Any, Any, Any]:
+    zs, linear = jax.linearize(fn, params)
+    residuals, treedef = jtu.tree_flatten(linear)
+    shapes = jax.eval_shape(lambda: params)
+
+    def apply(residuals: list[Any], vector: PyTree) -> Any:
+        return jtu.tree_unflatten(treedef, residuals)(vector)
+
+    def transposed(residuals: list[Any], cotangents: Any) -> Any:
+        transpose = jax.linear_transpose(lambda v: apply(residuals, v), shapes)
+        return transpose(cotangents)[0]
+
+    return zs, residuals, jax.jit(apply), jax.jit(transposed)
+
+
+def _by_vjp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, Any, Any, Any]:
+    """The same without forward mode: J is the transpose of Jᵀ, which is linear in its cotangents.
+
+    An operation with a `jax.custom_vjp` has no other way.
+    """
+    zs, pullback = jax.vjp(fn, params)
+    residuals, treedef = jtu.tree_flatten(pullback)
+    shapes = jax.eval_shape(lambda: zs)
+
+    def apply(residuals: list[Any], cotangents: Any) -> Any:
+        return jtu.tree_unflatten(treedef, residuals)(cotangents)[0]
+
+    def transposed(residuals: list[Any], vector: PyTree) -> Any:
+        try:
+            transpose = jax.linear_transpose(lambda c: apply(residuals, c), shapes)
+            return transpose(vector)[0]
+        except Exception as error:
+            raise ValueError(_NO_FORWARD_MODE) from error
+
+    return zs, residuals, jax.jit(transposed), jax.jit(apply)
+
+
+def _first(term: LinearisedTerm, most: int) -> LinearisedTerm:
+    k = min(most, term.size)
+    x, y, keys = jtu.tree_map(lambda leaf: leaf[:k], (term.inputs, term.targets, term.keys))
+    scale = term.scale[:k] if term.scale.ndim else term.scale
+    return dataclasses.replace(
+        term, scale=scale * (term.size / k), outputs=None, inputs=x, targets=y, keys=keys
+    )

@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
+
+from .._checks import number
+from ._base import AbstractPositiveOperator
+
+
+class DampedOperator(AbstractPositiveOperator):
+    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; again PSD."""
+
+    operator: lx.AbstractLinearOperator
+    damping: Scalar
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        return jtu.tree_map(
+            lambda Cv, v: Cv + self.damping.astype(v.dtype) * v, self.operator.mv(vector), vector
+        )
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        matrix = self.operator.as_matrix()
+        return matrix + self.damping.astype(matrix.dtype) * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def diagonal(self) -> Float[Array, " P"]:
+        diagonal = lx.diagonal(self.operator)
+        return diagonal + self.damping.astype(diagonal.dtype)
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.operator.in_structure()
+
+
+lx.is_diagonal.register(DampedOperator)(lambda damped: lx.is_diagonal(damped.operator))
+
+
+def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOperator:
+    """C + λI, tagged positive semidefinite.
+
+    **Arguments:** `operator`, C, positive semidefinite; `damping`, λ ≥ 0, a number or an array.
+    A C that is itself damped keeps its own damping, to which λ is added.
+
+    **Raises:** `ValueError` for an operator not tagged PSD or a λ that is negative or not finite.
+    """
+    if not lx.is_positive_semidefinite(operator):
+        raise ValueError(
+            "`damped(operator, damping)` takes an operator that lineax knows to be positive "
+            f"semidefinite, got {type(operator).__name__}. Tag it with "
+            "`lineax.positive_semidefinite_tag`."
+        )
+    number("damped(damping=...)", damping)
+    damping = jnp.asarray(damping)
+    if isinstance(operator, DampedOperator):
+        damping = damping + operator.damping.astype(damping.dtype)
+        operator = operator.operator
+    return DampedOperator(operator, damping)

@@ -1,0 +1,84 @@
+import equinox as eqx
+import jax
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
+
+from .._precision import full_precision
+from .._trees import work_dtype
+from ..likelihoods import Coefficients, square_mv
+from ..linearisation import AbstractLinearisation
+from ..rows import (
+    Layout,
+    Rows,
+    columns_of,
+    diagonal_of,
+    layout_of,
+    matrix_of,
+    ranks_of,
+    rows_of,
+)
+from ._base import AbstractPositiveOperator, matrix_by_products
+
+# Rows from S with r columns cost r backward passes per example and 2rP² operations of one matrix
+# product, P products P gradients: some 6P² operations, at a lower rate.
+_MOST_COLUMNS = 8
+
+
+class PullbackOperator(AbstractPositiveOperator):
+    """C = Σ_t Σ_i scale_i J_iᵀ S_i S_iᵀ J_i on the trainable weights; symmetric, PSD.
+
+    - `linearisation`: holds the J_i and scale_i, which is weight_t/n_t where examples have no
+      weights of their own.
+    - `factors`: per term the S_i of all its examples, as one lineax operator R^r → R^c whose
+      arrays have a leading axis n.
+    - `coefficients`: per term the ρ_i with S_i ρ_i = ∇_z nll, with a leading axis n, or None.
+
+    A product costs about one gradient: a forward pass of tangents, S Sᵀ per example, and a
+    backward pass.
+    """
+
+    linearisation: AbstractLinearisation
+    factors: tuple[lx.AbstractLinearOperator, ...]
+    coefficients: tuple[Coefficients | None, ...]
+
+    @full_precision
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        tangents = self.linearisation.jvp(vector)
+        cotangents = tuple(
+            term.scaled(_metric(factor, tangent))
+            for term, factor, tangent in zip(
+                self.linearisation.terms, self.factors, tangents, strict=True
+            )
+        )
+        return self.linearisation.vjp(cotangents)
+
+    @full_precision
+    def as_matrix(self) -> Float[Array, "P P"]:
+        """C as AᵀA from its rows, or from P products where S has many columns."""
+        if max(ranks_of(self.linearisation, self.factors)) > _MOST_COLUMNS:
+            return matrix_by_products(self)
+        matrix = matrix_of(self.linearisation, self.factors)
+        return matrix.astype(work_dtype(self.linearisation.params))
+
+    @full_precision
+    def diagonal(self) -> Float[Array, " P"]:
+        diagonal = diagonal_of(self.linearisation, self.factors)
+        return diagonal.astype(work_dtype(self.linearisation.params))
+
+    def layout(self) -> Layout:
+        """How many rows C = AᵀA has, and how each weight's part of them can be made."""
+        return layout_of(self.linearisation, ranks_of(self.linearisation, self.factors))
+
+    @full_precision
+    def rows(self, layout: Layout, image: tuple[Float[Array, "..."], ...] | None = None) -> Rows:
+        """The rows A of C = AᵀA; `image` are the cotangents that the result can `project`."""
+        return rows_of(layout, columns_of(self.linearisation, self.factors), image)
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.linearisation.params)
+
+
+def _metric(factor: lx.AbstractLinearOperator, u: Float[Array, "n *shape"]) -> Array:
+    """S_i S_iᵀ u_i for every example."""
+    flat = u.reshape(u.shape[0], -1)
+    return eqx.filter_vmap(square_mv)(factor, flat).reshape(u.shape)

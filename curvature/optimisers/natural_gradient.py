@@ -1,0 +1,311 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import optimistix as optx
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+
+from .._checks import positive_int
+from .._precision import full_precision
+from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
+from ..curvatures import AbstractCurvature, GaussNewton
+from ..damping import AbstractDamping, Batch, ConstantDamping, Step
+from ..linearisation import AbstractLinearisation
+from ..momentum import AbstractMomentum, Direction, NoMomentum
+from ..objective import AbstractObjective
+from ..operators import damped
+from ..searches import SearchOutcome, evaluates, init_search, search_along
+from ..solvers import Auto, Plan, RightHandSide, Solution, chosen, name_of, plan_for, solve
+from ._base import (
+    RESULTS,
+    AbstractOptimiser,
+    Info,
+    Mask,
+    as_filter,
+    check_state,
+    result_where,
+    select,
+    split,
+    trainable_mask,
+)
+
+
+class NaturalGradientState(eqx.Module):
+    """Carried from step to step.
+
+    - `steps`: how many were made, rejected ones included.
+    - `damping`, `search`, `curvature`: the states of these parts.
+    - `direction`: d, where the momentum uses it.
+    """
+
+    steps: Int[Array, ""]
+    damping: PyTree[Array]
+    search: PyTree[Array]
+    curvature: PyTree[Array]
+    direction: PyTree[Array] | None
+    mask: Mask = eqx.field(static=True)
+
+
+class NaturalGradient(AbstractOptimiser):
+    """w ← w − s·d with d = (C + λI)⁻¹ g: natural gradient, Gauss–Newton, Hessian-free.
+
+    - `curvature` makes C, `damping` chooses λ, `solver` solves for d, `momentum` combines d with
+      the previous direction, `search` chooses s.
+    - The linear solve may be truncated: its failure to converge is reported, not an error.
+    - The quadratic model of the loss along d is m(s) = L − s dᵀg + ½s² dᵀCd, with the *undamped*
+      C; a step for which it predicts no reduction is rejected, as is one whose loss, gradient or
+      direction is not finite.
+    - An objective with an `l2` has C + l2·I in the place of C, in the solve and in the model.
+
+    **Arguments:**
+
+    - `objective`: see `Supervised` and `Objective`.
+    - `curvature`: default `GaussNewton()`.
+    - `solver`: any lineax solver for positive definite operators; default `Auto()`.
+    - `damping`: λ as a number, or an `AbstractDamping`; default 1e-3.
+    - `search`: any optimistix search; default `optimistix.LearningRate(1.0)`.
+    - `momentum`: default `NoMomentum()`.
+    - `max_search_steps`: the most step sizes a search may try on one batch.
+
+    Parts compose: `FirstExamples(of, 100)` makes C of fewer examples than the gradient,
+    `MovingAverage(of, 0.95)` averages C over the steps, `momentum=WarmStart(0.95)` starts an
+    iterative solver from the previous direction.
+    """
+
+    objective: AbstractObjective
+    curvature: AbstractCurvature
+    solver: lx.AbstractLinearSolver
+    damping: AbstractDamping
+    search: optx.AbstractSearch
+    momentum: AbstractMomentum
+    max_search_steps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        curvature: AbstractCurvature | None = None,
+        solver: lx.AbstractLinearSolver | None = None,
+        damping: AbstractDamping | Any = 1e-3,
+        search: optx.AbstractSearch | None = None,
+        momentum: AbstractMomentum | None = None,
+        max_search_steps: int = 10,
+    ):
+        self.objective = objective
+        self.curvature = GaussNewton() if curvature is None else curvature
+        self.solver = Auto() if solver is None else solver
+        is_policy = isinstance(damping, AbstractDamping)
+        self.damping = damping if is_policy else ConstantDamping(damping)
+        self.search = optx.LearningRate(1.0) if search is None else search
+        self.momentum = NoMomentum() if momentum is None else momentum
+        self.max_search_steps = max_search_steps
+
+    def __check_init__(self):
+        positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
+
+    def init(
+        self,
+        model: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        batch: PyTree | None = None,
+    ) -> NaturalGradientState:
+        mask = trainable_mask(model, trainable)
+        params = widened(eqx.filter(model, trainable))
+        zeros = jtu.tree_map(jnp.zeros_like, params)
+        f_info = optx.FunctionInfo.EvalGradHessian(
+            jnp.zeros((), work_dtype(params)),
+            zeros,
+            lx.IdentityLinearOperator(jax.eval_shape(lambda: zeros)),
+        )
+        return NaturalGradientState(
+            steps=jnp.zeros((), jnp.int32),
+            damping=self.damping.init(params),
+            search=init_search(self.search, params, f_info),
+            curvature=self._init_curvature(model, trainable, batch),
+            direction=zeros if self.momentum.uses_last() else None,
+            mask=mask,
+        )
+
+    @eqx.filter_jit
+    @full_precision
+    def step(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        state: NaturalGradientState,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree, NaturalGradientState, Info]:
+        check_state(self, state, NaturalGradientState)
+        model_key, curvature_key = split(key)
+        trainable = as_filter(model, state.mask)
+        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        C, curvature_state = self.curvature.update(here, state.curvature, key=curvature_key)
+        asked = Batch(state.steps, here.params, here.loss, here.loss_at, lambda: _rayleigh(here, C))
+        picked = self.damping.begin(state.damping, asked)
+        C = C if here.l2 is None else damped(C, here.l2)  # of the loss with its penalty
+        solver, found, direction = self._direction(C, here, picked.damping, state.direction)
+        outcome, predicted = self._search(C, here, direction, state.search)
+        result, finite = _judged(here, found, direction, outcome, predicted)
+        accepted, ratio = result == RESULTS.successful, None
+        if outcome.reduction is not None:
+            ratio = outcome.reduction / jnp.where(predicted == 0, 1, predicted)
+        s = jnp.where(accepted, outcome.step_size, 0)
+        params, frozen = eqx.partition(model, trainable)
+        new_params = select(accepted, add_scaled(here.params, -s, direction.vector), here.params)
+        taken = Step(
+            here.params, outcome.step_size, direction.slope, direction.metric, ratio, accepted
+        )
+        # What a search learns of a batch without a finite model is dropped; one that only counts
+        # its steps learns nothing.
+        learned = finite if evaluates(self.search) else jnp.ones_like(finite)
+        new_state = NaturalGradientState(
+            steps=state.steps + 1,
+            damping=self.damping.update(picked, taken),
+            search=select(learned, outcome.state, state.search),
+            curvature=select(finite, curvature_state, state.curvature),
+            direction=None if state.direction is None else _kept(accepted, direction.vector),
+            mask=state.mask,
+        )
+        info = Info(
+            loss=here.loss,
+            grad_norm=found.vector_norm,
+            step_norm=jnp.where(accepted, s * jnp.sqrt(direction.squared_norm), 0),
+            damping=picked.damping,
+            solver=name_of(solver),
+            solver_steps=found.steps,
+            solver_residual=found.residual,
+            reduction_ratio=ratio if picked.reduction_ratio is None else picked.reduction_ratio,
+            metric_step=jnp.where(accepted, s**2 * direction.metric / 2, 0),
+            accepted=accepted,
+            result=result,
+        )
+        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+
+    def plan(
+        self,
+        model: PyTree,
+        batch: PyTree,
+        trainable: PyTree = eqx.is_inexact_array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Plan:
+        plans: list[Plan] = []
+
+        def trace(model: PyTree, batch: PyTree, key: PRNGKeyArray | None) -> None:
+            model_key, curvature_key = split(key)
+            here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+            C, _ = self.curvature.update(here, self.curvature.init(here), key=curvature_key)
+            whole = damped(C, jnp.ones((), here.loss.dtype))
+            positive = self.damping.is_positive()
+            plans.append(plan_for(self.solver, whole, positive_damping=positive))
+
+        eqx.filter_eval_shape(trace, model, batch, key)
+        return plans[0]
+
+    def _init_curvature(self, model: PyTree, trainable: PyTree, batch: PyTree | None) -> Any:
+        if batch is None:
+            return self.curvature.init(None)
+
+        def of_shapes(model: PyTree, batch: PyTree, key: PRNGKeyArray) -> AbstractLinearisation:
+            return self.objective.linearise(model, batch, trainable=trainable, key=key)
+
+        shapes = eqx.filter_eval_shape(of_shapes, model, batch, jax.random.key(0))
+        return self.curvature.init(shapes)
+
+    def _direction(
+        self,
+        C: lx.AbstractLinearOperator,
+        here: AbstractLinearisation,
+        damping: Scalar,
+        last: PyTree[Array] | None,
+    ) -> tuple[lx.AbstractLinearSolver, Solution, Direction]:
+        """The solver that is used, what it found, and the direction with its momentum.
+
+        The numbers of both are by the gradient and by C, the penalty included.
+        """
+        whole, l2 = damped(C, damping), here.l2
+        solver = chosen(self.solver, whole, positive_damping=self.damping.is_positive())
+        gradient = RightHandSide(
+            here, here.cotangents, None if l2 is None else scaled(l2, here.params)
+        )
+        offset = self.momentum.offset(last, damping)
+        found = solve(whole, gradient.plus(offset), self.momentum.start(last), solver=solver)
+        slope, metric, squared_norm = found.slope, found.metric, found.squared_norm
+        if l2 is not None:
+            metric = metric + l2.astype(metric.dtype) * squared_norm
+        if offset is not None:
+            slope = vdot(found.direction, here.grad)
+            found = eqx.tree_at(lambda f: f.vector_norm, found, norm(here.grad))
+        # Numbers have the precision of the loss, which may differ from that of the weights.
+        numbers = (number.astype(here.loss.dtype) for number in (slope, metric, squared_norm))
+        direction = Direction(found.direction, *numbers)
+        return solver, found, self.momentum.combine(direction, last, here.grad, C, damping)
+
+    def _search(
+        self,
+        C: lx.AbstractLinearOperator,
+        here: AbstractLinearisation,
+        direction: Direction,
+        state: PyTree[Array],
+    ) -> tuple[SearchOutcome, Scalar]:
+        """Where the search ended, and the reduction that the quadratic model predicts there."""
+
+        def predicted_reduction(s: Scalar) -> Scalar:
+            return s * direction.slope - s**2 * direction.metric / 2
+
+        outcome = search_along(
+            self.search,
+            state,
+            here.params,
+            direction.vector,
+            optx.FunctionInfo.EvalGradHessian(here.loss, here.grad, C),
+            loss=here.loss_at,
+            predicted_reduction=predicted_reduction,
+            max_steps=self.max_search_steps,
+            evaluate=self.damping.needs_reduction_ratio(),
+        )
+        return outcome, predicted_reduction(outcome.step_size)
+
+
+def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
+    """gᵀCg/gᵀg of the terms; NaN where g is zero or not finite.
+
+    The gradient is made anew: where this is not called it need not be made at all.
+    """
+    grad = here.vjp(here.cotangents)
+    unit = scaled(1 / norm(grad), grad)  # nothing is squared that could overflow
+    return vdot(unit, C.mv(unit))
+
+
+def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
+    """The direction to carry on: zero after a step that was rejected."""
+    return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))
+
+
+def _judged(
+    here: AbstractLinearisation,
+    found: Solution,
+    direction: Direction,
+    outcome: SearchOutcome,
+    predicted: Scalar,
+) -> tuple[Any, Array]:
+    """How the step ended, and whether the batch has a finite loss, gradient and direction."""
+    loss, grad_norm, direction_norm = here.loss, found.vector_norm, direction.squared_norm
+    lost = jnp.zeros((), bool)
+    if outcome.reduction is not None:
+        lost = ~jnp.isfinite(outcome.reduction)
+    result = result_where(
+        (~here.valid, RESULTS.invalid_targets),
+        (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
+        (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
+        (grad_norm == 0, RESULTS.stationary),
+        (~jnp.isfinite(direction_norm), RESULTS.nonfinite_direction),
+        (outcome.accepted & ~(predicted > 0), RESULTS.no_reduction),
+        (outcome.accepted & lost, RESULTS.nonfinite_candidate),
+        (~outcome.accepted, RESULTS.search_exhausted),
+    )
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(direction_norm)
+    return result, finite

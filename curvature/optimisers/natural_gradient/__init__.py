@@ -1,4 +1,0 @@
-from .optimiser import (
-    NaturalGradient as NaturalGradient,
-    NaturalGradientState as NaturalGradientState,
-)

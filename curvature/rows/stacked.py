@@ -1,0 +1,38 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ._base import AbstractPart, Slab
+from .dense import DensePart
+
+
+class StackedPart(AbstractPart):
+    """The matrices of a `scan`: every slice is a layer, and its share is that of a `DensePart`.
+
+    The shares are added up by a loop, so that a deep model compiles like a shallow one.
+
+    - `slices`: all arrays have a leading axis of slices.
+    """
+
+    slices: DensePart
+
+    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+        return self._sum(lambda part: part.block(a, b))
+
+    def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
+        return self._sum(lambda part: part.project())
+
+    def _sum(self, share):
+        arrays, static = eqx.partition(self.slices, eqx.is_array)
+
+        def of_slice(arrays):
+            return share(eqx.combine(arrays, static))
+
+        first = jax.tree.map(lambda leaf: leaf[0], arrays)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_slice, first))
+
+        def add(total, arrays):
+            return jax.tree.map(jnp.add, total, of_slice(arrays)), None
+
+        return jax.lax.scan(add, zeros, arrays)[0]

@@ -1,0 +1,71 @@
+"""The solve of a step, with right derivatives whatever the solver does."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from .._trees import add_scaled, norm, vdot
+from ..operators import DampedOperator
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
+
+_NOT_CONVERGED = (
+    "The derivative of a step needs a linear solve that converges, and this one did not: give the "
+    "solver more steps, or use an exact one."
+)
+
+
+@eqx.filter_custom_jvp
+def solve(
+    operator: DampedOperator,
+    b: RightHandSide,
+    start: PyTree[Array] | None,
+    *,
+    solver: lx.AbstractLinearSolver,
+) -> Solution:
+    """Solves (C + λI) d = b; a solve that does not converge is reported, not an error.
+
+    Its derivative is that of the exact solution, (C + λI)⁻¹(δb − δ(C + λI) d), by the same solver:
+    what the solver knows of `b` is of no use for another vector.
+
+    **Arguments:** `operator`, C + λI; `start`, where an iterative solver starts, or None for zero.
+    """
+    if isinstance(solver, AbstractSymmetricSolver):
+        return solver.solve(operator, b, start)
+    return solve_with(solver, operator, b.vector())
+
+
+@solve.def_jvp
+def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver) -> Any:
+    operator, b, start = primals
+    t_operator, t_b, _ = tangents
+    found = solve(operator, b, start, solver=solver)
+    d = found.direction
+
+    def residual(operator: DampedOperator, b: RightHandSide) -> PyTree[Array]:
+        return add_scaled(b.vector(), -jnp.ones(()), operator.mv(d))
+
+    _, change = eqx.filter_jvp(residual, (operator, b), (t_operator, t_b))
+    change = eqx.error_if(change, found.result != lx.RESULTS.successful, _NOT_CONVERGED)
+    t_d = lx.linear_solve(operator, change, solver).value
+
+    def numbers(d: PyTree[Array], operator: DampedOperator, b: RightHandSide) -> Any:
+        vector, squared_norm = b.vector(), vdot(d, d)
+        metric = vdot(d, operator.operator.mv(d))
+        return vdot(d, vector), metric, squared_norm, norm(vector)
+
+    _, t_numbers = eqx.filter_jvp(numbers, (d, operator, b), (t_d, t_operator, t_b))
+    slope, metric, squared_norm, vector_norm = t_numbers
+    return found, Solution(
+        direction=t_d,
+        slope=slope,
+        metric=metric,
+        squared_norm=squared_norm,
+        vector_norm=vector_norm,
+        residual=None,  # pyright: ignore[reportArgumentType]
+        steps=None,  # pyright: ignore[reportArgumentType]
+        result=jtu.tree_map(lambda _: None, found.result),
+    )

@@ -1,0 +1,132 @@
+"""A solve (C + μI) d = b as a system of the sample space, and its refinement."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+
+from ..._trees import add_scaled, vdot
+from ...rows import LowerBlocks, Rows
+from .factor import Factor
+
+# The most products of a refinement, the check of the last one included.
+_MOST_TURNS = 30
+
+
+class System(eqx.Module):
+    """(C + μI) d = b with C = AᵀA, K = AAᵀ and b = Aᵀρ + e, where e need not be formed.
+
+        d = Aᵀw + s·e,    (K + μI) w = ρ − s·A e,    s = 1/μ
+
+    For μ = 0 it is d = Aᵀw with K w = ρ + K⁻¹A e, the least-squares solution of least norm.
+
+    - `rows`, `gram`, `factor`: A, K, and the factor of K + μ'I.
+    - `damping`: μ.
+    - `rho`: ρ, and for μ = 0 ρ + K⁻¹A e.
+    - `projected`: A e; `squared`: ‖e‖². Both None where e is known to be zero.
+    """
+
+    rows: Rows
+    gram: LowerBlocks
+    factor: Factor
+    damping: Scalar
+    rho: Float[Array, " m"]
+    projected: Float[Array, " m"] | None
+    squared: Scalar | None
+
+    @property
+    def share(self) -> Scalar:
+        """The factor s of e: 1/μ, or 0 where μ = 0."""
+        undamped = self.damping == 0
+        return jnp.where(undamped, 0, 1 / jnp.where(undamped, 1, self.damping))
+
+    def weights(self) -> Float[Array, " m"]:
+        """The solution w, by the factor alone."""
+        if self.projected is None:
+            return self.factor.solve(self.rho)
+        return self.factor.solve(self.rho - self.share * self.projected)
+
+    def image(self, K_weights: Float[Array, " m"]) -> Float[Array, " m"]:
+        """A d, from the product K w."""
+        return K_weights if self.projected is None else K_weights + self.share * self.projected
+
+
+class Refined(eqx.Module):
+    """A solution d with w and A d, after so many products; `left` is ρ − A d − μw."""
+
+    direction: PyTree[Array]
+    weights: Float[Array, " m"]
+    image: Float[Array, " m"]
+    left: Float[Array, " m"]
+    squared_norm: Scalar
+    turns: Int[Array, ""]
+    ratio: Scalar  # of the residual to the rounding error that it is compared with
+    done: Bool[Array, ""]
+
+
+def refine(
+    system: System,
+    direction: PyTree[Array],
+    weights: Float[Array, " m"],
+    image: Float[Array, " m"],
+    squared_norm: Scalar,
+    operator_norm: Scalar,
+    *,
+    enabled: Bool[Array, ""],
+) -> Refined:
+    """Iterative refinement: d ← d + Aᵀ(K + μ'I)⁻¹(ρ − A d − μw), with the true product A d.
+
+    The residual is b − (C + μI)d = Aᵀ(ρ − A d − μw), up to the rounding of e. Each turn costs one
+    product with C. The loop ends where the residual is that of a backward-stable solve,
+    eps (‖C‖ + μ)‖d‖, or where it grows; it does not start unless `enabled`.
+    """
+    eps = float(jnp.finfo(operator_norm.dtype).eps)
+    most = jnp.where(system.damping > 0, _MOST_TURNS, 2)
+
+    def turn(carry: Refined) -> Refined:
+        image = system.rows.mv(carry.direction)
+        left = system.rho - image - system.damping * carry.weights
+        squared_norm = vdot(carry.direction, carry.direction).astype(left.dtype)
+        unit = eps * (operator_norm + system.damping) * jnp.sqrt(squared_norm)
+        ratio = row_norm(system.gram, left) / unit
+        turns = carry.turns + 1
+        done = (ratio <= 1) | (turns >= most) | ((ratio >= carry.ratio) & (turns > 2))
+        correction = jnp.where(done, 0, system.factor.solve(left))
+        step = system.rows.transpose_mv(correction)
+        return Refined(
+            direction=add_scaled(carry.direction, jnp.ones_like(unit), step),
+            weights=carry.weights + correction,
+            image=image,
+            left=left,
+            squared_norm=squared_norm,
+            turns=turns,
+            ratio=ratio,
+            done=done,
+        )
+
+    start = Refined(
+        direction=direction,
+        weights=weights,
+        image=image,
+        left=system.rho - image - system.damping * weights,
+        squared_norm=squared_norm,
+        turns=jnp.zeros((), jnp.int32),
+        ratio=jnp.full_like(operator_norm, jnp.inf),
+        done=~enabled,
+    )
+    return jax.lax.while_loop(lambda carry: ~carry.done, turn, start)
+
+
+def row_norm(gram: LowerBlocks, u: Float[Array, " m"]) -> Scalar:
+    """‖Aᵀu‖ = √(uᵀKu), 0 where rounding made the square negative."""
+    squared = jnp.vdot(u, gram.symmetric_mv(u[:, None])[:, 0])
+    return jnp.sqrt(jnp.where(squared < 0, 0, squared))
+
+
+def operator_norm(gram: LowerBlocks, probes: Float[Array, "m k"], images: Array) -> Scalar:
+    """‖K‖ from below: its largest diagonal entry, or ‖K x‖/‖x‖ if that is larger for a probe x.
+
+    **Arguments:** `images`, K times the probes.
+    """
+    quotients = jnp.linalg.norm(images, axis=0) / jnp.linalg.norm(probes, axis=0)
+    return jnp.fmax(jnp.max(gram.diagonal()), jnp.nanmax(quotients))

@@ -1,0 +1,83 @@
+"""Compiled programs are kept on disk, and a job that differs in numbers alone compiles nothing."""
+
+import collections
+from pathlib import Path
+
+import jax
+import platformdirs
+import pytest
+
+from launch import ConfigError
+from launch.compiled import AUTO, VARIABLE, use_cache
+
+HITS, MISSES = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    yield
+    use_cache(AUTO)
+
+
+def folder():
+    return jax.config.jax_compilation_cache_dir
+
+
+@pytest.fixture
+def events():
+    """The events of JAX so far, by name."""
+    found = collections.Counter()
+
+    def listen(name, **kwargs):
+        found[name] += 1
+
+    jax.monitoring.register_event_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_listener(listen)
+
+
+CHEAP = "curvature=identity", "search=learning_rate", "model=linear", "max_steps=1", "quiet=true"
+
+
+def test_jobs_that_differ_in_numbers_compile_once(train, events, tmp_path):
+    cache = f"compilation_cache={tmp_path / 'compiled'}"
+    jax.clear_caches()
+    numbers = "seed=2", "damping.value=0.5", "objective.l2=0.1"
+    changed = "seed=3", "damping.value=0.25", "objective.l2=0.2"
+    assert train(*CHEAP, cache, *numbers, "hydra.run.dir=1").code == 0
+    assert events[MISSES] == len(list((tmp_path / "compiled").glob("*-cache"))) > 0
+    events.clear()
+    jax.clear_caches()
+    assert train(*CHEAP, cache, *changed, "hydra.run.dir=2").code == 0
+    assert events[HITS] > 0 == events[MISSES]
+
+
+def test_auto_is_the_users_cache_and_the_environment_goes_before_it(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "environment"))
+    use_cache(AUTO)
+    assert folder() == str(tmp_path / "environment")
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    use_cache(AUTO)
+    assert folder() == str(tmp_path / "curvature" / "jax")
+    assert Path(folder()).is_dir()
+    monkeypatch.undo()
+
+
+def test_null_keeps_nothing():
+    use_cache(None)
+    assert folder() is None
+
+
+def test_a_folder_that_cannot_be_written_to_fails_no_run(train):
+    overrides = "optimiser=sgd", "model=linear", "max_steps=1", "hydra.run.dir=run"
+    done = train(*overrides, "compilation_cache=/proc/compiled")
+    assert done.code == 0
+    assert "Compiled programs are not kept: cannot write to `/proc/compiled`" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("setting", [5, True, ""])
+def test_what_is_no_folder_is_refused(setting):
+    with pytest.raises(ConfigError, match=r"`compilation_cache` must be auto, null or the name"):
+        use_cache(setting)
