@@ -44,7 +44,8 @@ def origin_of_nan(
         return objective.loss(model, batch, key=key)
 
     def gradient() -> Any:
-        return objective.linearise(model, batch, key=key).grad
+        # A linearisation evaluates a graph, whose operations have forgotten the model's lines.
+        return eqx.filter_grad(lambda model: objective.loss(model, batch, key=key))(model)
 
     for name, compute in (("loss", loss), ("gradient", gradient)):
         # What is finite may have been made of what is not, and masked.
