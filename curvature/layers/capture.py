@@ -45,13 +45,11 @@ class Captured:
 
     def rows(self, weight: Array) -> Float[Array, "r n p"]:
         """The weight's part of the rows, ravelled as the weight is."""
-        if self.use.length is None:
-            of_example = jax.vmap(self.use.rows, in_axes=(None, 1, 0), out_axes=1)
-            found = of_example(weight, self.deltas, self.operands)
-        else:
-            of_slice = jax.vmap(self.use.rows, in_axes=(0, 1, 0), out_axes=1)
-            of_example = jax.vmap(of_slice, in_axes=(None, 1, 0), out_axes=1)
-            found = of_example(weight, self.deltas, self.operands)
+        of_weight = self.use.rows
+        if self.use.length is not None:  # every slice has rows of its own
+            of_weight = jax.vmap(of_weight, in_axes=(0, 1, 0), out_axes=1)
+        of_examples = jax.vmap(of_weight, in_axes=(None, 1, 0), out_axes=1)
+        found = of_examples(weight, self.deltas, self.operands)
         return found.reshape(*found.shape[:2], -1)
 
     def _per_slice(self, fn: Any, of_examples: Any) -> Array:

@@ -108,13 +108,12 @@ class Graph:
         """Whether `value` is, unchanged, part of the result."""
         return any(output is value for output in self.outputs)
 
-    def evaluate(self, inputs: Sequence[Any], taps: Taps | None = None) -> tuple[list, Operands]:
+    def evaluate(self, inputs: Sequence[Any], taps: Taps) -> tuple[list, Operands]:
         """The results for some arguments, and the arguments of the tapped nodes.
 
         A tap inside a `scan` of L turns has a leading axis L, and so have the arguments of its
         node.
         """
-        taps = {} if taps is None else taps
         known: dict[Value, Any] = dict(zip(self.inputs, inputs, strict=True))
         operands: Operands = {}
         for node in self.nodes:
@@ -234,8 +233,7 @@ class Traced:
 
     def __call__(self, params: Any, x: Any, closed_over: Sequence[Any]) -> Array:
         """The result for one example."""
-        inputs = [*closed_over, *jtu.tree_leaves(params), *jtu.tree_leaves(x)]
-        return self.graph.evaluate(inputs)[0][0]
+        return self.tapped(params, x, closed_over, {})[0]
 
     def tapped(
         self, params: Any, x: Any, closed_over: Sequence[Any], taps: Taps
