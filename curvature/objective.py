@@ -17,6 +17,7 @@ from .linearisation import (
     Linearisation,
     example_keys,
     linearise,
+    losses_of,
     penalised,
     term_key,
 )
@@ -120,9 +121,8 @@ class AbstractObjective(eqx.Module):
         examples, _ = self._examples(batch, model, key)
         for fn, likelihood, scale, inputs, targets, keys in examples:
             z = widened(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
-            in_domain = jax.vmap(likelihood.in_domain)(z, targets)
-            valid &= jnp.all(in_domain)
-            nll = jnp.where(in_domain, jax.vmap(likelihood.nll)(z, targets), jnp.nan)
+            nll, in_domain = losses_of(likelihood, z, targets)
+            valid &= in_domain
             losses.append(jnp.sum(scale.astype(nll.dtype) * nll))
         weights = widened(eqx.filter(model, eqx.is_inexact_array))
         loss = penalised(jnp.asarray(sum(losses)), weights, _as_array(self.l2), None)

@@ -2,6 +2,7 @@ from ._base import (
     AbstractLinearisation as AbstractLinearisation,
     LinearisedTerm as LinearisedTerm,
     example_keys as example_keys,
+    losses_of as losses_of,
     penalised as penalised,
     term_key as term_key,
 )

@@ -108,11 +108,18 @@ class AbstractLinearisation(eqx.Module):
         """L at other weights, on the same examples."""
         losses = []
         for term in self.terms:
-            z = term.outputs_at(params)
-            in_domain = jax.vmap(term.likelihood.in_domain)(z, term.targets)
-            nll = jax.vmap(term.likelihood.nll)(z, term.targets)
-            losses.append(jnp.sum(term.scaled(jnp.where(in_domain, nll, jnp.nan))))
+            nll, _ = losses_of(term.likelihood, term.outputs_at(params), term.targets)
+            losses.append(jnp.sum(term.scaled(nll)))
         return penalised(jnp.asarray(sum(losses)), params, self.l2, self.constant)
+
+
+def losses_of(
+    likelihood: AbstractLoss, z: Float[Array, "n *shape"], targets: PyTree[Array]
+) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
+    """Every example's loss, NaN for a target outside the domain, and whether none is outside."""
+    in_domain = jax.vmap(likelihood.in_domain)(z, targets)
+    nll = jax.vmap(likelihood.nll)(z, targets)
+    return jnp.where(in_domain, nll, jnp.nan), jnp.all(in_domain)
 
 
 def penalised(
