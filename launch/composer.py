@@ -1,18 +1,22 @@
-"""Composes configurations exactly as `hydra.main` will for the same command."""
+"""Composes configurations, and lets Hydra run what was composed."""
 
 import argparse
+import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime, setup_globals
-from hydra.types import RunMode
+from hydra.types import RunMode, TaskFunction
 from omegaconf import Container, DictConfig, open_dict
 
 from .errors import ConfigError
@@ -20,6 +24,7 @@ from .errors import ConfigError
 CONFIG_PATH = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_TASK = "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +43,31 @@ class Composition:
     multirun: bool
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, with a memory: what was checked is not composed again to be run."""
+
+    def __init__(self, search_path: ConfigSearchPath):
+        super().__init__(search_path)
+        self._composed: dict[Any, DictConfig] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        asked = config_name, tuple(overrides), run_mode, from_shell, validate_sweep_overrides
+        if asked not in self._composed:
+            self._composed[asked] = super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        return copy.deepcopy(self._composed[asked])
+
+
 class Composer:
-    """Hydra's configuration loader, on the search path that the command asks for."""
+    """Hydra, on the search path that the command asks for."""
 
     def __init__(self, command: argparse.Namespace):
         self._name = command.config_name or CONFIG_NAME
@@ -53,8 +81,8 @@ class Composer:
             search_path.prepend("command-line", f"file://{folder}", before_schema)
         version.setbase(VERSION_BASE)
         setup_globals()
-        JobRuntime.instance().set("name", "train")
-        self._loader = ConfigLoaderImpl(search_path)
+        JobRuntime.instance().set("name", _TASK)
+        self._loader = _Loader(search_path)
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """The configuration of one run, interpolations unresolved, with its `hydra` node."""
@@ -65,9 +93,7 @@ class Composer:
         parsed = self.parse(overrides)
         swept = any(override.is_sweep_override() for override in parsed)
         mode = RunMode.MULTIRUN if multirun or swept else RunMode.RUN
-        master = self._loader.load_configuration(
-            self._name, overrides, mode, validate_sweep_overrides=False
-        )
+        master = self._loader.load_configuration(self._name, overrides, mode)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
             # Where something is swept nevertheless, composing it as one run says so.
             return Composition([self.compose(overrides) if swept else master], parsed, False)
@@ -88,6 +114,15 @@ class Composer:
                 job.hydra.job.id = number
             jobs.append(job)
         return Composition(jobs, parsed, True)
+
+    def run(self, task: TaskFunction, multirun: bool, overrides: list[str]) -> None:
+        """Let Hydra run the jobs of a composition, as `hydra.main` would."""
+        hydra = Hydra(task_name=_TASK, config_loader=self._loader)
+        GlobalHydra.instance().initialize(hydra)
+        try:
+            (hydra.multirun if multirun else hydra.run)(self._name, task, overrides)
+        finally:
+            GlobalHydra.instance().clear()
 
     def parse(self, overrides: list[str]) -> list[Override]:
         """The overrides, read by Hydra's grammar."""

@@ -1,7 +1,9 @@
 """Checks everything that a command asks for, then lets Hydra run it."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
@@ -32,22 +34,24 @@ def launch(task: Task) -> int:
     """
     register_resolvers(new_launch_id())
     debug = command_line.wants_debug(sys.argv[1:])
-    sweep = None
+    runner, sweep = JobRunner(task, debug=debug), None
     try:
         sys.argv[1:] = command_line.without_quiet(sys.argv[1:])
         command = command_line.parse(sys.argv[1:])
         command_line.make_importable(command)
-        if not command_line.is_question(command):
+        if command_line.is_question(command):
+            run = hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(runner)
+        else:
             composer = Composer(command)
             composition = compose(composer, command.overrides, multirun=command.multirun)
             sweep = _check(composition, composer)
+            run = functools.partial(composer.run, runner, composition.multirun, command.overrides)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:
         report(error, debug=debug)
         return ExitCode.BAD_CONFIGURATION
-    runner = JobRunner(task, debug=debug)
-    code = _run(runner, debug=debug)
+    code = _run(run, debug=debug)
     # A single run is one of this process, and the runner knows how it ended.
     codes = runner.codes if sweep is None else [sweep.end()]
     return max([code, *codes])
@@ -83,18 +87,13 @@ def _check_job(job: Job) -> None:
     preflight(build(job, shapes_only=True))
 
 
-def _run(runner: JobRunner, *, debug: bool) -> int:
+def _run(run: Callable[[], None], *, debug: bool) -> int:
     """Let Hydra run the jobs; returns the exit code for what befell it beside them."""
-    decorate = hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)
-    environment = {
-        # Else Hydra would print what a launcher raises, and leave without the sweep's table.
-        "HYDRA_FULL_ERROR": "1",
-        # The processes of jobs import what this one does, wherever it was started.
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-    }
+    # The processes of jobs import what this one does, wherever it was started.
+    environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         with env_override(environment):
-            decorate(runner)()
+            run()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Stopped as stopped:
