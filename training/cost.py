@@ -1,12 +1,13 @@
 """What steps cost in gradients of the loss on the same batch, by counting operations."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
+
+import curvature as cv
 
 from ._base import Run
 from .sources import batch_shapes
@@ -50,26 +51,24 @@ def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True) -> Cost
         objective = eqx.combine(numbers, without_numbers)
         return objective.loss(eqx.combine(params, static), batch, key=key)
 
-    def products(count: int) -> Callable[..., PyTree[Array]]:
-        def multiplied(
-            params: PyTree[Array], batch: PyTree[Array], key: Array, numbers: PyTree[Array]
-        ) -> PyTree[Array]:
-            objective = eqx.combine(numbers, without_numbers)
-            at = objective.linearise(eqx.combine(params, static), batch, key=key)
-            vector = params
-            for _ in range(count):
-                vector = at.vjp(at.jvp(vector))
-            return vector
+    def linearise(
+        params: PyTree[Array], batch: PyTree[Array], key: Array, numbers: PyTree[Array]
+    ) -> cv.Linearisation:
+        objective = eqx.combine(numbers, without_numbers)
+        return objective.linearise(eqx.combine(params, static), batch, key=key)
 
-        return multiplied
-
-    def lowered(function: Callable[..., Any]) -> jax.stages.Lowered:
-        return jax.jit(function).lower(params, batch, key, numbers)
+    def product(shapes: PyTree[Array], vector: PyTree[Array]) -> PyTree[Array]:
+        at = eqx.combine(shapes, others)
+        return at.vjp(at.jvp(vector))
 
     # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
-    gradient = lowered(jax.grad(loss))
-    product = flops(lowered(products(2))) - flops(lowered(products(1))) if solves else 0.0
-    return Cost(flops(step) / flops(gradient.compile()), product / flops(gradient))
+    gradient = jax.jit(jax.grad(loss)).lower(params, batch, key, numbers)
+    turn = 0.0
+    if solves:
+        at = eqx.filter_eval_shape(linearise, params, batch, key, numbers)
+        shapes, others = eqx.partition(at, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
+    return Cost(flops(step) / flops(gradient.compile()), turn)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -192,27 +192,25 @@ class NaturalGradient(AbstractOptimiser):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Plan:
-        plans: list[Plan] = []
+        return eqx.filter_eval_shape(self._plan, model, batch, trainable, key)
 
-        def trace(model: PyTree, batch: PyTree, key: PRNGKeyArray | None) -> None:
-            model_key, curvature_key = split(key)
-            here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
-            C, _ = self.curvature.update(here, self.curvature.init(here), key=curvature_key)
-            whole = damped(C, jnp.ones((), here.loss.dtype))
-            positive = self.damping.is_positive()
-            plans.append(plan_for(self.solver, whole, positive_damping=positive))
-
-        eqx.filter_eval_shape(trace, model, batch, key)
-        return plans[0]
+    # Jitted, so that it is traced once however often it is asked for.
+    @eqx.filter_jit
+    def _plan(
+        self, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray | None
+    ) -> Plan:
+        model_key, curvature_key = split(key)
+        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        C, _ = self.curvature.update(here, self.curvature.init(here), key=curvature_key)
+        whole = damped(C, jnp.ones((), here.loss.dtype))
+        return plan_for(self.solver, whole, positive_damping=self.damping.is_positive())
 
     def _init_curvature(self, model: PyTree, trainable: PyTree, batch: PyTree | None) -> Any:
         if batch is None:
             return self.curvature.init(None)
 
-        def of_shapes(model: PyTree, batch: PyTree, key: PRNGKeyArray) -> AbstractLinearisation:
-            return self.objective.linearise(model, batch, trainable=trainable, key=key)
-
-        shapes = eqx.filter_eval_shape(of_shapes, model, batch, jax.random.key(0))
+        key = jax.random.key(0)
+        shapes = eqx.filter_eval_shape(_linearised, self.objective, model, batch, trainable, key)
         return self.curvature.init(shapes)
 
     def _direction(
@@ -268,6 +266,14 @@ class NaturalGradient(AbstractOptimiser):
             evaluate=self.damping.needs_reduction_ratio(),
         )
         return outcome, predicted_reduction(outcome.step_size)
+
+
+@eqx.filter_jit
+def _linearised(
+    objective: AbstractObjective, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray
+) -> AbstractLinearisation:
+    """The linearisation, for its shapes alone: jitted, so that it is traced once."""
+    return objective.linearise(model, batch, trainable=trainable, key=key)
 
 
 def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
