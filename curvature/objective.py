@@ -107,7 +107,10 @@ class AbstractObjective(eqx.Module):
         **Arguments:** `model`, any Equinox model; `batch`, see the class; `key`, for models that
         take one (dropout): each example gets a key of its own.
 
-        **Returns:** L, a scalar. It is NaN where a target lies outside its likelihood's domain.
+        **Returns:** L, a scalar. Under a trace it is NaN where a target lies outside the domain of
+        its likelihood.
+
+        **Raises:** `ValueError` for such a target outside of a trace.
         """
         return self.loss_and_validity(model, batch, key=key)[0]
 

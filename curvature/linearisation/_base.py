@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, Shaped
 
 from .._trees import vdot
@@ -116,10 +117,16 @@ class AbstractLinearisation(eqx.Module):
 def losses_of(
     likelihood: AbstractLoss, z: Float[Array, "n *shape"], targets: PyTree[Array]
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
-    """Every example's loss, NaN for a target outside the domain, and whether none is outside."""
+    """Every example's loss, NaN for a target outside the domain, and whether none is outside.
+
+    **Raises:** `ValueError` for a target outside the domain, where targets are not traced.
+    """
     in_domain = jax.vmap(likelihood.in_domain)(z, targets)
+    valid = jnp.all(in_domain)
+    if not isinstance(valid, Tracer) and not valid:
+        likelihood.check_targets(z.shape[1:], targets)
     nll = jax.vmap(likelihood.nll)(z, targets)
-    return jnp.where(in_domain, nll, jnp.nan), jnp.all(in_domain)
+    return jnp.where(in_domain, nll, jnp.nan), valid
 
 
 def penalised(

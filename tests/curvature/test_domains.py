@@ -215,3 +215,12 @@ class TestSmoothing:
     def test_a_traced_number_is_refused(self, as_installed):
         with pytest.raises(ValueError, match=r"known before tracing"):
             jax.jit(lambda a: cv.Categorical(a).nll(jnp.zeros(2), jnp.asarray(0)))(0.1)
+
+
+def test_a_target_that_can_be_seen_is_refused_by_the_objective():
+    objective, model = cv.Supervised(cv.Categorical()), eqx.nn.Linear(3, 2, key=jax.random.key(0))
+    batch = jnp.ones((4, 3)), jnp.array([0, 1, 2, 0])
+    for entry in (objective.loss, objective.linearise):
+        with pytest.raises(ValueError, match="that of example 2 is 2"):
+            entry(model, batch)
+        assert jnp.isnan(eqx.filter_jit(lambda *a: jnp.sum(flat(entry(*a))))(model, batch))  # noqa: B023

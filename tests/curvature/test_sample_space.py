@@ -369,7 +369,7 @@ def blocks(matrix, widths):
 
 @jax.jit
 def factorised(held, damping, b):
-    factor = factorise(held, damping)
+    factor = factorise(held, damping, held.norm())
     return factor.damping, factor.solve(b), held.symmetric_mv(b[:, None])[:, 0], held.norm()
 
 

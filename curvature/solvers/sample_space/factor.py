@@ -33,16 +33,18 @@ class Factor(eqx.Module):
         return triangular_solve(upper, forward, left_side=True, lower=False)[:, 0]
 
 
-def factorise(gram: LowerBlocks, damping: Scalar) -> Factor:
+def factorise(gram: LowerBlocks, damping: Scalar, norm: Scalar) -> Factor:
     """Factorises K + λI by Cholesky's method, with a larger λ' where that is needed.
 
     The rounding errors of K move its eigenvalues by about 2√m·eps·‖K‖. Where a pivot is of that
     size, λ' = λ + 2√m·eps·‖K‖ (in the Frobenius norm) takes the place of λ, or four times as much
     until the factor is sound. The loop ends after one turn where K + λI is well conditioned.
+
+    **Arguments:** `norm`, ‖K‖ in the Frobenius norm.
     """
     eps = float(jnp.finfo(damping.dtype).eps)
     largest = jnp.max(gram.diagonal()) + damping
-    noise = _NOISE * eps * gram.size**0.5 * gram.norm()
+    noise = _NOISE * eps * gram.size**0.5 * norm
 
     def attempt(
         carry: tuple[Scalar, Factor, Scalar, Array],

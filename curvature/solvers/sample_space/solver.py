@@ -19,7 +19,7 @@ from .._base import (
     solve_with,
 )
 from .factor import Factor, factorise
-from .system import Refined, System, operator_norm, refine, row_norm
+from .system import Refined, System, refine, row_norm
 
 # A solution whose terms are so many times larger than itself is refined: its residual is about so
 # many eps (‖C‖ + λ)‖d‖.
@@ -43,6 +43,12 @@ class _State(eqx.Module):
     gram: LowerBlocks
     factor: Factor
     damping: Scalar
+    norm: Scalar
+
+    def system(self, rho: Array, projected: Array | None, squared: Scalar | None) -> System:
+        """The system of one right-hand side; the arguments are as in `System`."""
+        parts = self.rows, self.gram, self.factor, self.damping, self.norm
+        return System(*parts, rho, projected, squared)
 
 
 class SampleSpace(AbstractSymmetricSolver):
@@ -154,26 +160,24 @@ def _split(operator: lx.AbstractLinearOperator) -> tuple[PullbackOperator, Scala
 def _state(rows: Rows, damping: Scalar) -> _State:
     gram = rows.gram()
     damping = damping.astype(gram.columns[0].dtype)
-    return _State(rows, gram, factorise(gram, damping), damping)
+    norm = gram.norm()
+    return _State(rows, gram, factorise(gram, damping, norm), damping, norm)
 
 
 def _solve_any(state: _State, b: PyTree[Array]) -> Solution:
     """For a vector of which nothing is known: e = b, and refinement from d = b/λ, w = 0."""
     projected, squared = state.rows.mv(b), vdot(b, b).astype(state.damping.dtype)
     rho = jnp.where(state.damping == 0, state.factor.solve(projected), 0)
-    system = System(state.rows, state.gram, state.factor, state.damping, rho, projected, squared)
-    probe = state.gram.symmetric_mv(projected[:, None])
-    size = operator_norm(state.gram, probe, state.gram.symmetric_mv(probe))
+    system = state.system(rho, projected, squared)
     refined = refine(
         system,
         scaled(system.share, b),
         jnp.zeros_like(rho),
         system.share * projected,
         system.share**2 * squared,
-        size,
         enabled=jnp.asarray(True),
     )
-    return _solution(system, refined, jnp.zeros_like(rho), jnp.sqrt(squared), size)
+    return _solution(system, refined, jnp.zeros_like(rho), jnp.sqrt(squared))
 
 
 def _solve_gradient(
@@ -201,9 +205,7 @@ def _solve_gradient(
     if projected is not None:
         undamped = state.damping == 0
         effective = rho + jnp.where(undamped, state.factor.solve(projected), 0)
-    system = System(
-        state.rows, state.gram, state.factor, state.damping, effective, projected, squared
-    )
+    system = state.system(effective, projected, squared)
     weights, s = system.weights(), system.share
     probes = jnp.stack([rho, weights], axis=1)
     products = state.gram.symmetric_mv(probes)
@@ -218,16 +220,15 @@ def _solve_gradient(
     direction = state.rows.linearisation.vjp(combined)
     if b.offset is not None:
         direction = add_scaled(direction, s, b.offset)
-    size = operator_norm(state.gram, probes, products)
     squared_norm = jnp.where(squared_norm < 0, 0, squared_norm)
     # By how much the terms of d are larger than d, and so its rounding error.
-    length = jnp.sqrt(size) * jnp.linalg.norm(weights) + s * terms
+    length = jnp.sqrt(state.norm) * jnp.linalg.norm(weights) + s * terms
     doubtful = length > _AMPLIFIED * jnp.sqrt(squared_norm)
     doubtful |= state.factor.damping > state.damping
     enabled = (state.damping > 0) & doubtful
-    refined = refine(system, direction, weights, image, squared_norm, size, enabled=enabled)
+    refined = refine(system, direction, weights, image, squared_norm, enabled=enabled)
     b_norm = jnp.sqrt(jnp.where(b_squared < 0, 0, b_squared))
-    return _solution(system, refined, rho, b_norm, size, length=length)
+    return _solution(system, refined, rho, b_norm, length=length)
 
 
 def _solution(
@@ -235,7 +236,6 @@ def _solution(
     found: Refined,
     rho: Array,
     vector_norm: Scalar,
-    size: Scalar,
     length: Scalar | None = None,
 ) -> Solution:
     """The numbers of a refined solution; `length` bounds the terms of one that was not refined."""
@@ -243,8 +243,8 @@ def _solution(
     # Of the rounding of d: that of its terms, or of d itself once it has been refined.
     if length is not None:
         length_of_d = jnp.where(found.turns > 0, length_of_d, jnp.maximum(length, length_of_d))
-    eps = float(jnp.finfo(size.dtype).eps)
-    rounding = eps * (size + system.damping) * length_of_d
+    eps = float(jnp.finfo(length_of_d.dtype).eps)
+    rounding = eps * (system.norm + system.damping) * length_of_d
     residual = row_norm(system.gram, found.left)
     if system.projected is not None and system.squared is not None:
         outside = rho - found.image  # for λ = 0: b − Cd = Aᵀ(ρ − A d) + e

@@ -22,6 +22,7 @@ class System(eqx.Module):
 
     - `rows`, `gram`, `factor`: A, K, and the factor of K + μ'I.
     - `damping`: μ.
+    - `norm`: ‖K‖_F, which is ‖C‖_F: an upper bound of ‖C‖, and near it where few rows dominate.
     - `rho`: ρ, and for μ = 0 ρ + K⁻¹A e.
     - `projected`: A e; `squared`: ‖e‖². Both None where e is known to be zero.
     """
@@ -30,6 +31,7 @@ class System(eqx.Module):
     gram: LowerBlocks
     factor: Factor
     damping: Scalar
+    norm: Scalar
     rho: Float[Array, " m"]
     projected: Float[Array, " m"] | None
     squared: Scalar | None
@@ -70,7 +72,6 @@ def refine(
     weights: Float[Array, " m"],
     image: Float[Array, " m"],
     squared_norm: Scalar,
-    operator_norm: Scalar,
     *,
     enabled: Bool[Array, ""],
 ) -> Refined:
@@ -80,14 +81,14 @@ def refine(
     product with C. The loop ends where the residual is that of a backward-stable solve,
     eps (‖C‖ + μ)‖d‖, or where it grows; it does not start unless `enabled`.
     """
-    eps = float(jnp.finfo(operator_norm.dtype).eps)
+    eps = float(jnp.finfo(system.norm.dtype).eps)
     most = jnp.where(system.damping > 0, _MOST_TURNS, 2)
 
     def turn(carry: Refined) -> Refined:
         image = system.rows.mv(carry.direction)
         left = system.rho - image - system.damping * carry.weights
         squared_norm = vdot(carry.direction, carry.direction).astype(left.dtype)
-        unit = eps * (operator_norm + system.damping) * jnp.sqrt(squared_norm)
+        unit = eps * (system.norm + system.damping) * jnp.sqrt(squared_norm)
         ratio = row_norm(system.gram, left) / unit
         turns = carry.turns + 1
         done = (ratio <= 1) | (turns >= most) | ((ratio >= carry.ratio) & (turns > 2))
@@ -111,7 +112,7 @@ def refine(
         left=system.rho - image - system.damping * weights,
         squared_norm=squared_norm,
         turns=jnp.zeros((), jnp.int32),
-        ratio=jnp.full_like(operator_norm, jnp.inf),
+        ratio=jnp.full_like(system.norm, jnp.inf),
         done=~enabled,
     )
     return jax.lax.while_loop(lambda carry: ~carry.done, turn, start)
@@ -121,12 +122,3 @@ def row_norm(gram: LowerBlocks, u: Float[Array, " m"]) -> Scalar:
     """‖Aᵀu‖ = √(uᵀKu), 0 where rounding made the square negative."""
     squared = jnp.vdot(u, gram.symmetric_mv(u[:, None])[:, 0])
     return jnp.sqrt(jnp.where(squared < 0, 0, squared))
-
-
-def operator_norm(gram: LowerBlocks, probes: Float[Array, "m k"], images: Array) -> Scalar:
-    """‖K‖ from below: its largest diagonal entry, or ‖K x‖/‖x‖ if that is larger for a probe x.
-
-    **Arguments:** `images`, K times the probes.
-    """
-    quotients = jnp.linalg.norm(images, axis=0) / jnp.linalg.norm(probes, axis=0)
-    return jnp.fmax(jnp.max(gram.diagonal()), jnp.nanmax(quotients))
