@@ -1,5 +1,7 @@
 """The vector space of the trainable weights: pytrees of arrays of one structure."""
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -53,3 +55,38 @@ def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Arr
 def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     """`new` where `pred`, else `old`, for every array."""
     return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)
+
+
+# Larger arrays are not packed: they are not copied, and may lie on several devices.
+_SMALL = 2**14
+
+
+def pack(a: PyTree[Array]) -> tuple[list[Array], Callable[[list[Array]], PyTree[Array]]]:
+    """The same vector in fewer arrays, and what unpacks another one of its kind.
+
+    Every operation on an array has to be compiled. The small arrays of one dtype become one; but
+    for those of one shape, which XLA compiles once for all of them.
+    """
+    leaves, treedef = jtu.tree_flatten(a)
+    shapes = Counter(leaf.shape for leaf in leaves)
+    groups: dict[Any, list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        name = leaf.dtype if leaf.size <= _SMALL and shapes[leaf.shape] == 1 else index
+        groups.setdefault(name, []).append(index)
+
+    def joined(indices: list[int]) -> Array:
+        if len(indices) == 1:
+            return leaves[indices[0]]
+        return jnp.concatenate([jnp.ravel(leaves[index]) for index in indices])
+
+    def unpack(packed: list[Array]) -> PyTree[Array]:
+        found: list[Array] = list(leaves)
+        for array, indices in zip(packed, groups.values(), strict=True):
+            start = 0
+            for index in indices:
+                shape, size = leaves[index].shape, leaves[index].size
+                one = array if len(indices) == 1 else array[start : start + size].reshape(shape)
+                found[index], start = one, start + size
+        return treedef.unflatten(found)
+
+    return [joined(indices) for indices in groups.values()], unpack

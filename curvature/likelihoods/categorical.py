@@ -49,7 +49,9 @@ class Categorical(AbstractExponentialFamily):
         y = _target(self, z, y)
         if jnp.issubdtype(y.dtype, jnp.inexact):
             return -jnp.sum(self._probabilities(z, y) * jax.nn.log_softmax(z))
-        chosen = jnp.take_along_axis(z, y[..., None], axis=-1, mode="clip")[..., 0]
+        # Compared rather than indexed: the derivative is a selection then, and not a scatter.
+        label = jax.lax.broadcasted_iota(y.dtype, z.shape, z.ndim - 1) == y[..., None]
+        chosen = jnp.sum(jnp.where(label, z, 0), axis=-1)
         if self.smoothing:
             chosen = (1 - self.smoothing) * chosen + self.smoothing * jnp.mean(z, axis=-1)
         # As a factor, so that the gradient is NaN, too.

@@ -117,16 +117,23 @@ class AbstractLinearisation(eqx.Module):
 def losses_of(
     likelihood: AbstractLoss, z: Float[Array, "n *shape"], targets: PyTree[Array]
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
-    """Every example's loss, NaN for a target outside the domain, and whether none is outside.
+    """Every example's loss, NaN for a target outside the domain, and whether none is outside."""
+    in_domain = domain_of(likelihood, z, targets)
+    nll = jax.vmap(likelihood.nll)(z, targets)
+    return jnp.where(in_domain, nll, jnp.nan), jnp.all(in_domain)
 
-    **Raises:** `ValueError` for a target outside the domain, where targets are not traced.
+
+def domain_of(
+    likelihood: AbstractLoss, z: Float[Array, "n *shape"], targets: PyTree[Array]
+) -> Bool[Array, " n"]:
+    """Whether each target lies in the domain of the likelihood.
+
+    **Raises:** `ValueError` for one that does not, where the targets are not traced.
     """
     in_domain = jax.vmap(likelihood.in_domain)(z, targets)
-    valid = jnp.all(in_domain)
-    if not isinstance(valid, Tracer) and not valid:
+    if not isinstance(in_domain, Tracer) and not in_domain.all():
         likelihood.check_targets(z.shape[1:], targets)
-    nll = jax.vmap(likelihood.nll)(z, targets)
-    return jnp.where(in_domain, nll, jnp.nan), valid
+    return in_domain
 
 
 def penalised(

@@ -12,7 +12,7 @@ from .._trees import add_scaled, widened
 from ..layers import recognise
 from ..layers.graph import trace
 from ..likelihoods import AbstractLoss
-from ._base import AbstractLinearisation, LinearisedTerm, penalised
+from ._base import AbstractLinearisation, LinearisedTerm, domain_of, penalised
 
 _NO_FORWARD_MODE = (
     "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), whose "
@@ -126,7 +126,7 @@ def _linearised(
     zs, residuals, push, pull = (_by_jvp if forward_mode else _by_vjp)(outputs, params)
     losses, cotangents, done, valid = [], [], [], jnp.asarray(True)
     for term, z in zip(terms, zs, strict=True):
-        in_domain = jax.vmap(term.likelihood.in_domain)(z, term.targets)
+        in_domain = domain_of(term.likelihood, z, term.targets)
         valid &= jnp.all(in_domain)
         z = jnp.where(in_domain.reshape(-1, *[1] * (z.ndim - 1)), z, jnp.nan)
         nll, grad = jax.vmap(jax.value_and_grad(term.likelihood.nll))(z, term.targets)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import positive_int
 from .._precision import full_precision
-from .._trees import add_scaled, norm, scaled, select, vdot, work_dtype
+from .._trees import add_scaled, norm, pack, scaled, select, vdot, work_dtype
 from ..operators import DampedOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
 
@@ -118,28 +118,29 @@ class CG(AbstractSymmetricSolver):
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         precondition = options["preconditioner"].mv if "preconditioner" in options else None
-        size, b_norm, final = self._run(state, vector, options.get("y0"), precondition)
+        b, unpack = pack(vector)
+        size, b_norm, final = self._run(state, b, unpack, options.get("y0"), precondition)
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
             "residual": relative(final.residual_norm, b_norm),
             "quadratic": size**2 * final.quadratic,
         }
-        return scaled(size, final.x), final.result, stats
+        return unpack(scaled(size, final.x)), final.result, stats
 
     @full_precision
     def solve(
         self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
     ) -> Solution:
-        vector = b.vector()
-        size, b_norm, final = self._run(operator, vector, start, None)
+        vector, unpack = pack(b.vector())
+        size, b_norm, final = self._run(operator, vector, unpack, start, None)
         direction = scaled(size, final.x)
         slope, squared_norm = vdot(direction, vector), vdot(direction, direction)
         # φ(d) = ½dᵀ(C + λI)d − bᵀd gives dᵀCd without a product. It is a difference: its error is
         # a few units of roundoff of λ‖d‖².
         damped = 2 * (size**2 * final.quadratic + slope)
         return Solution(
-            direction=direction,
+            direction=unpack(direction),
             slope=slope,
             metric=jnp.maximum(damped - operator.damping.astype(slope.dtype) * squared_norm, 0),
             squared_norm=squared_norm,
@@ -152,20 +153,30 @@ class CG(AbstractSymmetricSolver):
     def _run(
         self,
         operator: lx.AbstractLinearOperator,
-        vector: PyTree[Array],
+        vector: list[Array],
+        unpack: _Map,
         y0: PyTree[Array] | None,
-        precondition: _Map | None,
+        preconditioner: _Map | None,
     ) -> tuple[Scalar, Scalar, _State]:
         """The iteration for A x/s = b/s; s, ‖b‖/s, and where it ended.
 
         With s the size of b no inner product over- or underflows.
+
+        **Arguments:** `vector`, b, packed; so is the x where it ended.
         """
+
+        def packed(of_tree: _Map) -> _Map:
+            return lambda v: pack(of_tree(unpack(v)))[0]
+
+        product = packed(operator.mv)
+        precondition = None if preconditioner is None else packed(preconditioner)
         size, b_norm = _size(vector)
-        b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, y0))
+        start = None if y0 is None else pack(y0)[0]
+        b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, start))
         final = jax.lax.while_loop(
             lambda carry: ~carry.done,
             lambda carry: self._iterate(
-                carry, operator.mv, b, self.rtol * b_norm, precondition, warm=y0 is not None
+                carry, product, b, self.rtol * b_norm, precondition, warm=y0 is not None
             ),
             self._start(b, b_norm, y0, precondition),
         )

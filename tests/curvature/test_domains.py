@@ -1,5 +1,6 @@
 """Targets outside of a likelihood's domain: refused where seen, NaN under a trace."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,8 +220,8 @@ class TestSmoothing:
 
 def test_a_target_that_can_be_seen_is_refused_by_the_objective():
     objective, model = cv.Supervised(cv.Categorical()), eqx.nn.Linear(3, 2, key=jax.random.key(0))
-    batch = jnp.ones((4, 3)), jnp.array([0, 1, 2, 0])
+    batch = np.ones((4, 3), np.float32), np.array([0, 1, 2, 0])
     for entry in (objective.loss, objective.linearise):
         with pytest.raises(ValueError, match="that of example 2 is 2"):
             entry(model, batch)
-        assert jnp.isnan(eqx.filter_jit(lambda *a: jnp.sum(flat(entry(*a))))(model, batch))  # noqa: B023
+    assert np.isnan(eqx.filter_jit(objective.loss)(model, batch))

@@ -240,7 +240,7 @@ def test_a_plan_says_what_it_counted():
 def test_the_plan_of_an_iteration_counts_a_gradient_per_step(steps):
     solver = cv.CG(rtol=0.0, max_steps=steps)
     plan = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=solver).plan(*MEDIUM)
-    assert plan.solver is solver
+    assert plan.solver == solver
     assert plan.gradients == pytest.approx(1.0 + steps)
 
 
