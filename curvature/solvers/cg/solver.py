@@ -9,16 +9,16 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from .._checks import positive_int
-from .._precision import full_precision
-from .._trees import add_scaled, norm, pack, scaled, select, vdot, work_dtype
-from ..operators import DampedOperator
-from ._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
+from ..._checks import positive_int
+from ..._precision import full_precision
+from ..._trees import add_scaled, norm, pack, scaled, select, vdot
+from ...operators import DampedOperator
+from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
+from .drift import Drift, grown, roundoff
+from .size import size_of
 
 # By this part of its norm the recursive residual may be off before it is computed anew.
 _RESIDUAL_TOLERANCE = 0.1
-# One product is taken to err by this many units of roundoff of ‖A‖‖v‖.
-_PRODUCT_ROUNDING = 4.0
 # With ‖J p‖ below this many units of roundoff of ‖J‖‖p‖, pᵀJᵀJp is but its own rounding error.
 _FLAT = 100.0
 # A recursive residual so far below its own rounding error says nothing: time to renew it.
@@ -30,15 +30,6 @@ _STAGNATION = 0.5
 _Map = Callable[[PyTree[Array]], PyTree[Array]]
 
 
-class _Drift(eqx.Module):
-    """A running estimate, from above, of ‖r − (b − A x)‖ for the recursive residual r."""
-
-    estimate: Scalar
-    operator_norm: Scalar  # the largest Rayleigh quotient met, ≤ ‖A‖
-    direction_norm: Scalar
-    x_norm: Scalar  # a bound on ‖x‖
-
-
 class _State(eqx.Module):
     x: PyTree[Array]
     residual: PyTree[Array]
@@ -48,7 +39,7 @@ class _State(eqx.Module):
     vector: PyTree[Array]
     renewing: Bool[Array, ""]
     gamma: Scalar  # ⟨r, M r⟩
-    drift: _Drift
+    drift: Drift
     quadratic: Scalar  # φ(x)
     quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, for Martens' rule alone
     steps: Int[Array, ""]
@@ -170,7 +161,7 @@ class CG(AbstractSymmetricSolver):
 
         product = packed(operator.mv)
         precondition = None if preconditioner is None else packed(preconditioner)
-        size, b_norm = _size(vector)
+        size, b_norm = size_of(vector)
         start = None if y0 is None else pack(y0)[0]
         b, y0 = jtu.tree_map(lambda v: v / size.astype(v.dtype), (vector, start))
         final = jax.lax.while_loop(
@@ -207,7 +198,7 @@ class CG(AbstractSymmetricSolver):
             vector=z if y0 is None else x,
             renewing=jnp.asarray(y0 is not None),
             gamma=gamma,
-            drift=_Drift(zero, zero, z_norm, x_norm),
+            drift=Drift(zero, zero, z_norm, x_norm),
             quadratic=quadratic,
             quadratics=history,
             steps=jnp.zeros((), jnp.int32),
@@ -233,7 +224,7 @@ class CG(AbstractSymmetricSolver):
         image = product(carry.vector)
         curvature = vdot(carry.vector, image)  # pᵀAp of a step, xᵀAx of a renewal
         alpha = gamma / curvature
-        noise = (_FLAT * _roundoff(gamma) * carry.drift.direction_norm) ** 2
+        noise = (_FLAT * roundoff(gamma) * carry.drift.direction_norm) ** 2
         possible = (curvature > noise * carry.drift.operator_norm) & (alpha > 0)
         possible &= ~renewing & jnp.isfinite(alpha)
         # Without a possible step x stays as it is, whatever the vector and its image hold.
@@ -242,7 +233,7 @@ class CG(AbstractSymmetricSolver):
         minuend = select(renewing, b, carry.residual)
         residual = add_scaled(minuend, -jnp.where(renewing, 1, alpha), image)
         residual_norm = norm(residual)
-        drift = _grown(carry.drift, alpha, curvature, residual_norm, possible)
+        drift = grown(carry.drift, alpha, curvature, residual_norm, possible)
         drift = dataclasses.replace(drift, estimate=jnp.where(renewing, 0, drift.estimate))
         steps = carry.steps + possible.astype(jnp.int32)
         # φ falls by αγ/2 with each step. At a start y0 it is ½xᵀAx − bᵀx, the latter known already.
@@ -314,57 +305,9 @@ def _preconditioned(
     return z, norm(z), vdot(residual, z)
 
 
-def _grown(
-    drift: _Drift,
-    alpha: Scalar,
-    curvature: Scalar,
-    residual_norm: Scalar,
-    possible: Bool[Array, ""],
-) -> _Drift:
-    """The drift after the step αp, α = 0 where no step was possible.
-
-    Each step adds the rounding of x, of the product and of r. They are independent, so that their
-    squares add up (their sum would be far too pessimistic for a long solve).
-    """
-    quotient = jnp.where(possible, curvature / drift.direction_norm**2, 0)
-    operator_norm = jnp.maximum(drift.operator_norm, quotient)
-    step_norm = alpha * drift.direction_norm
-    x_norm = drift.x_norm + step_norm
-    local = operator_norm * (x_norm + _PRODUCT_ROUNDING * step_norm) + residual_norm
-    estimate = jnp.hypot(drift.estimate, _roundoff(local) * local)
-    return _Drift(estimate, operator_norm, drift.direction_norm, x_norm)
-
-
-def _roundoff(x: Scalar) -> float:
-    return float(jnp.finfo(x.dtype).eps) / 2
-
-
 def _little_progress(
     quadratics: Float[Array, " history"], i: Int[Array, ""], progress: float
 ) -> Bool[Array, ""]:
     k = jnp.maximum(10, (i + 9) // 10)
     now, before = quadratics[i], quadratics[jnp.maximum(i - k, 0)]
     return (i > k) & (now < 0) & ((now - before) / now < k.astype(now.dtype) * progress)
-
-
-def _size(b: PyTree[Array]) -> tuple[Scalar, Scalar]:
-    """A power of two near ‖b‖, so that dividing by it is exact, and ‖b‖ over it.
-
-    It is 1 where ‖b‖ is moderate, as it is nearly always: the loop then ends after one turn. Where
-    b is zero (or all of it subnormal), or not finite, so is ‖b‖ over it.
-    """
-    dtype = work_dtype(b)
-    largest = float(jnp.finfo(dtype).max) ** 0.5
-    step = 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4)
-
-    def turn(carry: tuple[Array, Scalar, Scalar, Scalar]) -> tuple[Array, Scalar, Scalar, Scalar]:
-        count, size, _, _ = carry
-        small = jtu.tree_map(lambda v: v / size.astype(v.dtype), b)
-        squared = vdot(small, small)
-        factor = jnp.where(squared > largest, step, jnp.where(squared < 1 / largest, 1 / step, 1))
-        return jnp.where(factor == 1, 3, count + 1), size * factor.astype(dtype), size, squared
-
-    one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
-    start = jnp.zeros((), jnp.int32), one, one, zero
-    _, _, size, squared = jax.lax.while_loop(lambda carry: carry[0] < 3, turn, start)
-    return size, jnp.sqrt(squared)
