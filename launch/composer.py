@@ -65,6 +65,10 @@ class _Loader(ConfigLoaderImpl):
             )
         return copy.deepcopy(self._composed[asked])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A launcher sends the loader to the process of every job, which composes its own alone.
+        return {**self.__dict__, "_composed": {}}
+
 
 class Composer:
     """Hydra, on the search path that the command asks for."""
