@@ -222,7 +222,7 @@ def _solve_gradient(
         direction = add_scaled(direction, s, b.offset)
     squared_norm = jnp.where(squared_norm < 0, 0, squared_norm)
     # By how much the terms of d are larger than d, and so its rounding error.
-    length = jnp.sqrt(state.norm) * jnp.linalg.norm(weights) + s * terms
+    length = jnp.sqrt(jnp.vdot(state.gram.diagonal(), weights**2)) + s * terms
     doubtful = length > _AMPLIFIED * jnp.sqrt(squared_norm)
     doubtful |= state.factor.damping > state.damping
     enabled = (state.damping > 0) & doubtful
