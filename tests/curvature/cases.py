@@ -159,26 +159,6 @@ def called_twice(likelihood: str) -> Case:
     return supervised(Recurrent(jax.random.key(0)), likelihood)
 
 
-class Tied(eqx.Module):
-    """Two layers with one weight, by `eqx.nn.Shared`."""
-
-    shared: eqx.nn.Shared
-
-    def __init__(self, key: PRNGKeyArray):
-        first, second = (eqx.nn.Linear(3, 3, key=k) for k in jax.random.split(key))
-        self.shared = eqx.nn.Shared(
-            (first, second), where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight
-        )
-
-    def __call__(self, x: Array) -> Array:
-        first, second = self.shared()
-        return second(jnp.tanh(first(x)))
-
-
-def tied(likelihood: str) -> Case:
-    return supervised(Tied(jax.random.key(0)), likelihood)
-
-
 def frozen(likelihood: str) -> Case:
     model = mlp(jnp.tanh)
     nothing = jax.tree.map(lambda _: False, model)

@@ -92,9 +92,3 @@ def test_objective_and_plan_are_the_optimisers():
     opt, model = cv.Averaged(inner, 0.5), linear()
     assert opt.objective is inner.objective
     assert str(opt.plan(model, batch(0))) == str(inner.plan(model, batch(0)))
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.0, 1, -0.1, float("nan"), "0.9"])
-def test_a_decay_outside_its_range_is_refused(decay):
-    with pytest.raises(ValueError, match=r"`Averaged\(decay=...\)` must"):
-        cv.Averaged(SGD, decay)

@@ -56,9 +56,3 @@ def test_more_than_the_batch_has_is_all_of_it(x64):
     assert program(whole) == program(cv.FirstExamples(whole, 5))
     assert program(whole) == program(cv.FirstExamples(whole, 100))
     assert program(whole) != program(cv.FirstExamples(whole, 4))
-
-
-@pytest.mark.parametrize("first", [0, -1, 2.5, True])
-def test_it_refuses(first):
-    with pytest.raises(ValueError, match=r"`FirstExamples\(examples=...\)` must be a pos"):
-        cv.FirstExamples(cv.GaussNewton(), first)

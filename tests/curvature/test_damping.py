@@ -210,26 +210,3 @@ def test_a_policy_of_ones_own_has_a_state_of_its_own():
 
 
 # --- refusals --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [-1.0, -1e-30, NAN, INF, -INF, np.ones(3)])
-def test_constant_damping_refuses(as_installed, value):
-    with pytest.raises(ValueError, match=r"`ConstantDamping\(value=...\)` must be a finite number"):
-        cv.ConstantDamping(value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"initial": 0.0}, r"\(initial=...\)` must be a positive finite number, got 0.0"),
-        ({"initial": -1.0}, r"\(initial=...\)` must be a positive finite number, got -1.0"),
-        ({"initial": NAN}, r"\(initial=...\)` must be a positive finite number, got nan"),
-        ({"minimum": 0.0}, r"\(minimum=...\)` must be a positive finite number, got 0.0"),
-        ({"maximum": INF}, r"\(maximum=...\)` must be a positive finite number, got inf"),
-        ({"initial": 1.0, "minimum": 2.0}, "must satisfy minimum ≤ initial ≤ maximum"),
-        ({"initial": 1.0, "maximum": 0.5}, "must satisfy minimum ≤ initial ≤ maximum"),
-    ],
-)
-def test_levenberg_marquardt_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cv.LevenbergMarquardt(**arguments)

@@ -143,17 +143,3 @@ def test_where_nothing_decreases_the_loss_the_weights_stay():
     assert not info.accepted
     assert w == 1
     assert cv.RESULTS[info.result].startswith("The search found no acceptable step size")
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"delta": 0.0}, r"`KLTrustRegion\(delta=...\)` must be a positive finite number, got 0"),
-        ({"delta": -1.0}, r"`KLTrustRegion\(delta=...\)` must be a positive"),
-        ({"decrease_factor": 0.0}, r"`KLTrustRegion\(decrease_factor=...\)` must be a positive"),
-        ({"decrease_factor": 1.0}, r"`KLTrustRegion\(decrease_factor=...\)` must be less than 1"),
-    ],
-)
-def test_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        cv.KLTrustRegion(**kwargs)

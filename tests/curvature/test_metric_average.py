@@ -69,12 +69,6 @@ def test_it_averages_away_the_noise_of_sampled_targets(x64):
     assert jnp.linalg.norm(averages[63] - C) < jnp.linalg.norm(averages[0] - C) / 4
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, float("nan")])
-def test_refuses_a_decay_outside_of_the_open_interval(decay):
-    with pytest.raises(ValueError, match=r"`MovingAverage\(decay=...\)` must"):
-        cv.MovingAverage(cv.GaussNewton(), decay)
-
-
 def test_refuses_a_model_too_large_for_a_dense_matrix_and_no_batch():
     case = cases.supervised(
         eqx.nn.Linear(100, 100, key=jax.random.key(0)),

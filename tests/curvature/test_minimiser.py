@@ -337,8 +337,3 @@ def test_bad_arguments_are_refused(kwargs, message):
         kwargs["args"] = {"x": batch[0], "y": batch[1]}
     with pytest.raises(ValueError, match=message):
         optx.minimise(solver.fn, solver, params, **kwargs)
-
-
-def test_max_rejections_must_be_positive():
-    with pytest.raises(ValueError, match=r"`Minimiser\(max_rejections=...\)` must be a positive"):
-        cv.Minimiser(newton(), **TOL, max_rejections=0)

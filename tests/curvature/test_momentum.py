@@ -16,6 +16,7 @@ from tests.curvature.written import (
     SOLVERS,
     Written,
     check_step,
+    drawn,
     poisoned,
     steps,
     trajectory,
@@ -30,21 +31,6 @@ RNG = np.random.default_rng(0)
 
 
 # --- SPRING ----------------------------------------------------------------------------------
-
-
-def drawn(case, keys):
-    """The curvature that steps with these keys use, at given weights: a draw is no law."""
-
-    @eqx.filter_jit
-    def matrix(model, key):
-        linearisation = case.objective.linearise(model, case.batch, trainable=case.trainable)
-        operator = cv.SampledFisher(cases.SAMPLES).operator(
-            linearisation, key=jax.random.split(key)[1]
-        )
-        return operator.as_matrix()
-
-    unravel = jax.flatten_util.ravel_pytree(eqx.filter(case.model, case.trainable))[1]
-    return lambda w, k: np.asarray(matrix(eqx.combine(unravel(w), case.model), keys[k]))
 
 
 # With a penalty, and a curvature of the first examples.
@@ -131,12 +117,6 @@ def test_spring_amplifies_the_direction_by_no_more_than_its_bound(x64, damping, 
         lengths.append(np.linalg.norm(last))
         alone.append(np.linalg.norm(np.linalg.solve(damped, b)))
     assert max(alone) < max(lengths) <= bound * max(alone) * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, float("nan"), np.ones(2)])
-def test_spring_refuses(as_installed, decay):
-    with pytest.raises(ValueError, match=r"`Spring\(decay=...\)` must"):
-        cv.Spring(decay)
 
 
 # --- the plane of two directions -------------------------------------------------------------
@@ -298,9 +278,3 @@ def test_a_policy_says_what_it_uses(x64):
         if not isinstance(policy, cv.QuadraticMomentum):
             C = lx.IdentityLinearOperator(jax.eval_shape(lambda: last))
             assert policy.combine(found, last, last, C, damping) is found
-
-
-@pytest.mark.parametrize("decay", [1.5, -0.1, float("nan"), np.ones(2)])
-def test_a_warm_start_refuses(as_installed, decay):
-    with pytest.raises(ValueError, match=r"`WarmStart\(decay=...\)` must"):
-        cv.WarmStart(decay)

@@ -124,17 +124,3 @@ def test_no_penalty_costs_nothing():
         return str(jax.make_jaxpr(lambda model: objective.loss(model, batch))(model)).count("dot")
 
     assert products(None) + 2 == products(0.0) == products(0.1)  # one for each array
-
-
-@pytest.mark.parametrize("l2", [-0.1, float("nan"), float("inf"), np.ones(2), "0.1"])
-@pytest.mark.parametrize(
-    "objective",
-    [
-        lambda l2: cv.Supervised(cv.Categorical(), l2=l2),
-        lambda l2: cv.Autoencoding(cv.Bernoulli(), l2=l2),
-        lambda l2: cv.Objective({"a": cv.Term(lambda m, x: m(x), cv.Gaussian())}, l2=l2),
-    ],
-)
-def test_it_refuses(objective, l2):
-    with pytest.raises(ValueError, match=r"`l2=...` must be a finite number ≥ 0, got"):
-        objective(l2)

@@ -234,15 +234,3 @@ def test_a_minimiser_that_goes_astray_is_not_followed(x64):
         astray = optx.GradientDescent(jnp.asarray(learning_rate), rtol=1e-6, atol=1e-6)
         opt = cv.ProximalPoint(case.objective, minimiser=astray, max_steps=3)
         assert rejected(opt, case) == getattr(cv.RESULTS, reason)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"strength": 0.0}, r"`ProximalPoint\(strength=...\)` must be a positive finite number"),
-        ({"max_steps": 0}, r"`ProximalPoint\(max_steps=...\)` must be a positive integer"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cv.ProximalPoint(cv.Supervised(cv.Gaussian()), **arguments)

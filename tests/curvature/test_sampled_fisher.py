@@ -194,14 +194,6 @@ def test_the_error_falls_as_one_over_the_root_of_samples(likelihood, samples):
 # Errors.
 
 
-@pytest.mark.usefixtures("as_installed")
-@pytest.mark.parametrize("samples", [0, -1, 2.5, 1.0, True, "2", None])
-def test_samples_must_be_a_positive_integer(samples):
-    sentence = rf"`SampledFisher\(samples=...\)` must be a positive integer, got {samples}"
-    with pytest.raises(ValueError, match=sentence):
-        cv.SampledFisher(samples=samples)
-
-
 def test_a_key_is_needed():
     c = case("categorical")
 

@@ -266,15 +266,3 @@ def test_sample_space_refuses_what_is_over_its_bounds(solver, said):
     model, batch = network(width=128, depth=1)
     with pytest.raises(ValueError, match=said):
         jax.eval_shape(lambda: solve(model, batch, np.float32(0.1), solver)[0])
-
-
-@pytest.mark.parametrize("bad", [0, -1, True])
-def test_bounds_are_checked(bad):
-    with pytest.raises(ValueError, match="max_rows"):
-        cv.SampleSpace(max_rows=bad)
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
-def test_memory_bounds_are_checked(bad):
-    with pytest.raises(ValueError, match="max_memory"):
-        cv.SampleSpace(max_memory=bad)

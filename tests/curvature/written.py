@@ -112,6 +112,19 @@ def check_step(info, w, new, written, H, message="", expected=None):
     assert cv.RESULTS[info.result] == ""
 
 
+def drawn(case, keys):
+    """The sampled Fisher at weights w, of a step with keys[k]: a draw is no law."""
+
+    @eqx.filter_jit
+    def matrix(model, key):
+        here = case.objective.linearise(model, case.batch, trainable=case.trainable)
+        fisher = cv.SampledFisher(cases.SAMPLES)
+        return fisher.operator(here, key=jax.random.split(key)[1]).as_matrix()
+
+    unravel = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[1]
+    return lambda w, k: np.asarray(matrix(eqx.combine(unravel(w), case.model), keys[k]))
+
+
 def trajectory(case, optimiser, keys, batches=None):
     """The flat weights before and after each step, [steps + 1, P], and what the steps report.
 
