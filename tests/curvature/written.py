@@ -89,6 +89,14 @@ def flat(tree):
     return np.asarray(jfu.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
 
 
+def penalised(case, l2):
+    """The objective of a case, with a penalty."""
+    objective = case.objective
+    if isinstance(objective, cv.Objective):
+        return cv.Objective(objective.by_name, l2=l2)
+    return type(objective)(objective.likelihood, l2=l2)
+
+
 def check_step(info, w, new, written, H, message="", expected=None):
     """What a step from w to `new` reports, by the matrix H of the quadratic model.
 
