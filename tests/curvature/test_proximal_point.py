@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 import pytest
-import scipy.optimize
 
 import curvature as cv
 from tests.curvature import cases, dense
@@ -147,21 +146,7 @@ def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2
     assert loss(w) < loss(written.w)
 
 
-@pytest.mark.slow
-def test_scipy_finds_the_same_weights(x64):
-    case, strength = small(), 5.0
-    written = Written(case)
-
-    def proximal(w):
-        return float(written.loss(jnp.asarray(w)) + strength * written.divergence(jnp.asarray(w)))
-
-    found = scipy.optimize.minimize(proximal, np.asarray(written.w), options={"gtol": 1e-7})
-    w, _ = step(cv.ProximalPoint(case.objective, None, strength, EXACT, max_steps=500), case)
-    np.testing.assert_allclose(proximal(w), found.fun, rtol=1e-9)
-    np.testing.assert_allclose(w, found.x, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", slow_but([], ["kl", "hellinger"]))
+@pytest.mark.parametrize("name", slow_but(["kl"], ["kl", "hellinger"]))
 def test_short_steps_tend_to_the_natural_gradients(x64, name):
     """λδ → −C⁻¹g, with an error that is halved where λ is doubled; C = ∇²D at w."""
     case = small()
@@ -189,10 +174,10 @@ def test_short_steps_tend_to_the_natural_gradients(x64, name):
     np.testing.assert_allclose(errors[1:], np.asarray(errors[:-1]) / 2, rtol=0.1)
 
 
-@pytest.mark.slow
 def test_dropout_is_the_same_in_loss_and_divergence(x64):
     """With other keys at w', D(w, ·) would not be 0 at w, and no short step would be below L."""
-    case = cases.dropout("categorical")
+    layers = [eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.Dropout(0.5)]
+    case = cases.supervised(eqx.nn.Sequential(layers), "categorical", key=jax.random.key(7))
     descent = optx.GradientDescent(1e-4, rtol=1e-6, atol=1e-6)
     opt = cv.ProximalPoint(case.objective, strength=1e3, minimiser=descent, max_steps=20)
     w, info = step(opt, case, key=case.key)
@@ -212,7 +197,6 @@ def rejected(opt, case, batch=None):
     return info.result
 
 
-@pytest.mark.slow
 def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_step(x64):
     case = small()
     x, y = case.batch
@@ -227,7 +211,6 @@ def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_st
     assert rejected(opt, still, (x, 0 * y + 0.5)) == cv.RESULTS.stationary
 
 
-@pytest.mark.slow
 def test_a_minimiser_that_goes_astray_is_not_followed(x64):
     case = small("gaussian")
     for learning_rate, reason in ((1e3, "no_proximal_reduction"), (1e306, "nonfinite_candidate")):

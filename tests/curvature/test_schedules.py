@@ -46,7 +46,6 @@ def test_damping_and_step_size_follow_their_schedules(x64):
             np.testing.assert_allclose(w - new, STEP_SIZE(k) * d, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_the_trust_region_follows_its_schedule(x64):
     """½δᵀCδ is at the bound, where the gradient is far from zero; without its bad batches."""
     case = cases.supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical")
