@@ -98,17 +98,15 @@ def test_a_target_outside_of_the_domain_is_refused_and_nan_in_value_and_gradient
             likelihood.check_targets(shape, both, source="the test part")
 
 
-@pytest.mark.parametrize("n", [1, 4096, 4097, 10_000])
+@pytest.mark.parametrize("n", [0, 1, 4096, 4097, 10_000])
 def test_the_first_wrong_target_is_named(n):
     labels = np.zeros(n, np.int32)
     cv.Categorical().check_targets((3,), labels)
+    if not n:
+        return
     labels[[n // 2, n - 1]] = 7
     with pytest.raises(ValueError, match=rf"from \d to 7: that of example {n // 2} is 7\."):
         cv.Categorical().check_targets((3,), labels)
-
-
-def test_no_targets_are_none_wrong():
-    cv.Categorical().check_targets((3,), np.zeros(0, int))
 
 
 def test_a_long_target_is_shown_by_its_range():
@@ -190,13 +188,6 @@ class TestSmoothing:
             lambda: (numbers(cv.Categorical()), numbers(cv.Categorical(smoothing=0.2)))
         )()
         assert plain == smooth
-
-    def test_it_is_static(self):
-        assert cv.Categorical() == cv.Categorical(smoothing=0.0)
-        assert hash(cv.Categorical()) == hash(cv.Categorical(0))
-        assert cv.Categorical(0.1) != cv.Categorical()
-        assert cv.Categorical(np.float32(0.5)) == cv.Categorical(0.5)
-        assert jax.tree.leaves(cv.Categorical(0.1)) == []
 
     def test_a_traced_number_is_refused(self, as_installed):
         with pytest.raises(ValueError, match=r"known before tracing"):

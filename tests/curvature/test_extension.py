@@ -78,20 +78,6 @@ def test_any_kind_of_factor(name):
     assert np.allclose(diagonal, np.diag(expected), rtol=1e-10, atol=1e-14)
 
 
-def test_each_example_gets_a_key_of_its_own():
-    case = supervised(mlp(jnp.tanh), "categorical")
-    noise = Mine(lambda z, y, key: jax.random.normal(key, (3, 1)))
-
-    @eqx.filter_jit
-    def compiled(model, batch):
-        linearisation = case.objective.linearise(model, batch)
-        return noise.operator(linearisation, key=jax.random.key(0)).factors[0].matrix
-
-    S = compiled(case.model, case.batch)
-    assert S.shape == (5, 3, 1)
-    assert len(np.unique(S)) == S.size
-
-
 def traced(metric, likelihood="categorical", loss=None):
     """The operator of a small case, as far as tracing goes."""
     case = supervised(mlp(jnp.tanh), likelihood)

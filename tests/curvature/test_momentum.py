@@ -136,17 +136,12 @@ def test_units_do_not_matter_in_float32(size):
     np.testing.assert_allclose(direction.vector / size, V @ weights, rtol=1e-3)
 
 
-def test_an_exact_solution_is_kept(x64):
+def test_an_exact_solution_is_kept_and_no_direction_stays_none(x64):
     C, g, _, last = plane()
     d = np.linalg.solve(C + 0.1 * np.eye(len(C)), g)
     direction = combined(C, g, d, last, 0.1)
     np.testing.assert_allclose(direction.vector, d, rtol=1e-9)
     check_numbers(direction, C, g)
-
-
-def test_no_direction_stays_none(x64):
-    """Of a zero gradient, with and without a last direction."""
-    C, _, _, last = plane()
     zero = np.zeros_like(last)
     for before in (zero, last):
         direction = combined(C, zero, zero, before, 0.1)
@@ -205,26 +200,9 @@ def test_steps_with_truncated_solves_are_those_written_densely(x64, l2):
 # --- what a policy uses ----------------------------------------------------------------------
 
 
-def test_a_policy_says_what_it_uses(x64):
-    """The last direction is carried for those that use it alone."""
-    model, last, damping = eqx.nn.Linear(2, 1, key=jax.random.key(0)), jnp.ones(3), jnp.asarray(0.1)
-    found = Direction(*(jnp.full(n, 2.0) for n in ((3,), (), (), ())))
-    for policy, uses, start, offset in [
-        (cv.NoMomentum(), False, None, None),
-        (cv.WarmStart(0.9), True, 0.9, None),
-        (cv.Spring(0.7), True, None, 0.07),
-        (cv.QuadraticMomentum(), True, None, None),
-    ]:
-        assert policy.uses_last() is uses
-        optimiser = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), momentum=policy)
-        assert (optimiser.init(model).direction is not None) is uses
-        for value, expected in (
-            (policy.start(last), start),
-            (policy.offset(last, damping), offset),
-        ):
-            assert (value is None) is (expected is None)
-            if expected is not None:
-                np.testing.assert_allclose(value, expected, rtol=1e-12)
-        if not isinstance(policy, cv.QuadraticMomentum):
-            C = lx.IdentityLinearOperator(jax.eval_shape(lambda: last))
-            assert policy.combine(found, last, last, C, damping) is found
+def test_the_last_direction_is_carried_for_those_that_use_it():
+    model, objective = eqx.nn.Linear(2, 1, key=jax.random.key(0)), cv.Supervised(cv.Gaussian())
+    carry = cv.WarmStart(0.9), cv.Spring(0.7), cv.QuadraticMomentum()
+    for policy in (cv.NoMomentum(), *carry):
+        state = cv.NaturalGradient(objective, momentum=policy).init(model)
+        assert (state.direction is not None) is (policy in carry)

@@ -85,40 +85,20 @@ def small(likelihood="bernoulli"):
     )
 
 
-def two_terms():
-    """Of two likelihoods, weights and numbers of examples."""
-    one, other = small("bernoulli"), small("gaussian")
-    first, second = (case.terms[0] for case in (one, other))
-    x, y = (leaf[:7] for leaf in other.batch)
-    call = lambda model, x: model(x)  # noqa: E731
-    return dataclasses.replace(
-        one,
-        objective=cv.Objective(
-            {
-                "a": cv.Term(call, cases.library("bernoulli"), weight=0.3),
-                "b": cv.Term(call, cases.library("gaussian"), weight=2.0),
-            }
-        ),
-        batch={"a": one.batch, "b": (x, y)},
-        terms=[
-            dataclasses.replace(first, weight=0.3),
-            dataclasses.replace(second, weight=2.0, inputs=x, targets=y),
-        ],
-    )
-
-
-SETTINGS = [("one", "a function", 0.0), ("two", "kl", 0.0), ("one", "hellinger", 0.7)]
+SETTINGS = [("one", "a function", 0.0), ("several", "kl", 0.0), ("one", "hellinger", 0.7)]
 
 
 @pytest.mark.parametrize(("terms", "name", "l2"), slow_but(SETTINGS[:1], SETTINGS))
 def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2):
     """With ½ l2 ‖w‖² of all weights, of which the frozen shift is a constant."""
-    case, strength = small() if terms == "one" else two_terms(), 5.0
+    case = small() if terms == "one" else cases.MODELS["several_terms"]("gaussian")
+    strength = 5.0
     rho, reference = DIVERGENCES[name]
     written = Written(case, reference)
 
     def loss(w):
-        return written.loss(w) + l2 * (w @ w + case.model.shift**2) / 2
+        penalty = l2 * (w @ w + case.model.shift**2) / 2 if l2 else 0.0
+        return written.loss(w) + penalty
 
     def proximal(w):
         return loss(w) + strength * written.divergence(w)
