@@ -171,6 +171,13 @@ def dropout(likelihood: str) -> Case:
     return supervised(model, likelihood, key=jax.random.key(7))
 
 
+def dropped(likelihood: str) -> Case:
+    """One layer, of whose inputs half are left out: quick to compile."""
+    layers = [eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 6, key=jax.random.key(0))]
+    model, key = eqx.nn.Sequential(layers), jax.random.key(7)
+    return supervised(model, likelihood, inputs=(8,), outputs=(6,), n=6, key=key)
+
+
 class Rows(eqx.Module):
     """Outputs with a leading axis."""
 

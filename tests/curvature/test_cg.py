@@ -588,29 +588,6 @@ def test_vmap_with_restarts_is_the_loop():
         np.testing.assert_allclose(stats["quadratic"][i], alone["quadratic"][0], rtol=1e-3)
 
 
-def test_derivatives_through_the_solve_are_those_of_the_inverse(x64):
-    A, _ = with_spectrum(np.linspace(1, 3, 12))
-    rng = np.random.default_rng(1)
-    b, c, db = rng.standard_normal((3, 12))
-
-    def value(damping, b):
-        operator = symmetric(A)
-        return jnp.vdot(c, lx.linear_solve(cv.damped(operator, damping), b, solver).value)
-
-    solver = cv.CG(rtol=1e-12, max_steps=100)
-    inverse = np.linalg.inv(A + 0.5 * np.eye(12))
-
-    @jax.jit
-    def derivatives(damping, b, db):
-        tangent = jax.jvp(lambda b: value(damping, b), (b,), (db,))[1]
-        return jax.grad(value, argnums=(0, 1))(damping, b), tangent
-
-    (by_damping, by_b), tangent = derivatives(0.5, b, db)
-    np.testing.assert_allclose(by_b, inverse @ c, rtol=1e-9)
-    np.testing.assert_allclose(by_damping, -c @ inverse @ inverse @ b, rtol=1e-9)
-    np.testing.assert_allclose(tangent, c @ inverse @ db, rtol=1e-9)
-
-
 def test_an_operator_not_known_to_be_definite_is_refused():
     operator = lx.MatrixLinearOperator(jnp.eye(3))
     with pytest.raises(ValueError, match="positive definite"):

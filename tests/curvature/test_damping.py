@@ -9,6 +9,7 @@ import pytest
 
 import curvature as cv
 from curvature.damping import Batch, Chosen, Step
+from tests.curvature.written import Line
 
 NAN, INF = float("nan"), float("inf")
 
@@ -138,13 +139,6 @@ def test_policies_work_on_traced_values():
 
 
 # --- a setting acts from the next step on ----------------------------------------------------
-
-
-class Line(eqx.Module):
-    w: jax.Array
-
-    def __call__(self, x):
-        return (x @ self.w)[None]
 
 
 def test_a_changed_setting_acts_at_once():

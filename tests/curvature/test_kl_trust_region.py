@@ -9,7 +9,7 @@ import pytest
 
 import curvature as cv
 from tests.curvature.cases import LIKELIHOODS, curvature, supervised
-from tests.curvature.written import MODELS, Written, flat
+from tests.curvature.written import MODELS, Line, Written, flat
 from tests.selection import slow_but
 
 # Type checks of every call would double the time of a trace.
@@ -97,13 +97,6 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
         np.testing.assert_allclose(step, found[0], rtol=1e-5, atol=1e-12)
 
 
-class Line(eqx.Module):
-    w: jax.Array
-
-    def __call__(self, x):
-        return (x * self.w)[None]
-
-
 class Wall(cv.AbstractLoss):
     """z² down to 0.6, and a wall below: only short steps reduce it."""
 
@@ -116,9 +109,9 @@ def walled(loss, **kwargs):
     """From w = 1 along d = w: s = 1 is the minimum of the quadratic model."""
     search = cv.KLTrustRegion(100.0, **kwargs)
     opt = cv.NaturalGradient(cv.Supervised(loss), solver=lx.Cholesky(), damping=0.0, search=search)
-    model, batch = Line(jnp.asarray(1.0)), (jnp.ones(3), jnp.zeros(3))
+    model, batch = Line(jnp.ones(1)), (jnp.ones((3, 1)), jnp.zeros(3))
     new, _, info = opt.step(model, batch, opt.init(model))
-    return float(new.w), info
+    return float(new.w[0]), info
 
 
 class Cliff(cv.AbstractLoss):

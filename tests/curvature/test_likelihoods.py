@@ -21,12 +21,17 @@ def test_every_number_is_that_of_the_definition(x64, name):
 
     @jax.jit
     def numbers(z, z2, y):
-        S = likelihood.fisher_factor(z).as_matrix()
+        S, thin = likelihood.fisher_factor(z).as_matrix(), likelihood.thin_fisher_factor(z)
+        covered = thin.mv(likelihood.fisher_coefficients(z, y).values)
+        thin = thin.as_matrix()
+        score, fisher = jax.grad(distribution.nll)(z, y), dense.exact_fisher(distribution)(z, y)
         t = likelihood.sample(z, key=jax.random.key(0))
         pairs = {
             "loss": (likelihood.nll(z, y), distribution.nll(z, y)),
-            "gradient": (jax.grad(likelihood.nll)(z, y), jax.grad(distribution.nll)(z, y)),
-            "Fisher": (S @ S.T, dense.exact_fisher(distribution)(z, y)),
+            "gradient": (jax.grad(likelihood.nll)(z, y), score),
+            "S ρ": (covered, score.ravel()),
+            "Fisher": (S @ S.T, fisher),
+            "thin factor": (thin @ thin.T, fisher),
             "Hessian": (S @ S.T, dense.gauss_newton(distribution)(z, y)),
             "KL": (likelihood.kl(z, z2), distribution.kl(z, z2)),
             "Hellinger": (
@@ -35,16 +40,18 @@ def test_every_number_is_that_of_the_definition(x64, name):
             ),
         }
         same = likelihood.kl(z, z), likelihood.squared_hellinger(z, z)
-        return pairs, same, S, t, likelihood.nll(z, t)
+        return pairs, same, S, thin, t, likelihood.nll(z, t)
 
     for shape in ((3,), (2, 3)):
         y = targets(name, np.random.default_rng(1), 1, shape)[0]
-        pairs, same, S, t, of_sample = numbers(outputs(shape), outputs(shape, seed=2), y)
+        pairs, same, S, thin, t, of_sample = numbers(outputs(shape), outputs(shape, seed=2), y)
         for key, (found, expected) in pairs.items():
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=key)
         assert min(pairs["KL"][1], pairs["Hellinger"][1]) > 0.01
         assert np.abs(same).max() < 1e-15
+        fewer = np.prod(shape[:-1]) if name == "categorical" else 0
         assert S.shape == 2 * (np.prod(shape),)
+        assert thin.shape == (len(S), len(S) - fewer)
         assert t.shape == y.shape
         assert np.isfinite(of_sample)
 

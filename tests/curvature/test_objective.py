@@ -11,6 +11,7 @@ import curvature as cv
 from tests.curvature import dense
 from tests.curvature.cases import (
     LIKELIHOODS,
+    dropped,
     library,
     mlp,
     supervised,
@@ -105,15 +106,9 @@ def test_inputs_may_be_a_tree(x64):
     assert np.allclose(flat(found), flat(expected), rtol=1e-12)
 
 
-def dropped():
-    layer = eqx.nn.Linear(3, 6, key=jax.random.key(0))
-    model = eqx.nn.Sequential([layer, eqx.nn.Dropout(0.5)])
-    return supervised(model, "categorical", outputs=(6,))
-
-
 def test_dropout_has_a_mask_of_each_example_and_term_in_loss_and_linearisation(x64):
     """Copies of one example come out differently, in each term anew; in any batch alike."""
-    case = dropped()
+    case = dropped("categorical")
     term = cv.Term(lambda model, x, key: model(x, key=key), cv.Categorical())
     objective = cv.Objective(terms={"a": term, "b": term})
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 16, axis=0), case.batch)
@@ -135,7 +130,7 @@ def test_dropout_has_a_mask_of_each_example_and_term_in_loss_and_linearisation(x
 
 
 def test_dropout_needs_a_key_but_for_inference():
-    case = dropped()
+    case = dropped("categorical")
     with pytest.raises(RuntimeError, match="Dropout requires a key"):
         eqx.filter_eval_shape(case.objective.loss, case.model, case.batch)
     still = eqx.nn.inference_mode(case.model)

@@ -3,7 +3,6 @@
 Of ḡḡᵀ, with ḡ the gradient of the averaged loss, the undamped step ḡ/‖ḡ‖² would grow without bound.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from tests.curvature.written import Line
 from tests.selection import name_of, slow_but
 
 DISTANCES = [1.0, 1e-2, 1e-4, 1e-6]  # from the minimum, along a fixed direction
@@ -28,16 +28,9 @@ def problem():
     return (jnp.asarray(x), jnp.asarray(y)[:, None]), w
 
 
-class Logistic(eqx.Module):
-    w: jax.Array
-
-    def __call__(self, x):
-        return (x @ self.w)[None]
-
-
 def step_norm(curvature, distance, damping):
     batch, minimum = problem()
-    model = Logistic(jnp.asarray(minimum + distance * np.array([1.0, 0.5, -0.5])))
+    model = Line(jnp.asarray(minimum + distance * np.array([1.0, 0.5, -0.5])))
     opt = cv.NaturalGradient(
         cv.Supervised(cv.Bernoulli()), curvature=curvature, damping=damping, solver=lx.Cholesky()
     )

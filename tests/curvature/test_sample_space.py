@@ -17,7 +17,7 @@ import curvature as cv
 from curvature.rows import LowerBlocks, columns_of, split_gradient
 from curvature.solvers import RightHandSide
 from curvature.solvers.sample_space.factor import factorise
-from tests.curvature import cases, dense
+from tests.curvature import cases
 from tests.curvature.tools import (
     Notes,
     flat,
@@ -422,25 +422,3 @@ def test_a_drawn_target_that_is_the_datum_covers_the_gradient(x64):
 
     split, cotangents = remainder(model, batch)
     assert np.abs(split.remainder[0]).max() <= 1e-12 * np.abs(cotangents).max()
-
-
-@pytest.mark.parametrize("name", slow_but(["categorical"], cases.LIKELIHOODS))
-def test_thin_factors_and_their_coefficients(x64, name):
-    """S Sᵀ is the Fisher matrix, for one row of logits and for two; S ρ = ∇nll."""
-    likelihood, distribution = cases.library(name), cases.LIKELIHOODS[name]
-    fisher = dense.exact_fisher(distribution)
-
-    @jax.jit
-    def compiled(z, y):
-        thin = likelihood.thin_fisher_factor(z)
-        rho = likelihood.fisher_coefficients(z, y).values
-        found = thin.as_matrix(), thin.mv(rho)
-        return found, (fisher(z, y), jax.grad(distribution.nll)(z, y).ravel())
-
-    for shape in ((4,), (2, 3)):
-        y = cases.targets(name, np.random.default_rng(0), 1, shape)[0]
-        (S, of_rho), (expected, grad) = compiled(jax.random.normal(jax.random.key(0), shape), y)
-        np.testing.assert_allclose(S @ S.T, expected, atol=1e-13)
-        np.testing.assert_allclose(of_rho, grad, atol=1e-14)
-        fewer = len(grad) // shape[-1] if name == "categorical" else 0
-        assert S.shape == (len(grad), len(grad) - fewer)

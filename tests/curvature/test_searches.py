@@ -16,19 +16,13 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.curvature.written import Line
 from tests.selection import slow_but
 
 # Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 DAMPING = 0.1
-
-
-class Line(eqx.Module):
-    w: jax.Array
-
-    def __call__(self, x):
-        return (x @ self.w)[None]
 
 
 def data(seed, scale=1.0, n=8):

@@ -37,6 +37,15 @@ class OneLayer(eqx.Module):
         return jnp.tanh(self.linear(x))
 
 
+class Line(eqx.Module):
+    """One output, linear in the weights w."""
+
+    w: jax.Array
+
+    def __call__(self, x):
+        return (x @ self.w)[None]
+
+
 def one_layer(inputs=3, outputs=3):
     return OneLayer(eqx.nn.Linear(inputs, outputs, use_bias=False, key=jax.random.key(1)))
 
