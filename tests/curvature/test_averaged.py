@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import curvature as cv
+from tests.curvature.tools import cast
 from tests.curvature.written import flat
 from tests.selection import slow_but
 
@@ -23,10 +24,6 @@ def linear():
 def batch(seed):
     rng = np.random.default_rng(seed)
     return jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=(4, 1)))
-
-
-def cast(tree, dtype):
-    return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
 def written(weights, decay):
@@ -85,10 +82,3 @@ def test_what_is_frozen_is_the_models_own(x64):
 def test_an_optimiser_that_keeps_none_is_evaluated_where_it_stands():
     model = linear()
     assert cv.evaluated(SGD, model, SGD.init(model)) is model
-
-
-def test_objective_and_plan_are_the_optimisers():
-    inner = cv.NaturalGradient(cv.Supervised(cv.Gaussian()))
-    opt, model = cv.Averaged(inner, 0.5), linear()
-    assert opt.objective is inner.objective
-    assert str(opt.plan(model, batch(0))) == str(inner.plan(model, batch(0)))

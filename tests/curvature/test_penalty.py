@@ -45,15 +45,6 @@ def test_loss_gradient_and_first_order_steps_are_those_written_densely(x64, kind
     assert eqx.tree_equal(*kept)
 
 
-def test_weights_that_are_all_zero_have_a_gradient(x64):
-    """½ l2 ‖w‖² is smooth there, which the norm ‖w‖ is not."""
-    model = jax.tree.map(jnp.zeros_like, eqx.nn.Linear(3, 2, key=jax.random.key(0)))
-    batch = jnp.ones((4, 3)), jnp.asarray([0, 1, 1, 1])
-    objective = cv.Supervised(cv.Categorical(), l2=L2)
-    grad = eqx.filter_jit(eqx.filter_grad(objective.loss))(model, batch)
-    np.testing.assert_allclose(grad.bias, [0.25, -0.25], rtol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("l2", "dtype"),
     slow_but(

@@ -177,15 +177,6 @@ MEDIUM = network(width=128, depth=1)  # 100k weights, 64 × 9 rows
 SMALL = network(width=4, depth=1)  # 3,190 weights
 
 
-def test_auto_divides_where_the_operator_is_diagonal(x64):
-    model, batch = small()
-    linearisation = eqx.filter_jit(cv.Supervised(cv.Categorical()).linearise)(model, batch)
-    operator = cv.damped(cv.Identity().operator(linearisation), 0.25)
-    solution = lx.linear_solve(operator, linearisation.grad, cv.Auto())
-    np.testing.assert_allclose(flat(solution.value), flat(linearisation.grad) / 1.25, rtol=1e-15)
-    assert solution.stats["num_steps"] == 0
-
-
 @pytest.mark.parametrize(
     ("make", "args", "solver"),
     [

@@ -10,16 +10,9 @@ import lineax as lx
 import numpy as np
 
 import curvature as cv
-from tests.curvature import cases, dense
+from tests.curvature import cases, dense, references
 
-METRICS = {
-    "divergence": lambda p: dense.divergence(p.kl),
-    "divergence_euclidean": lambda p: dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
-    "divergence_hellinger": lambda p: dense.divergence(p.squared_hellinger),
-    "empirical_fisher": dense.empirical_fisher,
-    "exact_fisher": dense.exact_fisher,
-    "gauss_newton": dense.gauss_newton,
-}
+METRICS = {name: metric for name, metric in references.METRICS.items() if name != "true_fisher"}
 # One exact solver of each kind, for parts that must not depend on which it is.
 SOLVERS = {
     "sample space": cv.SampleSpace(),
