@@ -12,7 +12,7 @@ import pytest
 import curvature as cv
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace, and refuse limits that are arrays.
+# Type checks would refuse limits that are arrays.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}

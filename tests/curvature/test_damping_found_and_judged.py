@@ -14,7 +14,6 @@ from tests.curvature.test_damping import begun, updated, weights
 from tests.curvature.written import MODELS, Written, at, poisoned, trajectory
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 STEPS = 8

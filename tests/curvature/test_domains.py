@@ -11,60 +11,49 @@ INF, NAN = np.inf, np.nan
 POLICY = cv.PolicyGradient(cv.Categorical())
 f32, bf16 = jnp.float32, jnp.bfloat16
 
+
+def arrays(dtype, inside, outside=()):
+    """Targets inside of a domain, and outside of it."""
+    inside = np.asarray(inside, dtype)
+    return inside, np.asarray(outside, dtype).reshape(len(outside), *inside.shape[1:])
+
+
 # likelihood, shape of z, targets inside and targets outside of the domain
 TABLE = {
-    "labels": (cv.Categorical(), (3,), np.asarray([0, 2]), np.asarray([-1, 3, 1000])),
-    "small labels": (
-        cv.Categorical(),
-        (300,),
-        np.asarray([0, 255], np.uint8),
-        np.zeros(0, np.uint8),
-    ),
-    "bool labels": (cv.Categorical(), (2,), np.asarray([True, False]), np.zeros(0, bool)),
-    "bool labels of one class": (cv.Categorical(), (1,), np.asarray([False]), np.asarray([True])),
+    "labels": (cv.Categorical(), (3,), *arrays(int, [0, 2], [-1, 3, 1000])),
+    "small labels": (cv.Categorical(), (300,), *arrays(np.uint8, [0, 255])),
+    "bool labels": (cv.Categorical(), (2,), *arrays(bool, [True, False])),
+    "bool labels of one class": (cv.Categorical(), (1,), *arrays(bool, [False], [True])),
     "rows of labels": (
-        cv.Categorical(),
-        (2, 3),
-        np.asarray([[0, 2], [1, 1]]),
-        np.asarray([[0, 3], [-1, 0]]),
+        *(cv.Categorical(), (2, 3)),
+        *arrays(int, [[0, 2], [1, 1]], [[0, 3], [-1, 0]]),
     ),
     "probabilities": (
-        cv.Categorical(),
-        (2,),
-        np.asarray([[0.25, 0.75], [-1e-4, 1.0], [0.5, 0.5003]], f32),
-        np.asarray([[0.5, 0.501], [-0.5, 1.5], [0, 0], [NAN, 1], [INF, 0], [2, 2]], f32),
+        *(cv.Categorical(), (2,)),
+        *arrays(
+            f32,
+            [[0.25, 0.75], [-1e-4, 1.0], [0.5, 0.5003]],
+            [[0.5, 0.501], [-0.5, 1.5], [0, 0], [NAN, 1], [INF, 0], [2, 2]],
+        ),
     ),
     "probabilities in half precision": (
-        cv.Categorical(),
-        (3,),
-        np.asarray([[0.2, 0.3, 0.5], [0.05, 0.0, 1.0]], bf16),
-        np.asarray([[0.2, 0.3, 0.3], [0.2, 0.0, 1.0]], bf16),
+        *(cv.Categorical(), (3,)),
+        *arrays(bf16, [[0.2, 0.3, 0.5], [0.05, 0, 1]], [[0.2, 0.3, 0.3], [0.2, 0, 1]]),
     ),
-    "smoothed": (
-        cv.Categorical(smoothing=0.1),
-        (3,),
-        np.asarray([0, 2]),
-        np.asarray([-1, 3]),
-    ),
+    "smoothed": (cv.Categorical(smoothing=0.1), (3,), *arrays(int, [0, 2], [-1, 3])),
     "bernoulli": (
-        cv.Bernoulli(),
-        (2,),
-        np.asarray([[0, 1], [0.5, 0.1]], f32),
-        np.asarray([[0, 1.001], [-0.1, 0], [NAN, 0], [0, INF]], f32),
+        *(cv.Bernoulli(), (2,)),
+        *arrays(f32, [[0, 1], [0.5, 0.1]], [[0, 1.001], [-0.1, 0], [NAN, 0], [0, INF]]),
     ),
-    "bits": (cv.Bernoulli(), (2,), np.asarray([[True, False]]), np.zeros((0, 2), bool)),
-    "bytes": (cv.Bernoulli(), (2,), np.asarray([[0, 1]]), np.asarray([[0, 255]])),
+    "bits": (cv.Bernoulli(), (2,), *arrays(bool, [[True, False]])),
+    "bytes": (cv.Bernoulli(), (2,), *arrays(int, [[0, 1]], [[0, 255]])),
     "gaussian": (
-        cv.Gaussian(0.5),
-        (2,),
-        np.asarray([[-1e3, 2]], f32),
-        np.asarray([[0, NAN], [INF, 0], [0, -INF]], f32),
+        *(cv.Gaussian(0.5), (2,)),
+        *arrays(f32, [[-1e3, 2]], [[0, NAN], [INF, 0], [0, -INF]]),
     ),
     "policy": (
-        POLICY,
-        (3,),
-        (np.asarray([0, 2]), np.asarray([-1.5, 0], f32)),
-        (np.asarray([3, 0, 1]), np.asarray([1, NAN, INF], f32)),
+        *(POLICY, (3,)),
+        *zip(arrays(int, [0, 2], [3, 0, 1]), arrays(f32, [-1.5, 0], [1, NAN, INF])),
     ),
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 import curvature as cv
 from curvature.likelihoods import DiagonalFactor, MaskedFactor, square_mv
+from tests.selection import slow_but
 
 MASK = jnp.asarray([True, False, True, True, False, True])
 FACTORS = {
@@ -21,7 +22,7 @@ FACTORS = {
         lx.MatrixLinearOperator(jnp.outer(z.ravel(), jnp.sin(z.ravel()[:2]))), MASK[: z.size]
     ),
 }
-SHAPES = [(4,), (2, 3)]
+QUICK, SHAPES = ["categorical_thin", "bernoulli", "masked_array"], [(4,), (2, 3)]
 
 
 def everything(name):
@@ -61,7 +62,7 @@ def metric(name, z):
     }[name]
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
 def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, name):
     f, h = jax.jit(lambda z, dz: jax.jvp(everything(name), (z,), (dz,))), 1e-5
     for shape in SHAPES:
@@ -78,7 +79,7 @@ def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, nam
             np.testing.assert_allclose(value, difference, atol=1e-9, err_msg=key)
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
 def test_the_derivatives_of_sure_outputs_are_finite_in_float32(name):
     z = jnp.asarray([300.0, -300.0, 0.0])
     f = jax.jit(lambda z: (everything(name)(z), jax.jacrev(everything(name))(z)))
@@ -108,7 +109,7 @@ def test_factors_of_all_examples_are_one_operator(x64):
     np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
 def test_lineax_knows_them(x64, name):
     z = jnp.asarray(np.random.default_rng(0).normal(size=4))
     kinds = (

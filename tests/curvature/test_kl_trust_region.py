@@ -9,10 +9,9 @@ import pytest
 
 import curvature as cv
 from tests.curvature.cases import LIKELIHOODS, curvature, supervised
-from tests.curvature.written import MODELS, Line, Written, flat
+from tests.curvature.written import MODELS, Cliff, Line, Written, flat
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("x64", "as_installed")
 
 KEY = jax.random.key(3)
@@ -112,14 +111,6 @@ def walled(loss, **kwargs):
     model, batch = Line(jnp.ones(1)), (jnp.ones((3, 1)), jnp.zeros(3))
     new, _, info = opt.step(model, batch, opt.init(model))
     return float(new.w[0]), info
-
-
-class Cliff(cv.AbstractLoss):
-    """z² at 1, and more wherever else one goes."""
-
-    def nll(self, z, y):
-        del y
-        return jnp.sum(jnp.where(jax.lax.stop_gradient(z) == 1, z**2, 10.0 + z))
 
 
 def test_it_backtracks_until_the_loss_decreases():

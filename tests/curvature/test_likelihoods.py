@@ -84,11 +84,13 @@ def test_moments_of_gaussian_samples(x64):
     assert np.all(error <= 5 * variance * np.sqrt((1 + np.eye(3)) / N))
 
 
-def test_probability_vectors_as_targets(x64):
+def test_probability_vectors_and_booleans_as_targets(x64):
     z, nll = outputs((2, 3)), jax.jit(cv.Categorical().nll)
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     for y in (np.eye(3)[[2, 0]], np.asarray([[0.2, 0.5, 0.3], [0.0, 0.9, 0.1]])):
         np.testing.assert_allclose(nll(z, y), -np.sum(y * np.log(p)), rtol=1e-14)
+    flags = np.asarray([True, False])
+    assert nll(z[:, :2], flags) == nll(z[:, :2], flags.astype(int))
 
 
 def test_probability_vectors_may_be_of_another_dtype():

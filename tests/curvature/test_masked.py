@@ -7,6 +7,7 @@ import pytest
 
 import curvature as cv
 from tests.curvature import dense
+from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -70,7 +71,10 @@ def test_the_loss_and_its_gradient_are_those_of_the_other_positions(name):
     assert np.all(np.asarray(grad)[np.isnan(z)] == 0)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "policy"])
+OF_LIKELIHOODS = [name for name in CASES if name != "policy"]
+
+
+@pytest.mark.parametrize("name", slow_but(["labels", "bernoulli"], OF_LIKELIHOODS))
 def test_metrics_and_coefficients_are_those_of_the_other_positions(name):
     """By `unmasked`: D M D, D S and S ρ = ∇f."""
     make, distribution, target, mask = CASES[name]

@@ -14,10 +14,9 @@ import pytest
 import scipy.optimize
 
 import curvature as cv
-from tests.curvature.written import flat
+from tests.curvature.written import Cliff, Line, flat
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 N = 40
@@ -46,28 +45,6 @@ def minimise(solver, batch, model=None, **kwargs):
 def newton():
     """Gauss–Newton is Newton's method here."""
     return cv.NaturalGradient(LOGISTIC, solver=lx.Cholesky(), damping=1e-6)
-
-
-class Rejecting(cv.AbstractOptimiser):
-    """An optimiser that never takes its step."""
-
-    inner: cv.AbstractOptimiser
-
-    @property
-    def objective(self):
-        return self.inner.objective
-
-    def init(self, model, trainable=eqx.is_inexact_array, batch=None):
-        return self.inner.init(model, trainable, batch)
-
-    def step(self, model, batch, state, *, key=None):
-        _, _, info = self.inner.step(model, batch, state, key=key)
-        where = lambda i: (i.accepted, i.result)  # noqa: E731
-        values = jnp.zeros((), bool), cv.RESULTS.search_exhausted
-        return model, state, eqx.tree_at(where, info, values)
-
-    def plan(self, model, batch, trainable=eqx.is_inexact_array, *, key=None):
-        del model, batch, trainable, key
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +202,16 @@ def test_a_first_order_optimiser_diverges_alike(x64):
 
 
 def test_an_endless_run_of_rejections_has_diverged(x64):
-    solver = cv.Minimiser(Rejecting(SGD.optimiser), **TOL, max_rejections=7)
-    solution = minimise(solver, data(), max_steps=None, throw=False)
+    opt = cv.NaturalGradient(
+        cv.Supervised(Cliff()),
+        cv.Identity(),
+        damping=0.1,
+        search=optx.BacktrackingArmijo(),
+        max_search_steps=1,
+    )
+    model, batch = Line(jnp.asarray([3.0, 1.0, -3.0])), (jnp.ones((4, 3)), jnp.zeros((4, 1)))
+    solver = cv.Minimiser(opt, **TOL, max_rejections=7)
+    solution = minimise(solver, batch, model, max_steps=None, throw=False)
     assert solution.result == optx.RESULTS.nonlinear_divergence
     assert solution.stats["num_steps"] == 7
     assert "no acceptable step size" in cv.RESULTS[solution.stats["reason"]]

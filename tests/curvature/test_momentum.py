@@ -19,7 +19,6 @@ from tests.curvature.written import (
 )
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 DECAY, S = 0.8, 0.5

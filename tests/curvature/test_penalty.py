@@ -11,7 +11,6 @@ import curvature as cv
 from tests.curvature.written import MODELS, Written, flat, penalised
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 L2 = 0.3

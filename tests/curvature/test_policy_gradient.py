@@ -10,7 +10,6 @@ import curvature as cv
 from tests.curvature.cases import curvature
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("x64", "as_installed")
 
 N = 6

@@ -14,7 +14,6 @@ import curvature as cv
 from tests.curvature import cases, dense
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 DIVERGENCES = {

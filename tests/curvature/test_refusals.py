@@ -12,7 +12,6 @@ import pytest
 
 import curvature as cv
 
-# The runtime shape checks would come before the sentence that a user gets.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 NAN, INF = float("nan"), float("inf")

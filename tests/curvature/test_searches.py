@@ -7,7 +7,6 @@ d = g/(1+λ), and the loss, the gradient and the quadratic model take one line o
 import itertools
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -16,10 +15,9 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature.written import Line
+from tests.curvature.written import Cliff, Line
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 DAMPING = 0.1
@@ -305,14 +303,6 @@ def test_what_is_not_finite_is_rejected_by_name(x64, what, search):
     assert same_bits(after.search, state.search)
     if what == "gradient":
         np.testing.assert_allclose(after.damping.damping, 4 * DAMPING)
-
-
-class Cliff(cv.AbstractLoss):
-    """z at z = 1, and NaN wherever else one goes."""
-
-    def nll(self, z, y):
-        here = jax.lax.stop_gradient(z) == 1
-        return jnp.sum(jnp.where(here, z, jnp.nan)) + 0 * jnp.sum(y)
 
 
 @pytest.mark.xfail(

@@ -16,7 +16,7 @@ from tests.curvature.tools import Notes
 from tests.curvature.written import at, flat
 from tests.selection import slow_but
 
-# The standard promotion is for optax; type checks of every call would double the time of a trace.
+# The standard promotion is for optax.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 
