@@ -38,18 +38,17 @@ def test_linearisation(x64, model):
         model = eqx.combine(params, frozen)
         found = case.objective.linearise(model, case.batch, trainable=case.trainable, key=case.key)
 
+        terms = [
+            dense.Term(**(vars(term) | {"keys": own.keys}))
+            for term, own in zip(case.terms, found.terms, strict=True)
+        ]
+
         def of_dense(params):
-            keys = [term.keys for term in found.terms]
-            terms = [
-                dense.Term(**(vars(t) | {"keys": k})) for t, k in zip(case.terms, keys, strict=True)
-            ]
             return dense.loss(terms, eqx.combine(params, frozen))
 
         of_library = case.objective.loss(model, case.batch, key=case.key)
-        pairs = zip(case.terms, jax.tree.leaves(found.outputs), found.terms, strict=True)
-        outputs = [
-            (z, dense.Term(**(vars(t) | {"keys": own.keys})).values(model)) for t, z, own in pairs
-        ]
+        leaves = jax.tree.leaves(found.outputs)
+        outputs = [(z, term.values(model)) for z, term in zip(leaves, terms, strict=True)]
         return (found.loss, of_library), found.grad, jax.value_and_grad(of_dense)(params), outputs
 
     losses, grad, (expected_loss, expected_grad), outputs = compiled(params)

@@ -15,7 +15,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature.written import Cliff, Line
+from tests.curvature.written import Line
 from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("as_installed")
@@ -307,20 +307,19 @@ def test_what_is_not_finite_is_rejected_by_name(x64, what, search):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="two such batches leave a radius of 1e-12, for which w − s·d is w: never grown again",
+    raises=AssertionError,
+    reason="where the radius is so small that w − s·d is w, it is never grown again",
 )
 @pytest.mark.parametrize("search", slow_but(["classical"], ["classical", "linear"]))
-def test_a_trust_region_recovers_from_batches_without_a_step(search):
-    model = Line(jnp.asarray([3.0, 1.0, -3.0]))
-    x, y = (a.astype(jnp.float32) for a in data(0))
-    bad = cv.NaturalGradient(
-        cv.Supervised(Cliff()), curvature=cv.Identity(), damping=DAMPING, search=SEARCHES[search]
+def test_a_trust_region_recovers_from_a_tiny_radius(search):
+    """Which two batches leave on which no step is acceptable: ten trials each divide it by 4."""
+    model, opt = line(np.float32(START)), optimiser(SEARCHES[search])
+    batch = tuple(a.astype(jnp.float32) for a in data(0))
+    state = eqx.tree_at(
+        lambda s: s.search.step_size, opt.init(model), jnp.asarray(0.25**20, jnp.float32)
     )
-    good, state = optimiser(SEARCHES[search]), bad.init(model)
-    for _ in range(2):
-        model, state, info = bad.step(model, (jnp.ones((8, 3)), y), state)
-        assert sentence(info).startswith("The search found no acceptable step size")
-    before = float(good.objective.loss(model, (x, y)))
+    losses = []
     for _ in range(40):
-        model, state, info = good.step(model, (x, y), state)
-    assert info.loss < 0.9 * before
+        model, state, info = opt.step(model, batch, state)
+        losses.append(info.loss)
+    assert losses[-1] < 0.9 * losses[0]
