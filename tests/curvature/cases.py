@@ -159,26 +159,6 @@ def called_twice(likelihood: str) -> Case:
     return supervised(Recurrent(jax.random.key(0)), likelihood)
 
 
-class Tied(eqx.Module):
-    """Two layers with one weight, by `eqx.nn.Shared`."""
-
-    shared: eqx.nn.Shared
-
-    def __init__(self, key: PRNGKeyArray):
-        first, second = (eqx.nn.Linear(3, 3, key=k) for k in jax.random.split(key))
-        self.shared = eqx.nn.Shared(
-            (first, second), where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight
-        )
-
-    def __call__(self, x: Array) -> Array:
-        first, second = self.shared()
-        return second(jnp.tanh(first(x)))
-
-
-def tied(likelihood: str) -> Case:
-    return supervised(Tied(jax.random.key(0)), likelihood)
-
-
 def frozen(likelihood: str) -> Case:
     model = mlp(jnp.tanh)
     nothing = jax.tree.map(lambda _: False, model)
@@ -189,6 +169,13 @@ def frozen(likelihood: str) -> Case:
 def dropout(likelihood: str) -> Case:
     model = models.MLP((3,), 3, width=6, depth=1, dropout=0.5, key=jax.random.key(0))
     return supervised(model, likelihood, key=jax.random.key(7))
+
+
+def dropped(likelihood: str) -> Case:
+    """One layer, of whose inputs half are left out: quick to compile."""
+    layers = [eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 6, key=jax.random.key(0))]
+    model, key = eqx.nn.Sequential(layers), jax.random.key(7)
+    return supervised(model, likelihood, inputs=(8,), outputs=(6,), n=6, key=key)
 
 
 class Rows(eqx.Module):

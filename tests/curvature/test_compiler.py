@@ -48,15 +48,15 @@ def test_says_so_where_it_is_too_late(monkeypatch: pytest.MonkeyPatch):
 
 
 @AFFECTED
-def test_obeys_who_has_set_the_option(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XLA_FLAGS", f"{OPTION}=dot")
-    _compiler.sum_correctly()
-    assert os.environ["XLA_FLAGS"] == f"{OPTION}=dot"
-
-
-@AFFECTED
-def test_adds_to_the_options_that_are_set(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (f"{OPTION}=dot", f"{OPTION}=dot"),
+        ("--xla_cpu_multi_thread_eigen=true", f"--xla_cpu_multi_thread_eigen=true {OPTION}="),
+    ],
+)
+def test_adds_to_the_options_and_obeys_who_has_set_this_one(monkeypatch, given: str, made: str):
+    monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     _compiler.sum_correctly()
-    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_multi_thread_eigen=true {OPTION}="
+    assert os.environ["XLA_FLAGS"] == made

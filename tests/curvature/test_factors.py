@@ -9,6 +9,7 @@ import pytest
 
 import curvature as cv
 from curvature.likelihoods import DiagonalFactor, MaskedFactor, square_mv
+from tests.selection import slow_but
 
 MASK = jnp.asarray([True, False, True, True, False, True])
 FACTORS = {
@@ -21,7 +22,7 @@ FACTORS = {
         lx.MatrixLinearOperator(jnp.outer(z.ravel(), jnp.sin(z.ravel()[:2]))), MASK[: z.size]
     ),
 }
-SHAPES = [(4,), (2, 3)]
+QUICK, SHAPES = ["categorical_thin", "bernoulli", "masked_array"], [(4,), (2, 3)]
 
 
 def everything(name):
@@ -61,25 +62,24 @@ def metric(name, z):
     }[name]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", FACTORS)
-def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, name, shape):
-    rng = np.random.default_rng(0)
-    z, dz = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=shape))
-    f, h = jax.jit(lambda z: jax.jvp(everything(name), (z,), (dz,))), 1e-5
-    found, derivative = f(z)
-    after, before = f(z + h * dz)[0], f(z - h * dz)[0]
-    for key in ("mv", "transposed mv", "transposed matrix"):
-        np.testing.assert_allclose(found[key], found["matrix"], atol=1e-15)
-    M = metric(name, np.asarray(z))
-    np.testing.assert_allclose(found["square"], M, atol=1e-15)
-    np.testing.assert_allclose(found["matrix"] @ found["matrix"].T, M, atol=1e-15)
-    for key, value in derivative.items():
-        difference = (after[key] - before[key]) / (2 * h)
-        np.testing.assert_allclose(value, difference, atol=1e-9, err_msg=key)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
+def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, name):
+    f, h = jax.jit(lambda z, dz: jax.jvp(everything(name), (z,), (dz,))), 1e-5
+    for shape in SHAPES:
+        z, dz = np.random.default_rng(0).normal(size=(2, *shape))
+        found, derivative = f(z, dz)
+        after, before = f(z + h * dz, dz)[0], f(z - h * dz, dz)[0]
+        for key in ("mv", "transposed mv", "transposed matrix"):
+            np.testing.assert_allclose(found[key], found["matrix"], atol=1e-15)
+        M = metric(name, z)
+        np.testing.assert_allclose(found["square"], M, atol=1e-15)
+        np.testing.assert_allclose(found["matrix"] @ found["matrix"].T, M, atol=1e-15)
+        for key, value in derivative.items():
+            difference = (after[key] - before[key]) / (2 * h)
+            np.testing.assert_allclose(value, difference, atol=1e-9, err_msg=key)
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
 def test_the_derivatives_of_sure_outputs_are_finite_in_float32(name):
     z = jnp.asarray([300.0, -300.0, 0.0])
     f = jax.jit(lambda z: (everything(name)(z), jax.jacrev(everything(name))(z)))
@@ -89,48 +89,64 @@ def test_the_derivatives_of_sure_outputs_are_finite_in_float32(name):
 
 
 def test_a_single_class_has_no_metric():
-    for factor in (cv.Categorical().fisher_factor, cv.Categorical().thin_fisher_factor):
-        S = factor(jnp.asarray([3.0]))
-        assert S.as_matrix().tolist() == [[0.0]]
-        assert S.mv(jnp.ones(1)) == S.T.mv(jnp.ones(1)) == S.square_mv(jnp.ones(1)) == 0
+    for name in ("categorical", "categorical_thin"):
+        for number in jax.tree.leaves(jax.jit(everything(name))(jnp.asarray([3.0]))):
+            assert number.tolist() == [[0.0]]
 
 
 def test_factors_of_all_examples_are_one_operator(x64):
-    z = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)))
-    S = eqx.filter_jit(eqx.filter_vmap(cv.Categorical().thin_fisher_factor))(z)
+    z = np.random.default_rng(0).normal(size=(5, 2, 3))
+    factor = cv.Categorical().thin_fisher_factor
+
+    @eqx.filter_jit
+    def matrices(z):
+        S = eqx.filter_vmap(factor)(z)
+        one_by_one = jnp.stack([factor(example).as_matrix() for example in z])
+        return S, eqx.filter_vmap(lambda S: S.as_matrix())(S), one_by_one
+
+    S, found, expected = matrices(jnp.asarray(z))
     assert all(eqx.is_array(leaf) and len(leaf) == 5 for leaf in jax.tree.leaves(S))
-    matrices = eqx.filter_vmap(lambda S: S.as_matrix())(S)
-    for one, matrix in zip(z, matrices, strict=True):
-        expected = cv.Categorical().thin_fisher_factor(one).as_matrix()
-        np.testing.assert_allclose(matrix, expected, atol=1e-15)
+    np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
 def test_lineax_knows_them(x64, name):
     z = jnp.asarray(np.random.default_rng(0).normal(size=4))
-    S, square = FACTORS[name](z), FACTORS[name](z).in_size() == 4
-    matrix, diagonal = S.as_matrix(), isinstance(S, DiagonalFactor)
-    for operator, expected in ((S, matrix), (S.T, matrix.T)):
-        np.testing.assert_array_equal(lx.linearise(operator).as_matrix(), expected)
-        np.testing.assert_array_equal(lx.conj(operator).as_matrix(), expected)
-        np.testing.assert_array_equal(lx.materialise(operator).as_matrix(), expected)
-        if square:
-            np.testing.assert_array_equal(lx.diagonal(operator), np.diagonal(expected))
-            np.testing.assert_array_equal(lx.tridiagonal(operator)[0], np.diagonal(expected))
-        assert not lx.is_negative_semidefinite(operator)
-        assert not lx.has_unit_diagonal(operator)
-    for said in (
+    kinds = (
         *(lx.is_diagonal, lx.is_tridiagonal, lx.is_symmetric, lx.is_positive_semidefinite),
         *(lx.is_lower_triangular, lx.is_upper_triangular),
-    ):
-        assert said(S) is diagonal
-    assert S.T.T is S
-    np.testing.assert_allclose((S @ S.T).as_matrix(), matrix @ matrix.T, atol=1e-15)
+    )
+
+    @jax.jit
+    def numbers(z):
+        S = FACTORS[name](z)
+        matrix, diagonal = S.as_matrix(), isinstance(S, DiagonalFactor)
+        assert S.T.T is S
+        assert all(is_kind(S) is diagonal for is_kind in kinds)
+        same = [((S @ S.T).as_matrix(), matrix @ matrix.T)]
+        for operator, expected in ((S, matrix), (S.T, matrix.T)):
+            assert not lx.is_negative_semidefinite(operator)
+            assert not lx.has_unit_diagonal(operator)
+            others = lx.linearise(operator), lx.conj(operator), lx.materialise(operator)
+            same += [(other.as_matrix(), expected) for other in others]
+            if S.in_size() == 4:
+                of_lineax = lx.diagonal(operator), lx.tridiagonal(operator)[0]
+                same += [(found, jnp.diagonal(expected)) for found in of_lineax]
+        return same
+
+    for found, expected in numbers(z):
+        np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
 def test_the_square_of_any_operator(x64):
     rng = np.random.default_rng(0)
-    A, u = jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=4))
-    np.testing.assert_allclose(square_mv(lx.MatrixLinearOperator(A), u), A @ (A.T @ u))
-    S = cv.Categorical().fisher_factor(u)
-    np.testing.assert_array_equal(square_mv(S, u), S.square_mv(u))
+    A, u = rng.normal(size=(4, 2)), rng.normal(size=4)
+
+    @jax.jit
+    def squares(A, u):
+        S = cv.Categorical().fisher_factor(u)
+        return square_mv(lx.MatrixLinearOperator(A), u), square_mv(S, u), S.square_mv(u)
+
+    of_matrix, *of_factor = squares(A, u)
+    np.testing.assert_allclose(of_matrix, A @ (A.T @ u))
+    np.testing.assert_array_equal(*of_factor)

@@ -53,7 +53,7 @@ def batch(n=60):
 
 
 def change_of_outputs(model, curvature, damping):
-    """J δ for the step δ that the optimiser takes, by `jax.jvp` and nothing of the library."""
+    """The outputs, and J δ for the step δ that the optimiser takes, by `jax.jvp` alone."""
     opt = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=curvature,
@@ -70,17 +70,14 @@ def change_of_outputs(model, curvature, damping):
     def outputs(w):
         return jax.vmap(eqx.combine(unravel(w), static))(inputs)
 
-    return np.asarray(jax.jvp(outputs, (flat,), (delta,))[1])
+    return map(np.asarray, jax.jvp(outputs, (flat,), (delta,)))
 
 
-def distance(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(a)
-
-
-def test_the_two_models_are_one_function(x64):
-    ordinary, other = pair()
-    inputs, _ = batch()
-    np.testing.assert_allclose(jax.vmap(ordinary)(inputs), jax.vmap(other)(inputs), rtol=1e-9)
+def distance(curvature, damping):
+    """Between the changes of the two models, which are one function."""
+    (z, change), (other_z, other) = (change_of_outputs(m, curvature, damping) for m in pair())
+    np.testing.assert_allclose(z, other_z, rtol=1e-9)
+    return np.linalg.norm(change - other) / np.linalg.norm(change)
 
 
 CURVATURES = [
@@ -94,21 +91,11 @@ CURVATURES = [
 @pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES), ids=name_of)
 def test_a_natural_gradient_step_is_invariant(x64, curvature):
     """With λ → 0. The softmax does not see a common shift of the logits, and C is singular."""
-    ordinary, other = (change_of_outputs(m, curvature, damping=1e-11) for m in pair())
-    assert distance(ordinary, other) < 1e-4
+    assert distance(curvature, damping=1e-11) < 1e-4
 
 
 def test_the_damping_is_what_breaks_the_invariance(x64):
     """It falls with λ, as it must if λI, a metric on the weights, is all that breaks it."""
-    distances = [
-        distance(*(change_of_outputs(m, cv.GaussNewton(), damping) for m in pair()))
-        for damping in (1e-2, 1e-7, 1e-9)
-    ]
+    distances = [distance(cv.GaussNewton(), damping) for damping in (1e-2, 1e-7, 1e-9)]
     assert distances[0] > 0.05
     assert distances[1] / distances[2] == pytest.approx(100, rel=0.2)
-
-
-@pytest.mark.slow
-def test_a_gradient_step_is_not_invariant(x64):
-    ordinary, other = (change_of_outputs(m, cv.Identity(), damping=0.0) for m in pair())
-    assert distance(ordinary, other) > 0.2

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import curvature as cv
-from tests.curvature.cases import LIKELIHOODS, curvature, mlp, supervised
-from tests.curvature.written import MODELS, Written, flat
+from tests.curvature.cases import LIKELIHOODS, curvature, supervised
+from tests.curvature.written import MODELS, Cliff, Line, Written, flat
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("x64", "as_installed")
 
 KEY = jax.random.key(3)
@@ -40,19 +39,22 @@ def test_a_step_stays_within_the_bound(name):
                 np.testing.assert_allclose(info.metric_step, delta, rtol=1e-6)
 
 
-@pytest.mark.parametrize("likelihood", slow_but([], LIKELIHOODS))
+@pytest.mark.parametrize("likelihood", slow_but(["gaussian"], LIKELIHOODS))
 def test_the_bound_is_the_kl_divergence_for_small_steps(likelihood):
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), likelihood)
     metric, delta = curvature("exact_fisher", likelihood), 1e-8
     opt = optimiser(case, metric, delta)
     new, _, info = opt.step(case.model, case.batch, opt.init(case.model))
-    before, after = (jax.vmap(model)(case.batch[0]) for model in (case.model, new))
-    divergence = jnp.mean(jax.vmap(case.objective.likelihood.kl)(before, after))
+
+    @eqx.filter_jit
+    def divergence(*models):
+        outputs = (jax.vmap(model)(case.batch[0]) for model in models)
+        return jnp.mean(jax.vmap(case.objective.likelihood.kl)(*outputs))
+
     np.testing.assert_allclose(info.metric_step, delta, rtol=1e-6)
-    np.testing.assert_allclose(divergence, delta, rtol=1e-3)
+    np.testing.assert_allclose(divergence(case.model, new), delta, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
     """Of least squares that is the minimum along d."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
@@ -71,10 +73,9 @@ def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
         np.testing.assert_allclose(info.reduction_ratio, 1, rtol=1e-7)
 
 
-@pytest.mark.slow
 def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
     """A loss in other units: g, hence d, is multiplied, C is not."""
-    case, found = supervised(mlp(jnp.tanh), "categorical"), []
+    case, found = MODELS["one layer"]("categorical"), []
 
     class Scaled(cv.Categorical):
         scale: jax.Array = None
@@ -95,13 +96,6 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
         np.testing.assert_allclose(step, found[0], rtol=1e-5, atol=1e-12)
 
 
-class Line(eqx.Module):
-    w: jax.Array
-
-    def __call__(self, x):
-        return (x * self.w)[None]
-
-
 class Wall(cv.AbstractLoss):
     """z² down to 0.6, and a wall below: only short steps reduce it."""
 
@@ -114,14 +108,13 @@ def walled(loss, **kwargs):
     """From w = 1 along d = w: s = 1 is the minimum of the quadratic model."""
     search = cv.KLTrustRegion(100.0, **kwargs)
     opt = cv.NaturalGradient(cv.Supervised(loss), solver=lx.Cholesky(), damping=0.0, search=search)
-    model, batch = Line(jnp.asarray(1.0)), (jnp.ones(3), jnp.zeros(3))
+    model, batch = Line(jnp.ones(1)), (jnp.ones((3, 1)), jnp.zeros(3))
     new, _, info = opt.step(model, batch, opt.init(model))
-    return float(new.w), info
+    return float(new.w[0]), info
 
 
-@pytest.mark.slow
 def test_it_backtracks_until_the_loss_decreases():
-    """For w − s·d must stay above 0.6."""
+    """For w − s·d must stay above 0.6; where nothing decreases the loss, the weight stays."""
     for factor in (0.8, 0.5):
         w, info = walled(Wall(), decrease_factor=factor)
         s = 1.0
@@ -129,31 +122,7 @@ def test_it_backtracks_until_the_loss_decreases():
             s *= factor
         assert info.accepted
         np.testing.assert_allclose(w, 1 - s, rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_where_nothing_decreases_the_loss_the_weights_stay():
-    class Cliff(cv.AbstractLoss):
-        def nll(self, z, y):
-            del y
-            here = jax.lax.stop_gradient(z) == 1
-            return jnp.sum(jnp.where(here, z**2, 10.0 + z))
-
     w, info = walled(Cliff())
     assert not info.accepted
     assert w == 1
     assert cv.RESULTS[info.result].startswith("The search found no acceptable step size")
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"delta": 0.0}, r"`KLTrustRegion\(delta=...\)` must be a positive finite number, got 0"),
-        ({"delta": -1.0}, r"`KLTrustRegion\(delta=...\)` must be a positive"),
-        ({"decrease_factor": 0.0}, r"`KLTrustRegion\(decrease_factor=...\)` must be a positive"),
-        ({"decrease_factor": 1.0}, r"`KLTrustRegion\(decrease_factor=...\)` must be less than 1"),
-    ],
-)
-def test_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        cv.KLTrustRegion(**kwargs)

@@ -5,25 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature import cases
-from tests.curvature.written import MODELS, SOLVERS, Written, check_step, flat, steps, trajectory
+from tests.curvature.written import MODELS, Written, flat, penalised
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
-L2, S, STEPS = 0.3, 0.5, 3
-
-
-def penalised(case, l2=L2):
-    objective = case.objective
-    if isinstance(objective, cv.Objective):
-        return cv.Objective(objective.by_name, l2=l2)
-    return type(objective)(objective.likelihood, l2=l2)
+L2 = 0.3
 
 
 KINDS = ["one layer", "frozen", "several_terms", "autoencoder"]
@@ -35,7 +25,7 @@ def test_loss_gradient_and_first_order_steps_are_those_written_densely(x64, kind
     case = MODELS[kind]("categorical")
     written = Written(case, "identity", l2=L2)
     loss, g, _ = written(written.w)
-    objective = penalised(case)
+    objective = penalised(case, L2)
 
     @eqx.filter_jit
     def run(model, batch):
@@ -52,44 +42,6 @@ def test_loss_gradient_and_first_order_steps_are_those_written_densely(x64, kind
     np.testing.assert_allclose(info.loss, loss, rtol=1e-12)
     kept = (eqx.filter(model, case.trainable, inverse=True) for model in (new, case.model))
     assert eqx.tree_equal(*kept)
-
-
-CASES = [
-    ("one layer", "exact_fisher", "CG"),
-    ("several_terms", "exact_fisher", "sample space"),
-    ("frozen", "empirical_fisher", "Cholesky"),
-]
-QUICK = []  # momentum has a step with a penalty
-
-
-@pytest.mark.parametrize(("kind", "curvature", "solver"), slow_but(QUICK, CASES))
-def test_steps_are_those_with_the_penalty_in_loss_and_curvature(x64, kind, curvature, solver):
-    """(C + l2 I + λI) d = g, and a quadratic model with C + l2 I, by every solver."""
-    case = MODELS[kind]("categorical")
-    optimiser = cv.NaturalGradient(
-        penalised(case),
-        curvature=cases.curvature(curvature, "categorical"),
-        solver=SOLVERS[solver],
-        damping=cv.LevenbergMarquardt(0.03),
-        search=optx.LearningRate(S),
-    )
-    ws, infos = trajectory(case, optimiser, jax.random.split(jax.random.key(0), STEPS))
-    written = Written(case, curvature, l2=L2)
-    for k, w, new, info in steps(ws, infos):
-        _, g, C = written(w)
-        H = C + L2 * np.eye(len(w))
-        d = np.linalg.solve(H + float(info.damping) * np.eye(len(w)), g)
-        check_step(info, w, new, written, H, f"step {k}", w - S * d)
-        assert info.solver_residual < 1e-10
-
-
-def test_weights_that_are_all_zero_have_a_gradient(x64):
-    """½ l2 ‖w‖² is smooth there, which the norm ‖w‖ is not."""
-    model = jax.tree.map(jnp.zeros_like, eqx.nn.Linear(3, 2, key=jax.random.key(0)))
-    batch = jnp.ones((4, 3)), jnp.asarray([0, 1, 1, 1])
-    objective = cv.Supervised(cv.Categorical(), l2=L2)
-    grad = eqx.filter_jit(eqx.filter_grad(objective.loss))(model, batch)
-    np.testing.assert_allclose(grad.bias, [0.25, -0.25], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +76,3 @@ def test_no_penalty_costs_nothing():
         return str(jax.make_jaxpr(lambda model: objective.loss(model, batch))(model)).count("dot")
 
     assert products(None) + 2 == products(0.0) == products(0.1)  # one for each array
-
-
-@pytest.mark.parametrize("l2", [-0.1, float("nan"), float("inf"), np.ones(2), "0.1"])
-@pytest.mark.parametrize(
-    "objective",
-    [
-        lambda l2: cv.Supervised(cv.Categorical(), l2=l2),
-        lambda l2: cv.Autoencoding(cv.Bernoulli(), l2=l2),
-        lambda l2: cv.Objective({"a": cv.Term(lambda m, x: m(x), cv.Gaussian())}, l2=l2),
-    ],
-)
-def test_it_refuses(objective, l2):
-    with pytest.raises(ValueError, match=r"`l2=...` must be a finite number ≥ 0, got"):
-        objective(l2)

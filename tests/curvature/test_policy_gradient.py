@@ -8,10 +8,8 @@ import pytest
 
 import curvature as cv
 from tests.curvature.cases import curvature
-from tests.curvature.written import flat
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("x64", "as_installed")
 
 N = 6
@@ -45,7 +43,7 @@ def test_the_gradient_is_minus_the_policy_gradient(model, batch):
 SAME = ["exact_fisher", "divergence", "divergence_hellinger", "true_fisher"]
 
 
-@pytest.mark.parametrize("name", slow_but([], SAME))
+@pytest.mark.parametrize("name", slow_but(["exact_fisher"], SAME))
 def test_the_fisher_is_that_of_the_actions(model, batch, name):
     """Sampled targets are actions of advantage one, and the draws those of the policy."""
     x, (a, _) = batch
@@ -57,17 +55,6 @@ def test_the_fisher_is_that_of_the_actions(model, batch, name):
 
     ours, plain = jax.jit(lambda: [metric.operator(z, key=key).as_matrix() for z in both()])()
     np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", slow_but([], ["exact_fisher", "true_fisher"]))
-def test_every_curvature_takes_it(model, batch, name):
-    opt = cv.NaturalGradient(
-        OBJECTIVE, curvature(name, "categorical"), damping=0.1, search=cv.KLTrustRegion(1e-3)
-    )
-    new, _, info = opt.step(model, batch, opt.init(model), key=jax.random.key(1))
-    assert info.accepted
-    assert OBJECTIVE.loss(new, batch) < info.loss
-    assert np.isfinite(flat(new)).all()
 
 
 def test_pairs_and_single_targets_are_not_mistaken_for_each_other(model, batch):

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 import pytest
-import scipy.optimize
 
 import curvature as cv
 from tests.curvature import cases, dense
 from tests.selection import slow_but
 
-# Type checks of every call would double the time of a trace.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 DIVERGENCES = {
@@ -86,40 +84,20 @@ def small(likelihood="bernoulli"):
     )
 
 
-def two_terms():
-    """Of two likelihoods, weights and numbers of examples."""
-    one, other = small("bernoulli"), small("gaussian")
-    first, second = (case.terms[0] for case in (one, other))
-    x, y = (leaf[:7] for leaf in other.batch)
-    call = lambda model, x: model(x)  # noqa: E731
-    return dataclasses.replace(
-        one,
-        objective=cv.Objective(
-            {
-                "a": cv.Term(call, cases.library("bernoulli"), weight=0.3),
-                "b": cv.Term(call, cases.library("gaussian"), weight=2.0),
-            }
-        ),
-        batch={"a": one.batch, "b": (x, y)},
-        terms=[
-            dataclasses.replace(first, weight=0.3),
-            dataclasses.replace(second, weight=2.0, inputs=x, targets=y),
-        ],
-    )
-
-
-SETTINGS = [("one", "a function", 0.0), ("two", "kl", 0.0), ("one", "hellinger", 0.7)]
+SETTINGS = [("one", "a function", 0.0), ("several", "kl", 0.0), ("one", "hellinger", 0.7)]
 
 
 @pytest.mark.parametrize(("terms", "name", "l2"), slow_but(SETTINGS[:1], SETTINGS))
 def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2):
     """With ½ l2 ‖w‖² of all weights, of which the frozen shift is a constant."""
-    case, strength = small() if terms == "one" else two_terms(), 5.0
+    case = small() if terms == "one" else cases.MODELS["several_terms"]("gaussian")
+    strength = 5.0
     rho, reference = DIVERGENCES[name]
     written = Written(case, reference)
 
     def loss(w):
-        return written.loss(w) + l2 * (w @ w + case.model.shift**2) / 2
+        penalty = l2 * (w @ w + case.model.shift**2) / 2 if l2 else 0.0
+        return written.loss(w) + penalty
 
     def proximal(w):
         return loss(w) + strength * written.divergence(w)
@@ -147,21 +125,7 @@ def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2
     assert loss(w) < loss(written.w)
 
 
-@pytest.mark.slow
-def test_scipy_finds_the_same_weights(x64):
-    case, strength = small(), 5.0
-    written = Written(case)
-
-    def proximal(w):
-        return float(written.loss(jnp.asarray(w)) + strength * written.divergence(jnp.asarray(w)))
-
-    found = scipy.optimize.minimize(proximal, np.asarray(written.w), options={"gtol": 1e-7})
-    w, _ = step(cv.ProximalPoint(case.objective, None, strength, EXACT, max_steps=500), case)
-    np.testing.assert_allclose(proximal(w), found.fun, rtol=1e-9)
-    np.testing.assert_allclose(w, found.x, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", slow_but([], ["kl", "hellinger"]))
+@pytest.mark.parametrize("name", slow_but(["kl"], ["kl", "hellinger"]))
 def test_short_steps_tend_to_the_natural_gradients(x64, name):
     """λδ → −C⁻¹g, with an error that is halved where λ is doubled; C = ∇²D at w."""
     case = small()
@@ -189,10 +153,9 @@ def test_short_steps_tend_to_the_natural_gradients(x64, name):
     np.testing.assert_allclose(errors[1:], np.asarray(errors[:-1]) / 2, rtol=0.1)
 
 
-@pytest.mark.slow
 def test_dropout_is_the_same_in_loss_and_divergence(x64):
     """With other keys at w', D(w, ·) would not be 0 at w, and no short step would be below L."""
-    case = cases.dropout("categorical")
+    case = cases.dropped("categorical")
     descent = optx.GradientDescent(1e-4, rtol=1e-6, atol=1e-6)
     opt = cv.ProximalPoint(case.objective, strength=1e3, minimiser=descent, max_steps=20)
     w, info = step(opt, case, key=case.key)
@@ -212,7 +175,6 @@ def rejected(opt, case, batch=None):
     return info.result
 
 
-@pytest.mark.slow
 def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_step(x64):
     case = small()
     x, y = case.batch
@@ -227,22 +189,9 @@ def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_st
     assert rejected(opt, still, (x, 0 * y + 0.5)) == cv.RESULTS.stationary
 
 
-@pytest.mark.slow
 def test_a_minimiser_that_goes_astray_is_not_followed(x64):
     case = small("gaussian")
     for learning_rate, reason in ((1e3, "no_proximal_reduction"), (1e306, "nonfinite_candidate")):
         astray = optx.GradientDescent(jnp.asarray(learning_rate), rtol=1e-6, atol=1e-6)
         opt = cv.ProximalPoint(case.objective, minimiser=astray, max_steps=3)
         assert rejected(opt, case) == getattr(cv.RESULTS, reason)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"strength": 0.0}, r"`ProximalPoint\(strength=...\)` must be a positive finite number"),
-        ({"max_steps": 0}, r"`ProximalPoint\(max_steps=...\)` must be a positive integer"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cv.ProximalPoint(cv.Supervised(cv.Gaussian()), **arguments)

@@ -35,58 +35,11 @@ def case(fn, *layers, trainable=eqx.is_inexact_array):
     return supervised(Model(layers, fn), "categorical", trainable=trainable, n=4)
 
 
-def stacked(a, b, x):
-    return b(jnp.tanh(a(x)))
-
-
-def shared(a, x):
-    return a(jnp.tanh(a(x)))
-
-
 def scanned(a, b, x):
     def body(carry, _):
         return jnp.tanh(a(carry)), None
 
     return b(jax.lax.scan(body, x, length=3)[0])
-
-
-def looped(a, b, x):
-    return b(jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(a(x)), x))
-
-
-def branched(a, b, x):
-    return b(jax.lax.cond(x[0] > 0, lambda: a(x), lambda: jnp.tanh(x)))
-
-
-def read_outside(a, b, x):
-    return b(jnp.tanh(a(x))) + jnp.sum(a.weight, axis=0)
-
-
-def normalised(a, x):
-    return (a.weight / jnp.linalg.norm(a.weight)) @ x + a.bias
-
-
-def tied(a, x):
-    """An encoder, and its transpose as a decoder."""
-    return a.weight.T @ jnp.tanh(a.weight @ x)
-
-
-def quadratic(a, x):
-    return a.weight @ (a.weight @ x)
-
-
-def squared(a, x):
-    return (a.weight * a.weight) @ x + a.bias**2
-
-
-def by_itself(a, x):
-    """The weight as the other factor, too."""
-    return (a.weight @ a.weight.T) @ x
-
-
-def differentiated(a, b, x):
-    """The model's derivative by its input, as in physics-informed networks."""
-    return b(jax.grad(lambda x: jnp.sum(jnp.tanh(a(x)) ** 2))(x))
 
 
 def differentiated_twice(a, b, x):
@@ -102,69 +55,9 @@ def linearised(a, b, x):
     return z + dz
 
 
-def checkpointed(a, b, x):
-    return b(jax.checkpoint(lambda x: jnp.tanh(a(x)))(x))
-
-
-def positions(a, b, x):
-    return b(jnp.mean(jnp.tanh(jax.vmap(a)(jnp.stack([x, 2 * x]))), axis=0))
-
-
 def positions_twice(a, b, x):
     z = jax.vmap(a)(jnp.stack([x, 2 * x]))
     return b(jnp.mean(jax.vmap(a)(jnp.tanh(z)), axis=0))
-
-
-def vmapped_weights(a, x):
-    """A vmap over the rows of the weight, not over positions."""
-    return jax.vmap(lambda row: jnp.tanh(row @ x))(a.weight)
-
-
-def transposed(a, x):
-    return jnp.tanh(x) @ a.weight
-
-
-def transposed_view(a, x):
-    return a.weight.T @ jnp.tanh(x) + a.bias
-
-
-def reshaped(a, x):
-    return a.weight.reshape(-1)[: SIZE * SIZE].reshape(SIZE, SIZE) @ x
-
-
-def sliced(a, x):
-    return jnp.concatenate([a.weight[:1] @ x, a.weight[1:] @ jnp.sin(x)])
-
-
-def indexed(a, x):
-    """An embedding: rows picked by a value."""
-    return a.weight[jnp.int32(jnp.sum(x) > 0)]
-
-
-def bias_twice(a, x):
-    return jnp.tanh(a(x)) + a.bias
-
-
-def bias_along_two_axes(a, x):
-    return jnp.sum(jnp.tanh(jnp.outer(x, x) + a.bias[None, :]) * a.bias[:, None], axis=0)
-
-
-def scale(a, x):
-    return a.bias * jnp.tanh(x) - a.weight @ x
-
-
-def unused(a, b, x):
-    del b
-    return jnp.tanh(a(x))
-
-
-def is_output(a, x):
-    del x
-    return a.bias
-
-
-def added_to_output(a, x):
-    return jnp.tanh(x) + a.bias
 
 
 @jax.custom_jvp
@@ -179,31 +72,6 @@ def _doubled_jvp(primals, tangents):
     return doubled(w, x), 2 * (dw @ x) + w @ dx
 
 
-def custom_rule(a, x):
-    return doubled(a.weight, x)
-
-
-def stopped(a, b, x):
-    return b(jnp.tanh(jax.lax.stop_gradient(a.weight) @ x + a.bias))
-
-
-def partly_stopped(a, x):
-    return a.weight @ x + jax.lax.stop_gradient(a.weight) @ jnp.sin(x)
-
-
-def through_numpy_broadcast(a, x):
-    return jnp.sum(a.weight * x[None, :], axis=1)
-
-
-def einsum(a, x):
-    return jnp.einsum("oi,i,i->o", a.weight, x, jnp.cos(x))
-
-
-def batched_product(a, x):
-    """A product that is batched over an axis of the weight."""
-    return jnp.einsum("oi,oi->o", a.weight, jnp.stack([x, 2 * x, x**2]))
-
-
 def blocks(a):
     """The layer `a` as one of a stack of layers, each a little different."""
     return jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEPTH)]), a)
@@ -212,14 +80,6 @@ def blocks(a):
 def deep(a, x, wrap=lambda block: block):
     """A `scan` over stacked layers."""
     return jax.lax.scan(wrap(lambda x, layer: (jnp.tanh(layer(x)), None)), x, a)[0]
-
-
-def deep_checkpointed(a, x):
-    return deep(a, x, jax.checkpoint)
-
-
-def checkpointed_whole(a, x):
-    return jax.checkpoint(deep)(a, x)
 
 
 def deep_along_a_sequence(a, x):
@@ -240,58 +100,105 @@ def deep_and_twice(a, x):
     return jax.lax.scan(block, x, a)[0]
 
 
-def deep_and_read(a, x):
-    """A stack, of which one slice is used outside the scan, too."""
-    return deep(a, x) + a.weight[0] @ x
-
-
 TWO = [Way.DENSE, Way.BIAS]
-GENERAL = Way.GENERAL
+GENERAL, HELD, DENSE, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.NONE
 # What is done with a's weight and bias and with b's, and how their rows are made.
 TRICKS = {
-    "once": (stacked, TWO * 2),
-    "shared": (shared, [Way.HELD] * 2),
+    "once": (lambda a, b, x: b(jnp.tanh(a(x))), TWO * 2),
+    "shared": (lambda a, x: a(jnp.tanh(a(x))), [HELD] * 2),
     "scanned": (scanned, [GENERAL] * 2 + TWO),
-    "looped": (looped, [GENERAL] * 2 + TWO),
-    "branched": (branched, [GENERAL] * 2 + TWO),
-    "read_outside": (read_outside, [GENERAL, Way.HELD, *TWO]),
-    "normalised": (normalised, [GENERAL, Way.HELD]),
-    "tied": (tied, [Way.HELD, Way.NONE]),
-    "quadratic": (quadratic, [Way.HELD, Way.NONE]),
-    "squared": (squared, [Way.HELD, GENERAL]),
-    "by_itself": (by_itself, [Way.HELD, Way.NONE]),
-    "differentiated": (differentiated, [Way.HELD, Way.HELD, *TWO]),
-    "differentiated_twice": (differentiated_twice, [Way.HELD] * 4),
-    "linearised": (linearised, [Way.HELD] * 4),
-    "checkpointed": (checkpointed, TWO * 2),
-    "positions": (positions, [Way.HELD, Way.HELD, *TWO]),
-    "positions_twice": (positions_twice, [Way.HELD, Way.HELD, *TWO]),
-    "vmapped_weights": (vmapped_weights, [Way.DENSE, Way.NONE]),
-    "transposed": (transposed, [Way.DENSE, Way.NONE]),
-    "transposed_view": (transposed_view, TWO),
-    "reshaped": (reshaped, [GENERAL, Way.NONE]),
-    "sliced": (sliced, [GENERAL, Way.NONE]),
-    "indexed": (indexed, [GENERAL, Way.NONE]),
-    "bias_twice": (bias_twice, [Way.DENSE, Way.HELD]),
-    "bias_along_two_axes": (bias_along_two_axes, [Way.NONE, Way.HELD]),
-    "scale": (scale, [Way.DENSE, Way.HELD]),
-    "unused": (unused, [*TWO, Way.NONE, Way.NONE]),
-    "is_output": (is_output, [Way.NONE, GENERAL]),
-    "added_to_output": (added_to_output, [Way.NONE, Way.HELD]),
-    "custom_rule": (custom_rule, [GENERAL, Way.NONE]),
-    "stopped": (stopped, [GENERAL, Way.HELD, *TWO]),
-    "partly_stopped": (partly_stopped, [GENERAL, Way.NONE]),
-    "through_numpy_broadcast": (through_numpy_broadcast, [Way.HELD, Way.NONE]),
-    "einsum": (einsum, [Way.DENSE, Way.NONE]),
-    "batched_product": (batched_product, [GENERAL, Way.NONE]),
+    "looped": (
+        lambda a, b, x: b(jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(a(x)), x)),
+        [GENERAL] * 2 + TWO,
+    ),
+    "branched": (
+        lambda a, b, x: b(jax.lax.cond(x[0] > 0, lambda: a(x), lambda: jnp.tanh(x))),
+        [GENERAL] * 2 + TWO,
+    ),
+    "read_outside": (
+        lambda a, b, x: b(jnp.tanh(a(x))) + jnp.sum(a.weight, axis=0),
+        [GENERAL, HELD, *TWO],
+    ),
+    "normalised": (
+        lambda a, x: (a.weight / jnp.linalg.norm(a.weight)) @ x + a.bias,
+        [GENERAL, HELD],
+    ),
+    # An encoder, and its transpose as a decoder.
+    "tied": (lambda a, x: a.weight.T @ jnp.tanh(a.weight @ x), [HELD, NONE]),
+    "quadratic": (lambda a, x: a.weight @ (a.weight @ x), [HELD, NONE]),
+    "squared": (lambda a, x: (a.weight * a.weight) @ x + a.bias**2, [HELD, GENERAL]),
+    # The weight as the other factor, too.
+    "by_itself": (lambda a, x: (a.weight @ a.weight.T) @ x, [HELD, NONE]),
+    # The model's derivative by its input, as in physics-informed networks.
+    "differentiated": (
+        lambda a, b, x: b(jax.grad(lambda x: jnp.sum(jnp.tanh(a(x)) ** 2))(x)),
+        [HELD, HELD, *TWO],
+    ),
+    "differentiated_twice": (differentiated_twice, [HELD] * 4),
+    "linearised": (linearised, [HELD] * 4),
+    "checkpointed": (
+        lambda a, b, x: b(jax.checkpoint(lambda x: jnp.tanh(a(x)))(x)),
+        TWO * 2,
+    ),
+    "positions": (
+        lambda a, b, x: b(jnp.mean(jnp.tanh(jax.vmap(a)(jnp.stack([x, 2 * x]))), axis=0)),
+        [HELD, HELD, *TWO],
+    ),
+    "positions_twice": (positions_twice, [HELD, HELD, *TWO]),
+    # A vmap over the rows of the weight, not over positions.
+    "vmapped_weights": (
+        lambda a, x: jax.vmap(lambda row: jnp.tanh(row @ x))(a.weight),
+        [DENSE, NONE],
+    ),
+    "transposed": (lambda a, x: jnp.tanh(x) @ a.weight, [DENSE, NONE]),
+    "transposed_view": (lambda a, x: a.weight.T @ jnp.tanh(x) + a.bias, TWO),
+    "reshaped": (
+        lambda a, x: a.weight.reshape(-1)[: SIZE * SIZE].reshape(SIZE, SIZE) @ x,
+        [GENERAL, NONE],
+    ),
+    "sliced": (
+        lambda a, x: jnp.concatenate([a.weight[:1] @ x, a.weight[1:] @ jnp.sin(x)]),
+        [GENERAL, NONE],
+    ),
+    # An embedding: rows picked by a value.
+    "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [GENERAL, NONE]),
+    "bias_twice": (lambda a, x: jnp.tanh(a(x)) + a.bias, [DENSE, HELD]),
+    "bias_along_two_axes": (
+        lambda a, x: jnp.sum(jnp.tanh(jnp.outer(x, x) + a.bias[None, :]) * a.bias[:, None], axis=0),
+        [NONE, HELD],
+    ),
+    "scale": (lambda a, x: a.bias * jnp.tanh(x) - a.weight @ x, [DENSE, HELD]),
+    "unused": (lambda a, b, x: jnp.tanh(a(x)), [*TWO, NONE, NONE]),
+    "is_output": (lambda a, x: a.bias, [NONE, GENERAL]),
+    "added_to_output": (lambda a, x: jnp.tanh(x) + a.bias, [NONE, HELD]),
+    "custom_rule": (lambda a, x: doubled(a.weight, x), [GENERAL, NONE]),
+    "stopped": (
+        lambda a, b, x: b(jnp.tanh(jax.lax.stop_gradient(a.weight) @ x + a.bias)),
+        [GENERAL, HELD, *TWO],
+    ),
+    "partly_stopped": (
+        lambda a, x: a.weight @ x + jax.lax.stop_gradient(a.weight) @ jnp.sin(x),
+        [GENERAL, NONE],
+    ),
+    "through_numpy_broadcast": (
+        lambda a, x: jnp.sum(a.weight * x[None, :], axis=1),
+        [HELD, NONE],
+    ),
+    "einsum": (lambda a, x: jnp.einsum("oi,i,i->o", a.weight, x, jnp.cos(x)), [DENSE, NONE]),
+    # A product that is batched over an axis of the weight.
+    "batched_product": (
+        lambda a, x: jnp.einsum("oi,oi->o", a.weight, jnp.stack([x, 2 * x, x**2])),
+        [GENERAL, NONE],
+    ),
 }
 STACKS = {
     "deep": (deep, TWO),
-    "deep_checkpointed": (deep_checkpointed, TWO),
-    "checkpointed_whole": (checkpointed_whole, TWO),
-    "deep_along_a_sequence": (deep_along_a_sequence, [Way.HELD] * 2),
-    "deep_and_twice": (deep_and_twice, [Way.HELD] * 2),
-    "deep_and_read": (deep_and_read, [GENERAL, Way.HELD]),
+    "deep_checkpointed": (lambda a, x: deep(a, x, jax.checkpoint), TWO),
+    "checkpointed_whole": (lambda a, x: jax.checkpoint(deep)(a, x), TWO),
+    "deep_along_a_sequence": (deep_along_a_sequence, [HELD] * 2),
+    "deep_and_twice": (deep_and_twice, [HELD] * 2),
+    # One slice is used outside the scan, too.
+    "deep_and_read": (lambda a, x: deep(a, x) + a.weight[0] @ x, [GENERAL, HELD]),
 }
 
 
@@ -334,22 +241,22 @@ class Doubled(eqx.nn.Linear):
 
 def test_a_subclass_is_known_by_what_it_does(x64):
     found = case(lambda a, x: a(x), Doubled(SIZE, SIZE, key=jax.random.key(0)))
-    assert ways(found) == [Way.DENSE, Way.HELD]
+    assert ways(found) == [DENSE, HELD]
 
 
 def test_one_array_in_two_layers_is_two_weights(x64):
     """Equinox knows leaves by their place: trained, they part."""
     first, second = linear(0), linear(1)
     second = eqx.tree_at(lambda layer: layer.weight, second, first.weight)
-    assert ways(case(stacked, first, second)) == TWO * 2
+    assert ways(case(TRICKS["once"][0], first, second)) == TWO * 2
 
 
-@pytest.mark.parametrize(("part", "way"), [("weight", Way.DENSE), ("bias", Way.HELD)])
+@pytest.mark.parametrize(("part", "way"), [("weight", DENSE), ("bias", HELD)])
 def test_a_layer_of_which_only_a_part_is_trained(x64, part, way):
     layers = linear(0), linear(1)
-    nothing = jax.tree.map(lambda _: False, Model(layers, stacked))
+    nothing = jax.tree.map(lambda _: False, Model(layers, TRICKS["once"][0]))
     trainable = eqx.tree_at(lambda m: getattr(m.layers[0], part), nothing, True)
-    assert ways(case(stacked, *layers, trainable=trainable)) == [way]
+    assert ways(case(TRICKS["once"][0], *layers, trainable=trainable)) == [way]
 
 
 def test_a_matrix_in_half_precision_is_made_and_used_in_single():
@@ -373,10 +280,6 @@ def test_a_matrix_in_half_precision_is_made_and_used_in_single():
     gram = symmetric(gram)
     # ∂z/∂(W, b) of z = W x + b for the rows of S, with x in half precision.
     S, rounded = Fixed().columns(SIZE), np.asarray(x.astype(jnp.bfloat16), np.float64)
-    A = (
-        np.concatenate([np.concatenate([np.kron(s, a), s]) for s in S.T for a in rounded]).reshape(
-            8, -1
-        )
-        / 2
-    )
+    rows = [np.concatenate([np.kron(s, a), s]) for s in S.T for a in rounded]
+    A = np.stack(rows) / 2
     np.testing.assert_allclose(gram, A @ A.T, atol=0.02 * np.abs(A @ A.T).max())

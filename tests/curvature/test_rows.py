@@ -47,7 +47,6 @@ def gram(model, batch, curvature, backend="cpu"):
     return C.rows(C.layout()).gram()
 
 
-@pytest.mark.slow
 def test_one_block_where_blocks_do_not_pay(x64, monkeypatch):
     """Off a processor. What JAX itself asks is not this name, so that nothing else changes."""
     case = wide(97)
@@ -122,6 +121,5 @@ def test_convolutions_by_patches(x64, name):
     check_rows(case)
 
 
-@pytest.mark.slow
 def test_a_transposed_convolution(x64):
-    check_rows(convolution("stride", eqx.nn.ConvTranspose))
+    check_rows(convolution("one_dimension", eqx.nn.ConvTranspose))

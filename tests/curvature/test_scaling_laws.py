@@ -10,8 +10,16 @@ from jaxtyping import Array
 
 import curvature as cv
 from tests.curvature import dense
-from tests.curvature.cases import CURVATURES, LIKELIHOODS, curvature, library, mlp, supervised
+from tests.curvature.cases import (
+    CURVATURES,
+    LIKELIHOODS,
+    curvature,
+    library,
+    mlp,
+    supervised,
+)
 from tests.curvature.tools import distance
+from tests.curvature.written import one_layer
 from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -62,57 +70,37 @@ def test_how_a_curvature_follows_its_batch(names):
     assert all(map(agree, of_examples(0, 0, 0, 0, 0), of_examples(0)))
 
 
-# Terms.
+def test_the_first_examples_of_more_than_the_batch_has_are_all_of_it():
+    """And costs nothing: the same program."""
+    case, whole = supervised(one_layer(), "categorical"), cv.ExactFisher()
+
+    def program(curvature):
+        def product(model):
+            here = case.objective.linearise(model, case.batch)
+            return curvature.operator(here).mv(here.grad)
+
+        shapes = eqx.filter(case.model, eqx.is_array)
+        return jax.jit(product).lower(shapes).as_text()
+
+    assert program(whole) == program(cv.FirstExamples(whole, 5))
+    assert program(whole) == program(cv.FirstExamples(whole, 100))
+    assert program(whole) != program(cv.FirstExamples(whole, 4))
 
 
-def two_terms(weights):
-    """Squares of the first output, classes of all three; 5 examples and 3."""
-    a = supervised(mlp(jnp.tanh), "gaussian", outputs=(1,))
-    b = supervised(mlp(jnp.tanh), "categorical", n=3)
-    terms = {
-        "a": cv.Term(first_output, library("gaussian"), weight=jnp.asarray(weights[0])),
-        "b": cv.Term(all_outputs, library("categorical"), weight=jnp.asarray(weights[1])),
-    }
-    return cv.Objective(terms=terms), {"a": a.batch, "b": b.batch}
-
-
-def first_output(model, x):
-    return model(x)[:1]
-
-
-def all_outputs(model, x):
-    return model(x)
-
-
-@eqx.filter_jit
-def of_terms(objective, metric, model, batch):
-    linearisation = objective.linearise(model, batch)
-    gradient = jfu.ravel_pytree(linearisation.grad)[0]
-    return linearisation.loss, gradient, metric.operator(linearisation).as_matrix()
-
-
-def evaluated(metric, weights):
-    """(loss, gradient, C) of the two terms."""
-    objective, batch = two_terms(weights)
-    return of_terms(objective, metric, mlp(jnp.tanh), batch)
-
+# Terms. Their sum, with its weights, is that of the case `several_terms`.
 
 BOTH = [cv.GaussNewton(), cv.EmpiricalFisher()]
 
 
 @pytest.mark.parametrize("metric", slow_but(BOTH[:1], BOTH))
-def test_loss_gradient_and_curvature_are_linear_in_the_weights(metric):
-    first, second = evaluated(metric, (1.0, 0.0)), evaluated(metric, (0.0, 1.0))
-    for mixed, a, b in zip(evaluated(metric, (0.3, 2.0)), first, second, strict=True):
-        assert agree(mixed, 0.3 * a + 2.0 * b)
-
-
-@pytest.mark.parametrize("metric", slow_but(BOTH[:1], BOTH))
 def test_a_term_of_weight_zero_is_not_there(metric):
-    objective, batch = two_terms((0.7, 0.0))
-    alone = cv.Objective(terms={"a": objective.terms()["a"]})
-    expected = matrix(metric, alone, mlp(jnp.tanh), {"a": batch["a"]})
-    assert agree(evaluated(metric, (0.7, 0.0))[2], expected)
+    """C of weights 0.7 and 0 is that of the first term alone."""
+    model, call = eqx.nn.Linear(3, 3, key=jax.random.key(0)), lambda model, x: model(x)
+    one, other = supervised(model, "gaussian"), supervised(model, "categorical", n=3)
+    term = cv.Term(call, library("gaussian"), weight=0.7)
+    both = cv.Objective({"a": term, "b": cv.Term(call, library("categorical"), weight=0.0)})
+    expected = matrix(metric, cv.Objective({"a": term}), model, {"a": one.batch})
+    assert agree(matrix(metric, both, model, {"a": one.batch, "b": other.batch}), expected)
 
 
 # Relations between curvatures.
@@ -155,34 +143,6 @@ def test_what_the_fisher_is(likelihood):
     assert not agree(found["empirical"], found["fisher"], 0.1)
 
 
-def test_euclidean_is_jacobians_squared():
-    case = supervised(mlp(jnp.tanh), "categorical")
-    J = case.terms[0].jacobians(case.model, case.trainable)
-    metric = cv.Divergence(cv.SquaredEuclidean())
-    found = matrix(metric, case.objective, case.model, case.batch)
-    assert agree(found, np.einsum("icp,icq->pq", J, J) / 5)
-
-
-@pytest.mark.slow
-def test_gaussian_of_unit_variance_is_euclidean():
-    case = supervised(mlp(jnp.tanh), "gaussian")
-    unit = cv.Supervised(cv.Gaussian())
-    metric = cv.Divergence(cv.SquaredEuclidean())
-    found = matrix(cv.ExactFisher(), unit, case.model, case.batch)
-    assert agree(found, matrix(metric, unit, case.model, case.batch))
-
-
-@pytest.mark.slow
-def test_a_metric_of_ones_own():
-    """ρ(z, z') = ½ (z' − z)ᵀ A (z' − z) pulls A back."""
-    A = jnp.asarray([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
-    case = supervised(mlp(jnp.tanh), "categorical")
-    metric = cv.Divergence(lambda z, z2: (z2 - z) @ A @ (z2 - z) / 2)
-    J = case.terms[0].jacobians(case.model, case.trainable)
-    expected = dense.pullback(1 / 5, J, jnp.broadcast_to(A, (5, 3, 3)))
-    assert agree(matrix(metric, case.objective, case.model, case.batch), expected)
-
-
 # Gauss–Newton and the Hessian.
 
 
@@ -213,10 +173,3 @@ def test_gauss_newton_of_a_piecewise_linear_net_is_the_hessian_within_each_layer
     for block in blocks:
         assert agree(found[block, block], expected[block, block])
     assert not agree(found[blocks[0], blocks[1]], expected[blocks[0], blocks[1]], 0.01)
-
-
-def test_gauss_newton_of_a_smooth_net_is_not_the_hessian_even_there():
-    case = supervised(mlp(jnp.tanh), "categorical")
-    found = matrix(cv.GaussNewton(), case.objective, case.model, case.batch)
-    first = slice(0, 16)
-    assert not agree(found[first, first], hessian(case)[first, first], 0.01)

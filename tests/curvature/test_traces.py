@@ -12,10 +12,11 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.curvature.tools import Notes
 from tests.curvature.written import at, flat
 from tests.selection import slow_but
 
-# The standard promotion is for optax; type checks of every call would double the time of a trace.
+# The standard promotion is for optax.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 
@@ -27,18 +28,11 @@ class Traced(eqx.Module):
 
     def __init__(self, passes=None, dtype=None):
         self.linear = eqx.nn.Linear(3, 2, key=jax.random.key(0), dtype=dtype)
-        self.passes = Passes() if passes is None else passes
+        self.passes = Notes() if passes is None else passes
 
     def __call__(self, x):
         self.passes.append(None)
         return jnp.tanh(self.linear(x))
-
-
-class Passes(list):
-    """Hashed and compared by identity, as a static field has to be."""
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
 
 
 def batch(seed, n=6, dtype=None):
@@ -86,10 +80,8 @@ OPTIMISERS = {
         OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
     ),
 }
-QUICK = ["identity, Levenberg–Marquardt"]
-
-
-TYPED = [*QUICK, "judged, SPRING, penalty, part of the batch", "averaged adam", "proximal point"]
+QUICK, JUDGED = ["identity, Levenberg–Marquardt"], "judged, SPRING, penalty, part of the batch"
+TYPED = [*QUICK, JUDGED, "averaged adam", "proximal point"]
 
 
 def types(tree):
@@ -144,7 +136,7 @@ def _is_none(leaf):
 @pytest.mark.parametrize("name", slow_but(QUICK, OPTIMISERS))
 def test_one_trace_and_the_same_numbers_in_a_scan_and_in_vmap_over_seeds(x64, name):
     """In particular the searches and solves of one seed go on while another's has ended."""
-    opt, passes = OPTIMISERS[name](), Passes()
+    opt, passes = OPTIMISERS[name](), Notes()
     needed = batch(0) if "average of" in name else None
     batches = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(batch(t) for t in range(STEPS)))
 
@@ -199,20 +191,6 @@ def test_another_number_is_not_another_trace(one, other):
     assert len(model.passes) == once
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, TYPED))
-def test_float32_weights_stay_float32_where_x64_is_on(x64, name):
-    model, data, opt = Traced(dtype=jnp.float32), batch(0, dtype=jnp.float32), OPTIMISERS[name]()
-    state = opt.init(model, batch=data)
-    new_model, new_state, info = eqx.filter_eval_shape(
-        opt.step, model, data, state, key=jax.random.key(0)
-    )
-    assert types((new_model, new_state)) == types((model, state))
-    floats = [a for a in jtu.tree_leaves((state, info)) if jnp.issubdtype(a.dtype, jnp.floating)]
-    assert all(a.dtype == jnp.float32 for a in floats)
-    assert all(a.shape == () for a in jtu.tree_leaves(info))
-    assert not any(weak for _, _, weak in types(new_state)[1])
-
-
 class Scaled(eqx.Module):
     """`jnp.asarray(1.0)` is weakly typed, and a natural thing to write in a model."""
 
@@ -227,18 +205,25 @@ class Scaled(eqx.Module):
         return self.scale * self.linear(x)
 
 
-@pytest.mark.parametrize("name", slow_but([], [*QUICK, "averaged adam", "proximal point"]))
-def test_a_weakly_typed_weight_stays_as_it_is(name):
-    model, opt = Scaled(), OPTIMISERS[name]()
-    assert model.scale.weak_type
-    state = opt.init(model, batch=batch(0))
-    new_model, new_state, _ = eqx.filter_eval_shape(
-        opt.step, model, batch(0), state, key=jax.random.key(0)
-    )
-    assert types((new_model, new_state)) == types((model, state))
+@pytest.mark.parametrize("name", slow_but([*QUICK, JUDGED], TYPED))
+def test_weights_keep_their_types(name):
+    """Float32 stays float32 where x64 is on, and a weakly typed weight stays weakly typed."""
+    for make, wide in ((lambda: Traced(dtype=jnp.float32), True), (Scaled, False)):
+        with jax.enable_x64(wide):
+            model, data, opt = make(), batch(0, dtype=jnp.float32), OPTIMISERS[name]()
+            state = opt.init(model, batch=data)
+            new_model, new_state, info = eqx.filter_eval_shape(
+                opt.step, model, data, state, key=jax.random.key(0)
+            )
+            assert types((new_model, new_state)) == types((model, state))
+        if wide:
+            numbers = jtu.tree_leaves((state, info))
+            floats = [a for a in numbers if jnp.issubdtype(a.dtype, jnp.floating)]
+            assert all(a.dtype == jnp.float32 for a in floats)
+            assert all(a.shape == () for a in jtu.tree_leaves(info))
+            assert not any(weak for _, _, weak in types(new_state)[1])
 
 
-@pytest.mark.slow
 def test_a_rejected_seed_does_not_stop_the_others(x64):
     """One seed's batch is NaN; and `info` says so for that seed alone."""
     opt, model = cv.NaturalGradient(OBJECTIVE, cv.Identity(), damping=0.1), Traced()

@@ -10,16 +10,9 @@ import lineax as lx
 import numpy as np
 
 import curvature as cv
-from tests.curvature import cases, dense
+from tests.curvature import cases, dense, references
 
-METRICS = {
-    "divergence": lambda p: dense.divergence(p.kl),
-    "divergence_euclidean": lambda p: dense.divergence(lambda z, z2: jnp.sum((z - z2) ** 2) / 2),
-    "divergence_hellinger": lambda p: dense.divergence(p.squared_hellinger),
-    "empirical_fisher": dense.empirical_fisher,
-    "exact_fisher": dense.exact_fisher,
-    "gauss_newton": dense.gauss_newton,
-}
+METRICS = {name: metric for name, metric in references.METRICS.items() if name != "true_fisher"}
 # One exact solver of each kind, for parts that must not depend on which it is.
 SOLVERS = {
     "sample space": cv.SampleSpace(),
@@ -35,6 +28,23 @@ class OneLayer(eqx.Module):
 
     def __call__(self, x):
         return jnp.tanh(self.linear(x))
+
+
+class Line(eqx.Module):
+    """One output, linear in the weights w."""
+
+    w: jax.Array
+
+    def __call__(self, x):
+        return (x @ self.w)[None]
+
+
+class Cliff(cv.AbstractLoss):
+    """z² at 1, and more wherever else one goes."""
+
+    def nll(self, z, y):
+        del y
+        return jnp.sum(jnp.where(jax.lax.stop_gradient(z) == 1, z**2, 10.0 + z))
 
 
 def one_layer(inputs=3, outputs=3):
@@ -89,6 +99,14 @@ def flat(tree):
     return np.asarray(jfu.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
 
 
+def penalised(case, l2):
+    """The objective of a case, with a penalty."""
+    objective = case.objective
+    if isinstance(objective, cv.Objective):
+        return cv.Objective(objective.by_name, l2=l2)
+    return type(objective)(objective.likelihood, l2=l2)
+
+
 def check_step(info, w, new, written, H, message="", expected=None):
     """What a step from w to `new` reports, by the matrix H of the quadratic model.
 
@@ -110,6 +128,19 @@ def check_step(info, w, new, written, H, message="", expected=None):
         np.testing.assert_allclose(found, value, rtol=1e-6, err_msg=f"{message}: {field}")
     assert info.accepted, message
     assert cv.RESULTS[info.result] == ""
+
+
+def drawn(case, keys):
+    """The sampled Fisher at weights w, of a step with keys[k]: a draw is no law."""
+
+    @eqx.filter_jit
+    def matrix(model, key):
+        here = case.objective.linearise(model, case.batch, trainable=case.trainable)
+        fisher = cv.SampledFisher(cases.SAMPLES)
+        return fisher.operator(here, key=jax.random.split(key)[1]).as_matrix()
+
+    unravel = jfu.ravel_pytree(eqx.filter(case.model, case.trainable))[1]
+    return lambda w, k: np.asarray(matrix(eqx.combine(unravel(w), case.model), keys[k]))
 
 
 def trajectory(case, optimiser, keys, batches=None):

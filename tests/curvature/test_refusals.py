@@ -1,0 +1,108 @@
+"""Settings that are refused, in one sentence in the shape of the call."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optax
+import pytest
+
+import curvature as cv
+
+pytestmark = pytest.mark.usefixtures("as_installed")
+
+NAN, INF = float("nan"), float("inf")
+OBJECTIVE = cv.Supervised(cv.Gaussian())
+SGD = cv.FirstOrder(OBJECTIVE, optax.sgd(0.3))
+POSITIVE, NOT_NEGATIVE = "must be a positive finite number", "must be a finite number ≥ 0"
+INTEGER, FUNCTION = "must be a positive integer", "must be a function"
+IDENTITY = lx.IdentityLinearOperator(jax.ShapeDtypeStruct((2,), jnp.float32))
+TERM = functools.partial(cv.Term, lambda model, x: model(x), cv.Gaussian())
+
+# What is called, with which values of which argument, and what is said of them.
+ARGUMENTS = [
+    (cv.CG, "max_steps", (0, 2.5, True), INTEGER),
+    (cv.CG, "rtol", (-1e-3, 1.0, NAN), "must lie in [0, 1)"),
+    (cv.CG, "progress", (0.0, NAN), "must lie in (0, 1) or be None"),
+    (cv.SampleSpace, "max_rows", (0, -1, True), INTEGER),
+    (cv.SampleSpace, "max_memory", (0.0, -1.0, NAN), POSITIVE),
+    (functools.partial(cv.damped, IDENTITY), "damping", (-1.0, NAN, INF), NOT_NEGATIVE),
+    (cv.ConstantDamping, "value", (-1.0, -1e-30, NAN, INF, -INF, np.ones(3)), NOT_NEGATIVE),
+    (cv.LevenbergMarquardt, "initial", (0.0, -1.0, NAN), POSITIVE),
+    (cv.LevenbergMarquardt, "minimum", (0.0,), POSITIVE),
+    (cv.LevenbergMarquardt, "maximum", (INF,), POSITIVE),
+    (cv.ScheduledDamping, "schedule", (1e-3,), FUNCTION),
+    (cv.ScheduledLearningRate, "schedule", (1e-3,), FUNCTION),
+    (cv.KLTrustRegion, "delta", (0.0, -1.0), POSITIVE),
+    (cv.KLTrustRegion, "decrease_factor", (0.0,), POSITIVE),
+    (cv.KLTrustRegion, "decrease_factor", (1.0,), "must be less than 1"),
+    (cv.Spring, "decay", (1.0, 1.5, -0.1, NAN, np.ones(2)), "must"),
+    (cv.WarmStart, "decay", (1.5, -0.1, NAN, np.ones(2)), "must"),
+    (functools.partial(cv.NaturalGradient, OBJECTIVE), "max_search_steps", (0, 2.5), INTEGER),
+    (functools.partial(cv.ProximalPoint, OBJECTIVE), "strength", (0.0,), POSITIVE),
+    (functools.partial(cv.ProximalPoint, OBJECTIVE), "max_steps", (0,), INTEGER),
+    (functools.partial(cv.Minimiser, SGD, 1e-3, 1e-3), "max_rejections", (0,), INTEGER),
+    (functools.partial(cv.Averaged, SGD), "decay", (0.0, 1.0, 1, -0.1, NAN, "0.9"), "must"),
+    (functools.partial(cv.MovingAverage, cv.GaussNewton()), "decay", (0.0, 1.0, -0.1, NAN), "must"),
+    (
+        functools.partial(cv.FirstExamples, cv.GaussNewton()),
+        *("examples", (0, -1, 2.5, True), INTEGER),
+    ),
+    (cv.SampledFisher, "samples", (0, -1, 2.5, 1.0, True, "2", None), INTEGER),
+    (cv.Gaussian, "variance", (0.0, -1.0, NAN, INF), POSITIVE),
+    (cv.Categorical, "smoothing", (-0.1, 1.0, NAN, "a"), "must"),
+    (TERM, "weight", (-1.0, NAN, INF), NOT_NEGATIVE),
+    (cv.Objective, "terms", ({}, {"a": cv.Categorical()}, {"a": None}), "must be a dictionary"),
+]
+
+
+def named(make, argument):
+    function = make.func if isinstance(make, functools.partial) else make
+    return f"{function.__name__}({argument}=...)"
+
+
+IDS = [named(make, argument) for make, argument, *_ in ARGUMENTS]
+
+
+@pytest.mark.parametrize(("make", "argument", "values", "said"), ARGUMENTS, ids=IDS)
+def test_a_bad_setting_is_refused(make, argument, values, said):
+    for value in values:
+        got = f"got {value}" if isinstance(value, int | float) else "got "
+        sentence = re.escape(f"`{named(make, argument)}` {said}") + ".*" + re.escape(got)
+        with pytest.raises(ValueError, match=sentence):
+            make(**{argument: value})
+
+
+BOUNDS = r"`LevenbergMarquardt\(.*\)` must satisfy minimum ≤ initial ≤ maximum"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: cv.LevenbergMarquardt(1.0, minimum=2.0), BOUNDS),
+        (lambda: cv.LevenbergMarquardt(1.0, maximum=0.5), BOUNDS),
+        (
+            lambda: cv.ScheduledDamping(lambda step: 0.0).init(jnp.ones(2)),
+            r"`ScheduledDamping\(schedule=...\)\(0\)` must be a pos",
+        ),
+        (lambda: cv.NaturalGradient(OBJECTIVE, damping=-1.0), "finite number ≥ 0, got -1.0"),
+        (lambda: cv.NaturalGradient(OBJECTIVE, damping=NAN), "finite number ≥ 0, got nan"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("l2", [-0.1, NAN, INF, np.ones(2), "0.1"])
+def test_a_penalty_that_is_none_is_refused_by_every_objective(l2):
+    for make in (
+        functools.partial(cv.Supervised, cv.Categorical()),
+        functools.partial(cv.Autoencoding, cv.Bernoulli()),
+        functools.partial(cv.Objective, {"a": TERM()}),
+    ):
+        with pytest.raises(ValueError, match=r"`l2=...` must be a finite number ≥ 0, got"):
+            make(l2=l2)
