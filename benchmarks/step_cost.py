@@ -5,8 +5,8 @@ gradients, as a multiple of a hand-written jitted SGD step and of a gradient of 
 batch: inside one `lax.scan` over distinct batches, where dispatch flatters nobody, and called once
 per step from Python, as the training loop does. Beside the exact solves stand the least that they
 can cost, and what the JAX tutorial on natural gradients paid. Then rows by the structure of the
-layers against rows example by example, memory, the cost of one product, and what the loop adds to
-a step. All ratios are taken within one round of one run.
+layers against rows example by example, memory, steps of many seeds under `vmap`, the cost of one
+product, and what the loop adds to a step. All ratios are taken within one round of one run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.table import Table
 import curvature as cv
 from training import machine
 
-from . import exact_solves, loop_cost, stepping
+from . import exact_solves, loop_cost, many_seeds, stepping
 from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
 from .timing import Rounds
 
@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
         [exact_solves.measure_ways(problem, rounds) for problem in IMAGES],
     )
     memory = shown("Memory", [exact_solves.measure_memory(PROBLEMS[-1])])
+    seeds = shown("Steps of many seeds under vmap", [many_seeds.measure(rounds)])
     steps = {
         problem.name: shown(
             f"A whole step, CG with {PRODUCTS} products: {problem.name}", measure(problem, rounds)
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
     )
     if options.json:
         figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
-        figures |= {"steps": steps, "products": products, "loop": loop}
+        figures |= {"seeds": seeds, "steps": steps, "products": products, "loop": loop}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
 
 

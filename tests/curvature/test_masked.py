@@ -139,7 +139,8 @@ def test_one_position_may_be_the_whole_example():
 def test_the_domain_is_that_of_the_positions_that_count():
     loss, labels = cv.Masked(cv.Categorical()), np.asarray([[0, -100, 1], [0, 2, 2]])
     masks = np.stack([MASK, MASK])
-    both = jax.jit(jax.vmap(lambda y: (loss.in_domain(Z, y), jnp.isnan(loss.nll(Z, y)))))
+    z = jnp.asarray(Z)
+    both = jax.jit(jax.vmap(lambda y: (loss.in_domain(z, y), jnp.isnan(loss.nll(z, y)))))
     in_domain, is_nan = both((labels, masks))
     assert in_domain.tolist() == [True, False]
     assert is_nan.tolist() == [False, True]

@@ -86,6 +86,7 @@ def test_whatever_is_recorded_is_drawn(losses, write_run, tmp_path):
     assert drawn == any(loss is not None for of_run in losses for loss in of_run)
 
 
+@pytest.mark.slow
 def test_a_hundred_configurations(write_run, tmp_path):
     for number in range(100):
         write_run(str(number), {"lr": number})
