@@ -546,14 +546,21 @@ def test_vmap_gives_every_right_hand_side_its_own_solve():
 
 
 def test_vmap_with_restarts_is_the_loop():
-    """Where residuals are computed anew at different times in different lanes."""
+    """Where residuals are computed anew at different times in different lanes.
+
+    Rounding differs between the two. What a lane is short of its minimum, where `max_steps` cuts
+    it off, differs with it.
+    """
     problems, solver = adversarial("badly scaled columns"), cg(1e-4, 300)
     _, stats, successful = solve_all(*problems, solver)
     for i in range(0, CASES, 8):
-        lane = (a[i : i + 1] for a in problems)
+        lane = [a[i : i + 1] for a in problems]
         _, alone, alone_successful = _solve_all(*lane, _of_dtype(solver, np.float32))
         assert successful[i] == alone_successful[0]
-        np.testing.assert_allclose(stats["quadratic"][i], alone["quadratic"][0], rtol=1e-3)
+        J, damping, b = (a[0].astype(np.float64) for a in lane)
+        minimum = -b @ np.linalg.solve(J.T @ J + damping * np.eye(SIZE), b) / 2
+        short, alone_short = stats["quadratic"][i] - minimum, alone["quadratic"][0] - minimum
+        np.testing.assert_allclose(short, alone_short, rtol=0.2, atol=1e-3 * abs(minimum))
 
 
 def test_an_operator_not_known_to_be_definite_is_refused():

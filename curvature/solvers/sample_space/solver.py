@@ -63,11 +63,11 @@ class SampleSpace(AbstractSymmetricSolver):
     singular; refinement then solves for λ.
 
     **Error:** ‖b − (C + λI)d‖₂ is within ten times that which a dense backward-stable solve in the
-    same precision warrants, eps (‖C‖ + λ)‖d‖. A solution for which that is in doubt, since terms
-    far larger than d cancel in it, is refined by products with C: two or three, some twenty where λ
-    is below the rounding error of C. Any vector but the gradient takes at least two. Where a
-    hundred times as much is left after refinement, so that products with C contradict its rows, the
-    result is `RESULTS.stagnation`.
+    same precision warrants, eps (‖C‖ + λ)‖d‖, ‖C‖ in the Frobenius norm. A solution for which that
+    is in doubt, since terms far larger than d cancel in it, is refined by products with C: two or
+    three, some twenty where λ is below the rounding error of C. Any vector but the gradient takes
+    at least two. Where a hundred times as much is left after refinement, so that products with C
+    contradict its rows, the result is `RESULTS.stagnation`.
 
     With λ = 0 and C singular the result is the least-squares solution of least norm, C⁺b up to
     rounding, with `RESULTS.singular` where that leaves a residual.
