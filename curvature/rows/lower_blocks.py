@@ -24,8 +24,8 @@ class LowerBlocks(eqx.Module):
         """The Frobenius norm."""
         squared = jnp.zeros((), self.columns[0].dtype)
         for column in self.columns:
-            width = column.shape[1]
-            squared += jnp.sum(column[:width] ** 2) + 2 * jnp.sum(column[width:] ** 2)
+            top = column[: column.shape[1]]
+            squared += 2 * jnp.vdot(column, column) - jnp.vdot(top, top)
         return jnp.sqrt(squared)
 
     def shifted(self, damping: Float[Array, ""]) -> "LowerBlocks":

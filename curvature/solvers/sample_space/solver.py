@@ -207,10 +207,9 @@ def _solve_gradient(
         effective = rho + jnp.where(undamped, state.factor.solve(projected), 0)
     system = state.system(effective, projected, squared)
     weights, s = system.weights(), system.share
-    probes = jnp.stack([rho, weights], axis=1)
-    products = state.gram.symmetric_mv(probes)
-    image = system.image(products[:, 1])
-    squared_norm, b_squared = jnp.vdot(weights, image), jnp.vdot(rho, products[:, 0])
+    K_rho, K_weights = (state.gram.symmetric_mv(u[:, None])[:, 0] for u in (rho, weights))
+    image = system.image(K_weights)
+    squared_norm, b_squared = jnp.vdot(weights, image), jnp.vdot(rho, K_rho)
     combined = state.rows.cotangents(weights)
     if projected is not None and squared is not None:
         squared_norm += s * jnp.vdot(weights, projected) + s**2 * squared
