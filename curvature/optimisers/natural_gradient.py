@@ -208,7 +208,6 @@ class NaturalGradient(AbstractOptimiser):
     def _init_curvature(self, model: PyTree, trainable: PyTree, batch: PyTree | None) -> Any:
         if batch is None:
             return self.curvature.init(None)
-
         key = jax.random.key(0)
         shapes = eqx.filter_eval_shape(_linearised, self.objective, model, batch, trainable, key)
         return self.curvature.init(shapes)

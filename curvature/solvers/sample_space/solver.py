@@ -237,7 +237,7 @@ def _solution(
     vector_norm: Scalar,
     length: Scalar | None = None,
 ) -> Solution:
-    """The numbers of a refined solution; `length` bounds the terms of one that was not refined."""
+    """The numbers of a refined solution; `length`, of the terms of one that was not refined."""
     undamped, length_of_d = system.damping == 0, jnp.sqrt(found.squared_norm)
     # Of the rounding of d: that of its terms, or of d itself once it has been refined.
     if length is not None:
