@@ -71,7 +71,7 @@ class DensePart(AbstractPart):
 def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
     """A aᵀ, of which the blocks above the diagonal are copies."""
     n = len(a)
-    if n <= block_width():
+    if n <= block_width(n):
         return a @ a.T
     half = n // 2
     first, second = symmetric_product(a[:half]), symmetric_product(a[half:])

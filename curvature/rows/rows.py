@@ -9,9 +9,6 @@ from ._base import AbstractPart, Slab
 from .lower_blocks import LowerBlocks
 from .width import block_width
 
-# More blocks than this would make long programs, which take long to compile.
-_MOST_BLOCKS = 24
-
 
 class Rows(eqx.Module):
     """The rows A (m × P) of a pullback C = AᵀA, behind what a solver needs of them.
@@ -85,8 +82,7 @@ class Rows(eqx.Module):
 
     def _slabs(self) -> list[Slab]:
         """All rows, in blocks of nearly equal size."""
-        width = max(block_width(), -(-self.size // _MOST_BLOCKS))
-        width = max(1, min(width, self.most_rows))
+        width = min(block_width(self.size), self.most_rows)
         slabs = []
         for t, columns in enumerate(self.columns):
             r, n = columns.shape[:2]

@@ -207,7 +207,7 @@ def _solve_gradient(
         effective = rho + jnp.where(undamped, state.factor.solve(projected), 0)
     system = state.system(effective, projected, squared)
     weights, s = system.weights(), system.share
-    K_rho, K_weights = (state.gram.symmetric_mv(u[:, None])[:, 0] for u in (rho, weights))
+    K_rho, K_weights = state.gram.symmetric_mv(jnp.stack([rho, weights], axis=1)).T
     image = system.image(K_weights)
     squared_norm, b_squared = jnp.vdot(weights, image), jnp.vdot(rho, K_rho)
     combined = state.rows.cotangents(weights)
