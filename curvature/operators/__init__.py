@@ -1,4 +1,7 @@
-from ._base import AbstractPositiveOperator as AbstractPositiveOperator
+from ._base import (
+    AbstractInvertibleOperator as AbstractInvertibleOperator,
+    AbstractPositiveOperator as AbstractPositiveOperator,
+)
 from .damped import DampedOperator as DampedOperator, damped as damped
 from .dense import DenseOperator as DenseOperator
 from .pullback import PullbackOperator as PullbackOperator

@@ -5,7 +5,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Scalar
 
 # How many columns of a dense matrix are worked on at a time.
 _CHUNK = 64
@@ -27,6 +27,14 @@ class AbstractPositiveOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return self.in_structure()
+
+
+class AbstractInvertibleOperator(AbstractPositiveOperator):
+    """One whose damped inverse is known: a structure of a curvature, such as its diagonal."""
+
+    @abc.abstractmethod
+    def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
+        """(C + λI)⁻¹ for λ > 0, exact up to rounding."""
 
 
 def matrix_by_products(operator: lx.AbstractLinearOperator) -> Float[Array, "P P"]:
