@@ -1,13 +1,13 @@
-import equinox as eqx
-import jax.numpy as jnp
+import jax
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import PRNGKeyArray, ScalarLike
 
 from .._checks import fraction, scalar
-from .._trees import select, work_dtype
+from .._trees import work_dtype
 from ..linearisation import AbstractLinearisation
 from ..operators import DenseOperator
+from ._average import Average
 from ._base import AbstractCurvature
 
 _MOST = 8192
@@ -21,13 +21,6 @@ _NO_BATCH = (
     "`MovingAverage(of, decay)` has a state whose shape depends on the weights: pass a batch, "
     "`opt.init(model, batch=batch)`; shapes are enough."
 )
-
-
-class _State(eqx.Module):
-    """(1 − β) Σ_s β^(t−s) C_s, and t."""
-
-    total: Float[Array, "P P"]
-    steps: Int[Array, ""]
 
 
 class MovingAverage(AbstractCurvature):
@@ -55,27 +48,22 @@ class MovingAverage(AbstractCurvature):
     ) -> lx.AbstractLinearOperator:
         return self.of.operator(linearisation, key=key)
 
-    def init(self, linearisation: AbstractLinearisation | None) -> PyTree[Array]:
+    def init(self, linearisation: AbstractLinearisation | None) -> Average:
         if linearisation is None:
             raise ValueError(_NO_BATCH)
         leaves = jtu.tree_leaves(linearisation.params)
         size = sum(leaf.size for leaf in leaves)
         if size > _MOST:
             raise ValueError(_TOO_MANY.format(found=size))
-        return _State(jnp.zeros((size, size), work_dtype(leaves)), jnp.zeros((), jnp.int32))
+        return Average.zeros(jax.ShapeDtypeStruct((size, size), work_dtype(leaves)))
 
     def update(
         self,
         linearisation: AbstractLinearisation,
-        state: _State,
+        state: Average,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[lx.AbstractLinearOperator, _State]:
-        operator, dtype = self.of.operator(linearisation, key=key), state.total.dtype
-        matrix, beta = operator.as_matrix().astype(dtype), jnp.asarray(self.decay, dtype)
-        new = _State(state.total + (1 - beta) * (matrix - state.total), state.steps + 1)
-        new = select(jnp.all(jnp.isfinite(matrix)), new, state)
-        # 1 − βᵗ; 1 as long as no batch was finite.
-        weight: Scalar = -jnp.expm1(new.steps.astype(dtype) * jnp.log(beta))
-        average = new.total / jnp.where(new.steps == 0, 1, weight)
-        return DenseOperator(average, operator.in_structure()), new
+    ) -> tuple[lx.AbstractLinearOperator, Average]:
+        operator = self.of.operator(linearisation, key=key)
+        new = state.update(operator.as_matrix(), self.decay)
+        return DenseOperator(new.value(self.decay), operator.in_structure()), new

@@ -1,0 +1,54 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Int, PyTree, ScalarLike
+
+from .._trees import select
+
+
+class Average(eqx.Module):
+    """The exponential average of a pytree over steps, with the bias of its start corrected.
+
+        (1 − β) Σ_s β^(t−s) x_s / (1 − β^t),    s = 1 … t
+
+    The correction is that of Kingma and Ba 2015, section 3. Each array is averaged in its own
+    precision.
+
+    - `total`: (1 − β) Σ_s β^(t−s) x_s.
+    - `steps`: t. A value that is not finite is not counted.
+    """
+
+    total: PyTree[Array]
+    steps: Int[Array, ""]
+
+    @staticmethod
+    def zeros(shapes: PyTree[Array | jax.ShapeDtypeStruct]) -> "Average":
+        """Before the first value; of `shapes`, arrays or not, shapes and dtypes count alone."""
+        total = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return Average(total, jnp.zeros((), jnp.int32))
+
+    def update(self, value: PyTree[Array], decay: ScalarLike) -> "Average":
+        """With one more value.
+
+        **Arguments:** `value`, x; where any of its numbers is not finite, the average stays as it
+        was; `decay`, β in [0, 1).
+        """
+        value = jtu.tree_map(lambda x, total: x.astype(total.dtype), value, self.total)
+
+        def mixed(total: Array, x: Array) -> Array:
+            return total + (1 - jnp.asarray(decay, total.dtype)) * (x - total)
+
+        new = Average(jtu.tree_map(mixed, self.total, value), self.steps + 1)
+        finite = [jnp.all(jnp.isfinite(x)) for x in jtu.tree_leaves(value)]
+        return select(jnp.all(jnp.stack(finite)), new, self)
+
+    def value(self, decay: ScalarLike) -> PyTree[Array]:
+        """The average; zero as long as no value was finite. `decay` is that of the updates."""
+
+        def corrected(total: Array) -> Array:
+            # 1 − β^t without cancellation; at t = 0 the total is zero, whatever divides it.
+            steps = jnp.maximum(self.steps, 1).astype(total.dtype)
+            return total / -jnp.expm1(steps * jnp.log(jnp.asarray(decay, total.dtype)))
+
+        return jtu.tree_map(corrected, self.total)
