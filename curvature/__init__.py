@@ -13,6 +13,8 @@ from .curvatures import (
     AbstractCoveringPullback as AbstractCoveringPullback,
     AbstractCurvature as AbstractCurvature,
     AbstractPullback as AbstractPullback,
+    AbstractStructure as AbstractStructure,
+    Diagonal as Diagonal,
     Divergence as Divergence,
     EmpiricalFisher as EmpiricalFisher,
     ExactFisher as ExactFisher,
@@ -65,6 +67,7 @@ from .objective import (
     Term as Term,
 )
 from .operators import (
+    AbstractInvertibleOperator as AbstractInvertibleOperator,
     AbstractPositiveOperator as AbstractPositiveOperator,
     DampedOperator as DampedOperator,
     damped as damped,
@@ -82,4 +85,10 @@ from .optimisers import (
     evaluated as evaluated,
 )
 from .searches import KLTrustRegion as KLTrustRegion, ScheduledLearningRate as ScheduledLearningRate
-from .solvers import CG as CG, Auto as Auto, Plan as Plan, SampleSpace as SampleSpace
+from .solvers import (
+    CG as CG,
+    Auto as Auto,
+    Plan as Plan,
+    SampleSpace as SampleSpace,
+    Structured as Structured,
+)

@@ -4,3 +4,4 @@ from .cg import CG as CG
 from .direction import solve as solve
 from .plan import Plan as Plan, name_of as name_of, plan_for as plan_for
 from .sample_space import SampleSpace as SampleSpace
+from .structured import Structured as Structured

@@ -79,7 +79,10 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
 
 
 class Elementwise(AbstractSymmetricSolver):
-    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector."""
+    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
+
+    A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
+    """
 
     def solve(
         self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
@@ -96,8 +99,13 @@ class Elementwise(AbstractSymmetricSolver):
         self, state: PyTree[Array], vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         del options
-        x = jtu.tree_map(jnp.divide, vector, state)
+        x = jtu.tree_map(_quotient, vector, state)
         return x, lx.RESULTS.successful, {"num_steps": 0}
+
+
+def _quotient(b: Array, d: Array) -> Array:
+    nothing = (b == 0) & (d == 0)
+    return b / jnp.where(nothing, 1, d)
 
 
 def relative(residual: Scalar, vector_norm: Scalar) -> Scalar:

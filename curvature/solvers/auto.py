@@ -4,10 +4,11 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ..operators import DampedOperator, PullbackOperator
+from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ._base import Elementwise
 from .cg import CG
 from .sample_space import SampleSpace
+from .structured import Structured
 
 _AutoState: TypeAlias = tuple[lx.AbstractLinearSolver, Any]
 
@@ -18,12 +19,13 @@ _MOST_DENSE = 4096
 class Auto(lx.AbstractLinearSolver):
     """Chooses a solver for C + λI by the first of these rules that applies.
 
-    1. C is diagonal (`Identity`): division, exact.
-    2. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
+    1. C is diagonal (`Identity`, `Diagonal`): division, exact. With λ = 0, 0/0 is 0.
+    2. C is another structure (`LowRank`): its own damped inverse, exact. Where λ may be zero, `cg`.
+    3. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
        `lineax.Cholesky()`, exact. Not where λ may be zero, since C + λI may then be singular.
-    3. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
+    4. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
        and they are fewer than the weights, or λ may be zero: `sample_space`, exact.
-    4. Else `cg`.
+    5. Else `cg`.
 
     The rules look at the number of rows m, the number of weights P and the kind of C alone, so that
     the choice does not depend on versions or devices. `opt.plan(...)` says what is chosen, and what
@@ -46,6 +48,8 @@ class Auto(lx.AbstractLinearSolver):
         if positive_damping is None:
             positive_damping = _is_positive(operator)
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
+        if isinstance(inner, AbstractInvertibleOperator):
+            return Structured() if positive_damping and inner is not operator else self.cg
         parameters = operator.in_size()
         small = positive_damping and parameters <= _MOST_DENSE
         if not isinstance(inner, PullbackOperator):

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import jax.tree_util as jtu
 import lineax as lx
 
-from ..operators import DampedOperator, PullbackOperator
+from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ..rows import Cost, Layout, cost_of, memory_of
 from ._base import Elementwise
 from .auto import Auto
@@ -27,7 +27,7 @@ class Plan:
     - `solver`: the one that is used.
     - `parameters`, `rows`: P, and the m of C = AᵀA; None for an operator that is not made of rows.
     - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
-      counting operations; None for a solver of which nothing is known.
+      counting operations; None for a solver or a C (a structure) of which nothing is known.
     - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
     - `others`: the same cost for other solvers, by their name.
     """
@@ -67,11 +67,15 @@ class _Costs:
             self.layout = inner.layout()
             cost = cost_of(self.layout)
         self.cost, self.diagonal = cost, lx.is_diagonal(operator)
+        # What it costs to make a structure is more than to solve with it, and not known here.
+        self.structured = isinstance(inner, AbstractInvertibleOperator)
         leaves = jtu.tree_leaves(operator.in_structure())
         self.itemsize = max((leaf.dtype.itemsize for leaf in leaves), default=0)
 
     def gradients(self, solver: lx.AbstractLinearSolver) -> float | None:
         """Gradient and solve, in gradients; of an iterative solver, the most that it may take."""
+        if self.structured:
+            return None
         gradient, P = self.cost.gradient + _PASS, self.parameters
         match solver:
             case Elementwise():

@@ -1,0 +1,2 @@
+from ._base import AbstractStructure as AbstractStructure
+from .diagonal import Diagonal as Diagonal

@@ -1,0 +1,36 @@
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ._base import AbstractInvertibleOperator
+
+
+class DiagonalOperator(AbstractInvertibleOperator):
+    """A diagonal matrix on the trainable weights.
+
+    **Arguments:** `values`, a number ≥ 0 for each weight, in the places of the weights.
+    """
+
+    values: PyTree[Float[Array, "..."]]
+
+    def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        return jtu.tree_map(jnp.multiply, self.values, vector)
+
+    def as_matrix(self) -> Float[Array, "P P"]:
+        return jnp.diag(self.diagonal())
+
+    def diagonal(self) -> Float[Array, " P"]:
+        return jfu.ravel_pytree(self.values)[0]
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.values)
+
+    def inverse(self, damping: Scalar) -> "DiagonalOperator":
+        inverted = jtu.tree_map(lambda d: 1 / (d + damping.astype(d.dtype)), self.values)
+        return DiagonalOperator(inverted)
+
+
+lx.is_diagonal.register(DiagonalOperator)(lambda operator: True)

@@ -1,0 +1,45 @@
+from typing import Any
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from ..operators import AbstractInvertibleOperator, AbstractPositiveOperator, DampedOperator
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
+
+_NO_INVERSE = (
+    "`Structured()` solves by the damped inverse that a structure knows, and `{found}` has none: "
+    "give the curvature a structure, such as `Diagonal(of)` (on the command line "
+    "`structure=diagonal`), or take another solver, such as `Auto()` (`solver=auto`)."
+)
+
+
+class Structured(AbstractSymmetricSolver):
+    """(C + λI)⁻¹ of a structure, such as `Diagonal`, by its own inverse; exact up to rounding.
+
+    Needs λ > 0. With λ = 0 the solution is not finite where C is singular: lineax then reports a
+    singular operator, and a step is rejected. `Auto` takes another solver where λ may be zero.
+    """
+
+    def solve(
+        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+    ) -> Solution:
+        del start
+        return solve_with(self, operator, b.vector())
+
+    def init(
+        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> AbstractPositiveOperator:
+        del options
+        damping = jnp.zeros(())
+        if isinstance(operator, DampedOperator):
+            operator, damping = operator.operator, operator.damping
+        if not isinstance(operator, AbstractInvertibleOperator):
+            raise ValueError(_NO_INVERSE.format(found=type(operator).__name__))
+        return operator.inverse(damping)
+
+    def compute(
+        self, state: AbstractPositiveOperator, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        del options
+        return state.mv(vector), lx.RESULTS.successful, {"num_steps": 0}

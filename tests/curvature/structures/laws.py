@@ -1,0 +1,99 @@
+"""What every structure is held to, in float64, against the dense C of the table's cases."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+import curvature as cv
+from tests.curvature import cases
+from tests.curvature.cases import CURVATURES, MODELS, product
+from tests.curvature.references import references
+from tests.curvature.tools import distance
+
+PULLBACKS = tuple(name for name in CURVATURES if name != "identity")
+# Every model with one likelihood, and every likelihood with one model.
+PAIRS = [(model, cases.ONE.get(model, "categorical")) for model in MODELS]
+PAIRS += [("tanh", likelihood) for likelihood in ("bernoulli", "gaussian")]
+QUICK = [("tanh", "categorical")]
+DAMPINGS = (1e-8, 1e-5, 1e-2, 1.0, 10.0)
+
+Structure = Callable[[cv.AbstractPullback], cv.AbstractStructure]
+
+
+def evaluated(
+    model: str,
+    likelihood: str,
+    structure: Structure,
+    key: PRNGKeyArray,
+    of_key: PRNGKeyArray | None = None,
+    names: tuple[str, ...] = PULLBACKS,
+) -> dict[str, tuple[lx.AbstractLinearOperator, np.ndarray]]:
+    """The structure of every pullback curvature, as one program, beside the dense C.
+
+    `key` is the structure's, `of_key` the one that it hands on to its curvature, by default `key`.
+    """
+    of_key = key if of_key is None else of_key
+    case = MODELS[model](likelihood)
+
+    @eqx.filter_jit
+    def library(model: Any, batch: Any) -> Any:
+        here = case.objective.linearise(model, batch, trainable=case.trainable, key=case.key)
+        found = {
+            name: structure(cases.curvature(name, likelihood)).operator(here, key=key)
+            for name in names
+        }
+        sampled = cases.curvature("true_fisher", likelihood).operator(here, key=of_key)
+        return found, [term.keys for term in here.terms], sampled.factors
+
+    found, keys, factors = library(case.model, case.batch)
+    terms = [replace(term, keys=k) for term, k in zip(case.terms, keys, strict=True)]
+    dense = references(replace(case, terms=terms), [S.matrix for S in factors], names)
+    return {name: (found[name], dense[name]) for name in names if name in dense}
+
+
+@eqx.filter_jit
+def _numbers(operator: Any, dampings: Array, vector: Array) -> Any:
+    def inverse(damping: Array) -> Any:
+        inverse = operator.inverse(damping)
+        return inverse.as_matrix(), product(inverse, vector), lx.diagonal(inverse)
+
+    numbers = operator.as_matrix(), product(operator, vector), lx.diagonal(operator)
+    return numbers, jax.vmap(inverse)(dampings)
+
+
+def check_operator(operator: Any, *, condition: bool = True) -> None:
+    """Products, diagonal and damped inverses are those of the operator's own matrix, which is PSD.
+
+    **Arguments:** `condition`, whether the inverse may lose digits by its condition number.
+    """
+    size = operator.in_size()
+    vector = np.random.default_rng(1).normal(size=size)
+    (matrix, applied, diagonal), inverses = jax.tree.map(
+        np.asarray, _numbers(operator, jnp.asarray(DAMPINGS), jnp.asarray(vector))
+    )
+    values = np.linalg.eigvalsh(matrix)
+    assert distance(matrix, matrix.T) <= 1e-13
+    assert values[0] >= -1e-13 * values[-1]
+    assert distance(applied, matrix @ vector) <= 1e-13
+    assert distance(diagonal, np.diag(matrix)) <= 1e-13
+    for damping, inverted, solved, of_inverse in zip(DAMPINGS, *inverses, strict=True):
+        expected = np.linalg.inv(matrix + damping * np.eye(size))
+        # Neither the dense inverse nor any other has more digits.
+        digits = 1e-13 + 10 * np.finfo(float).eps * condition * (values[-1] + damping) / damping
+        assert distance(inverted, expected) <= digits, damping
+        assert distance(solved, expected @ vector) <= digits, damping
+        assert distance(of_inverse, np.diag(expected)) <= digits, damping
+    assert lx.is_symmetric(operator)
+    assert lx.is_positive_semidefinite(operator)
+
+
+def ravelled(tree: Any) -> np.ndarray:
+    return np.asarray(jfu.ravel_pytree(tree)[0])
