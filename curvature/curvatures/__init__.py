@@ -11,4 +11,8 @@ from .gauss_newton import GaussNewton as GaussNewton
 from .identity import Identity as Identity
 from .moving_average import MovingAverage as MovingAverage
 from .sampled_fisher import SampledFisher as SampledFisher
-from .structures import AbstractStructure as AbstractStructure, Diagonal as Diagonal
+from .structures import (
+    AbstractStructure as AbstractStructure,
+    Diagonal as Diagonal,
+    LowRank as LowRank,
+)
