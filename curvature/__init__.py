@@ -24,6 +24,7 @@ from .curvatures import (
     FirstExamples as FirstExamples,
     GaussNewton as GaussNewton,
     Identity as Identity,
+    LowRank as LowRank,
     MovingAverage as MovingAverage,
     SampledFisher as SampledFisher,
 )

@@ -17,4 +17,5 @@ from .structures import (
     AbstractStructure as AbstractStructure,
     BlockDiagonal as BlockDiagonal,
     Diagonal as Diagonal,
+    LowRank as LowRank,
 )

@@ -188,11 +188,13 @@ def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:
     return jax.hessian(lambda flat: fn(flat.reshape(z.shape)))(z.ravel())
 
 
-def needed_key(curvature: object, key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """`key`, or an error that says who needs one."""
+def needed_key(
+    curvature: object, key: PRNGKeyArray | None, *, draws: str = "targets"
+) -> PRNGKeyArray:
+    """`key`, or an error that says who needs one; `draws` is what for."""
     if key is None:
         raise ValueError(
-            f"`{type(curvature).__name__}` draws targets and needs a key: pass `key=...` "
+            f"`{type(curvature).__name__}` draws {draws} and needs a key: pass `key=...` "
             "(for example `jax.random.key(0)`), got None."
         )
     return key

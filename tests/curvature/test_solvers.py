@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from curvature.solvers._base import Elementwise
 from tests.curvature.tools import distance, flat, float64, jacobians
 from tests.selection import slow_but
 
@@ -173,6 +174,18 @@ def repeated(batch, times):
     return jtu.tree_map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), batch)
 
 
+def structured(structure):
+    """Of a model and a batch, the damped operator of a structure."""
+
+    def make(model, batch):
+        linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
+        return cv.damped(structure.operator(linearisation, key=jax.random.key(0)), 1e-3)
+
+    return make
+
+
+DIAGONAL = structured(cv.Diagonal(cv.GaussNewton()))
+LOW_RANK = structured(cv.LowRank(cv.GaussNewton(), 3))
 MEDIUM = network(width=128, depth=1)  # 100k weights, 64 × 9 rows
 SMALL = network(width=4, depth=1)  # 3,190 weights
 
@@ -182,6 +195,9 @@ SMALL = network(width=4, depth=1)  # 3,190 weights
     [
         (matrix, (4096,), lx.Cholesky),
         (matrix, (4097,), cv.CG),
+        # By division, and by an inverse that is known.
+        (DIAGONAL, SMALL, Elementwise),
+        (LOW_RANK, SMALL, cv.Structured),
         # As many rows as weights, or more, and few weights.
         (gauss_newton, (SMALL[0], repeated(SMALL[1], 6)), lx.Cholesky),
         # Fewer rows than weights, of few weights and of many.
@@ -200,6 +216,34 @@ def test_auto_does_not_factorise_where_damping_may_be_zero():
     assert type(chosen(gauss_newton, *many, positive_damping=False)) is cv.SampleSpace
     assert type(chosen(gauss_newton, *too_many, positive_damping=False)) is cv.CG
     assert type(cv.Auto().choose(eqx.tree_at(lambda C: C.damping, matrix(9), 0.0))) is cv.CG
+
+
+def test_auto_takes_the_inverse_of_a_structure_only_where_damping_is_positive():
+    assert type(chosen(LOW_RANK, *SMALL, positive_damping=False)) is cv.CG
+    assert type(chosen(lambda *at: LOW_RANK(*at).operator, *SMALL)) is cv.CG
+    assert type(chosen(DIAGONAL, *SMALL, positive_damping=False)) is Elementwise
+
+
+def test_an_operator_whose_inverse_is_not_known_is_refused():
+    said = r"`Structured\(\)` solves by .* `MatrixLinearOperator` has none: .*`solver=auto`"
+    with pytest.raises(ValueError, match=said):
+        lx.linear_solve(matrix(3), jnp.ones(3), cv.Structured())
+
+
+@pytest.mark.parametrize(
+    ("curvature", "solver"),
+    [
+        (cv.Diagonal(cv.GaussNewton()), "Elementwise"),
+        (cv.LowRank(cv.GaussNewton(), 3), "Structured"),
+    ],
+)
+def test_the_plan_of_a_structure_predicts_no_cost(curvature, solver):
+    plan = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature).plan(
+        *SMALL, key=jax.random.key(0)
+    )
+    assert plan.gradients is None
+    assert not plan.others
+    assert str(plan).startswith(f"3,190 parameters; {solver}")
 
 
 def test_auto_hands_on_its_own_solvers():

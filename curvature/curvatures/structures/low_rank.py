@@ -1,0 +1,97 @@
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from ..._checks import positive_int
+from ..._precision import full_precision
+from ..._trees import work_dtype
+from ...linearisation import AbstractLinearisation
+from ...operators import LowRankOperator
+from .._base import AbstractPullback, needed_key
+from ._base import AbstractStructure
+
+# How many products with C are made at a time: each holds a vector and the tangents of the outputs.
+_CHUNK = 16
+
+_TOO_LARGE = (
+    "`LowRank(rank=...)` must be at most the number of trainable weights, {size:,}, got {found:,}."
+)
+
+_NO_DERIVATIVE = (
+    "`LowRank` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
+    "equal. To differentiate a step take the curvature without a structure, or `Diagonal(of)`."
+)
+
+
+class LowRank(AbstractStructure):
+    """Nyström's approximation in a random subspace: (CΩ)(ΩᵀCΩ)⁺(CΩ)ᵀ = U diag(s) Uᵀ, of rank r.
+
+    Ω (P × r) has random orthonormal columns. The approximation never exceeds C, and is C where r is
+    at least the rank of C. Frangella, Tropp and Udell 2023, "Randomized Nyström preconditioning",
+    algorithm 2.1: C + νI with ν = √P ε ‖CΩ‖_F takes the place of C, and ν is subtracted at the end.
+    Without it ΩᵀCΩ cannot be factorised where r exceeds the rank of C.
+
+    - Costs r products with C and O(P r²) operations, and holds three P × r matrices.
+    - There is no average over the steps: each step has a subspace of its own, and needs a key.
+    - A derivative in the weights is refused.
+
+    **Arguments:** `of`, any pullback curvature; `rank`, r, at most the number of weights P.
+    """
+
+    of: AbstractPullback
+    rank: int
+
+    def __check_init__(self):
+        positive_int("LowRank(rank=...)", self.rank)
+
+    @full_precision
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> LowRankOperator:
+        of_key, test_key = jax.random.split(needed_key(self, key, draws="a random subspace"))
+        C = self.of.operator(linearisation, key=of_key)
+        size, dtype = C.in_size(), work_dtype(linearisation.params)
+        if self.rank > size:
+            raise ValueError(_TOO_LARGE.format(size=size, found=self.rank))
+        test, _ = jnp.linalg.qr(jax.random.normal(test_key, (size, self.rank), dtype))
+        vectors, values = _nystrom(test, _products(C, test))
+        return LowRankOperator(vectors, values, C.in_structure())
+
+
+def _products(C: lx.AbstractLinearOperator, columns: Float[Array, "P r"]) -> Float[Array, "P r"]:
+    """The products of C with some columns, a few at a time."""
+    zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), C.in_structure())
+    _, unravel = jfu.ravel_pytree(zeros)
+
+    def product(column: Float[Array, " P"]) -> Float[Array, " P"]:
+        return jfu.ravel_pytree(C.mv(unravel(column)))[0]
+
+    return jax.lax.map(product, columns.T, batch_size=_CHUNK).T
+
+
+@jax.custom_jvp
+def _nystrom(
+    test: Float[Array, "P r"], sketch: Float[Array, "P r"]
+) -> tuple[Float[Array, "P r"], Float[Array, " r"]]:
+    """U and s from Ω and Y = CΩ."""
+    shift = _shift(sketch)
+    sketch = sketch + shift * test
+    L = jnp.linalg.cholesky(test.T @ sketch)
+    root = jax.scipy.linalg.solve_triangular(L, sketch.T, lower=True).T
+    vectors, roots, _ = jnp.linalg.svd(root, full_matrices=False)
+    return vectors, jnp.maximum(roots**2 - shift, 0)
+
+
+@_nystrom.defjvp
+def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> None:
+    raise ValueError(_NO_DERIVATIVE)
+
+
+def _shift(sketch: Float[Array, "P r"]) -> Scalar:
+    """ν = √P ε ‖Y‖_F, positive for C = 0 too."""
+    info = jnp.finfo(sketch.dtype)
+    shift = len(sketch) ** 0.5 * info.eps * jnp.linalg.norm(sketch)
+    return jnp.maximum(shift, info.tiny**0.5)
