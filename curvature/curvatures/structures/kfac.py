@@ -124,7 +124,10 @@ class KFAC(AbstractStructure):
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
         bases = jax.lax.cond(
-            due(state.factors.steps, self.every), self._bases, lambda _: state.bases, factors
+            due(state.factors.steps, self.every),
+            lambda factors: self._bases(factors),
+            lambda _: state.bases,
+            factors,
         )
         operator = self._operator(factors, bases, partition, linearisation)
         return operator, _State(average, bases)
