@@ -64,9 +64,17 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
 
     @abc.abstractmethod
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
-        """Solves (C + λI) d = b for a step; `start` is where an iteration starts, None for zero."""
+        """Solves (C + λI) d = b for a step.
+
+        **Arguments:** `start`, where an iteration starts, None for zero; `preconditioner`, an
+        approximation of (C + λI)⁻¹ for it, or None. A direct solver has no use for either.
+        """
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return state, options
@@ -82,9 +90,13 @@ class Elementwise(AbstractSymmetricSolver):
     """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector."""
 
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
-        del start
+        del start, preconditioner
         return solve_with(self, operator, b.vector())
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:
