@@ -15,16 +15,19 @@ from ..operators import DampedOperator
 class RightHandSide(eqx.Module):
     """The vector b = Jᵀ cotangents + offset of a solve, which need not be formed.
 
-    - `linearisation`, `cotangents`: J, and one cotangent of the outputs [n, ...] per term.
+    - `linearisation`, `cotangents`: J, and the cotangents of the loss, [n, ...] per term; None for
+      any other vector, which is the offset alone.
     - `offset`: a vector, or None for 0.
     """
 
     linearisation: AbstractLinearisation
-    cotangents: tuple[Array, ...]
+    cotangents: tuple[Array, ...] | None
     offset: PyTree[Array] | None
 
     def vector(self) -> PyTree[Array]:
         """B, formed."""
+        if self.cotangents is None:
+            return self.offset
         pulled_back = self.linearisation.vjp(self.cotangents)
         if self.offset is None:
             return pulled_back

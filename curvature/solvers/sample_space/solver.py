@@ -126,7 +126,7 @@ class SampleSpace(AbstractSymmetricSolver):
             return solve_with(Elementwise(), operator, b.vector())
         pullback, damping = _split(operator)
         layout, linearisation = self._layout(pullback), pullback.linearisation
-        if not linearisation.whole:
+        if b.cotangents is None or not linearisation.whole:
             return _solve_any(_state(pullback.rows(layout), damping), b.vector())
         columns = columns_of(linearisation, pullback.factors)
         split = split_gradient(linearisation, columns, pullback.coefficients)
