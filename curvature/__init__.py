@@ -87,6 +87,7 @@ from .optimisers import (
     NaturalGradient as NaturalGradient,
     ProximalPoint as ProximalPoint,
     evaluated as evaluated,
+    scale_by_curvature as scale_by_curvature,
 )
 from .searches import KLTrustRegion as KLTrustRegion, ScheduledLearningRate as ScheduledLearningRate
 from .solvers import (

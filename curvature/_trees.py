@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PyTree, Scalar
@@ -55,6 +56,11 @@ def add_scaled(a: PyTree[Array], scalar: Scalar, b: PyTree[Array]) -> PyTree[Arr
 def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     """`new` where `pred`, else `old`, for every array."""
     return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)
+
+
+def constant(tree: PyTree) -> PyTree:
+    """The same, with derivatives of zero."""
+    return jtu.tree_map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
 
 
 # Larger arrays are not packed: they are not copied, and may lie on several devices.

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra
@@ -21,6 +22,7 @@ _GROUPS = (
     "objective",
     "likelihood",
     "curvature",
+    "preconditioner",
     "solver",
     "damping",
     "momentum",
@@ -28,12 +30,17 @@ _GROUPS = (
 )
 
 
-def instantiate(key: str, config: dict[str, Any]) -> Any:
+def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | None = None) -> Any:
     """Build the object that a plain, resolved configuration names; lists stay plain lists.
 
     Every `_target_` of the project passes through here.
 
-    **Arguments:** `key`: where the configuration stands, for the sentence; `config`.
+    **Arguments:**
+
+    - `key`: where the configuration stands, for the sentence.
+    - `config`: what to build.
+    - `wired`: keys that people write in another place than that where the parts hang, such as
+        `{"curvature.of": "curvature"}`; the longest first.
 
     **Raises:** `ConfigError` with the reason in one sentence.
     """
@@ -43,7 +50,8 @@ def instantiate(key: str, config: dict[str, Any]) -> Any:
     except InstantiationException as error:
         path = _FULL_KEY.search(str(error))
         full_key = path.group(1) if path else key
-        raise ConfigError(why_not(full_key, _at(config, full_key), _root(error))) from error
+        cause = _root(error)
+        raise ConfigError(why_not(full_key, _at(config, full_key), cause, wired)) from error
 
 
 def check_launcher(composed: DictConfig) -> None:
@@ -59,12 +67,17 @@ def check_launcher(composed: DictConfig) -> None:
         raise ConfigError(why_not("hydra.launcher", plain, _root(error))) from error
 
 
-def why_not(key: str, config: dict[str, Any], cause: BaseException) -> str:
-    """The sentence for `cause`, which building `config` at `key` has raised.
+def why_not(
+    key: str,
+    config: dict[str, Any],
+    cause: BaseException,
+    wired: Mapping[str, str] | None = None,
+) -> str:
+    """The sentence for `cause`, which building `config` at `key` has raised; `wired` as above.
 
     A sentence of the project's own (it names a call in backticks) speaks for itself.
     """
-    written = _as_written(key)
+    written = _as_written(key, wired or {})
     if isinstance(cause, TypeError):
         if argument := _UNEXPECTED.search(str(cause)):
             return f"`{written}.{argument[1]}` is not an argument of `{config['_target_']}`."
@@ -94,7 +107,11 @@ def _root(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _root(error.__cause__)
 
 
-def _as_written(path: str) -> str:
+def _as_written(path: str, wired: Mapping[str, str]) -> str:
     parts = path.split(".")
     starts = [index for index, part in enumerate(parts) if part in _GROUPS]
-    return ".".join(parts[starts[-1] :]) if starts else path
+    written = ".".join(parts[starts[-1] :]) if starts else path
+    for place, key in wired.items():
+        if f"{written}.".startswith(f"{place}."):
+            return key + written.removeprefix(place)
+    return written

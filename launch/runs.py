@@ -18,6 +18,9 @@ from .errors import ConfigError
 from .instantiation import instantiate, why_not
 from .job import Job
 
+# A structure hangs where the curvature does without one, and the curvature inside it.
+_WIRED = {"curvature.of": "curvature", "curvature": "structure"}
+
 
 def build(job: Job, *, shapes_only: bool = False) -> Run:
     """Everything that the job's training run needs.
@@ -48,9 +51,10 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     dataset = _parts_of(_dataset(json.dumps(config["dataset"])), settings)
     # An average wraps the optimiser that it is of.
     optimiser = "average" if config.get("average") else "optimiser"
+    structured = config["choices"].get("structure", "full") != "full"
     return Run(
         model=_model(config["model"], dataset, settings.seed, shapes_only=shapes_only),
-        optimiser=instantiate(optimiser, config[optimiser]),
+        optimiser=instantiate(optimiser, config[optimiser], _WIRED if structured else None),
         dataset=dataset,
         settings=settings,
         config=config,

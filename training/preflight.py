@@ -1,5 +1,6 @@
 """Refusing a run that cannot work, before anything is compiled or written."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -33,10 +34,26 @@ def preflight(run: Run) -> cv.Plan | None:
 
 
 def in_one_line(run: Run, plan: cv.Plan | None) -> str:
-    """What will run: parameters, rows, solver, its memory, and what a step costs in gradients."""
+    """What will run: parameters, rows, solver, its memory, and what a step costs in gradients.
+
+    Where the optimiser has a structure of a curvature, that is named first.
+    """
     if plan is not None:
-        return f"{run.label}: {plan}"
+        return f"{run.label}: {''.join(_structures(run.optimiser))}{plan}"
     return f"{run.label}: {run.parameters:,} parameters; nothing is solved, a step is one gradient"
+
+
+def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
+    """Each structure in the optimiser, with the field that it hangs in: its role."""
+
+    def is_structure(part: Any) -> bool:
+        return isinstance(part, cv.AbstractStructure)
+
+    for path, part in jax.tree.leaves_with_path(optimiser, is_leaf=is_structure):
+        if is_structure(part):
+            names = [getattr(entry, "name", "") for entry in path]
+            role = "preconditioner" if "preconditioner" in names else "curvature"
+            yield f"{role} {type(part).__name__} of {type(part.of).__name__}, "
 
 
 def _check_memory(plan: cv.Plan) -> None:

@@ -10,9 +10,9 @@ from jax.extend import core
 def operations(jaxpr: core.Jaxpr) -> int:
     """The floating-point operations of a computation, to within a small factor.
 
-    Matrix products and convolutions are counted as such, 2 for each product and sum; anything
-    else as one for each number that it makes. A loop of unknown length counts as one turn, a
-    branch as its longest.
+    Matrix products, convolutions, factorisations and triangular solves are counted as such, 2 for
+    each product and sum; anything else as one for each number that it makes. A loop of unknown
+    length counts as one turn, a branch as its longest.
     """
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
@@ -26,6 +26,12 @@ def _of_equation(equation: core.JaxprEqn) -> int:
         case "conv_general_dilated":
             kernel, out = _shape(equation.invars[1]), params["dimension_numbers"].rhs_spec[0]
             return 2 * made * math.prod(kernel) // max(kernel[out], 1)
+        case "cholesky":
+            return made * _shape(equation.invars[0])[-1] // 3
+        case "triangular_solve":
+            return made * _shape(equation.invars[0])[-1]
+        case "eigh":
+            return 9 * made * _shape(equation.invars[0])[-1]
     inner = [operations(jaxpr) for jaxpr in _inner(params)]
     if not inner:
         return made

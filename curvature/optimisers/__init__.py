@@ -12,4 +12,8 @@ from .natural_gradient import (
     NaturalGradient as NaturalGradient,
     NaturalGradientState as NaturalGradientState,
 )
+from .optax_face import (
+    ScaleByCurvatureState as ScaleByCurvatureState,
+    scale_by_curvature as scale_by_curvature,
+)
 from .proximal_point import ProximalPoint as ProximalPoint, ProximalPointState as ProximalPointState

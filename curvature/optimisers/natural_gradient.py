@@ -12,13 +12,13 @@ from .._checks import positive_int
 from .._precision import full_precision
 from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
-from ..damping import AbstractDamping, Batch, ConstantDamping, Step
+from ..damping import AbstractDamping, ConstantDamping, Step
 from ..linearisation import AbstractLinearisation
 from ..momentum import AbstractMomentum, Direction, NoMomentum
 from ..objective import AbstractObjective
-from ..operators import damped
+from ..operators import AbstractInvertibleOperator, damped
 from ..searches import SearchOutcome, evaluates, init_search, search_along
-from ..solvers import Auto, Plan, RightHandSide, Solution, chosen, name_of, plan_for, solve
+from ..solvers import Auto, Plan, RightHandSide, Solution, name_of
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -31,13 +31,14 @@ from ._base import (
     split,
     trainable_mask,
 )
+from ._system import States, System, batch_of, shapes_of
 
 
 class NaturalGradientState(eqx.Module):
     """Carried from step to step.
 
     - `steps`: how many were made, rejected ones included.
-    - `damping`, `search`, `curvature`: the states of these parts.
+    - `damping`, `search`, `curvature`, `preconditioner`: the states of these parts.
     - `direction`: d, where the momentum uses it.
     """
 
@@ -45,6 +46,7 @@ class NaturalGradientState(eqx.Module):
     damping: PyTree[Array]
     search: PyTree[Array]
     curvature: PyTree[Array]
+    preconditioner: PyTree[Array]
     direction: PyTree[Array] | None
     mask: Mask = eqx.field(static=True)
 
@@ -65,6 +67,9 @@ class NaturalGradient(AbstractOptimiser):
     - `objective`: see `Supervised` and `Objective`.
     - `curvature`: default `GaussNewton()`.
     - `solver`: any lineax solver for positive definite operators; default `Auto()`.
+    - `preconditioner`: any curvature P whose damped inverse is known, usually a structure such as
+      `Diagonal(of)`, or None. (P + λI)⁻¹ preconditions `CG`, with the λ of the step and the `l2` of
+      the objective. It has a state and draws of its own.
     - `damping`: λ as a number, or an `AbstractDamping`; default 1e-3.
     - `search`: any optimistix search; default `optimistix.LearningRate(1.0)`.
     - `momentum`: default `NoMomentum()`.
@@ -78,6 +83,7 @@ class NaturalGradient(AbstractOptimiser):
     objective: AbstractObjective
     curvature: AbstractCurvature
     solver: lx.AbstractLinearSolver
+    preconditioner: AbstractCurvature | None
     damping: AbstractDamping
     search: optx.AbstractSearch
     momentum: AbstractMomentum
@@ -88,6 +94,7 @@ class NaturalGradient(AbstractOptimiser):
         objective: AbstractObjective,
         curvature: AbstractCurvature | None = None,
         solver: lx.AbstractLinearSolver | None = None,
+        preconditioner: AbstractCurvature | None = None,
         damping: AbstractDamping | Any = 1e-3,
         search: optx.AbstractSearch | None = None,
         momentum: AbstractMomentum | None = None,
@@ -96,6 +103,7 @@ class NaturalGradient(AbstractOptimiser):
         self.objective = objective
         self.curvature = GaussNewton() if curvature is None else curvature
         self.solver = Auto() if solver is None else solver
+        self.preconditioner = preconditioner
         is_policy = isinstance(damping, AbstractDamping)
         self.damping = damping if is_policy else ConstantDamping(damping)
         self.search = optx.LearningRate(1.0) if search is None else search
@@ -104,6 +112,7 @@ class NaturalGradient(AbstractOptimiser):
 
     def __check_init__(self):
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
+        self._system()  # checks that its parts fit
 
     def init(
         self,
@@ -119,11 +128,13 @@ class NaturalGradient(AbstractOptimiser):
             zeros,
             lx.IdentityLinearOperator(jax.eval_shape(lambda: zeros)),
         )
+        states = self._system().init(shapes_of(self.objective, model, batch, trainable))
         return NaturalGradientState(
             steps=jnp.zeros((), jnp.int32),
             damping=self.damping.init(params),
             search=init_search(self.search, params, f_info),
-            curvature=self._init_curvature(model, trainable, batch),
+            curvature=states.curvature,
+            preconditioner=states.preconditioner,
             direction=zeros if self.momentum.uses_last() else None,
             mask=mask,
         )
@@ -142,11 +153,11 @@ class NaturalGradient(AbstractOptimiser):
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
         here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
-        C, curvature_state = self.curvature.update(here, state.curvature, key=curvature_key)
-        asked = Batch(state.steps, here.params, here.loss, here.loss_at, lambda: _rayleigh(here, C))
-        picked = self.damping.begin(state.damping, asked)
+        states = States(state.curvature, state.preconditioner)
+        C, P, new_states = self._system().update(here, states, key=curvature_key)
+        picked = self.damping.begin(state.damping, batch_of(here, C, state.steps))
         C = C if here.l2 is None else damped(C, here.l2)  # of the loss with its penalty
-        solver, found, direction = self._direction(C, here, picked.damping, state.direction)
+        solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
         outcome, predicted = self._search(C, here, direction, state.search)
         result, finite = _judged(here, found, direction, outcome, predicted)
         accepted, ratio = result == RESULTS.successful, None
@@ -161,11 +172,13 @@ class NaturalGradient(AbstractOptimiser):
         # What a search learns of a batch without a finite model is dropped; one that only counts
         # its steps learns nothing.
         learned = finite if evaluates(self.search) else jnp.ones_like(finite)
+        kept = select(finite, new_states, states)
         new_state = NaturalGradientState(
             steps=state.steps + 1,
             damping=self.damping.update(picked, taken),
             search=select(learned, outcome.state, state.search),
-            curvature=select(finite, curvature_state, state.curvature),
+            curvature=kept.curvature,
+            preconditioner=kept.preconditioner,
             direction=None if state.direction is None else _kept(accepted, direction.vector),
             mask=state.mask,
         )
@@ -201,20 +214,16 @@ class NaturalGradient(AbstractOptimiser):
     ) -> Plan:
         model_key, curvature_key = split(key)
         here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
-        C, _ = self.curvature.update(here, self.curvature.init(here), key=curvature_key)
-        whole = damped(C, jnp.ones((), here.loss.dtype))
-        return plan_for(self.solver, whole, positive_damping=self.damping.is_positive())
+        positive = self.damping.is_positive()
+        return self._system().plan(here, positive_damping=positive, key=curvature_key)
 
-    def _init_curvature(self, model: PyTree, trainable: PyTree, batch: PyTree | None) -> Any:
-        if batch is None:
-            return self.curvature.init(None)
-        key = jax.random.key(0)
-        shapes = eqx.filter_eval_shape(_linearised, self.objective, model, batch, trainable, key)
-        return self.curvature.init(shapes)
+    def _system(self) -> System:
+        return System(self.curvature, self.solver, self.preconditioner)
 
     def _direction(
         self,
         C: lx.AbstractLinearOperator,
+        P: AbstractInvertibleOperator | None,
         here: AbstractLinearisation,
         damping: Scalar,
         last: PyTree[Array] | None,
@@ -223,13 +232,19 @@ class NaturalGradient(AbstractOptimiser):
 
         The numbers of both are by the gradient and by C, the penalty included.
         """
-        whole, l2 = damped(C, damping), here.l2
-        solver = chosen(self.solver, whole, positive_damping=self.damping.is_positive())
+        l2 = here.l2
         gradient = RightHandSide(
             here, here.cotangents, None if l2 is None else scaled(l2, here.params)
         )
         offset = self.momentum.offset(last, damping)
-        found = solve(whole, gradient.plus(offset), self.momentum.start(last), solver=solver)
+        solver, found = self._system().solve(
+            C,
+            P,
+            damping,
+            gradient.plus(offset),
+            self.momentum.start(last),
+            positive_damping=self.damping.is_positive(),
+        )
         slope, metric, squared_norm = found.slope, found.metric, found.squared_norm
         if l2 is not None:
             metric = metric + l2.astype(metric.dtype) * squared_norm
@@ -265,24 +280,6 @@ class NaturalGradient(AbstractOptimiser):
             evaluate=self.damping.needs_reduction_ratio(),
         )
         return outcome, predicted_reduction(outcome.step_size)
-
-
-@eqx.filter_jit
-def _linearised(
-    objective: AbstractObjective, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray
-) -> AbstractLinearisation:
-    """The linearisation, for its shapes alone: jitted, so that it is traced once."""
-    return objective.linearise(model, batch, trainable=trainable, key=key)
-
-
-def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
-    """gᵀCg/gᵀg of the terms; NaN where g is zero or not finite.
-
-    The gradient is made anew: where this is not called it need not be made at all.
-    """
-    grad = here.vjp(here.cotangents)
-    unit = scaled(1 / norm(grad), grad)  # nothing is squared that could overflow
-    return vdot(unit, C.mv(unit))
 
 
 def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:

@@ -1,7 +1,16 @@
 from ._base import RightHandSide as RightHandSide, Solution as Solution
-from .auto import Auto as Auto, chosen as chosen
+from .auto import (
+    Auto as Auto,
+    check_preconditioned as check_preconditioned,
+    chosen as chosen,
+)
 from .cg import CG as CG
 from .direction import solve as solve
-from .plan import Plan as Plan, name_of as name_of, plan_for as plan_for
+from .plan import (
+    Plan as Plan,
+    Preconditioning as Preconditioning,
+    name_of as name_of,
+    plan_for as plan_for,
+)
 from .sample_space import SampleSpace as SampleSpace
 from .structured import Structured as Structured

@@ -15,16 +15,19 @@ from ..operators import DampedOperator
 class RightHandSide(eqx.Module):
     """The vector b = Jᵀ cotangents + offset of a solve, which need not be formed.
 
-    - `linearisation`, `cotangents`: J, and one cotangent of the outputs [n, ...] per term.
+    - `linearisation`, `cotangents`: J, and the cotangents of the loss, [n, ...] per term; None for
+      any other vector, which is the offset alone.
     - `offset`: a vector, or None for 0.
     """
 
     linearisation: AbstractLinearisation
-    cotangents: tuple[Array, ...]
+    cotangents: tuple[Array, ...] | None
     offset: PyTree[Array] | None
 
     def vector(self) -> PyTree[Array]:
         """B, formed."""
+        if self.cotangents is None:
+            return self.offset
         pulled_back = self.linearisation.vjp(self.cotangents)
         if self.offset is None:
             return pulled_back
@@ -64,9 +67,17 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
 
     @abc.abstractmethod
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
-        """Solves (C + λI) d = b for a step; `start` is where an iteration starts, None for zero."""
+        """Solves (C + λI) d = b for a step.
+
+        **Arguments:** `start`, where an iteration starts, None for zero; `preconditioner`, an
+        approximation of (C + λI)⁻¹ for it, or None. A direct solver has no use for either.
+        """
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return state, options
@@ -85,9 +96,13 @@ class Elementwise(AbstractSymmetricSolver):
     """
 
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
-        del start
+        del start, preconditioner
         return solve_with(self, operator, b.vector())
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:

@@ -19,13 +19,14 @@ _MOST_DENSE = 4096
 class Auto(lx.AbstractLinearSolver):
     """Chooses a solver for C + λI by the first of these rules that applies.
 
-    1. C is diagonal (`Identity`, `Diagonal`): division, exact. With λ = 0, 0/0 is 0.
-    2. C is another structure (`LowRank`): its own damped inverse, exact. Where λ may be zero, `cg`.
-    3. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
+    1. There is a preconditioner: `cg`, the one solver here that takes it.
+    2. C is diagonal (`Identity`, `Diagonal`): division, exact. With λ = 0, 0/0 is 0.
+    3. C is another structure (`LowRank`): its own damped inverse, exact. Where λ may be zero, `cg`.
+    4. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
        `lineax.Cholesky()`, exact. Not where λ may be zero, since C + λI may then be singular.
-    4. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
+    5. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
        and they are fewer than the weights, or λ may be zero: `sample_space`, exact.
-    5. Else `cg`.
+    6. Else `cg`.
 
     The rules look at the number of rows m, the number of weights P and the kind of C alone, so that
     the choice does not depend on versions or devices. `opt.plan(...)` says what is chosen, and what
@@ -36,13 +37,19 @@ class Auto(lx.AbstractLinearSolver):
     sample_space: SampleSpace = SampleSpace(max_rows=4096)
 
     def choose(
-        self, operator: lx.AbstractLinearOperator, *, positive_damping: bool | None = None
+        self,
+        operator: lx.AbstractLinearOperator,
+        *,
+        positive_damping: bool | None = None,
+        preconditioned: bool = False,
     ) -> lx.AbstractLinearSolver:
         """The solver that is used for `operator`.
 
         **Arguments:** `positive_damping`, whether λ > 0; by default as `operator` has it, and
-        true where that is traced.
+        true where that is traced; `preconditioned`, whether there is a preconditioner.
         """
+        if preconditioned:
+            return self.cg
         if lx.is_diagonal(operator):
             return Elementwise()
         if positive_damping is None:
@@ -62,7 +69,7 @@ class Auto(lx.AbstractLinearSolver):
         return self.sample_space if fits and fewer else self.cg
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _AutoState:
-        solver = self.choose(operator)
+        solver = self.choose(operator, preconditioned="preconditioner" in options)
         return solver, solver.init(operator, options)
 
     def compute(
@@ -94,9 +101,25 @@ def _is_positive(operator: lx.AbstractLinearOperator) -> bool:
 
 
 def chosen(
-    solver: lx.AbstractLinearSolver, operator: lx.AbstractLinearOperator, *, positive_damping: bool
+    solver: lx.AbstractLinearSolver,
+    operator: lx.AbstractLinearOperator,
+    *,
+    positive_damping: bool,
+    preconditioned: bool = False,
 ) -> lx.AbstractLinearSolver:
-    """The solver itself, or what `Auto` chooses."""
+    """The solver itself, or what `Auto` chooses; the arguments are as those of `Auto.choose`."""
     if isinstance(solver, Auto):
-        return solver.choose(operator, positive_damping=positive_damping)
+        return solver.choose(
+            operator, positive_damping=positive_damping, preconditioned=preconditioned
+        )
     return solver
+
+
+def check_preconditioned(solver: lx.AbstractLinearSolver) -> None:
+    """Raise unless `solver` takes a preconditioner."""
+    if not isinstance(solver, Auto | CG):
+        raise ValueError(
+            f"`preconditioner=...` is for `CG`, got the solver `{type(solver).__name__}`, which "
+            "takes none: use `solver=CG(...)`, or `Auto()`, which then chooses its `cg`; or leave "
+            "the preconditioner out."
+        )

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from .._trees import add_scaled, norm, vdot
+from .._trees import add_scaled, constant, norm, vdot
 from ..operators import DampedOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
 
@@ -23,26 +23,29 @@ def solve(
     operator: DampedOperator,
     b: RightHandSide,
     start: PyTree[Array] | None,
+    preconditioner: lx.AbstractLinearOperator | None,
     *,
     solver: lx.AbstractLinearSolver,
 ) -> Solution:
     """Solves (C + λI) d = b; a solve that does not converge is reported, not an error.
 
-    Its derivative is that of the exact solution, (C + λI)⁻¹(δb − δ(C + λI) d), by the same solver:
-    what the solver knows of `b` is of no use for another vector.
+    Its derivative is that of the exact solution, (C + λI)⁻¹(δb − δ(C + λI) d), by the same solver
+    and the same preconditioner: what the solver knows of `b` is of no use for another vector. Start
+    and preconditioner have no derivatives, since the exact solution does not depend on them.
 
-    **Arguments:** `operator`, C + λI; `start`, where an iterative solver starts, or None for zero.
+    **Arguments:** `operator`, C + λI; `start`, where an iterative solver starts, or None for zero;
+    `preconditioner`, an approximation of (C + λI)⁻¹ for a solver that takes one, or None.
     """
     if isinstance(solver, AbstractSymmetricSolver):
-        return solver.solve(operator, b, start)
+        return solver.solve(operator, b, start, preconditioner)
     return solve_with(solver, operator, b.vector())
 
 
 @solve.def_jvp
 def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver) -> Any:
-    operator, b, start = primals
-    t_operator, t_b, _ = tangents
-    found = solve(operator, b, start, solver=solver)
+    operator, b, start, preconditioner = primals
+    t_operator, t_b, *_ = tangents
+    found = solve(operator, b, start, preconditioner, solver=solver)
     d = found.direction
 
     def residual(operator: DampedOperator, b: RightHandSide) -> PyTree[Array]:
@@ -50,7 +53,8 @@ def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver)
 
     _, change = eqx.filter_jvp(residual, (operator, b), (t_operator, t_b))
     change = eqx.error_if(change, found.result != lx.RESULTS.successful, _NOT_CONVERGED)
-    t_d = lx.linear_solve(operator, change, solver).value
+    options = {} if preconditioner is None else {"preconditioner": constant(preconditioner)}
+    t_d = lx.linear_solve(operator, change, solver, options=options).value
 
     def numbers(d: PyTree[Array], operator: DampedOperator, b: RightHandSide) -> Any:
         vector, squared_norm = b.vector(), vdot(d, d)

@@ -1,8 +1,14 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
+from jaxtyping import Array
 
+from ..layers import operations
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ..rows import Cost, Layout, cost_of, memory_of
 from ._base import Elementwise
@@ -21,6 +27,36 @@ _SLOWER = 2
 
 
 @dataclass(frozen=True)
+class Preconditioning:
+    """What a preconditioner M costs.
+
+    - `made`, `applied`: operations to make it at a step, and of a product with it.
+    - `nbytes`: what it holds.
+    """
+
+    made: int
+    applied: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, make: Callable[[], lx.AbstractLinearOperator]) -> "Preconditioning":
+        """The costs by counting: `make` is traced, and nothing is computed."""
+        found = []
+
+        def traced() -> list[Array]:
+            M = make()
+            vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
+            held = jtu.tree_leaves(eqx.filter(M, eqx.is_array))
+            found.append(operations(jax.make_jaxpr(M.mv)(vector).jaxpr))
+            found.append(sum(leaf.nbytes for leaf in held))
+            return held
+
+        made = operations(jax.make_jaxpr(traced)().jaxpr)
+        applied, nbytes = found
+        return cls(made + _PASS, applied, nbytes)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A solver for C + λI and what gradient and solve are predicted to cost, from shapes alone.
 
@@ -30,6 +66,7 @@ class Plan:
       counting operations; None for a solver or a C (a structure) of which nothing is known.
     - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
     - `others`: the same cost for other solvers, by their name.
+    - `preconditioner`: the share of the preconditioner in `gradients`; None where there is none.
     """
 
     solver: lx.AbstractLinearSolver
@@ -38,6 +75,7 @@ class Plan:
     gradients: float | None
     nbytes: int | None
     others: dict[str, float]
+    preconditioner: float | None = None
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
@@ -48,6 +86,8 @@ class Plan:
             others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
             most = "at most " if isinstance(self.solver, CG) else ""
             cost = f"a step is predicted to cost {most}{self.gradients:,.3g} gradients"
+            if self.preconditioner is not None:
+                cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
             said.append(cost + (f" ({others})" if others else ""))
         return ", ".join(said)
 
@@ -55,7 +95,10 @@ class Plan:
 class _Costs:
     """What each solver would cost for one operator."""
 
-    def __init__(self, operator: lx.AbstractLinearOperator):
+    def __init__(
+        self, operator: lx.AbstractLinearOperator, preconditioning: Preconditioning | None
+    ):
+        self.preconditioning = preconditioning
         self.parameters = operator.in_size()
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
         self.layout: Layout | None = None
@@ -81,7 +124,7 @@ class _Costs:
             case Elementwise():
                 solve = 0
             case CG():
-                solve = solver.max_steps * gradient
+                solve = solver.max_steps * gradient + self._preconditioner(solver)
             case lx.Cholesky():
                 by_products = self.cost.by_products + -(-P // _COLUMNS) * _PASS
                 solve = min(by_products, self.cost.by_rows + _PASS) + _SLOWER * P**3 // 3
@@ -91,11 +134,20 @@ class _Costs:
                 return None
         return (gradient + solve) / gradient
 
+    def _preconditioner(self, solver: CG) -> int:
+        """Operations of making the preconditioner, and of its products: one more than steps."""
+        if self.preconditioning is None:
+            return 0
+        return self.preconditioning.made + (solver.max_steps + 1) * self.preconditioning.applied
+
     def nbytes(self, solver: lx.AbstractLinearSolver) -> int | None:
         """The memory of the solve: matrices and vectors that live at once."""
+        held = 0
         match solver:
             case Elementwise():
                 vectors = 1
+            case CG() if self.preconditioning is not None:
+                vectors, held = _CG_VECTORS + 1, self.preconditioning.nbytes
             case CG():
                 vectors = _CG_VECTORS
             case lx.Cholesky():
@@ -104,13 +156,16 @@ class _Costs:
                 return memory_of(self.layout)
             case _:
                 return None
-        return vectors * self.parameters * self.itemsize
+        return vectors * self.parameters * self.itemsize + held
 
     def plan(
         self, solver: lx.AbstractLinearSolver, others: tuple[lx.AbstractLinearSolver, ...] = ()
     ) -> Plan:
         """The plan to use `solver`, where `others` were possible."""
         costs = {name_of(other): self.gradients(other) for other in others}
+        share = None
+        if self.preconditioning is not None and isinstance(solver, CG):
+            share = self._preconditioner(solver) / (self.cost.gradient + _PASS)
         return Plan(
             solver=solver,
             parameters=self.parameters,
@@ -118,6 +173,7 @@ class _Costs:
             gradients=self.gradients(solver),
             nbytes=self.nbytes(solver),
             others={name: cost for name, cost in costs.items() if cost is not None},
+            preconditioner=share,
         )
 
 
@@ -131,12 +187,17 @@ def plan_for(
     operator: lx.AbstractLinearOperator,
     *,
     positive_damping: bool,
+    preconditioning: Preconditioning | None = None,
 ) -> Plan:
     """What a solver will do with an operator: its choice, where it chooses."""
-    costs = _Costs(operator)
+    costs = _Costs(operator, preconditioning)
     if not isinstance(solver, Auto):
         return costs.plan(solver)
-    chosen = solver.choose(operator, positive_damping=positive_damping)
+    chosen = solver.choose(
+        operator,
+        positive_damping=positive_damping,
+        preconditioned=preconditioning is not None,
+    )
     others = (solver.sample_space, lx.Cholesky(), solver.cg)
     different = tuple(other for other in others if type(other) is not type(chosen))
     return costs.plan(chosen, () if costs.diagonal else different)

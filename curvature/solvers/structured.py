@@ -22,9 +22,13 @@ class Structured(AbstractSymmetricSolver):
     """
 
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
-        del start
+        del start, preconditioner
         return solve_with(self, operator, b.vector())
 
     def init(

@@ -12,6 +12,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.curvature.invertible import Whole
 from tests.curvature.tools import Notes
 from tests.curvature.written import at, flat
 from tests.selection import slow_but
@@ -75,6 +76,12 @@ OPTIMISERS = {
         momentum=cv.QuadraticMomentum(),
         search=cv.KLTrustRegion(delta=optax.cosine_decay_schedule(1e-3, 8)),
     ),
+    "CG with a preconditioner, Levenberg–Marquardt": lambda: cv.NaturalGradient(
+        PENALISED,
+        solver=cv.CG(rtol=1e-12, max_steps=50),
+        preconditioner=Whole(cv.SampledFisher(samples=2), diagonal=True),
+        damping=cv.LevenbergMarquardt(0.1),
+    ),
     "averaged adam": lambda: cv.Averaged(cv.FirstOrder(OBJECTIVE, optax.adam(1e-2)), decay=0.9),
     "proximal point": lambda: cv.ProximalPoint(
         OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
@@ -137,7 +144,7 @@ def _is_none(leaf):
 def test_one_trace_and_the_same_numbers_in_a_scan_and_in_vmap_over_seeds(x64, name):
     """In particular the searches and solves of one seed go on while another's has ended."""
     opt, passes = OPTIMISERS[name](), Notes()
-    needed = batch(0) if "average of" in name else None
+    needed = batch(0) if "average of" in name or "preconditioner" in name else None
     batches = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(batch(t) for t in range(STEPS)))
 
     def start(seed):

@@ -21,6 +21,7 @@ TABLE = {
     "damping=0.01": ["constant, levenberg_marquardt", "`damping.value=0.01`"],
     "solver=3": ["`solver=3`", "cholesky"],
     "-m curvature=identity,nope": ["`curvature=nope`"],
+    "structure=nope": ["`structure=nope`", "diagonal", "full", "low_rank"],
     # a key that does not exist
     "sampels=5": ["`sampels`", "did you mean `samples`?"],
     "curvatur=identity": ["did you mean `curvature`?"],
@@ -28,6 +29,8 @@ TABLE = {
     "damping=levenberg_marquardt damping.value=1": ["`damping.value`", "did you mean `damping."],
     "zzz.yyy=1": ["`zzz.yyy`", "--help"],
     "+curvature.foo=3": ["`curvature.foo`", "curvature.SampledFisher"],
+    "structure=diagonal +structure.foo=3": ["`structure.foo`", "`curvature.Diagonal`"],
+    "structure=diagonal +curvature.foo=3": ["`curvature.foo`", "`curvature.SampledFisher`"],
     "+model.foo=3": ["`model.foo`", "models.MLP"],
     "+optimiser.foo=3": ["`optimiser.foo`"],
     "average.decay=0.9": ["`average.decay`"],
@@ -51,6 +54,8 @@ TABLE = {
     "x64=5": ["`x64` must be true or false, got 5"],
     "debug=maybe": ["`debug` must be true or false"],
     "model.width=0": ["MLP(width=...)"],
+    "structure=diagonal structure.decay=1": ["Diagonal(decay=...)", "got 1"],
+    "structure=low_rank structure.rank=9999": ["LowRank(rank=...)", "got 9,999"],
     "search.slope=2": ["BacktrackingArmijo(slope=...)"],
     "solver=cg solver.rtol=2": ["CG(rtol=...)", "got 2"],
     "solver=cg solver.rtol=abc": ["rtol", "abc"],
@@ -73,6 +78,9 @@ TABLE = {
     "objective=joint": ["reconstruction"],
     "dataset=poisson2d likelihood=gaussian batch_size=null": ["A batch of `Supervised`"],
     "dataset=mnist10k": ["t10k-images-idx3-ubyte.gz"],
+    "curvature=identity structure=diagonal": ["Diagonal(of=...)", "`Identity`", "`structure=full`"],
+    "curvature=averaged structure=diagonal": ["Diagonal(of=...)", "`MovingAverage`"],
+    "solver=structured": ["Structured()", "`structure=diagonal`", "`solver=auto`"],
     # more than a solver takes
     "curvature=exact_fisher solver=sample_space solver.max_rows=99": [
         "1,152 rows (128 examples × 9)"
@@ -80,6 +88,7 @@ TABLE = {
     "solver=sample_space solver.max_memory=1e-4": ["GiB", "smaller batch", "`solver=cg`"],
     # an override that nothing uses
     "curvature=gauss_newton samples=5": ["`samples=5`", "`curvature=gauss_newton`"],
+    "optimiser=adam structure=diagonal": ["`structure=diagonal`", "`optimiser=adam`"],
     "optimiser=adam curvature=true_fisher": ["`curvature=true_fisher`", "`optimiser=adam`"],
     "-m curvature=identity,true_fisher samples=1,5": ["`samples=1,5`", "`curvature=identity`"],
     "+foo=1": ["`+foo=1`"],
@@ -105,6 +114,7 @@ TABLE = {
 
 QUICK = {
     *("curvature=gaus_newton", "damping=0.01"),
+    *("structure=diagonal +structure.foo=3", "curvature=identity structure=diagonal"),
     *("sampels=5", "+curvature.foo=3", "average.decay=0.9"),
     *("samples=0", "damping.value=abc", "x64=5", "~seed"),
     *("-m damping.value=1,-1", "model.output_size=7", "dataset=mnist10k"),

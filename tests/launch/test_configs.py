@@ -25,7 +25,7 @@ FIRST_FILES = dict(reversed(FILES)).items()  # one of each group
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 13
+    assert len({group for group, _ in FILES}) == 14
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
@@ -68,6 +68,20 @@ def test_experiment_trains(name, compose, train, request):
     assert summary["rejected"] == 0
     # The loss of a policy gradient means nothing but by its gradient.
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
+
+
+STRUCTURES = [name for group, name in FILES if group == "structure"]
+
+
+@pytest.mark.parametrize("name", slow_but(["diagonal"], STRUCTURES))
+def test_structure_trains(name, train):
+    arguments = "model=linear", "batch_size=20", "max_steps=2", "hydra.run.dir=run"
+    done = train(f"structure={name}", *arguments)
+    assert done.code == 0, done.err
+    assert ("curvature Diagonal of SampledFisher" in done.out) == (name == "diagonal")
+    summary = json.loads((done.folder / "run" / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["rejected"] == 0
 
 
 @pytest.mark.parametrize("name", slow_but(["heat"], ["poisson2d", "heat", "poisson5d"]))

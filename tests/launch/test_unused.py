@@ -78,6 +78,8 @@ USED = [
     ["-m", "seed=0,1", "optimiser=natural_gradient,adam", "damping.value=0.5"],
     ["average=exponential", "average.decay=0.5", "optimiser=adam"],
     ["-m", "average=none,uniform", "optimiser=natural_gradient,sgd", "batch_size=64"],
+    ["structure=diagonal", "structure.decay=0.5", "samples=5"],
+    ["-m", "structure=full,diagonal", "samples=5"],
     ["hydra.job.name=other"],
 ]
 

@@ -194,4 +194,8 @@ def test_one_line_says_what_will_run(make_run):
         "gradients",
     ):
         assert part in line
+    structured = cv.NaturalGradient(optimiser.objective, cv.Diagonal(cv.ExactFisher()))
+    run = make_run(optimiser=cv.Averaged(structured, decay=0.9), batch_size=4, label="mine")
+    line = in_one_line(run, preflight(run))
+    assert line.startswith("mine: curvature Diagonal of ExactFisher, 610 parameters; Elementwise")
     assert in_one_line(make_run(), None).startswith("sgd: 610 parameters; nothing is solved")

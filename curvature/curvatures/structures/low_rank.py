@@ -1,3 +1,5 @@
+from typing import NoReturn
+
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
@@ -86,7 +88,7 @@ def _nystrom(
 
 
 @_nystrom.defjvp
-def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> None:
+def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
     raise ValueError(_NO_DERIVATIVE)
 
 

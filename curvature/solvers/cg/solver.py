@@ -121,10 +121,15 @@ class CG(AbstractSymmetricSolver):
 
     @full_precision
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
         vector, unpack = pack(b.vector())
-        size, b_norm, final = self._run(operator, vector, unpack, start, None)
+        precondition = None if preconditioner is None else preconditioner.mv
+        size, b_norm, final = self._run(operator, vector, unpack, start, precondition)
         direction = scaled(size, final.x)
         slope, squared_norm = vdot(direction, vector), vdot(direction, direction)
         # φ(d) = ½dᵀ(C + λI)d − bᵀd gives dᵀCd without a product. It is a difference: its error is

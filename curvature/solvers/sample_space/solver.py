@@ -110,19 +110,23 @@ class SampleSpace(AbstractSymmetricSolver):
 
     @full_precision
     def solve(
-        self, operator: DampedOperator, b: RightHandSide, start: PyTree[Array] | None
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
     ) -> Solution:
         """The solve of a step.
 
         Where C has all examples of the batch, the gradient is a combination of its rows, or nearly
         one, and need not be formed: all but d happens in the space of the samples.
         """
-        del start
+        del start, preconditioner
         if lx.is_diagonal(operator):
             return solve_with(Elementwise(), operator, b.vector())
         pullback, damping = _split(operator)
         layout, linearisation = self._layout(pullback), pullback.linearisation
-        if not linearisation.whole:
+        if b.cotangents is None or not linearisation.whole:
             return _solve_any(_state(pullback.rows(layout), damping), b.vector())
         columns = columns_of(linearisation, pullback.factors)
         split = split_gradient(linearisation, columns, pullback.coefficients)
