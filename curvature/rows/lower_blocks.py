@@ -2,6 +2,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .width import block_width
+
 
 class LowerBlocks(eqx.Module):
     """A symmetric matrix, as block columns that start on the diagonal.
@@ -10,6 +12,13 @@ class LowerBlocks(eqx.Module):
     """
 
     columns: tuple[Float[Array, "_rows _width"], ...]
+
+    @staticmethod
+    def of(matrix: Float[Array, "m m"]) -> "LowerBlocks":
+        """The block columns of a symmetric matrix."""
+        width = block_width(len(matrix))
+        starts = range(0, len(matrix), width)
+        return LowerBlocks(tuple(matrix[i:, i : i + width] for i in starts))
 
     @property
     def size(self) -> int:

@@ -14,9 +14,8 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from curvature.rows import LowerBlocks, columns_of, split_gradient
+from curvature.rows import LowerBlocks, columns_of, factorise, split_gradient
 from curvature.solvers import RightHandSide
-from curvature.solvers.sample_space.factor import factorise
 from tests.curvature import cases
 from tests.curvature.tools import (
     Notes,

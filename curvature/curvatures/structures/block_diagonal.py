@@ -1,3 +1,4 @@
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from ...operators.blocks import (
     AbstractBlock,
     AbstractBlockRows,
     BlockOperator,
+    DenseBlock,
     HeldRows,
     Joined,
     LayerRows,
@@ -29,7 +31,7 @@ from ._base import AbstractStructure
 from ._captures import captures_of
 from ._partition import Group, groups_of
 from ._rest import blocks_of
-from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+from ._slices import joined, of_slices
 
 _TOO_LARGE = (
     "`BlockDiagonal(max_size={most})` refuses {found}, since the smaller of their matrices has "
@@ -41,9 +43,9 @@ class BlockDiagonal(AbstractStructure):
     """C's exact blocks: one for each module that holds weights, for each slice of stacked ones.
 
     A block is all trainable arrays with the same nearest enclosing `eqx.Module`, a Linear's weight
-    and bias; an array in no module is one by itself. Each is solved by the eigenvectors of the
-    smaller of two matrices: its own, or the Gram matrix of its rows, which are as many as those of
-    C. So `BlockDiagonal(GaussNewton())` is the layer-wise Gauss–Newton method.
+    and bias; an array in no module is one by itself. Each is solved by Cholesky's method with
+    the smaller of two matrices: its own, or the Gram matrix of its rows, which are as many as those
+    of C. So `BlockDiagonal(GaussNewton())` is the layer-wise Gauss–Newton method.
 
     **Arguments:** `of`, any pullback curvature; `max_size`, the most rows of the smaller matrix of
     a block.
@@ -99,10 +101,11 @@ def _dense(
 ) -> list[AbstractBlock]:
     """By the matrix of each block."""
     matrices, _ = blocks_of(linearisation, S, groups, [])
-    return [
-        of_slices(spectral_block(Ravelled(group.shapes)), spectrum(matrix), group.length)
-        for matrix, group in zip(matrices, groups, strict=True)
-    ]
+    blocks = []
+    for matrix, group in zip(matrices, groups, strict=True):
+        make = functools.partial(DenseBlock, layout=Ravelled(group.shapes))
+        blocks.append(of_slices(make, matrix, group.length))
+    return blocks
 
 
 def _of_layers(
@@ -137,10 +140,4 @@ def _in_sample_space(
     length: int | None,
 ) -> AbstractBlock:
     """A block for each slice of the arrays, made of rows of one kind."""
-    grams = spectrum(jax.vmap(lambda *one: kind(*one).gram())(*arrays))
-
-    def make(one: tuple[tuple[Array, ...], Spectrum]) -> AbstractBlock:
-        of_slice, gram = one
-        return RowsBlock(kind(*of_slice), gram.vectors, gram.values, layout)
-
-    return of_slices(make, (arrays, grams), length)
+    return of_slices(lambda of_slice: RowsBlock(kind(*of_slice), layout), arrays, length)

@@ -1,4 +1,5 @@
 from ._base import AbstractBlock as AbstractBlock
+from .dense import DenseBlock as DenseBlock
 from .eigenbasis import EigenbasisBlock as EigenbasisBlock
 from .elementwise import ElementwiseBlock as ElementwiseBlock
 from .joined import Joined as Joined, Ravelled as Ravelled

@@ -4,19 +4,21 @@ import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
 
-class AbstractBlock(eqx.Module):
-    """A symmetric positive semidefinite matrix on some weights, whose arrays come as a list."""
+class AbstractBlockMap(eqx.Module):
+    """A linear map on some weights, whose arrays come as a list."""
 
     @abc.abstractmethod
     def mv(self, arrays: list[Float[Array, "..."]]) -> list[Float[Array, "..."]]:
         """The product with a vector."""
+
+
+class AbstractBlock(AbstractBlockMap):
+    """A symmetric positive semidefinite matrix on some weights."""
 
     @abc.abstractmethod
     def diagonal(self) -> list[Float[Array, "..."]]:
         """The diagonal, shaped as the weights are."""
 
     @abc.abstractmethod
-    def inverse_mv(
-        self, damping: Scalar, arrays: list[Float[Array, "..."]]
-    ) -> list[Float[Array, "..."]]:
-        """(C + λI)⁻¹ times a vector, for λ > 0."""
+    def inverse(self, damping: Scalar) -> AbstractBlockMap:
+        """(C + λI)⁻¹ for λ > 0. Whatever has to be factorised is, here and once."""

@@ -20,14 +20,12 @@ class EigenbasisBlock(AbstractBlock):
     layer: Joined = eqx.field(static=True)
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return self._times(self.values, arrays)
+        rotated = self.left.T @ self.layer.join(arrays) @ self.right
+        return self.layer.split(self.left @ (self.values * rotated) @ self.right.T)
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values @ (self.right**2).T)
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        return self._times(1 / (self.values + damping.astype(self.values.dtype)), arrays)
-
-    def _times(self, values: Array, arrays: list[Array]) -> list[Array]:
-        rotated = self.left.T @ self.layer.join(arrays) @ self.right
-        return self.layer.split(self.left @ (values * rotated) @ self.right.T)
+    def inverse(self, damping: Scalar) -> AbstractBlock:
+        inverted = 1 / (self.values + damping.astype(self.values.dtype))
+        return EigenbasisBlock(self.left, self.right, inverted, self.layer)

@@ -17,6 +17,7 @@ class ElementwiseBlock(AbstractBlock):
     def diagonal(self) -> list[Array]:
         return self.values
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        pairs = zip(self.values, arrays, strict=True)
-        return [array / (value + damping.astype(value.dtype)) for value, array in pairs]
+    def inverse(self, damping: Scalar) -> AbstractBlock:
+        return ElementwiseBlock(
+            [1 / (value + damping.astype(value.dtype)) for value in self.values]
+        )

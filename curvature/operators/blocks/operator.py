@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from ..._precision import full_precision
 from ..._trees import work_dtype
 from .._base import AbstractInvertibleOperator, AbstractPositiveOperator, matrix_by_products
-from ._base import AbstractBlock
+from ._base import AbstractBlock, AbstractBlockMap
 
 
 class BlockOperator(AbstractInvertibleOperator):
@@ -37,7 +37,7 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return self.apply(lambda block, arrays: block.mv(arrays), vector)
+        return _applied(self.blocks, self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -51,37 +51,26 @@ class BlockOperator(AbstractInvertibleOperator):
                 found[j] = values
         return jfu.ravel_pytree(treedef.unflatten(found))[0]
 
+    @full_precision
     def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
-        return _Inverse(self, damping)
+        inverses = tuple(block.inverse(damping) for block in self.blocks)
+        return _Inverse(inverses, self.leaves, self.structure)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         shapes, treedef = self.structure
         return jtu.tree_unflatten(treedef, shapes)
 
-    def apply(
-        self,
-        fn: Callable[[AbstractBlock, list[Array]], list[Array]],
-        vector: PyTree[Float[Array, "..."]],
-    ) -> PyTree[Float[Array, "..."]]:
-        """What `fn` makes of each block and its part of a vector, in the dtypes of the vector."""
-        leaves, treedef = jtu.tree_flatten(vector)
-        found = list(leaves)
-        for block, numbers in zip(self.blocks, self.leaves, strict=True):
-            made = fn(block, [leaves[j].astype(work_dtype(leaves[j])) for j in numbers])
-            for j, array in zip(numbers, made, strict=True):
-                found[j] = array.astype(leaves[j].dtype)
-        return treedef.unflatten(found)
-
 
 class _Inverse(AbstractPositiveOperator):
     """(C + λI)⁻¹, block by block."""
 
-    operator: BlockOperator
-    damping: Scalar
+    inverses: tuple[AbstractBlockMap, ...]
+    leaves: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return self.operator.apply(lambda b, arrays: b.inverse_mv(self.damping, arrays), vector)
+        return _applied(self.inverses, self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -91,4 +80,18 @@ class _Inverse(AbstractPositiveOperator):
         return jnp.diagonal(self.as_matrix())
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        return self.operator.in_structure()
+        shapes, treedef = self.structure
+        return jtu.tree_unflatten(treedef, shapes)
+
+
+def _applied(
+    maps: Sequence[AbstractBlockMap], numbers: Sequence[tuple[int, ...]], vector: PyTree[Array]
+) -> PyTree[Array]:
+    """Each map on its own weights, in the dtypes of the vector."""
+    leaves, treedef = jtu.tree_flatten(vector)
+    found = list(leaves)
+    for one, own in zip(maps, numbers, strict=True):
+        made = one.mv([leaves[j].astype(work_dtype(leaves[j])) for j in own])
+        for j, array in zip(own, made, strict=True):
+            found[j] = array.astype(leaves[j].dtype)
+    return treedef.unflatten(found)

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ._base import AbstractBlock
+from ._base import AbstractBlock, AbstractBlockMap
 from .eigenbasis import EigenbasisBlock
 from .joined import Joined
 
@@ -33,17 +33,24 @@ class ProductsBlock(AbstractBlock):
         left, right = (jnp.diagonal(m, axis1=1, axis2=2) for m in (self.left, self.right))
         return self.layer.split(left.T @ right)
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        def product(arrays: list[Array]) -> list[Array]:
-            pairs = zip(self.mv(arrays), arrays, strict=True)
-            return [Cv + damping.astype(v.dtype) * v for Cv, v in pairs]
+    def inverse(self, damping: Scalar) -> AbstractBlockMap:
+        return _Solved(self, self.near.inverse(damping), damping)
 
-        eps = float(jnp.finfo(self.left.dtype).eps)
+
+class _Solved(AbstractBlockMap):
+    """(C + λI)⁻¹ by conjugate gradients, to a residual of ten units of roundoff."""
+
+    block: ProductsBlock
+    near: AbstractBlock
+    damping: Scalar
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        def product(arrays: list[Array]) -> list[Array]:
+            pairs = zip(self.block.mv(arrays), arrays, strict=True)
+            return [Cv + self.damping.astype(v.dtype) * v for Cv, v in pairs]
+
+        tolerance = _TOLERANCE * float(jnp.finfo(self.block.left.dtype).eps)
         found, _ = jax.scipy.sparse.linalg.cg(
-            product,
-            arrays,
-            tol=_TOLERANCE * eps,
-            maxiter=_MOST_PRODUCTS,
-            M=lambda arrays: self.near.inverse_mv(damping, arrays),
+            product, arrays, tol=tolerance, maxiter=_MOST_PRODUCTS, M=self.near.mv
         )
         return found

@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ._base import AbstractBlock
+from ...rows import Factor, LowerBlocks, factorise
+from ._base import AbstractBlock, AbstractBlockMap
 from .joined import Joined, Ravelled
 
 
@@ -90,13 +91,10 @@ class RowsBlock(AbstractBlock):
     the result.
 
     - `rows`: A.
-    - `vectors`, `values`: the eigenvectors and the eigenvalues of AAᵀ.
     - `layout`: how the weights make one array.
     """
 
     rows: AbstractBlockRows
-    vectors: Float[Array, "m m"]
-    values: Float[Array, " m"]
     layout: Joined | Ravelled = eqx.field(static=True)
 
     def mv(self, arrays: list[Array]) -> list[Array]:
@@ -106,8 +104,19 @@ class RowsBlock(AbstractBlock):
     def diagonal(self) -> list[Array]:
         return self.layout.split(self.rows.squares())
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        damping, array = damping.astype(self.values.dtype), self.layout.join(arrays)
-        seen = self.vectors.T @ self.rows.mv(array)
-        weights = self.vectors @ (seen / (self.values + damping))
-        return self.layout.split((array - self.rows.transpose_mv(weights)) / damping)
+    def inverse(self, damping: Scalar) -> AbstractBlockMap:
+        gram = LowerBlocks.of(self.rows.gram())
+        damping = damping.astype(gram.columns[0].dtype)
+        return _RowsInverse(self, factorise(gram, damping, gram.norm()), damping)
+
+
+class _RowsInverse(AbstractBlockMap):
+    block: RowsBlock
+    factor: Factor
+    damping: Scalar
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        rows, layout = self.block.rows, self.block.layout
+        array = layout.join(arrays)
+        weights = self.factor.solve(rows.mv(array))
+        return layout.split((array - rows.transpose_mv(weights)) / self.damping)

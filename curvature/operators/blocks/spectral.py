@@ -17,17 +17,15 @@ class SpectralBlock(AbstractBlock):
     layout: Joined | Ravelled = eqx.field(static=True)
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return self._times(self.values, arrays)
+        flat = self.layout.join(arrays).ravel()
+        return self._split(self.vectors @ (self.values * (self.vectors.T @ flat)))
 
     def diagonal(self) -> list[Array]:
         return self._split(self.vectors**2 @ self.values)
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        return self._times(1 / (self.values + damping.astype(self.values.dtype)), arrays)
-
-    def _times(self, values: Array, arrays: list[Array]) -> list[Array]:
-        flat = self.layout.join(arrays).ravel()
-        return self._split(self.vectors @ (values * (self.vectors.T @ flat)))
+    def inverse(self, damping: Scalar) -> AbstractBlock:
+        inverted = 1 / (self.values + damping.astype(self.values.dtype))
+        return SpectralBlock(self.vectors, inverted, self.layout)
 
     def _split(self, flat: Array) -> list[Array]:
         return self.layout.split(flat.reshape(self.layout.shape))

@@ -1,7 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Scalar
 
-from ._base import AbstractBlock
+from ._base import AbstractBlock, AbstractBlockMap
 
 
 class StackedBlock(AbstractBlock):
@@ -13,12 +13,21 @@ class StackedBlock(AbstractBlock):
     blocks: AbstractBlock
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return eqx.filter_vmap(lambda block, one: block.mv(one))(self.blocks, arrays)
+        return _products(self.blocks, arrays)
 
     def diagonal(self) -> list[Array]:
         return eqx.filter_vmap(lambda block: block.diagonal())(self.blocks)
 
-    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
-        return eqx.filter_vmap(lambda block, one: block.inverse_mv(damping, one))(
-            self.blocks, arrays
-        )
+    def inverse(self, damping: Scalar) -> AbstractBlockMap:
+        return _StackedMap(eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks))
+
+
+class _StackedMap(AbstractBlockMap):
+    maps: AbstractBlockMap
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        return _products(self.maps, arrays)
+
+
+def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
+    return eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, arrays)

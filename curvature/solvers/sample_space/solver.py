@@ -9,7 +9,16 @@ from ..._checks import number, positive_int
 from ..._precision import full_precision
 from ..._trees import add_scaled, scaled, vdot
 from ...operators import DampedOperator, PullbackOperator
-from ...rows import Layout, LowerBlocks, Rows, columns_of, memory_of, split_gradient
+from ...rows import (
+    Factor,
+    Layout,
+    LowerBlocks,
+    Rows,
+    columns_of,
+    factorise,
+    memory_of,
+    split_gradient,
+)
 from .._base import (
     AbstractSymmetricSolver,
     Elementwise,
@@ -18,7 +27,6 @@ from .._base import (
     relative,
     solve_with,
 )
-from .factor import Factor, factorise
 from .system import Refined, System, refine, row_norm
 
 # A solution whose terms are so many times larger than itself is refined: its residual is about so

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..._trees import add_scaled, vdot
-from ...rows import LowerBlocks, Rows
-from .factor import Factor
+from ...rows import Factor, LowerBlocks, Rows
 
 # The most products of a refinement, the check of the last one included.
 _MOST_TURNS = 30

@@ -5,7 +5,7 @@ from jax.lax import dynamic_update_slice
 from jax.lax.linalg import cholesky, triangular_solve
 from jaxtyping import Array, Float, Scalar
 
-from ...rows import LowerBlocks
+from .lower_blocks import LowerBlocks
 
 # Squared pivots below this many units of roundoff of the largest diagonal entry are noise.
 _PIVOT = 16.0

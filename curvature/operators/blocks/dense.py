@@ -1,0 +1,36 @@
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ...rows import Factor, LowerBlocks, factorise
+from ._base import AbstractBlock, AbstractBlockMap
+from .joined import Ravelled
+
+
+class DenseBlock(AbstractBlock):
+    """A matrix on a few weights, ravelled one after another.
+
+    Where C + λI is numerically singular it is inverted with a somewhat larger λ, see `factorise`.
+    """
+
+    matrix: Float[Array, "p p"]
+    layout: Ravelled = eqx.field(static=True)
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        return self.layout.split(self.matrix @ self.layout.join(arrays))
+
+    def diagonal(self) -> list[Array]:
+        return self.layout.split(jnp.diagonal(self.matrix))
+
+    def inverse(self, damping: Scalar) -> AbstractBlockMap:
+        blocks = LowerBlocks.of(self.matrix)
+        damping = damping.astype(self.matrix.dtype)
+        return _DenseInverse(factorise(blocks, damping, blocks.norm()), self.layout)
+
+
+class _DenseInverse(AbstractBlockMap):
+    factor: Factor
+    layout: Ravelled = eqx.field(static=True)
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        return self.layout.split(self.factor.solve(self.layout.join(arrays)))
