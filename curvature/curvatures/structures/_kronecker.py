@@ -18,6 +18,7 @@ from ...operators.blocks import (
     Joined,
     Ravelled,
 )
+from .._average import Average
 from ._captures import LayerCapture
 from ._partition import Partition
 from ._rest import blocks_of
@@ -141,6 +142,10 @@ def assembled(
     )
 
 
-def due(steps: Array, every: int) -> Array:
-    """Whether bases are made anew: at the first three steps, then every so many."""
-    return (steps < 3) | (steps % every == 0)
+def due(before: Average, after: Average, every: int) -> Array:
+    """Whether bases are made anew: at the first three batches, then at every so many.
+
+    A batch that is not finite is not counted.
+    """
+    steps = before.steps
+    return (after.steps > steps) & ((steps < 3) | (steps % every == 0))

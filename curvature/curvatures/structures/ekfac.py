@@ -116,7 +116,7 @@ class EKFAC(AbstractStructure):
         partition = partition_of(linearisation, self.max_block)
         captures, estimate = self._estimate(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
-        factors, anew = average.value(self.decay), due(state.factors.steps, self.every)
+        factors, anew = average.value(self.decay), due(state.factors, average, self.every)
         bases = jax.lax.cond(anew, _bases, lambda _: state.bases, factors)
         of_batch = _scales(captures, bases.layers)
         so_far = select(anew, Average.zeros(state.scales.total), state.scales)

@@ -124,7 +124,7 @@ class KFAC(AbstractStructure):
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
         bases = jax.lax.cond(
-            due(state.factors.steps, self.every),
+            due(state.factors, average, self.every),
             lambda factors: self._bases(factors),
             lambda _: state.bases,
             factors,

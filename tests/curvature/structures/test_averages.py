@@ -1,0 +1,88 @@
+"""The state of K-FAC and EKFAC: averages, refreshes, batches that are not finite, resumes."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import curvature as cv
+from tests.curvature import cases
+from tests.curvature.tools import distance
+from tests.curvature.written import one_layer
+
+DECAY, EVERY, BAD = 0.8, 3, 2
+
+
+def factors(W, x):
+    """A, G and the rows of z = tanh(W x) with outputs of unit variance, written out."""
+    slopes = 1 - np.tanh(x @ W.T) ** 2
+    A = x.T @ x / len(x)
+    G = np.diag(np.mean(slopes**2 / cases.VARIANCE, axis=0))
+    rows = np.einsum("no,oO,ni->noOi", slopes / np.sqrt(cases.VARIANCE * len(x)), np.eye(3), x)
+    return G, A, rows.reshape(-1, W.size)
+
+
+def trajectory(structure, model, batches):
+    objective = cv.Supervised(cases.library("gaussian"))
+
+    @eqx.filter_jit
+    def run(model, batches):
+        def body(state, batch):
+            here = objective.linearise(model, batch)
+            operator, state = structure.update(here, state)
+            return state, (operator.as_matrix(), state)
+
+        first = jax.tree.map(lambda leaf: leaf[0], batches)
+        start = structure.init(objective.linearise(model, first))
+        return jax.lax.scan(body, start, batches)[1]
+
+    return run(model, batches)
+
+
+@pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC])
+def test_they_are_sums_written_out(x64, structure):
+    """New bases at the first three good batches and at every third; in between s goes on."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 5, 3)), jnp.zeros((8, 5, 3))
+    x[BAD] = np.nan
+    model = one_layer()
+    batches = jnp.asarray(x), y
+    matrices, states = trajectory(
+        structure(cv.GaussNewton(), decay=DECAY, every=EVERY), model, batches
+    )
+    W = np.asarray(model.linear.weight)
+    seen_A, seen_G, squares, count, expected = [], [], [], 0, None
+    for step, matrix in enumerate(np.asarray(matrices)):
+        if step == BAD:
+            for array in jax.tree.leaves(states):
+                assert np.array_equal(array[step], array[step - 1])
+            continue
+        G, A, rows = factors(W, x[step])
+        seen_A.append(A), seen_G.append(G)
+        shares = DECAY ** np.arange(len(seen_A))[::-1]
+        A, G = (np.einsum("t,tij->ij", shares, seen) / shares.sum() for seen in (seen_A, seen_G))
+        anew = count < 3 or count % EVERY == 0
+        if anew:
+            U, squares = np.kron(np.linalg.eigh(G)[1], np.linalg.eigh(A)[1]), []
+        if structure is cv.KFAC:
+            expected = np.kron(G, A) if anew else expected
+        else:
+            squares.append(np.sum((rows @ U) ** 2, axis=0))
+            shares = DECAY ** np.arange(len(squares))[::-1]
+            expected = U @ np.diag(shares @ np.asarray(squares) / shares.sum()) @ U.T
+        assert distance(matrix, expected) <= 1e-12, step
+        count += 1
+    assert count == len(x) - 1
+
+
+def test_the_state_keeps_its_types(x64):
+    """Another type, weak or strong, would cost a trace after a resume."""
+    case = cases.supervised(one_layer(), "categorical")
+    optimiser = cv.NaturalGradient(
+        case.objective, cv.EKFAC(cv.SampledFisher()), damping=cv.LevenbergMarquardt(0.1)
+    )
+    state = optimiser.init(case.model, batch=jax.eval_shape(lambda: case.batch))
+    _, new, info = optimiser.step(case.model, case.batch, state, key=jax.random.key(0))
+    assert info.accepted
+    assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
