@@ -10,10 +10,13 @@ from . import (
     solvers as solvers,
 )
 from .curvatures import (
+    EKFAC as EKFAC,
+    KFAC as KFAC,
     AbstractCoveringPullback as AbstractCoveringPullback,
     AbstractCurvature as AbstractCurvature,
     AbstractPullback as AbstractPullback,
     AbstractStructure as AbstractStructure,
+    BlockDiagonal as BlockDiagonal,
     Diagonal as Diagonal,
     Divergence as Divergence,
     EmpiricalFisher as EmpiricalFisher,

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,6 +53,12 @@ def positive_int(name: str, value: object) -> None:
     """Raise unless `value` is an integer of at least 1; `name` is what the user wrote."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+
+
+def one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuses what is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def takes_key(fn: Callable[..., Any]) -> bool:

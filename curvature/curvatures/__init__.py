@@ -12,7 +12,10 @@ from .identity import Identity as Identity
 from .moving_average import MovingAverage as MovingAverage
 from .sampled_fisher import SampledFisher as SampledFisher
 from .structures import (
+    EKFAC as EKFAC,
+    KFAC as KFAC,
     AbstractStructure as AbstractStructure,
+    BlockDiagonal as BlockDiagonal,
     Diagonal as Diagonal,
     LowRank as LowRank,
 )

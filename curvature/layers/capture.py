@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .graph import Node, Operands
-from .uses import AbstractMatrixUse, Layers, Use
+from .recognition import Layers
+from .uses import AbstractMatrixUse, Use
 
 
 @dataclass(frozen=True)

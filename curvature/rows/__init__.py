@@ -4,4 +4,10 @@ from .layout import Layout as Layout, layout_of as layout_of
 from .lower_blocks import LowerBlocks as LowerBlocks
 from .rows import Rows as Rows
 from .split import Split as Split, split_gradient as split_gradient
-from .sums import diagonal_of as diagonal_of, matrix_of as matrix_of
+from .sums import (
+    diagonal_of as diagonal_of,
+    matrix_of as matrix_of,
+    rows_for as rows_for,
+    sum_over_chunks as sum_over_chunks,
+    sum_over_rows as sum_over_rows,
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.tree_util as jtu
 from jaxtyping import Array
 
-from ..layers import AbstractMatrixUse, Use
+from ..layers import AbstractMatrixUse, Use, matrix_layers
 from ..linearisation import AbstractLinearisation
 
 # Rows of up to so many bytes in all are held rather than made anew for every block.
@@ -66,43 +66,22 @@ def layout_of(linearisation: AbstractLinearisation, ranks: Sequence[int]) -> Lay
     for j in range(len(weights)):
         if weights[j].size == 0 or all(uses == () for uses in undecided.uses(j)):
             ways[j] = Way.NONE
-        elif _is_dense(undecided.uses(j)):
-            ways[j] = Way.DENSE
-    partners = _partners(linearisation, ways)
+    partners = {}
+    for layer in matrix_layers([term.layers for term in linearisation.terms]):
+        if all(_one_vector(uses) for uses in undecided.uses(layer.weight)):
+            ways[layer.weight] = Way.DENSE
+            if layer.bias is not None:
+                ways[layer.bias] = Way.BIAS
+                partners[layer.bias] = layer.weight
     for j in sorted(range(len(weights)), key=lambda j: weights[j].size):
         size = undecided.size * weights[j].nbytes
-        if j in partners:
-            ways[j] = Way.BIAS
-        elif ways[j] is Way.GENERAL and None not in undecided.uses(j) and size <= room:
+        if ways[j] is Way.GENERAL and None not in undecided.uses(j) and size <= room:
             ways[j] = Way.HELD
             room -= size
     return Layout(linearisation, tuple(ranks), tuple(ways), partners)
 
 
-def _is_dense(uses: Sequence[tuple[Use, ...] | None]) -> bool:
-    """Whether each term multiplies one vector per example, from one side, or does not use it."""
-    found = [of_term for of_term in uses if of_term != ()]
-    matrices = [
-        of_term[0]
-        for of_term in found
-        if of_term is not None and len(of_term) == 1 and isinstance(of_term[0], AbstractMatrixUse)
-    ]
-    return (
-        len(matrices) == len(found)
-        and all(use.positions == 1 for use in matrices)
-        and len({(use.transposed, use.length) for use in matrices}) == 1
-    )
-
-
-def _partners(linearisation: AbstractLinearisation, ways: Sequence[Way]) -> dict[int, int]:
-    """The biases that belong to one dense matrix in every term that uses either."""
-    found: dict[int, int] = {}
-    layers = [term.layers for term in linearisation.terms]
-    for j in {j for of_term in layers for j in of_term.biases}:
-        matrices = {of_term.biases.get(j) for of_term in layers if of_term.uses[j] != ()}
-        (matrix, *others) = matrices
-        if others or matrix is None or ways[matrix] is not Way.DENSE:
-            continue
-        if all(of_term.uses[matrix] == () or j in of_term.biases for of_term in layers):
-            found[j] = matrix
-    return found
+def _one_vector(uses: Sequence[Use] | None) -> bool:
+    """Whether a matrix is multiplied by one vector per example, at most."""
+    found = [use.positions for use in uses or () if isinstance(use, AbstractMatrixUse)]
+    return sum(found) <= 1

@@ -1,7 +1,7 @@
 """Sums over the rows of C = AᵀA, made by automatic differentiation for some examples at a time."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -23,41 +23,70 @@ _CHUNK_BYTES = 2**26
 
 def diagonal_of(linearisation: AbstractLinearisation, factors: _Factors) -> Float[Array, " P"]:
     """Σ_t Σ_i scale_i Σ_k (J_iᵀ S_i e_k)²."""
-    return _sum_over_rows(linearisation, factors, lambda rows: jnp.sum(rows**2, axis=0))
+    return sum_over_rows(linearisation, factors, lambda rows: jnp.sum(rows**2, axis=0))
 
 
 def matrix_of(linearisation: AbstractLinearisation, factors: _Factors) -> Float[Array, "P P"]:
     """Σ_t Σ_i scale_i J_iᵀ S_i S_iᵀ J_i, one matrix product per chunk of rows."""
-    return _sum_over_rows(linearisation, factors, lambda rows: rows.T @ rows)
+    return sum_over_rows(linearisation, factors, lambda rows: rows.T @ rows)
 
 
-def _sum_over_rows(
+def sum_over_rows(
     linearisation: AbstractLinearisation,
     factors: _Factors,
-    fn: Callable[[Float[Array, "m P"]], Array],
-) -> Array:
-    """`fn`, a sum over the rows that it is given, of the rows √scale_i S_ikᵀ J_i of all terms."""
-    total = 0
-    for term, factor in zip(linearisation.terms, factors, strict=True):
-        of_example = eqx.Partial(_rows, term, linearisation.params)
+    fn: Callable[[Float[Array, "m P"]], PyTree[Array]],
+    wanted: Sequence[int] | None = None,
+) -> PyTree[Array]:
+    """`fn`, a sum over the rows that it is given, of the rows √scale_i S_ikᵀ J_i of all terms.
 
-        def of_chunk(some: Any, of_example: Any = of_example) -> Array:
+    **Arguments:** `wanted`, the numbers of the weights whose part of the rows is made; default all.
+    """
+    totals = []
+    for term, of_example, examples in _examples(linearisation, factors, wanted):
+
+        def of_chunk(some: Any, of_example: Any = of_example) -> PyTree[Array]:
             rows = eqx.filter_vmap(lambda example: of_example(example))(some)
             return fn(rows.reshape(-1, rows.shape[-1]))
 
+        chunk = max(1, _CHUNK_BYTES // _bytes_per_example(of_example, examples))
+        totals.append(sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size)))
+    return jtu.tree_map(lambda *of_terms: sum(of_terms[1:], of_terms[0]), *totals)
+
+
+def rows_for(
+    linearisation: AbstractLinearisation, factors: _Factors, wanted: Sequence[int]
+) -> Float[Array, "m p"]:
+    """The part of the rows that belongs to some weights, for each example all columns of S."""
+    found = []
+    for _, of_example, examples in _examples(linearisation, factors, wanted):
+        rows = eqx.filter_vmap(lambda example, of_example=of_example: of_example(example))(examples)
+        found.append(rows.reshape(-1, rows.shape[-1]))
+    return jnp.concatenate(found)
+
+
+def _examples(
+    linearisation: AbstractLinearisation, factors: _Factors, wanted: Sequence[int] | None
+) -> list[tuple[LinearisedTerm, Callable[[Any], Array], PyTree]]:
+    """Per term: what makes the rows of one example, and what it takes of all of them."""
+    leaves, treedef = jtu.tree_flatten(linearisation.params)
+    mask = [wanted is None or j in wanted for j in range(len(leaves))]
+    weights, others = eqx.partition(linearisation.params, treedef.unflatten(mask))
+    found = []
+    for term, factor in zip(linearisation.terms, factors, strict=True):
         scales = jnp.broadcast_to(jnp.sqrt(term.scale), (term.size,))
         examples = factor, scales, term.inputs, term.keys
-        chunk = max(1, _CHUNK_BYTES // _bytes_per_example(of_example, examples))
-        total = total + _sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size))
-    return jnp.asarray(total)
+        found.append((term, eqx.Partial(_rows, term, weights, others), examples))
+    return found
 
 
-def _rows(term: LinearisedTerm, params: PyTree, example: Any) -> Float[Array, "r P"]:
+def _rows(
+    term: LinearisedTerm, weights: PyTree, others: PyTree, example: Any
+) -> Float[Array, "r P"]:
     """The rows √scale e_kᵀ Sᵀ J of one example, in the precision of the wider of z and weights."""
     factor, scale, x, key = example
-    z, pullback = jax.vjp(lambda p: term.example(p, x, key), params)
+    z, pullback = jax.vjp(lambda w: term.example(eqx.combine(w, others), x, key), weights)
     columns = factor.as_matrix().T.reshape(-1, *z.shape) * scale.astype(z.dtype)
-    dtype = work_dtype(z, params)
+    dtype = work_dtype(z, weights)
 
     def row(column: Array) -> Float[Array, " P"]:
         return jfu.ravel_pytree(pullback(column)[0])[0].astype(dtype)
@@ -70,11 +99,13 @@ def _bytes_per_example(of_example: Callable[[Any], Array], examples: PyTree) -> 
     return math.prod(made.shape[1:]) * made.dtype.itemsize
 
 
-def _sum_over_chunks(fn: Callable[[Any], Array], examples: PyTree, n: int, size: int) -> Array:
-    """Σ fn(some examples), `size` of them at a time."""
+def sum_over_chunks(
+    fn: Callable[[Any], PyTree[Array]], examples: PyTree, n: int, size: int
+) -> PyTree[Array]:
+    """Σ fn(some examples), `size` of them at a time, of n examples [n, ...]."""
     arrays, static = eqx.partition(examples, eqx.is_array)
 
-    def chunk(indices: Array) -> Array:
+    def chunk(indices: Array) -> PyTree[Array]:
         some = jtu.tree_map(lambda leaf: leaf[indices], arrays)
         return fn(eqx.combine(some, static))
 
@@ -82,5 +113,7 @@ def _sum_over_chunks(fn: Callable[[Any], Array], examples: PyTree, n: int, size:
     total = chunk(jnp.arange(whole * size, n)) if rest else chunk(jnp.arange(size))
     parts = jnp.arange(whole * size).reshape(whole, size)[0 if rest else 1 :]
     if len(parts):
-        total, _ = jax.lax.scan(lambda so_far, part: (so_far + chunk(part), None), total, parts)
+        total, _ = jax.lax.scan(
+            lambda so_far, part: (jtu.tree_map(jnp.add, so_far, chunk(part)), None), total, parts
+        )
     return total

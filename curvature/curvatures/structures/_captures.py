@@ -1,0 +1,67 @@
+"""What the layers of a batch were given, and the cotangents of what they returned."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float
+
+from ..._trees import work_dtype
+from ...layers import Captured, MatrixLayer, capture
+from ...linearisation import AbstractLinearisation, LinearisedTerm
+from ...rows import columns_of
+
+
+class LayerCapture(eqx.Module):
+    """One layer y = W a + b in one term, with its L slices (L = 1 where it is not stacked).
+
+    The rows of the layer are Σ_t Δ_ikt ā_itᵀ, with ā = [a, 1] where it has a bias.
+
+    - `inputs`: ā, for example i and position t.
+    - `cotangents`: Δ, for column k of S; they hold √scale_i.
+    - `scale`: scale_i.
+    """
+
+    inputs: Float[Array, "L n t in"]
+    cotangents: Float[Array, "L k n t out"]
+    scale: Float[Array, " n"]
+
+
+def captures_of(
+    linearisation: AbstractLinearisation,
+    factors: tuple[lx.AbstractLinearOperator, ...],
+    layers: Sequence[MatrixLayer],
+) -> list[list[LayerCapture]]:
+    """Of every layer, in the terms that use it, for one forward and k backward passes."""
+    wanted = [layer.weight for layer in layers]
+    found: list[list[LayerCapture]] = [[] for _ in layers]
+    columns = columns_of(linearisation, factors)
+    for term, of_term in zip(linearisation.terms, columns, strict=True):
+        captured = capture(
+            term.layers,
+            linearisation.params,
+            term.examples,
+            term.closed_over,
+            of_term,
+            None,
+            wanted,
+        )
+        for layer, of_layer in zip(layers, found, strict=True):
+            if captured[layer.weight]:
+                of_layer.append(_joined(captured[layer.weight], layer, term))
+    return found
+
+
+def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> LayerCapture:
+    """All uses of a weight in one term: each is a position."""
+    inputs = jnp.concatenate([use.inputs() for use in uses], axis=2)
+    deltas = jnp.concatenate([use.cotangents() for use in uses], axis=3)
+    dtype = work_dtype(*jtu.tree_leaves((inputs, deltas)))
+    if layer.bias is not None:
+        inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1)
+    scale = jnp.broadcast_to(term.scale, (term.size,)).astype(dtype)
+    return LayerCapture(
+        jnp.moveaxis(inputs.astype(dtype), 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0), scale
+    )

@@ -1,0 +1,59 @@
+"""Blocks of stacked weights, one for each slice, and the eigenvectors that they are made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, PyTree
+
+from ...layers import MatrixLayer
+from ...linearisation import AbstractLinearisation
+from ...operators.blocks import AbstractBlock, Joined, Ravelled, SpectralBlock, StackedBlock
+
+
+class Spectrum(eqx.Module):
+    """The eigenvectors and the eigenvalues of a matrix, per slice."""
+
+    vectors: Float[Array, "L p p"]
+    values: Float[Array, "L p"]
+
+
+def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
+    """Eigenvectors and eigenvalues of positive semidefinite matrices; what is below 0 is 0.
+
+    One matrix at a time: LAPACK works on a batch with threads that other calls may wait for.
+    """
+    if len(matrices) == 1:
+        values, vectors = (found[None] for found in jnp.linalg.eigh(matrices[0]))
+    else:
+        values, vectors = jax.lax.map(lambda m: tuple(jnp.linalg.eigh(m)), matrices)
+    return Spectrum(vectors, jnp.maximum(values, 0))
+
+
+def spectral_block(layout: Joined | Ravelled) -> Callable[[Spectrum], SpectralBlock]:
+    """What makes the block of one slice of a spectrum."""
+    return lambda spectrum: SpectralBlock(spectrum.vectors, spectrum.values, layout)
+
+
+def of_slices(
+    make: Callable[[Any], AbstractBlock], stacked: PyTree[Array], length: int | None
+) -> AbstractBlock:
+    """What `make` makes of each slice, or of the only one where nothing is stacked.
+
+    **Arguments:** `stacked`, arrays [L, ...], with L = 1 where `length` is None.
+    """
+    if length is None:
+        return make(jtu.tree_map(lambda leaf: leaf[0], stacked))
+    return StackedBlock(eqx.filter_vmap(make)(stacked))
+
+
+def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
+    """How a layer's weights make one matrix, for a slice of them where they are stacked."""
+    leaves = jtu.tree_leaves(linearisation.params)
+    shapes = [
+        leaves[j].shape if layer.length is None else leaves[j].shape[1:] for j in layer.leaves
+    ]
+    return Joined(tuple(shapes), layer.transposed)

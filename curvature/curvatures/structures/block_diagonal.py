@@ -1,0 +1,146 @@
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from ..._checks import positive_int
+from ..._precision import full_precision
+from ...layers import MatrixLayer, matrix_layers
+from ...linearisation import AbstractLinearisation
+from ...operators.blocks import (
+    AbstractBlock,
+    AbstractBlockRows,
+    BlockOperator,
+    HeldRows,
+    Joined,
+    LayerRows,
+    Ravelled,
+    RowsBlock,
+)
+from ...rows import rows_for
+from .._base import AbstractPullback
+from ._base import AbstractStructure
+from ._captures import captures_of
+from ._partition import Group, groups_of
+from ._rest import blocks_of
+from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+
+_TOO_LARGE = (
+    "`BlockDiagonal(max_size={most})` refuses {found}, since the smaller of their matrices has "
+    "{of:,} rows: use a smaller batch, `KFAC`, or a higher bound."
+)
+
+
+class BlockDiagonal(AbstractStructure):
+    """C's exact blocks: one for each module that holds weights, for each slice of stacked ones.
+
+    A block is all trainable arrays with the same nearest enclosing `eqx.Module`, a Linear's weight
+    and bias; an array in no module is one by itself. Each is solved by the eigenvectors of the
+    smaller of two matrices: its own, or the Gram matrix of its rows, which are as many as those of
+    C. So `BlockDiagonal(GaussNewton())` is the layer-wise Gauss–Newton method.
+
+    **Arguments:** `of`, any pullback curvature; `max_size`, the most rows of the smaller matrix of
+    a block.
+    """
+
+    of: AbstractPullback
+    max_size: int = eqx.field(static=True)
+
+    def __init__(self, of: AbstractPullback, max_size: int = 4096):
+        positive_int("BlockDiagonal(max_size=...)", max_size)
+        self.of, self.max_size = of, max_size
+
+    @full_precision
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> BlockOperator:
+        C = self.of.operator(linearisation, key=key)
+        m = C.layout().size
+        groups = groups_of(linearisation)
+        for group in groups:
+            if (smaller := min(group.size, m)) > self.max_size:
+                found = f"a block of {group.size:,} weights and {m:,} rows"
+                raise ValueError(_TOO_LARGE.format(most=self.max_size, found=found, of=smaller))
+        dense = [group for group in groups if group.size <= m]
+        layers = _in_one_term(linearisation)
+        wide = [group for group in groups if group.size > m]
+        of_layer = [layers[group.leaves] for group in wide if group.leaves in layers]
+        by_rows = [group for group in wide if group.leaves not in layers]
+        blocks = [
+            *_dense(linearisation, C.factors, dense),
+            *_of_layers(linearisation, C.factors, of_layer),
+            *[_of_rows(linearisation, C.factors, group) for group in by_rows],
+        ]
+        leaves = [part.leaves for part in (*dense, *of_layer, *by_rows)]
+        return BlockOperator(blocks, leaves, jax.eval_shape(lambda: linearisation.params))
+
+
+_Factors: TypeAlias = tuple[lx.AbstractLinearOperator, ...]
+
+
+def _in_one_term(linearisation: AbstractLinearisation) -> dict[tuple[int, ...], MatrixLayer]:
+    """The layers that one term alone uses, by the numbers of their weights in order."""
+    terms = [term.layers for term in linearisation.terms]
+    return {
+        tuple(sorted(layer.leaves)): layer
+        for layer in matrix_layers(terms)
+        if sum(of_term.uses[layer.weight] != () for of_term in terms) == 1
+    }
+
+
+def _dense(
+    linearisation: AbstractLinearisation, S: _Factors, groups: Sequence[Group]
+) -> list[AbstractBlock]:
+    """By the matrix of each block."""
+    matrices, _ = blocks_of(linearisation, S, groups, [])
+    return [
+        of_slices(spectral_block(Ravelled(group.shapes)), spectrum(matrix), group.length)
+        for matrix, group in zip(matrices, groups, strict=True)
+    ]
+
+
+def _of_layers(
+    linearisation: AbstractLinearisation, S: _Factors, layers: Sequence[MatrixLayer]
+) -> list[AbstractBlock]:
+    """By the Gram matrix of a layer's inputs and cotangents."""
+    captures = captures_of(linearisation, S, layers)
+    return [
+        _in_sample_space(
+            LayerRows, (found.inputs, found.cotangents), joined(layer, linearisation), layer.length
+        )
+        for layer, (found,) in zip(layers, captures, strict=True)
+    ]
+
+
+def _of_rows(linearisation: AbstractLinearisation, S: _Factors, group: Group) -> AbstractBlock:
+    """By the Gram matrix of rows that are made by automatic differentiation and held."""
+    rows = rows_for(linearisation, S, group.leaves)  # ravelled, weight by weight
+    ends = np.cumsum([math.prod(shape) * (group.length or 1) for shape in group.shapes])
+    parts = [
+        part.reshape(len(rows), group.length or 1, -1)
+        for part in jnp.split(rows, ends[:-1], axis=1)
+    ]
+    of_slice = jnp.swapaxes(jnp.concatenate(parts, axis=2), 0, 1)  # [L, m, p]
+    return _in_sample_space(HeldRows, (of_slice,), Ravelled(group.shapes), group.length)
+
+
+def _in_sample_space(
+    kind: Callable[..., AbstractBlockRows],
+    arrays: tuple[Array, ...],
+    layout: Joined | Ravelled,
+    length: int | None,
+) -> AbstractBlock:
+    """A block for each slice of the arrays, made of rows of one kind."""
+    grams = spectrum(jax.vmap(lambda *one: kind(*one).gram())(*arrays))
+
+    def make(one: tuple[tuple[Array, ...], Spectrum]) -> AbstractBlock:
+        of_slice, gram = one
+        return RowsBlock(kind(*of_slice), gram.vectors, gram.values, layout)
+
+    return of_slices(make, (arrays, grams), length)

@@ -1,0 +1,187 @@
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+
+from ..._checks import fraction, one_of, positive_int, scalar
+from ..._precision import full_precision
+from ..._trees import select
+from ...linearisation import AbstractLinearisation
+from ...operators.blocks import BlockOperator
+from ...rows import sum_over_chunks
+from .._average import Average
+from .._base import AbstractPullback
+from ._base import AbstractStructure, no_batch
+from ._captures import LayerCapture, captures_of
+from ._kronecker import (
+    Approximation,
+    Eigenbasis,
+    Factors,
+    assembled,
+    due,
+    eigenbasis,
+    factors_of,
+    in_bases,
+)
+from ._partition import Partition, partition_of
+from ._slices import Spectrum, spectrum
+
+# Rotated rows of about so many bytes are held at a time, those of one example at least.
+_CHUNK_BYTES = 2**26
+
+
+class _Bases(eqx.Module):
+    layers: list[Eigenbasis]
+    dense: list[Spectrum]
+
+
+class _State(eqx.Module):
+    factors: Average
+    bases: _Bases
+    scales: Average
+
+
+class EKFAC(AbstractStructure):
+    """U diag(s) Uᵀ per layer, in the eigenbases of K-FAC's factors (George et al. 2018).
+
+        s = diag(Uᵀ C_ℓ U) = Σ_ik (Uᵀ r_ik)²,    r_ik the layer's part of the rows of C
+
+    A row is the sum over all positions and uses, so that s is exact in these bases, and no diagonal
+    is nearer to C_ℓ in the Frobenius norm; U is as in [`KFAC`][], which says what a layer is and
+    what other weights have. With several terms U is that of one Kronecker product near their sum.
+
+    s is averaged over the steps, as the factors are; with new bases its average starts anew. The
+    bases are constants of every derivative. A batch whose factors are not finite leaves the state
+    as it was.
+
+    **Arguments:** as [`KFAC`][].
+    """
+
+    of: AbstractPullback
+    decay: ScalarLike
+    approximation: Approximation = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    max_block: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        of: AbstractPullback,
+        approximation: Approximation = "expand",
+        decay: ScalarLike = 0.95,
+        every: int = 10,
+        max_block: int = 1024,
+    ):
+        fraction("EKFAC(decay=...)", decay)
+        positive_int("EKFAC(every=...)", every)
+        positive_int("EKFAC(max_block=...)", max_block)
+        one_of("EKFAC(approximation=...)", approximation, ("expand", "reduce"))
+        self.of, self.decay, self.approximation = of, scalar(decay), approximation
+        self.every, self.max_block = every, max_block
+
+    @full_precision
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> BlockOperator:
+        partition = partition_of(linearisation, self.max_block)
+        captures, factors = self._estimate(linearisation, partition, key)
+        bases = _bases(factors)
+        scales = _scales(captures, bases.layers)
+        return _operator(factors, bases, scales, partition, linearisation)
+
+    def init(self, linearisation: AbstractLinearisation | None) -> _State:
+        if linearisation is None:
+            raise no_batch(self)
+        partition = partition_of(linearisation, self.max_block)
+
+        def shapes(linearisation: AbstractLinearisation) -> Any:
+            _, factors = self._estimate(linearisation, partition, jax.random.key(0))
+            bases = _bases(factors)
+            return factors, bases, [basis.values for basis in bases.layers]
+
+        factors, bases, scales = eqx.filter_eval_shape(shapes, linearisation)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
+        return _State(Average.zeros(factors), zeros, Average.zeros(scales))
+
+    @full_precision
+    def update(
+        self,
+        linearisation: AbstractLinearisation,
+        state: _State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[BlockOperator, _State]:
+        partition = partition_of(linearisation, self.max_block)
+        captures, estimate = self._estimate(linearisation, partition, key)
+        average = state.factors.update(estimate, self.decay)
+        factors, anew = average.value(self.decay), due(state.factors.steps, self.every)
+        bases = jax.lax.cond(anew, _bases, lambda _: state.bases, factors)
+        of_batch = _scales(captures, bases.layers)
+        so_far = select(anew, Average.zeros(state.scales.total), state.scales)
+        scales = so_far.update(of_batch, self.decay)
+        operator = _operator(factors, bases, scales.value(self.decay), partition, linearisation)
+        return operator, _State(average, bases, scales)
+
+    def _estimate(
+        self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
+    ) -> tuple[list[list[LayerCapture]], Factors]:
+        S = self.of.operator(linearisation, key=key).factors
+        captures = captures_of(linearisation, S, partition.layers)
+        return captures, factors_of(linearisation, S, captures, partition, self.approximation)
+
+
+def _bases(factors: Factors) -> _Bases:
+    pairs = zip(factors.left, factors.right, strict=True)
+    layers = [eigenbasis(left, right) for left, right in pairs]
+    bases = _Bases(layers, [spectrum(matrices) for matrices in factors.dense])
+    return jax.lax.stop_gradient(bases)
+
+
+def _scales(
+    captures: Sequence[Sequence[LayerCapture]], bases: Sequence[Eigenbasis]
+) -> list[Float[Array, "_L _out _in"]]:
+    """The numbers s of every layer, the sum of those of its terms."""
+    found = []
+    for of_layer, basis in zip(captures, bases, strict=True):
+        of_terms = [
+            jax.vmap(_squares)(term.inputs @ basis.right[:, None], term.cotangents, basis.left)
+            for term in of_layer
+        ]
+        found.append(sum(of_terms[1:], of_terms[0]))
+    return found
+
+
+def _squares(
+    inputs: Float[Array, "n t in"],
+    cotangents: Float[Array, "k n t out"],
+    left: Float[Array, "out out"],
+) -> Float[Array, "out in"]:
+    """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry; the inputs are rotated, the cotangents are not."""
+    deltas = cotangents @ left
+    if inputs.shape[1] == 1:
+        return jnp.einsum("kno,ni->oi", deltas[:, :, 0] ** 2, inputs[:, 0] ** 2)
+
+    def of_some(examples: tuple[Array, Array]) -> Array:
+        a, delta = examples
+        return jnp.sum(jnp.einsum("nkto,nti->nkoi", delta, a) ** 2, axis=(0, 1))
+
+    k, n, _, out = deltas.shape
+    chunk = max(1, _CHUNK_BYTES // (k * out * inputs.shape[-1] * inputs.dtype.itemsize))
+    return sum_over_chunks(of_some, (inputs, jnp.swapaxes(deltas, 0, 1)), n, min(chunk, n))
+
+
+def _operator(
+    factors: Factors,
+    bases: _Bases,
+    scales: Sequence[Float[Array, "_L _out _in"]],
+    partition: Partition,
+    linearisation: AbstractLinearisation,
+) -> BlockOperator:
+    corrected = [
+        Eigenbasis(basis.left, basis.right, s)
+        for basis, s in zip(bases.layers, scales, strict=True)
+    ]
+    blocks = in_bases(corrected, partition, linearisation)
+    return assembled(blocks, bases.dense, factors, partition, linearisation)

@@ -1,0 +1,182 @@
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, ScalarLike
+
+from ..._checks import fraction, one_of, positive_int, scalar
+from ..._precision import full_precision
+from ...linearisation import AbstractLinearisation
+from ...operators.blocks import BlockOperator, Joined, ProductsBlock
+from .._average import Average
+from .._base import AbstractPullback
+from ._base import AbstractStructure, no_batch
+from ._captures import captures_of
+from ._kronecker import (
+    Approximation,
+    Eigenbasis,
+    Factors,
+    assembled,
+    due,
+    eigenbasis,
+    eigenbasis_block,
+    factors_of,
+)
+from ._partition import Partition, partition_of
+from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+
+
+class _Bases(eqx.Module):
+    """Eigenvectors and eigenvalues of the factors.
+
+    - `sums`: those of Σ_t G_t ⊗ A_t, for small layers in several terms; None for the others.
+    """
+
+    layers: list[Eigenbasis]
+    sums: list[Spectrum | None]
+    dense: list[Spectrum]
+
+
+class _State(eqx.Module):
+    factors: Average
+    bases: _Bases
+
+
+class KFAC(AbstractStructure):
+    """A Kronecker product per layer, C_ℓ ≈ G ⊗ A (Martens and Grosse 2015).
+
+    A is the second moment of the layer's inputs, with a 1 for the bias, G that of the cotangents of
+    its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
+    that the outputs depend on through its products alone, used once or often, along a sequence, in
+    a convolution, or stacked under `scan`. Other weights have the exact block of their module, or
+    its diagonal where that block is larger than `max_block`.
+
+    It is exact for one example at one position, and for a deep linear net with a Gaussian
+    likelihood.
+
+    The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
+    Their eigenvectors, and so the operator, are made anew at the first three steps and then at
+    every `every`-th. A batch whose factors are not finite leaves the state as it was.
+
+    **Arguments:**
+
+    - `of`: any pullback curvature.
+    - `approximation`: for layers with several positions, `"expand"` or `"reduce"` (Eschenhagen et
+      al. 2023).
+    - `decay`: β in [0, 1), 0 for no average.
+    - `every`: how often eigenvectors are made anew.
+    - `max_block`: the most weights of an exact block.
+    """
+
+    of: AbstractPullback
+    decay: ScalarLike
+    approximation: Approximation = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    max_block: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        of: AbstractPullback,
+        approximation: Approximation = "expand",
+        decay: ScalarLike = 0.95,
+        every: int = 10,
+        max_block: int = 1024,
+    ):
+        fraction("KFAC(decay=...)", decay)
+        positive_int("KFAC(every=...)", every)
+        positive_int("KFAC(max_block=...)", max_block)
+        one_of("KFAC(approximation=...)", approximation, ("expand", "reduce"))
+        self.of, self.decay, self.approximation = of, scalar(decay), approximation
+        self.every, self.max_block = every, max_block
+
+    @full_precision
+    def operator(
+        self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
+    ) -> BlockOperator:
+        partition = partition_of(linearisation, self.max_block)
+        factors = self._factors(linearisation, partition, key)
+        return self._operator(factors, self._bases(factors), partition, linearisation)
+
+    def init(self, linearisation: AbstractLinearisation | None) -> _State:
+        if linearisation is None:
+            raise no_batch(self)
+        partition = partition_of(linearisation, self.max_block)
+
+        def shapes(linearisation: AbstractLinearisation) -> tuple[Factors, _Bases]:
+            factors = self._factors(linearisation, partition, jax.random.key(0))
+            return factors, self._bases(factors)
+
+        factors, bases = eqx.filter_eval_shape(shapes, linearisation)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
+        return _State(Average.zeros(factors), zeros)
+
+    @full_precision
+    def update(
+        self,
+        linearisation: AbstractLinearisation,
+        state: _State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[BlockOperator, _State]:
+        partition = partition_of(linearisation, self.max_block)
+        estimate = self._factors(linearisation, partition, key)
+        average = state.factors.update(estimate, self.decay)
+        factors = average.value(self.decay)
+        bases = jax.lax.cond(
+            due(state.factors.steps, self.every), self._bases, lambda _: state.bases, factors
+        )
+        operator = self._operator(factors, bases, partition, linearisation)
+        return operator, _State(average, bases)
+
+    def _factors(
+        self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
+    ) -> Factors:
+        S = self.of.operator(linearisation, key=key).factors
+        captures = captures_of(linearisation, S, partition.layers)
+        return factors_of(linearisation, S, captures, partition, self.approximation)
+
+    def _bases(self, factors: Factors) -> _Bases:
+        pairs = list(zip(factors.left, factors.right, strict=True))
+        return _Bases(
+            [eigenbasis(left, right) for left, right in pairs],
+            [self._of_sum(left, right) for left, right in pairs],
+            [spectrum(matrices) for matrices in factors.dense],
+        )
+
+    def _of_sum(self, left: Sequence[Array], right: Sequence[Array]) -> Spectrum | None:
+        out, width = left[0].shape[-1], right[0].shape[-1]
+        if len(left) == 1 or out * width > self.max_block:
+            return None
+        products = [jax.vmap(jnp.kron)(G, A) for G, A in zip(left, right, strict=True)]
+        return spectrum(sum(products[1:], products[0]))
+
+    def _operator(
+        self,
+        factors: Factors,
+        bases: _Bases,
+        partition: Partition,
+        linearisation: AbstractLinearisation,
+    ) -> BlockOperator:
+        blocks = []
+        for layer, near, of_sum, left, right in zip(
+            partition.layers, bases.layers, bases.sums, factors.left, factors.right, strict=True
+        ):
+            layout = joined(layer, linearisation)
+            if len(left) == 1:
+                block = of_slices(eigenbasis_block(layout), near, layer.length)
+            elif of_sum is not None:
+                block = of_slices(spectral_block(layout), of_sum, layer.length)
+            else:
+                stacked = jnp.stack(left, axis=1), jnp.stack(right, axis=1), near
+                block = of_slices(_products_block(layout), stacked, layer.length)
+            blocks.append(block)
+        return assembled(blocks, bases.dense, factors, partition, linearisation)
+
+
+def _products_block(layout: Joined) -> Callable[[tuple[Array, Array, Eigenbasis]], ProductsBlock]:
+    def make(one: tuple[Array, Array, Eigenbasis]) -> ProductsBlock:
+        left, right, near = one
+        return ProductsBlock(left, right, eigenbasis_block(layout)(near), layout)
+
+    return make

@@ -1,0 +1,14 @@
+from ._base import AbstractBlock as AbstractBlock
+from .eigenbasis import EigenbasisBlock as EigenbasisBlock
+from .elementwise import ElementwiseBlock as ElementwiseBlock
+from .joined import Joined as Joined, Ravelled as Ravelled
+from .operator import BlockOperator as BlockOperator
+from .products import ProductsBlock as ProductsBlock
+from .rows import (
+    AbstractBlockRows as AbstractBlockRows,
+    HeldRows as HeldRows,
+    LayerRows as LayerRows,
+    RowsBlock as RowsBlock,
+)
+from .spectral import SpectralBlock as SpectralBlock
+from .stacked import StackedBlock as StackedBlock

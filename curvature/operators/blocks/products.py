@@ -1,0 +1,49 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ._base import AbstractBlock
+from .eigenbasis import EigenbasisBlock
+from .joined import Joined
+
+# What an inner solve may leave of its right-hand side, in units of roundoff, and its most products.
+_TOLERANCE, _MOST_PRODUCTS = 10.0, 200
+
+
+class ProductsBlock(AbstractBlock):
+    """Σ_t G_t ⊗ A_t on one layer, X ↦ Σ_t G_t X A_t: a Kronecker product per term.
+
+    With λI the sum has no inverse in closed form. It is solved by conjugate gradients.
+
+    - `left`: G_t, out × out, positive semidefinite; `right`: A_t, in × in.
+    - `near`: one Kronecker product near the sum; its damped inverse preconditions the solve.
+    """
+
+    left: Float[Array, "terms out out"]
+    right: Float[Array, "terms in in"]
+    near: EigenbasisBlock
+    layer: Joined = eqx.field(static=True)
+
+    def mv(self, arrays: list[Array]) -> list[Array]:
+        matrix = self.layer.join(arrays)
+        return self.layer.split(jnp.einsum("tij,jk,tkl->il", self.left, matrix, self.right))
+
+    def diagonal(self) -> list[Array]:
+        left, right = (jnp.diagonal(m, axis1=1, axis2=2) for m in (self.left, self.right))
+        return self.layer.split(left.T @ right)
+
+    def inverse_mv(self, damping: Scalar, arrays: list[Array]) -> list[Array]:
+        def product(arrays: list[Array]) -> list[Array]:
+            pairs = zip(self.mv(arrays), arrays, strict=True)
+            return [Cv + damping.astype(v.dtype) * v for Cv, v in pairs]
+
+        eps = float(jnp.finfo(self.left.dtype).eps)
+        found, _ = jax.scipy.sparse.linalg.cg(
+            product,
+            arrays,
+            tol=_TOLERANCE * eps,
+            maxiter=_MOST_PRODUCTS,
+            M=lambda arrays: self.near.inverse_mv(damping, arrays),
+        )
+        return found

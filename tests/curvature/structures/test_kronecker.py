@@ -1,0 +1,112 @@
+"""`cv.KFAC` and `cv.EKFAC`: where they are exact, what they are written out, and their solves."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import curvature as cv
+from tests.curvature import cases
+from tests.curvature.structures import laws
+from tests.curvature.tools import distance
+from tests.selection import slow_but
+
+KEY = jax.random.key(3)
+STRUCTURES = {"kfac": cv.KFAC, "ekfac": cv.EKFAC}
+
+
+@functools.cache
+def evaluated(structure, model, likelihood):
+    with jax.enable_x64(True):
+        return laws.evaluated(model, likelihood, STRUCTURES[structure], KEY)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("model", slow_but(["tanh"], list(cases.MODELS)))
+def test_as_an_operator(x64, structure, model):
+    found = evaluated(structure, model, cases.ONE.get(model, "categorical"))
+    for name in ("gauss_newton", "true_fisher"):
+        operator, C = found[name]
+        laws.check_operator(operator)
+        # s sums squares of rotated rows, so that the trace is that of C.
+        if structure == "ekfac":
+            assert np.isclose(np.trace(operator.as_matrix()), np.trace(C), rtol=1e-10), name
+
+
+@pytest.mark.parametrize("model", slow_but(["tanh"], ["convnet", "transformer", "several_terms"]))
+def test_the_correction_brings_it_nearer_to_the_blocks(x64, model):
+    likelihood = cases.ONE.get(model, "categorical")
+    plain, corrected = (evaluated(name, model, likelihood) for name in STRUCTURES)
+    with jax.enable_x64(True):
+        blocks = laws.evaluated(model, likelihood, cv.BlockDiagonal, KEY)
+    for name, (exact, _) in blocks.items():
+        exact = exact.as_matrix()
+        of_plain, of_corrected = (
+            np.linalg.norm(found[name][0].as_matrix() - exact) for found in (plain, corrected)
+        )
+        assert of_corrected <= of_plain * (1 + 1e-10), name
+
+
+class Deep(eqx.Module):
+    """A deep linear net along a sequence, with biases; pooled where `pooled`."""
+
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+    pooled: bool = eqx.field(static=True)
+
+    def __init__(self, pooled):
+        a, b = jax.random.split(jax.random.key(0))
+        self.first, self.second = eqx.nn.Linear(3, 4, key=a), eqx.nn.Linear(4, 2, key=b)
+        self.pooled = pooled
+
+    def __call__(self, x):
+        z = jax.vmap(self.second)(jax.vmap(self.first)(x))
+        return jnp.mean(z, axis=0) if self.pooled else z
+
+
+def blocks(matrix, sizes):
+    ends = np.cumsum(sizes)
+    return [
+        matrix[end - size : end, end - size : end] for end, size in zip(ends, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    ("approximation", "pooled", "exact"),
+    [("expand", False, True), ("reduce", True, True), ("expand", True, False)],
+)
+def test_it_is_exact_for_a_deep_linear_net(x64, structure, approximation, pooled, exact):
+    """With T = 3 positions; the wrong approximation is not, so that this can fail."""
+    outputs = (2,) if pooled else (3, 2)
+    case = cases.supervised(Deep(pooled), "gaussian", inputs=(3, 3), outputs=outputs)
+
+    @eqx.filter_jit
+    def run(model, batch):
+        here = case.objective.linearise(model, batch)
+        of = cv.GaussNewton()
+        return STRUCTURES[structure](of, approximation=approximation).operator(here), of.operator(
+            here
+        )
+
+    found, C = (operator.as_matrix() for operator in run(case.model, case.batch))
+    sizes = [16, 10]
+    for block, expected in zip(blocks(found, sizes), blocks(C, sizes), strict=True):
+        assert (distance(block, expected) <= 1e-12) == exact
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_it_is_exact_for_one_example_at_one_position(x64, structure):
+    case = cases.supervised(cases.mlp(jnp.tanh), "categorical", n=1)
+
+    @eqx.filter_jit
+    def run(model, batch):
+        here = case.objective.linearise(model, batch)
+        of = cv.EmpiricalFisher()
+        return STRUCTURES[structure](of).operator(here), cv.BlockDiagonal(of).operator(here)
+
+    found, expected = (operator.as_matrix() for operator in run(case.model, case.batch))
+    assert distance(found, expected) <= 1e-12
