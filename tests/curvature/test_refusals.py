@@ -47,6 +47,11 @@ ARGUMENTS = [
     (functools.partial(cv.Minimiser, SGD, 1e-3, 1e-3), "max_rejections", (0,), INTEGER),
     (functools.partial(cv.Averaged, SGD), "decay", (0.0, 1.0, 1, -0.1, NAN, "0.9"), "must"),
     (functools.partial(cv.MovingAverage, cv.GaussNewton()), "decay", (0.0, 1.0, -0.1, NAN), "must"),
+    (functools.partial(cv.Diagonal, cv.GaussNewton()), "decay", (1.0, -0.1, NAN), "must"),
+    (
+        functools.partial(cv.LowRank, cv.GaussNewton()),
+        *("rank", (0, -1, 2.5, True), INTEGER),
+    ),
     (
         functools.partial(cv.FirstExamples, cv.GaussNewton()),
         *("examples", (0, -1, 2.5, True), INTEGER),

@@ -80,6 +80,8 @@ TABLE = {
     "dataset=mnist10k": ["t10k-images-idx3-ubyte.gz"],
     "curvature=identity structure=diagonal": ["Diagonal(of=...)", "`Identity`", "`structure=full`"],
     "curvature=averaged structure=diagonal": ["Diagonal(of=...)", "`MovingAverage`"],
+    "curvature=identity preconditioner=diagonal": ["Diagonal(of=...)", "`preconditioner=none`"],
+    "preconditioner=diagonal solver=sample_space": ["`preconditioner=...` is for `CG`"],
     "solver=structured": ["Structured()", "`structure=diagonal`", "`solver=auto`"],
     # more than a solver takes
     "curvature=exact_fisher solver=sample_space solver.max_rows=99": [
@@ -88,6 +90,7 @@ TABLE = {
     "solver=sample_space solver.max_memory=1e-4": ["GiB", "smaller batch", "`solver=cg`"],
     # an override that nothing uses
     "curvature=gauss_newton samples=5": ["`samples=5`", "`curvature=gauss_newton`"],
+    "optimiser=adam preconditioner=diagonal": ["`preconditioner=diagonal`", "`optimiser=adam`"],
     "optimiser=adam structure=diagonal": ["`structure=diagonal`", "`optimiser=adam`"],
     "optimiser=adam curvature=true_fisher": ["`curvature=true_fisher`", "`optimiser=adam`"],
     "-m curvature=identity,true_fisher samples=1,5": ["`samples=1,5`", "`curvature=identity`"],

@@ -25,7 +25,7 @@ FIRST_FILES = dict(reversed(FILES)).items()  # one of each group
 
 
 def test_there_are_files():
-    assert len({group for group, _ in FILES}) == 14
+    assert len({group for group, _ in FILES}) == 15
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
@@ -38,7 +38,8 @@ def test_composes_and_instantiates(group, option, compose):
     elif group == "recorders":
         assert instantiate(group, job.config[group][option]) is not None
     elif group != "experiment":
-        assert instantiate(group, job.config[group]) is not None
+        is_none = (group, option) == ("preconditioner", "none")
+        assert (instantiate(group, job.config[group]) is None) == is_none
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, EXPERIMENTS))
@@ -70,15 +71,19 @@ def test_experiment_trains(name, compose, train, request):
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
 
 
-STRUCTURES = [name for group, name in FILES if group == "structure"]
+ROLES = [name for name in FILES if name[0] in ("structure", "preconditioner")]
 
 
-@pytest.mark.parametrize("name", slow_but(["diagonal"], STRUCTURES))
-def test_structure_trains(name, train):
+@pytest.mark.parametrize(
+    ("role", "name"),
+    slow_but([("structure", "diagonal"), ("preconditioner", "diagonal")], ROLES),
+)
+def test_structure_trains_in_either_role(role, name, train):
     arguments = "model=linear", "batch_size=20", "max_steps=2", "hydra.run.dir=run"
-    done = train(f"structure={name}", *arguments)
+    done = train(f"{role}={name}", "solver=auto", *arguments)
     assert done.code == 0, done.err
-    assert ("curvature Diagonal of SampledFisher" in done.out) == (name == "diagonal")
+    said = "preconditioner" if role == "preconditioner" else "curvature"
+    assert (f"{said} Diagonal of SampledFisher" in done.out) == (name == "diagonal")
     summary = json.loads((done.folder / "run" / "summary.json").read_text())
     assert summary["steps"] == 2
     assert summary["rejected"] == 0

@@ -5,7 +5,7 @@ from .._base import AbstractCurvature, AbstractPullback
 _NO_PULLBACK = (
     "`{structure}(of=...)` must be a pullback of a metric on the outputs, such as `GaussNewton()` "
     "or `SampledFisher()`, got `{found}`: use `{found}` without a structure (on the command line "
-    "`structure=full`), or take the structure of a pullback."
+    "`structure=full`, `preconditioner=none`), or take the structure of a pullback."
 )
 
 

@@ -4,6 +4,7 @@ import functools
 
 import equinox as eqx
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -11,7 +12,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature import cases
+from tests.curvature import cases, dense
 from tests.curvature.structures import laws
 from tests.curvature.tools import distance
 from tests.curvature.written import Written, check_step, one_layer, poisoned, steps, trajectory
@@ -102,6 +103,29 @@ def test_a_batch_that_is_not_finite_leaves_the_state(x64, decay):
         shares = np.asarray(decay) ** np.arange(count)[::-1]
         expected = shares @ alone[good[:count]] / shares.sum()
         assert distance(averages[good[count - 1]], expected) <= 1e-12
+
+
+def test_a_solve_has_the_derivative_of_the_dense_one_in_the_weights(x64):
+    case = layer()
+    (term,) = case.terms
+    params, static = eqx.partition(case.model, eqx.is_inexact_array)
+    w, unravel = jfu.ravel_pytree(params)
+    b, c = np.random.default_rng(4).normal(size=(2, w.size))
+
+    def library(w):
+        here = case.objective.linearise(eqx.combine(unravel(w), static), case.batch)
+        C = cv.damped(cv.Diagonal(cv.GaussNewton()).operator(here), 0.1)
+        return c @ jfu.ravel_pytree(lx.linear_solve(C, unravel(b), cv.Auto()).value)[0]
+
+    def densely(w):
+        model = eqx.combine(unravel(w), static)
+        J = term.jacobians(model, case.trainable)
+        M = jax.vmap(dense.gauss_newton(term.distribution))(term.values(model), term.targets)
+        diagonal = jnp.einsum("icp,icd,idp->p", J, M, J) / len(J)
+        return jnp.sum(c * b / (diagonal + 0.1))
+
+    found, expected = jax.jit(lambda w: (jax.grad(library)(w), jax.grad(densely)(w)))(w)
+    assert distance(found, expected) <= 1e-10
 
 
 class Mixed(eqx.Module):

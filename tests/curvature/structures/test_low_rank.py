@@ -4,6 +4,7 @@ import functools
 
 import equinox as eqx
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -166,3 +167,28 @@ def test_a_derivative_in_the_weights_is_refused_one_in_the_vector_is_right(x64):
     inverse = np.linalg.inv(C + 0.1 * np.eye(9))
     assert distance(of_b, inverse) <= 1e-12
     assert distance(of_damping, -inverse @ inverse @ b) <= 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_installed")
+def test_as_a_preconditioner_it_leaves_a_step_its_derivative(x64):
+    """That of the exact solve, to which a preconditioner is a constant."""
+    case = layer()
+    params, static = eqx.partition(case.model, eqx.is_inexact_array)
+    w, unravel = jfu.ravel_pytree(params)
+
+    def step(w, preconditioner):
+        optimiser = cv.NaturalGradient(
+            case.objective,
+            solver=cv.CG(rtol=1e-12, max_steps=50),
+            preconditioner=preconditioner,
+            damping=0.1,
+        )
+        model = eqx.combine(unravel(w), static)
+        state = optimiser.init(case.model, batch=case.batch)
+        model, _, _ = optimiser.step(model, case.batch, state, key=KEY)
+        return jnp.sum(jfu.ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0] ** 2)
+
+    of = cv.LowRank(cv.SampledFisher(), 4)
+    with_it, without = jax.jit(lambda w: [jax.grad(step)(w, P) for P in (of, None)])(w)
+    assert distance(with_it, without) <= 1e-9
