@@ -1,0 +1,48 @@
+"""Which weights are matrices, and what of them is preconditioned: one rule for all rivals."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def is_matrix(weight: Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether a weight is a matrix, outputs × inputs, of more than one row and column.
+
+    Equinox puts the outputs first. The axes of a convolution after the first, the inputs and the
+    places of the kernel, count as one, as Jordan does for Muon. Its bias, of shape (channels, 1,
+    1), is no matrix. Stacked layers are not recognised: their first axis would count as outputs.
+    """
+    return weight.ndim >= 2 and 1 < weight.shape[0] < weight.size
+
+
+def as_matrix(weight: Float[Array, "..."]) -> Float[Array, "m n"]:
+    """A weight as its matrix, in float32 at least; any other as one column."""
+    rows = weight.shape[0] if is_matrix(weight) else weight.size
+    # Factorisations do not exist in half precision.
+    wide = weight if jnp.finfo(weight.dtype).bits >= 32 else weight.astype(jnp.float32)
+    return wide.reshape(rows, weight.size // max(rows, 1))
+
+
+def preconditioned(weight: Array, max_dim: int) -> tuple[int | None, int | None]:
+    """The sizes of the two sides of a weight; None for a side that keeps the identity.
+
+    That is each side of what is no matrix, and a side larger than `max_dim`.
+    """
+    if not is_matrix(weight):
+        return None, None
+    rows, columns = weight.shape[0], math.prod(weight.shape[1:])
+    return (rows if rows <= max_dim else None), (columns if columns <= max_dim else None)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise unless `value` is an integer of at least 1; `name` is what the user wrote."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+
+
+def check_fraction(name: str, value: float, *, one: bool = False) -> None:
+    """Raise unless `value` lies in [0, 1), or in [0, 1] if `one`."""
+    if not (0 <= value < 1 or (one and value == 1)):
+        raise ValueError(f"`{name}` must lie in [0, 1{']' if one else ')'}, got {value}.")

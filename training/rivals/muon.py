@@ -1,0 +1,26 @@
+import jax
+from jaxtyping import Array, PyTree
+from optax.contrib import MuonDimensionNumbers
+
+from ._base import is_matrix
+
+
+def matrix_axes(weights: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
+    """Which weights `optax.contrib.muon` orthogonalises, and along which axes: the matrices.
+
+    Without it optax takes the first axis of a matrix for its inputs, where Equinox has the outputs;
+    the factor √max(1, outputs/inputs) of its step would be that of the transpose. Convolutions
+    would be left to Adam, where Jordan, "Muon: An optimizer for hidden layers in neural networks"
+    (2024), flattens all their axes but the outputs. None, for what is no matrix, means Adam.
+
+    Jordan leaves embeddings and the last layer to Adam, too. Here, as in optax, every matrix is
+    orthogonalised: which layer is the last cannot be read off the weights.
+    """
+    return jax.tree.map(
+        lambda weight: (
+            MuonDimensionNumbers(reduction_axis=tuple(range(1, weight.ndim)), output_axis=0)
+            if is_matrix(weight)
+            else None
+        ),
+        weights,
+    )
