@@ -35,9 +35,14 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The name of the curvature, or of the optimiser where there is none."""
+        """The name of the curvature and its structure, or of the optimiser where there is none."""
         choices = self.config["choices"]
-        return choices.get("curvature", choices["optimiser"])
+        label = choices.get("curvature", choices["optimiser"])
+        if (structure := choices.get("structure", "full")) != "full":
+            label = f"{label} {structure}"
+        if (preconditioner := choices.get("preconditioner", "none")) != "none":
+            label = f"{label} preconditioned by {preconditioner}"
+        return label
 
 
 def current_job(config: DictConfig) -> Job:

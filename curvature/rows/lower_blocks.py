@@ -4,6 +4,9 @@ from jaxtyping import Array, Float
 
 from .width import block_width
 
+# Of so many blocks is a matrix that is given: a program of more takes long to compile.
+_FEW_BLOCKS = 6
+
 
 class LowerBlocks(eqx.Module):
     """A symmetric matrix, as block columns that start on the diagonal.
@@ -15,8 +18,8 @@ class LowerBlocks(eqx.Module):
 
     @staticmethod
     def of(matrix: Float[Array, "m m"]) -> "LowerBlocks":
-        """The block columns of a symmetric matrix."""
-        width = block_width(len(matrix))
+        """A few block columns of a symmetric matrix."""
+        width = max(block_width(len(matrix)), -(-len(matrix) // _FEW_BLOCKS))
         starts = range(0, len(matrix), width)
         return LowerBlocks(tuple(matrix[i:, i : i + width] for i in starts))
 

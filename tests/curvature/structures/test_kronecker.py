@@ -36,7 +36,7 @@ def test_as_an_operator(x64, structure, model):
             assert np.isclose(np.trace(operator.as_matrix()), np.trace(C), rtol=1e-10), name
 
 
-@pytest.mark.parametrize("model", slow_but(["tanh"], ["convnet", "transformer", "several_terms"]))
+@pytest.mark.parametrize("model", slow_but(["tanh"], ["convnet", "transformer"]))
 def test_the_correction_brings_it_nearer_to_the_blocks(x64, model):
     likelihood = cases.ONE.get(model, "categorical")
     plain, corrected = (evaluated(name, model, likelihood) for name in STRUCTURES)
