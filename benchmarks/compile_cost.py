@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from rich.console import Console
-from rich.table import Table
 
 import curvature as cv
 import models
 from training import machine
 
 from .problems import natural_gradient, sgd_step
+from .tables import table
 
 METHODS: dict[str, cv.NaturalGradient] = {
     "gauss_newton, CG": natural_gradient(cv.GaussNewton(), cv.CG(rtol=0.0, max_steps=10)),
@@ -85,15 +85,17 @@ CASES = {
 }
 
 
-def measure(case: Case, repeats: int) -> list[dict[str, Any]]:
+def measure(
+    case: Case, repeats: int, methods: dict[str, cv.NaturalGradient] = METHODS
+) -> list[dict[str, Any]]:
     """One row per method: seconds, and multiples of those of an SGD step."""
     model, batch = case.build(jax.random.key(0)), case.batch()
     params, static = eqx.partition(model, eqx.is_array)
     steps: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "sgd": (lambda params, batch: sgd_step(params, static, batch), (params, batch))
     }
-    for name, optimiser in METHODS.items():
-        state = optimiser.init(model)
+    for name, optimiser in methods.items():
+        state = optimiser.init(model, batch=batch)
         steps[name] = (_step(optimiser, static), (params, batch, state, jax.random.key(0)))
     times = {name: [] for name in steps}
     for _ in range(repeats):
@@ -149,12 +151,7 @@ def main(argv: list[str]) -> None:
     console.print(f"{about['processor']}; {about['versions']}")
     for name in options.cases:
         found[name] = measure(CASES[name], options.repeats)
-        table = Table(title=name)
-        for column in found[name][0]:
-            table.add_column(column, justify="left" if column == "step" else "right")
-        for row in found[name]:
-            table.add_row(*map(str, row.values()))
-        console.print(table)
+        console.print(table(name, found[name]))
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "cases": found}, indent=2) + "\n")
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 import curvature as cv
 from training import machine
 
 from . import exact_solves, loop_cost, many_seeds, stepping
 from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
+from .tables import table
 from .timing import Rounds
 
 PRODUCTS = 10
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     console.print(str(about["versions"]))
 
     def shown(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        console.print(_table(title, rows))
+        console.print(table(title, rows))
         return rows
 
     exact = {
@@ -135,15 +135,6 @@ def main(argv: list[str]) -> None:
         figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
         figures |= {"seeds": seeds, "steps": steps, "products": products, "loop": loop}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title)
-    for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    return table
 
 
 if __name__ == "__main__":

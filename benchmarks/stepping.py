@@ -34,6 +34,11 @@ class Scan:
     def __call__(self) -> object:
         return self._run(self._carry, self._batches)
 
+    def warmed(self) -> "Scan":
+        """The same after one pass over the batches: what happens at first steps alone is over."""
+        self._carry, _ = self._run(self._carry, self._batches)
+        return self
+
     def memory(self) -> int:
         """The bytes that XLA sets aside for one step: what comes in, goes out, lies between."""
         one = jax.tree.map(lambda array: array[:1], self._batches)
@@ -81,7 +86,7 @@ def scan_products(problem: Problem | Images, count: int) -> Scan:
 def scan_steps(problem: Problem | Images, optimiser: cv.AbstractOptimiser) -> Scan:
     """Steps of an optimiser of this library."""
     params, static = _split(problem)
-    state = optimiser.init(problem.model())
+    state = optimiser.init(problem.model(), batch=_first(problem))
 
     def body(carry: tuple[PyTree, PyTree], batch: Any) -> Any:
         params, state = carry
@@ -90,6 +95,23 @@ def scan_steps(problem: Problem | Images, optimiser: cv.AbstractOptimiser) -> Sc
         return (eqx.filter(model, eqx.is_array), state), info
 
     return Scan(problem, body, (params, state))
+
+
+def scan_curvature(problem: Problem | Images, curvature: cv.AbstractCurvature) -> Scan:
+    """The gradient and what a curvature with a state learns of a batch; its operator is unused."""
+    params, static = _split(problem)
+
+    def body(state: PyTree, batch: Any) -> Any:
+        here = OBJECTIVE.linearise(eqx.combine(params, static), batch)
+        _, state = curvature.update(here, state, key=jax.random.key(0))
+        return state, jax.tree.map(jnp.max, here.grad)
+
+    shapes = eqx.filter_eval_shape(OBJECTIVE.linearise, problem.model(), _first(problem))
+    return Scan(problem, body, curvature.init(shapes))
+
+
+def _first(problem: Problem | Images) -> Any:
+    return jax.tree.map(lambda batches: batches[0], problem.data())
 
 
 def call_sgd(problem: Problem) -> Thing:

@@ -21,7 +21,8 @@ class Auto(lx.AbstractLinearSolver):
 
     1. There is a preconditioner: `cg`, the one solver here that takes it.
     2. C is diagonal (`Identity`, `Diagonal`): division, exact. With λ = 0, 0/0 is 0.
-    3. C is another structure (`KFAC`, `BlockDiagonal`, …): its own damped inverse, exact. Where λ may be zero, `cg`.
+    3. C is another structure (`KFAC`, `BlockDiagonal`, …): its own damped inverse, exact. Where λ
+       may be zero, `cg`.
     4. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
        `lineax.Cholesky()`, exact. Not where λ may be zero, since C + λI may then be singular.
     5. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -11,7 +12,10 @@ from jaxtyping import Array, Float
 from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
 from ...linearisation import AbstractLinearisation, LinearisedTerm
-from ...rows import columns_of
+from ...rows import columns_of, sum_over_chunks
+
+# Rows of about so many bytes are held at a time, those of one example at least.
+_CHUNK_BYTES = 2**26
 
 
 class LayerCapture(eqx.Module):
@@ -27,6 +31,34 @@ class LayerCapture(eqx.Module):
     inputs: Float[Array, "L n t in"]
     cotangents: Float[Array, "L k n t out"]
     scale: Float[Array, " n"]
+
+    def rotated(
+        self, left: Float[Array, "L out out"], right: Float[Array, "L in in"]
+    ) -> "LayerCapture":
+        """In the bases U and V of outputs and inputs."""
+        return LayerCapture(
+            self.inputs @ right[:, None], self.cotangents @ left[:, None, None], self.scale
+        )
+
+    def squares(self) -> Float[Array, "L out in"]:
+        """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry: the diagonal of the layer's block."""
+        return jax.vmap(_squares)(self.inputs, self.cotangents)
+
+
+def _squares(
+    inputs: Float[Array, "n t in"], cotangents: Float[Array, "k n t out"]
+) -> Float[Array, "out in"]:
+    if inputs.shape[1] == 1:
+        return jnp.einsum("kno,ni->oi", cotangents[:, :, 0] ** 2, inputs[:, 0] ** 2)
+
+    def of_some(examples: tuple[Array, Array]) -> Array:
+        a, delta = examples
+        return jnp.sum(jnp.einsum("nkto,nti->nkoi", delta, a) ** 2, axis=(0, 1))
+
+    k, n, _, out = cotangents.shape
+    chunk = max(1, _CHUNK_BYTES // (k * out * inputs.shape[-1] * inputs.dtype.itemsize))
+    examples = inputs, jnp.swapaxes(cotangents, 0, 1)
+    return sum_over_chunks(of_some, examples, n, min(chunk, n))
 
 
 def captures_of(

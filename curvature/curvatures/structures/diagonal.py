@@ -1,20 +1,24 @@
-import jax.numpy as jnp
+import jax
 import jax.tree_util as jtu
-import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, ScalarLike
+from jaxtyping import PRNGKeyArray, ScalarLike
 
 from ..._checks import fraction, scalar
+from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
 from ...operators import DiagonalOperator
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
+from ._captures import captures_of
+from ._partition import partition_of
+from ._rest import blocks_of
+from ._slices import joined
 
 
 class Diagonal(AbstractStructure):
     """diag(C): every weight by itself.
 
-    A batch has the diagonal of its own C, which costs a backward pass per example and column of S.
+    A batch has the diagonal of its own C, for layers from their inputs and cotangents.
     The diagonal of a step is the average of those of the batches so far, as in `MovingAverage`:
 
         (1 − β) Σ_s β^(t−s) diag(C_s) / (1 − β^t),    s = 1 … t
@@ -33,11 +37,25 @@ class Diagonal(AbstractStructure):
         self.of = of
         self.decay = scalar(decay)
 
+    @full_precision
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> DiagonalOperator:
-        diagonal = self.of.operator(linearisation, key=key).diagonal()
-        return DiagonalOperator(_unravelled(diagonal, linearisation.params))
+        C = self.of.operator(linearisation, key=key)
+        partition = partition_of(linearisation, max_block=0)  # all but the layers elementwise
+        leaves, treedef = jtu.tree_flatten(linearisation.params)
+        captures = captures_of(linearisation, C.factors, partition.layers)
+        for layer, of_terms in zip(partition.layers, captures, strict=True):
+            squares = [term.squares() for term in of_terms]
+            layout = joined(layer, linearisation)
+            split = jax.vmap(layout.split)(sum(squares[1:], squares[0]))
+            for j, values in zip(layer.leaves, split, strict=True):
+                leaves[j] = values.reshape(leaves[j].shape).astype(leaves[j].dtype)
+        _, diagonals = blocks_of(linearisation, C.factors, [], partition.elementwise)
+        for group, of_group in zip(partition.elementwise, diagonals, strict=True):
+            for j, values in zip(group.leaves, of_group, strict=True):
+                leaves[j] = values.astype(leaves[j].dtype)
+        return DiagonalOperator(treedef.unflatten(leaves))
 
     def init(self, linearisation: AbstractLinearisation | None) -> Average:
         if linearisation is None:
@@ -53,12 +71,3 @@ class Diagonal(AbstractStructure):
     ) -> tuple[DiagonalOperator, Average]:
         new = state.update(self.operator(linearisation, key=key).values, self.decay)
         return DiagonalOperator(new.value(self.decay)), new
-
-
-def _unravelled(vector: Float[Array, " P"], params: PyTree[Array]) -> PyTree[Array]:
-    """The numbers of a vector in the places of the weights, in their precision."""
-    leaves, treedef = jtu.tree_flatten(params)
-    pieces = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    return treedef.unflatten(
-        [piece.reshape(leaf.shape).astype(leaf.dtype) for piece, leaf in zip(pieces, leaves)]
-    )

@@ -11,7 +11,6 @@ from ..._precision import full_precision
 from ..._trees import select
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import BlockOperator
-from ...rows import sum_over_chunks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
@@ -28,9 +27,6 @@ from ._kronecker import (
 )
 from ._partition import Partition, partition_of
 from ._slices import Spectrum, spectrum
-
-# Rotated rows of about so many bytes are held at a time, those of one example at least.
-_CHUNK_BYTES = 2**26
 
 
 class _Bases(eqx.Module):
@@ -145,31 +141,9 @@ def _scales(
     """The numbers s of every layer, the sum of those of its terms."""
     found = []
     for of_layer, basis in zip(captures, bases, strict=True):
-        of_terms = [
-            jax.vmap(_squares)(term.inputs @ basis.right[:, None], term.cotangents, basis.left)
-            for term in of_layer
-        ]
+        of_terms = [term.rotated(basis.left, basis.right).squares() for term in of_layer]
         found.append(sum(of_terms[1:], of_terms[0]))
     return found
-
-
-def _squares(
-    inputs: Float[Array, "n t in"],
-    cotangents: Float[Array, "k n t out"],
-    left: Float[Array, "out out"],
-) -> Float[Array, "out in"]:
-    """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry; the inputs are rotated, the cotangents are not."""
-    deltas = cotangents @ left
-    if inputs.shape[1] == 1:
-        return jnp.einsum("kno,ni->oi", deltas[:, :, 0] ** 2, inputs[:, 0] ** 2)
-
-    def of_some(examples: tuple[Array, Array]) -> Array:
-        a, delta = examples
-        return jnp.sum(jnp.einsum("nkto,nti->nkoi", delta, a) ** 2, axis=(0, 1))
-
-    k, n, _, out = deltas.shape
-    chunk = max(1, _CHUNK_BYTES // (k * out * inputs.shape[-1] * inputs.dtype.itemsize))
-    return sum_over_chunks(of_some, (inputs, jnp.swapaxes(deltas, 0, 1)), n, min(chunk, n))
 
 
 def _operator(
