@@ -127,7 +127,7 @@ QUICK = {
     *("model.output_size=7", "dataset=mnist10k"),
     "curvature=exact_fisher solver=sample_space solver.max_rows=99",
     *("curvature=gauss_newton samples=5", "seed=[", "--nope"),
-    *("hydra.run.dir=/dev/null", "resume=nope", "-m resume=. seed=0,1"),
+    *("hydra.run.dir=/dev/null", "resume=nope"),
     "-m seed=0,1 hydra/launcher=slurm",
 }
 
