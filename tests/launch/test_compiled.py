@@ -9,6 +9,7 @@ import pytest
 
 from launch import ConfigError
 from launch.compiled import AUTO, VARIABLE, use_cache
+from tests.selection import slow_but
 
 HITS, MISSES = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
@@ -36,19 +37,25 @@ def events():
     jax.monitoring.unregister_event_listener(listen)
 
 
-CHEAP = "curvature=identity", "search=learning_rate", "model=linear", "max_steps=1", "quiet=true"
+CHEAP = "model=linear", "max_steps=1", "quiet=true"
+# What is trained with, and two choices of its numbers.
+SGD = ("optimiser=sgd",), ("objective.l2=0.1",), ("objective.l2=0.2",)
+NATURAL = (
+    ("curvature=identity", "search=learning_rate"),
+    ("objective.l2=0.1", "damping.value=0.5"),
+    ("objective.l2=0.2", "damping.value=0.25"),
+)
 
 
-def test_jobs_that_differ_in_numbers_compile_once(train, events, tmp_path):
+@pytest.mark.parametrize(("by", "numbers", "changed"), slow_but([SGD], [SGD, NATURAL]))
+def test_jobs_that_differ_in_numbers_compile_once(train, events, tmp_path, by, numbers, changed):
     cache = f"compilation_cache={tmp_path / 'compiled'}"
     jax.clear_caches()
-    numbers = "seed=2", "damping.value=0.5", "objective.l2=0.1"
-    changed = "seed=3", "damping.value=0.25", "objective.l2=0.2"
-    assert train(*CHEAP, cache, *numbers, "hydra.run.dir=1").code == 0
+    assert train(*CHEAP, *by, cache, *numbers, "seed=2", "hydra.run.dir=1").code == 0
     assert events[MISSES] == len(list((tmp_path / "compiled").glob("*-cache"))) > 0
     events.clear()
     jax.clear_caches()
-    assert train(*CHEAP, cache, *changed, "hydra.run.dir=2").code == 0
+    assert train(*CHEAP, *by, cache, *changed, "seed=3", "hydra.run.dir=2").code == 0
     assert events[HITS] > 0 == events[MISSES]
 
 

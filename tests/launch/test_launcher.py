@@ -10,6 +10,7 @@ import yaml
 import train as program
 import training.report
 from launch import build, current_job, folders
+from tests.selection import slow_but
 
 # Parts that are quickly traced and compiled, where any will do: with a solver, and without.
 SECOND_ORDER = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20"
@@ -207,7 +208,7 @@ def test_a_failed_run_exits_with_1(train):
     ]
 
 
-@pytest.mark.parametrize("code", [0, 1, 75, 130])
+@pytest.mark.parametrize("code", slow_but([75], [0, 1, 75, 130]))
 def test_exit_codes_of_a_run_are_passed_on(code, train):
     def task(config):
         return {"status": "whatever", "exit_code": code}

@@ -1,11 +1,9 @@
 """A run in a process of its own, to be killed: `python killed_child.py FOLDER [EVENT]`.
 
 With EVENT it kills itself at so many operations on the files of its folder, checkpoints included.
-With LARGEST_FILE in the environment the system takes no more bytes than that in a file.
 """
 
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -59,8 +57,6 @@ def kill_at(event: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    if largest := os.environ.get("LARGEST_FILE"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), resource.RLIM_INFINITY))
     if len(sys.argv) > 2:
         kill_at(int(sys.argv[2]), folder)
     train(run(), folder, resume=folder.exists())

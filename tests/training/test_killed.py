@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.killed_child import STEPS, run
-from training import train
+from training import FolderError, train
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("killed_child.py")
@@ -19,12 +20,12 @@ SECONDS = 0.5
 """A run takes about twice as long from its first step to its last."""
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
     """The run in a process of its own, with the program that this process compiles."""
     same_program = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
         [sys.executable, str(CHILD), str(folder), *arguments],
-        env=os.environ | same_program | environment,
+        env=os.environ | same_program,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,13 +95,17 @@ def test_killed_among_its_files(whole, tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole, tmp_path):
     folder = tmp_path / "run"
-    full = start(folder, LARGEST_FILE="20000")
-    _, errors = full.communicate()
-    assert full.returncode == 1
-    last = errors.strip().splitlines()[-1]
-    assert "FolderError: Cannot write to the run folder" in last
-    assert "File too large. What it holds is whole; when that is mended, continue with" in last
-    assert f"`resume={folder}`" in last
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(FolderError) as refused:
+            train(run(), folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (said,) = str(refused.value).splitlines()
+    assert said.startswith("Cannot write to the run folder")
+    assert "File too large. What it holds is whole; when that is mended, continue with" in said
+    assert f"`resume={folder}`" in said
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert len(list((folder / "checkpoints").glob("step_*.ckpt"))) == 2
     assert not list(folder.rglob("*.tmp"))

@@ -22,7 +22,8 @@ PULLBACKS = tuple(name for name in CURVATURES if name != "identity")
 # Every model with one likelihood, and every likelihood with one model.
 PAIRS = [(model, cases.ONE.get(model, "categorical")) for model in MODELS]
 PAIRS += [("tanh", likelihood) for likelihood in ("bernoulli", "gaussian")]
-QUICK = [("tanh", "categorical")]
+QUICK = [("tanh", "categorical", ("gauss_newton", "true_fisher", "divergence"))]
+ROWS = QUICK + [(*pair, PULLBACKS) for pair in PAIRS]
 DAMPINGS = (1e-8, 1e-5, 1e-2, 1.0, 10.0)
 
 Structure = Callable[[cv.AbstractPullback], cv.AbstractStructure]

@@ -13,7 +13,7 @@ from tests.curvature.test_recognition import STACKS, TRICKS, made
 from tests.curvature.tools import distance
 from tests.selection import slow_but
 
-QUICK = ["tied", "read_outside", "deep_checkpointed"]
+QUICK = ["tied", "deep_checkpointed"]
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS]))
@@ -49,7 +49,7 @@ class Listed(eqx.Module):
         return x
 
 
-@pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
+@pytest.mark.parametrize("structure", slow_but([cv.EKFAC], [cv.KFAC, cv.EKFAC, cv.BlockDiagonal]))
 def test_a_scan_and_a_loop_have_the_same_blocks(x64, structure):
     stacked = made("deep")
     layers = stacked.model.layers[0]
