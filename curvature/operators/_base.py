@@ -36,6 +36,10 @@ class AbstractInvertibleOperator(AbstractPositiveOperator):
     def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
         """(C + λI)⁻¹ for λ > 0, exact up to rounding."""
 
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Which weights have which structure, in a few words."""
+
 
 def matrix_by_products(operator: lx.AbstractLinearOperator) -> Float[Array, "P P"]:
     """The matrix of an operator, one product per column, a chunk of columns at a time."""

@@ -32,5 +32,8 @@ class DiagonalOperator(AbstractInvertibleOperator):
         inverted = jtu.tree_map(lambda d: 1 / (d + damping.astype(d.dtype)), self.values)
         return DiagonalOperator(inverted)
 
+    def describe(self) -> str:
+        return "diagonal: all weights"
+
 
 lx.is_diagonal.register(DiagonalOperator)(lambda operator: True)

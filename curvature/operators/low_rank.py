@@ -59,6 +59,9 @@ class LowRankOperator(AbstractInvertibleOperator):
         rest = self._rest()
         return jnp.sum((self.values - rest)[None, :] * self.vectors**2, axis=1) + rest
 
+    def describe(self) -> str:
+        return f"rank {self.values.size}: all weights"
+
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         leaves, treedef = self.structure
         return jtu.tree_unflatten(treedef, leaves)

@@ -110,7 +110,7 @@ class System(eqx.Module):
         preconditioning, preconditioner = None, self.preconditioner
         if preconditioner is not None:
             preconditioning = Preconditioning.of(
-                lambda: _updated(preconditioner, here, states.preconditioner, key)[0].inverse(one)
+                lambda: _updated(preconditioner, here, states.preconditioner, key)[0], one
             )
         return plan_for(
             self.solver,

@@ -32,19 +32,25 @@ class Preconditioning:
 
     - `made`, `applied`: operations to make it at a step, and of a product with it.
     - `nbytes`: what it holds.
+    - `structure`: which weights have which structure.
     """
 
     made: int
     applied: int
     nbytes: int
+    structure: str
 
     @classmethod
-    def of(cls, make: Callable[[], lx.AbstractLinearOperator]) -> "Preconditioning":
-        """The costs by counting: `make` is traced, and nothing is computed."""
-        found = []
+    def of(
+        cls, make: Callable[[], AbstractInvertibleOperator], damping: Array
+    ) -> "Preconditioning":
+        """The costs of P and (P + λI)⁻¹ by counting: `make` is traced, nothing is computed."""
+        found, described = [], []
 
         def traced() -> list[Array]:
-            M = make()
+            P = make()
+            described.append(P.describe())
+            M = P.inverse(damping)
             vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
             held = jtu.tree_leaves(eqx.filter(M, eqx.is_array))
             found.append(operations(jax.make_jaxpr(M.mv)(vector).jaxpr))
@@ -53,7 +59,7 @@ class Preconditioning:
 
         made = operations(jax.make_jaxpr(traced)().jaxpr)
         applied, nbytes = found
-        return cls(made + _PASS, applied, nbytes)
+        return cls(made + _PASS, applied, nbytes, *described)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Plan:
     - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
     - `others`: the same cost for other solvers, by their name.
     - `preconditioner`: the share of the preconditioner in `gradients`; None where there is none.
+    - `structure`: which weights have which structure, of C or of the preconditioner; None without.
     """
 
     solver: lx.AbstractLinearSolver
@@ -76,6 +83,7 @@ class Plan:
     nbytes: int | None
     others: dict[str, float]
     preconditioner: float | None = None
+    structure: str | None = None
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
@@ -89,7 +97,8 @@ class Plan:
             if self.preconditioner is not None:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
             said.append(cost + (f" ({others})" if others else ""))
-        return ", ".join(said)
+        structure = "" if self.structure is None else f"; {self.structure}"
+        return ", ".join(said) + structure
 
 
 class _Costs:
@@ -112,6 +121,9 @@ class _Costs:
         self.cost, self.diagonal = cost, lx.is_diagonal(operator)
         # What it costs to make a structure is more than to solve with it, and not known here.
         self.structured = isinstance(inner, AbstractInvertibleOperator)
+        self.structure = None if preconditioning is None else preconditioning.structure
+        if isinstance(inner, AbstractInvertibleOperator):
+            self.structure = inner.describe()
         leaves = jtu.tree_leaves(operator.in_structure())
         self.itemsize = max((leaf.dtype.itemsize for leaf in leaves), default=0)
 
@@ -174,6 +186,7 @@ class _Costs:
             nbytes=self.nbytes(solver),
             others={name: cost for name, cost in costs.items() if cost is not None},
             preconditioner=share,
+            structure=self.structure,
         )
 
 

@@ -29,6 +29,9 @@ class Dense(AbstractInvertibleOperator):
         inverse = jnp.linalg.inv(matrix + damping.astype(matrix.dtype) * eye)
         return DenseOperator((inverse + inverse.T) / 2, self.in_structure())
 
+    def describe(self):
+        return "dense: all weights"
+
 
 class Whole(cv.AbstractCurvature):
     """All of the matrix of another curvature, or its diagonal; the state counts the updates."""

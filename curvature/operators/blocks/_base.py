@@ -15,6 +15,11 @@ class AbstractBlockMap(eqx.Module):
 class AbstractBlock(AbstractBlockMap):
     """A symmetric positive semidefinite matrix on some weights."""
 
+    @property
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """What such blocks are called, in the plural."""
+
     @abc.abstractmethod
     def diagonal(self) -> list[Float[Array, "..."]]:
         """The diagonal, shaped as the weights are."""

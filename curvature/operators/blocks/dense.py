@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ...rows import Factor, LowerBlocks, factorise
 from ._base import AbstractBlock, AbstractBlockMap
-from .joined import Ravelled
+from .layouts import Ravelled
 
 
 class DenseBlock(AbstractBlock):
@@ -15,6 +15,10 @@ class DenseBlock(AbstractBlock):
 
     matrix: Float[Array, "p p"]
     layout: Ravelled = eqx.field(static=True)
+
+    @property
+    def kind(self) -> str:
+        return "exact blocks"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         return self.layout.split(self.matrix @ self.layout.join(arrays))

@@ -2,7 +2,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractBlock
-from .joined import Joined
+from .layouts import Joined
 
 
 class EigenbasisBlock(AbstractBlock):
@@ -18,6 +18,10 @@ class EigenbasisBlock(AbstractBlock):
     right: Float[Array, "in in"]
     values: Float[Array, "out in"]
     layer: Joined = eqx.field(static=True)
+
+    @property
+    def kind(self) -> str:
+        return "Kronecker factors"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         rotated = self.left.T @ self.layer.join(arrays) @ self.right

@@ -11,6 +11,10 @@ class ElementwiseBlock(AbstractBlock):
 
     values: list[Float[Array, "..."]]
 
+    @property
+    def kind(self) -> str:
+        return "diagonals"
+
     def mv(self, arrays: list[Array]) -> list[Array]:
         return [value * array for value, array in zip(self.values, arrays, strict=True)]
 

@@ -13,6 +13,8 @@ from ..._trees import work_dtype
 from .._base import AbstractInvertibleOperator, AbstractPositiveOperator, matrix_by_products
 from ._base import AbstractBlock, AbstractBlockMap
 
+_MOST_NAMES = 4
+
 
 class BlockOperator(AbstractInvertibleOperator):
     """A block-diagonal operator on the trainable weights.
@@ -56,9 +58,25 @@ class BlockOperator(AbstractInvertibleOperator):
         inverses = tuple(block.inverse(damping) for block in self.blocks)
         return _Inverse(inverses, self.leaves, self.structure)
 
+    def describe(self) -> str:
+        """Each kind of block with the modules that have it, such as `exact blocks: norm`."""
+        paths = [path for path, _ in jtu.tree_flatten_with_path(self.in_structure())[0]]
+        modules: dict[str, list[str]] = {}
+        for block, own in zip(self.blocks, self.leaves, strict=True):
+            path = paths[own[0]][:-1] or paths[own[0]]
+            modules.setdefault(block.kind, []).append(jtu.keystr(path).lstrip("."))
+        return "; ".join(f"{kind}: {_listed(names)}" for kind, names in modules.items())
+
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         shapes, treedef = self.structure
         return jtu.tree_unflatten(treedef, shapes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names, or the first, the last and their number where there are many."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]} ({len(names)})"
 
 
 class _Inverse(AbstractPositiveOperator):

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractBlock, AbstractBlockMap
 from .eigenbasis import EigenbasisBlock
-from .joined import Joined
+from .layouts import Joined
 
 # What an inner solve may leave of its right-hand side, in units of roundoff, and its most products.
 _TOLERANCE, _MOST_PRODUCTS = 10.0, 200
@@ -24,6 +24,10 @@ class ProductsBlock(AbstractBlock):
     right: Float[Array, "terms in in"]
     near: EigenbasisBlock
     layer: Joined = eqx.field(static=True)
+
+    @property
+    def kind(self) -> str:
+        return "sums of Kronecker products"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         matrix = self.layer.join(arrays)

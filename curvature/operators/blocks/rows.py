@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ...rows import Factor, LowerBlocks, factorise
 from ._base import AbstractBlock, AbstractBlockMap
-from .joined import Joined, Ravelled
+from .layouts import Joined, Ravelled
 
 
 class AbstractBlockRows(eqx.Module):
@@ -96,6 +96,10 @@ class RowsBlock(AbstractBlock):
 
     rows: AbstractBlockRows
     layout: Joined | Ravelled = eqx.field(static=True)
+
+    @property
+    def kind(self) -> str:
+        return "exact blocks by rows"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         seen = self.rows.mv(self.layout.join(arrays))

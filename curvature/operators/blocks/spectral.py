@@ -2,7 +2,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractBlock
-from .joined import Joined, Ravelled
+from .layouts import Joined, Ravelled
 
 
 class SpectralBlock(AbstractBlock):
@@ -15,6 +15,10 @@ class SpectralBlock(AbstractBlock):
     vectors: Float[Array, "p p"]
     values: Float[Array, " p"]
     layout: Joined | Ravelled = eqx.field(static=True)
+
+    @property
+    def kind(self) -> str:
+        return "exact blocks"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         flat = self.layout.join(arrays).ravel()

@@ -12,6 +12,10 @@ class StackedBlock(AbstractBlock):
 
     blocks: AbstractBlock
 
+    @property
+    def kind(self) -> str:
+        return self.blocks.kind
+
     def mv(self, arrays: list[Array]) -> list[Array]:
         return _products(self.blocks, arrays)
 
