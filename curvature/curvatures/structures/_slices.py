@@ -13,6 +13,12 @@ from ...layers import MatrixLayer
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import AbstractBlock, Joined, Ravelled, SpectralBlock, StackedBlock
 
+_NO_DERIVATIVE = (
+    "`KFAC` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
+    "equal. To differentiate a step take the curvature without a structure, `BlockDiagonal(of)` "
+    "or `Diagonal(of)`."
+)
+
 
 class Spectrum(eqx.Module):
     """The eigenvectors and the eigenvalues of a matrix, per slice."""
@@ -27,10 +33,22 @@ def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
     One matrix at a time: LAPACK works on a batch with threads that other calls may wait for.
     """
     if len(matrices) == 1:
-        values, vectors = (found[None] for found in jnp.linalg.eigh(matrices[0]))
+        values, vectors = (found[None] for found in _eigh(matrices[0]))
     else:
-        values, vectors = jax.lax.map(lambda m: tuple(jnp.linalg.eigh(m)), matrices)
+        values, vectors = jax.lax.map(_eigh, matrices)
     return Spectrum(vectors, jnp.maximum(values, 0))
+
+
+@jax.custom_jvp
+def _eigh(matrix: Float[Array, "p p"]) -> tuple[Float[Array, " p"], Float[Array, "p p"]]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+@_eigh.defjvp
+def _refused(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise ValueError(_NO_DERIVATIVE)
 
 
 def spectral_block(layout: Joined | Ravelled) -> Callable[[Spectrum], SpectralBlock]:

@@ -50,8 +50,8 @@ class EKFAC(AbstractStructure):
     what other weights have. With several terms U is that of one Kronecker product near their sum.
 
     s is averaged over the steps, as the factors are; with new bases its average starts anew. The
-    bases are constants of every derivative. A batch whose factors are not finite leaves the state
-    as it was.
+    bases, and with them the exact blocks of other weights, are constants of every derivative. A
+    batch whose factors are not finite leaves the state as it was.
 
     **Arguments:** as [`KFAC`][].
     """
@@ -129,10 +129,10 @@ class EKFAC(AbstractStructure):
 
 
 def _bases(factors: Factors) -> _Bases:
+    factors = jax.lax.stop_gradient(factors)
     pairs = zip(factors.left, factors.right, strict=True)
     layers = [eigenbasis(left, right) for left, right in pairs]
-    bases = _Bases(layers, [spectrum(matrices) for matrices in factors.dense])
-    return jax.lax.stop_gradient(bases)
+    return _Bases(layers, [spectrum(matrices) for matrices in factors.dense])
 
 
 def _scales(

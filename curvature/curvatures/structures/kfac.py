@@ -57,7 +57,8 @@ class KFAC(AbstractStructure):
 
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
     Their eigenvectors, and so the operator, are made anew at the first three steps and then at
-    every `every`-th. A batch whose factors are not finite leaves the state as it was.
+    every `every`-th. A batch whose factors are not finite leaves the state as it was. A derivative
+    in the weights is refused.
 
     **Arguments:**
 

@@ -86,3 +86,39 @@ def test_the_state_keeps_its_types(x64):
     _, new, info = optimiser.step(case.model, case.batch, state, key=jax.random.key(0))
     assert info.accepted
     assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
+
+
+def stepped(structure, case):
+    """The loss after a step, as a function of λ and of a factor of all weights."""
+
+    def loss(damping, factor):
+        C = structure(cv.GaussNewton())
+        optimiser = cv.NaturalGradient(case.objective, C, cv.Structured(), damping=damping)
+        model = jax.tree.map(lambda w: factor * w if eqx.is_inexact_array(w) else w, case.model)
+        state = optimiser.init(model, batch=case.batch)
+        return case.objective.loss(optimiser.step(model, case.batch, state)[0], case.batch)
+
+    return loss
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
+def test_a_step_has_its_derivative_in_the_damping(x64, structure):
+    loss = jax.jit(stepped(structure, cases.supervised(one_layer(), "categorical")))
+    step = 1e-5
+    expected = (loss(0.1 + step, 1.0) - loss(0.1 - step, 1.0)) / (2 * step)
+    assert np.isclose(jax.grad(loss)(0.1, 1.0), expected, rtol=1e-6)
+
+
+def test_a_derivative_in_the_weights_is_refused(x64):
+    loss = stepped(cv.KFAC, cases.supervised(one_layer(), "categorical"))
+    with pytest.raises(ValueError, match="`KFAC` has no derivative in the weights"):
+        jax.grad(loss, argnums=1)(0.1, 1.0)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_exact_blocks_have_their_derivative_in_the_weights(x64):
+    loss = jax.jit(stepped(cv.BlockDiagonal, cases.supervised(one_layer(), "categorical")))
+    step = 1e-5
+    expected = (loss(0.1, 1.0 + step) - loss(0.1, 1.0 - step)) / (2 * step)
+    assert np.isclose(jax.grad(loss, argnums=1)(0.1, 1.0), expected, rtol=1e-6)
