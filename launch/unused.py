@@ -98,6 +98,7 @@ def _at(raw: object, path: str) -> object:
 
 def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
     """The choice that makes `path` useless in `job`, and one that would use it."""
+    read = reached(job)
     for group, option in job.hydra.runtime.choices.items():
         if option is None or group.startswith("hydra/"):
             continue
@@ -108,7 +109,7 @@ def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
         ]
         if option in readers:
             return _who_ignores(group, job, composer)
-        if readers:
+        if readers and is_used(group, read):
             return f"`{group}={option}` (it is by `{group}={readers[0]}`)"
     return "anything"
 
