@@ -33,7 +33,8 @@ def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
         if not isinstance(added, Value) or added not in sums:
             continue
         matrix, of_matrix, outputs = sums[added]
-        if use.length == of_matrix.length and _same(use, outputs):
+        size = of_matrix.node.results[0].shape[of_matrix.out_axis]
+        if use.length == of_matrix.length and _same(use, outputs, size):
             found[j] = matrix
     return found
 
@@ -55,15 +56,15 @@ def _sum_of(use: AbstractMatrixUse) -> tuple[Value, np.ndarray] | None:
     return None
 
 
-def _same(bias: Use, outputs: np.ndarray) -> bool:
+def _same(bias: Use, outputs: np.ndarray, size: int) -> bool:
     """Whether every entry of the bias is added to the outputs of its own number alone."""
     own: Any = bias.views[0].shapes[0] if bias.views else bias.node.shapes[bias.position]
-    entries = np.arange(own.size).reshape(own.shape)
+    if own.size != size:
+        return False
+    entries = np.arange(size).reshape(own.shape)
     for view in bias.views:
         entries = _viewed(entries, view)
     shape = bias.node.results[0].shape
-    if own.size != len(np.unique(outputs)):
-        return False
     return np.array_equal(np.broadcast_to(entries, shape), np.broadcast_to(outputs, shape))
 
 

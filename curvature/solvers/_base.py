@@ -89,11 +89,8 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
         return True
 
 
-class Elementwise(AbstractSymmetricSolver):
-    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
-
-    A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
-    """
+class AbstractDirectSolver(AbstractSymmetricSolver):
+    """One that needs the vector alone: no start, and no preconditioner."""
 
     def solve(
         self,
@@ -104,6 +101,13 @@ class Elementwise(AbstractSymmetricSolver):
     ) -> Solution:
         del start, preconditioner
         return solve_with(self, operator, b.vector())
+
+
+class Elementwise(AbstractDirectSolver):
+    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
+
+    A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
+    """
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:
         del options

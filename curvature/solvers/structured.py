@@ -5,7 +5,7 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from ..operators import AbstractInvertibleOperator, AbstractPositiveOperator, DampedOperator
-from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
+from ._base import AbstractDirectSolver
 
 _NO_INVERSE = (
     "`Structured()` solves by the damped inverse that a structure knows, and `{found}` has none: "
@@ -14,22 +14,12 @@ _NO_INVERSE = (
 )
 
 
-class Structured(AbstractSymmetricSolver):
+class Structured(AbstractDirectSolver):
     """(C + λI)⁻¹ of a structure, such as `Diagonal`, by its own inverse; exact up to rounding.
 
     Needs λ > 0. With λ = 0 the solution is not finite where C is singular: lineax then reports a
     singular operator, and a step is rejected. `Auto` takes another solver where λ may be zero.
     """
-
-    def solve(
-        self,
-        operator: DampedOperator,
-        b: RightHandSide,
-        start: PyTree[Array] | None,
-        preconditioner: lx.AbstractLinearOperator | None = None,
-    ) -> Solution:
-        del start, preconditioner
-        return solve_with(self, operator, b.vector())
 
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]

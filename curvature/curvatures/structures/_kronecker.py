@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
+from ..._checks import fraction, one_of, positive_int
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import (
     AbstractBlock,
@@ -25,6 +26,16 @@ from ._rest import blocks_of
 from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
+
+
+def check(
+    name: str, approximation: Approximation, decay: ScalarLike, every: int, max_block: int
+) -> None:
+    """Refuses settings out of range; `name` is that of the structure."""
+    fraction(f"{name}(decay=...)", decay)
+    positive_int(f"{name}(every=...)", every)
+    positive_int(f"{name}(max_block=...)", max_block)
+    one_of(f"{name}(approximation=...)", approximation, ("expand", "reduce"))
 
 
 class Factors(eqx.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from ..._checks import fraction, one_of, positive_int, scalar
+from ..._checks import scalar
 from ..._precision import full_precision
 from ..._trees import select
 from ...linearisation import AbstractLinearisation
@@ -20,6 +20,7 @@ from ._kronecker import (
     Eigenbasis,
     Factors,
     assembled,
+    check,
     due,
     eigenbasis,
     factors_of,
@@ -70,10 +71,7 @@ class EKFAC(AbstractStructure):
         every: int = 10,
         max_block: int = 1024,
     ):
-        fraction("EKFAC(decay=...)", decay)
-        positive_int("EKFAC(every=...)", every)
-        positive_int("EKFAC(max_block=...)", max_block)
-        one_of("EKFAC(approximation=...)", approximation, ("expand", "reduce"))
+        check("EKFAC", approximation, decay, every, max_block)
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
         self.every, self.max_block = every, max_block
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, ScalarLike
 
-from ..._checks import fraction, one_of, positive_int, scalar
+from ..._checks import scalar
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import BlockOperator, Joined, ProductsBlock
@@ -18,6 +18,7 @@ from ._kronecker import (
     Eigenbasis,
     Factors,
     assembled,
+    check,
     due,
     eigenbasis,
     eigenbasis_block,
@@ -84,10 +85,7 @@ class KFAC(AbstractStructure):
         every: int = 10,
         max_block: int = 1024,
     ):
-        fraction("KFAC(decay=...)", decay)
-        positive_int("KFAC(every=...)", every)
-        positive_int("KFAC(max_block=...)", max_block)
-        one_of("KFAC(approximation=...)", approximation, ("expand", "reduce"))
+        check("KFAC", approximation, decay, every, max_block)
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
         self.every, self.max_block = every, max_block
 
