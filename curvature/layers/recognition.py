@@ -91,8 +91,7 @@ def _classify(
             numbers = params["dimension_numbers"]
             rank = tuple(range(len(numbers.lhs_spec)))
             plain = numbers.lhs_spec == numbers.rhs_spec == numbers.out_spec == rank
-            groups = params["feature_group_count"] * params["batch_group_count"]
             kept = all(view.name == "convert_element_type" for view in views)
-            if position == 1 and kept and plain and groups == 1:
+            if position == 1 and kept and plain and params["batch_group_count"] == 1:
                 return Convolution(views, node, position, graph, length)
     return None

@@ -65,8 +65,13 @@ class AbstractMatrixUse(Use):
 
     @property
     @abc.abstractmethod
+    def groups(self) -> int:
+        """How many matrices W is made of, one below another, each with inputs of its own."""
+
+    @property
+    @abc.abstractmethod
     def positions(self) -> int:
-        """How many vectors a there are for one example."""
+        """How many vectors a there are for one example, per group."""
 
     @property
     @abc.abstractmethod
@@ -75,14 +80,14 @@ class AbstractMatrixUse(Use):
 
     @abc.abstractmethod
     def inputs(self, operands: list[Any]) -> Array:
-        """The vectors a of one example, as [positions, in]."""
+        """The vectors a of one example, as [groups, positions, in]."""
 
     @abc.abstractmethod
     def cotangents(self, delta: Array) -> Array:
-        """A cotangent of y for one example, as [positions, out]."""
+        """A cotangent of y for one example, as [groups, positions, out]."""
 
     def rows(self, weight: Array, deltas: Array, operands: list[Any]) -> Array:
-        axes = "rto,ti->rio" if self.transposed else "rto,ti->roi"
+        axes = "rgto,gti->rgio" if self.transposed else "rgto,gti->rgoi"
         matrices = jnp.einsum(axes, jax.vmap(self.cotangents)(deltas), self.inputs(operands))
         return matrices.reshape(-1, *weight.shape)
 
@@ -92,14 +97,18 @@ class Product(AbstractMatrixUse):
 
     def inputs(self, operands: list[Any]) -> Array:
         a, axis = operands[1 - self.position], self._contracted()[1 - self.position]
-        return jnp.moveaxis(a, axis, -1).reshape(-1, a.shape[axis])
+        return jnp.moveaxis(a, axis, -1).reshape(1, -1, a.shape[axis])
+
+    @property
+    def groups(self) -> int:
+        return 1
 
     @property
     def out_axis(self) -> int:
         return 0 if self.position == 0 else len(self.node.results[0].shape) - 1
 
     def cotangents(self, delta: Array) -> Array:
-        return jnp.moveaxis(delta, self.out_axis, -1).reshape(-1, delta.shape[self.out_axis])
+        return jnp.moveaxis(delta, self.out_axis, -1).reshape(1, -1, delta.shape[self.out_axis])
 
     @property
     def transposed(self) -> bool:
@@ -117,11 +126,19 @@ class Product(AbstractMatrixUse):
 
 
 class Convolution(AbstractMatrixUse):
-    """A matrix times the patches of an image: `eqx.nn.Conv*`, channels first, in one group."""
+    """A matrix times the patches of an image: `eqx.nn.Conv*`, channels first.
+
+    Every group of channels has a matrix of its own, [out / groups, in / groups · kernel], which is
+    multiplied by the patches of that group alone.
+    """
 
     @property
     def transposed(self) -> bool:
         return False
+
+    @property
+    def groups(self) -> int:
+        return self.node.equation.params["feature_group_count"]
 
     @property
     def out_axis(self) -> int:
@@ -143,10 +160,15 @@ class Convolution(AbstractMatrixUse):
             rhs_dilation=params["rhs_dilation"],
             precision=jax.lax.Precision.HIGHEST,  # patches are copies: nothing may be rounded
         )
-        return jnp.moveaxis(patches, 1, -1).reshape(-1, patches.shape[1])
+        return self._by_group(patches)  # the channels of a patch are together
 
     def cotangents(self, delta: Array) -> Array:
-        return jnp.moveaxis(delta, 1, -1).reshape(-1, delta.shape[1])
+        return self._by_group(delta)
+
+    def _by_group(self, array: Array) -> Array:
+        """[batch, channels, *image] as [groups, positions, channels of the group]."""
+        positions = jnp.moveaxis(array, 1, -1).reshape(self.positions, self.groups, -1)
+        return jnp.moveaxis(positions, 1, 0)
 
 
 class Elementwise(Use):

@@ -103,7 +103,7 @@ def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     images = [None if u is None else u.image_cotangents() for u in uses]
     images = [None if i is None else jnp.moveaxis(i[..., 0, :], 1, 0) for i in images]
     arrays = tuple(deltas), tuple(images), tuple(inputs)
-    if any(use is not None and use.use.length is not None for use in uses):
+    if len(jtu.tree_leaves(inputs)[0]) > 1:
         return StackedPart(eqx.filter_vmap(lambda a: DensePart(*a, bias=bias))(arrays))
     return DensePart(*jtu.tree_map(lambda leaf: leaf[0], arrays), bias=bias)
 

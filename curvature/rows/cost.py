@@ -104,6 +104,8 @@ def _positions(use: Use) -> int:
 
 def _sides(weight: Array, uses: Sequence[Use]) -> tuple[int, int, int]:
     """The numbers of slices, outputs and inputs of a matrix."""
-    transposed = any(isinstance(use, AbstractMatrixUse) and use.transposed for use in uses)
-    slices, rows, columns = (1, *weight.shape)[-3:]
-    return (slices, columns, rows) if transposed else (slices, rows, columns)
+    (use, *_) = [use for use in uses if isinstance(use, AbstractMatrixUse)]
+    slices = use.groups * (1 if use.length is None else use.length)
+    first = weight.shape[0 if use.length is None else 1] // use.groups
+    rest = weight.size // (slices * first)
+    return (slices, rest, first) if use.transposed else (slices, first, rest)

@@ -8,7 +8,7 @@ from .dense import DensePart
 
 
 class StackedPart(AbstractPart):
-    """The matrices of a `scan`: every slice is a layer, and its share is that of a `DensePart`.
+    """A matrix in slices, of a `scan` or in groups: each has the share of a `DensePart`.
 
     The shares are added up by a loop, so that a deep model compiles like a shallow one.
 

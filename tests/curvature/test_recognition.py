@@ -100,6 +100,20 @@ def deep_and_twice(a, x):
     return jax.lax.scan(block, x, a)[0]
 
 
+def grouped(inputs, outputs, kernel, groups, **options):
+    """A convolution of rows, every group of channels by itself."""
+    return eqx.nn.Conv1d(inputs, outputs, kernel, groups=groups, key=jax.random.key(0), **options)
+
+
+def channels(x):
+    return jnp.stack([x, 2 * x, x**2, jnp.sin(x)])
+
+
+def logits(z):
+    """Two channels per class, along a sequence."""
+    return jnp.sum(jnp.tanh(z), axis=1).reshape(2, SIZE).sum(axis=0)
+
+
 TWO = [Way.DENSE, Way.BIAS]
 GENERAL, HELD, DENSE, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.NONE
 # What is done with a's weight and bias and with b's, and how their rows are made.
@@ -200,10 +214,46 @@ STACKS = {
     # One slice is used outside the scan, too.
     "deep_and_read": (lambda a, x: deep(a, x) + a.weight[0] @ x, [GENERAL, HELD]),
 }
+# The same with what makes the layers that it is done to.
+CONVOLUTIONS = {
+    "grouped": (lambda a, x: logits(a(channels(x))), lambda: [grouped(4, 6, 2, 2)], [HELD] * 2),
+    "grouped_at_one_position": (
+        lambda a, x: logits(a(channels(x))),
+        lambda: [grouped(4, 6, 3, 2)],
+        TWO,
+    ),
+    "depthwise": (
+        lambda a, b, x: logits(b(jnp.tanh(a(channels(x))))),
+        lambda: [grouped(4, 4, 3, 4, padding=2, dilation=2), grouped(4, 6, 3, 1, use_bias=False)],
+        [HELD, HELD, DENSE],
+    ),
+    "grouped_twice": (
+        lambda a, x: logits(jnp.tile(a(jnp.tanh(a(channels(x)))), (3, 1))[:6]),
+        lambda: [grouped(4, 4, 1, 2)],
+        [HELD] * 2,
+    ),
+    # A vmap over kernels, which is a convolution in groups of a weight that was transposed.
+    "vmapped_kernels": (
+        lambda a, x: logits(
+            jax.vmap(lambda a, x: a(x))(a, jnp.stack([channels(x), 2 * channels(x)])).reshape(6, -1)
+        ),
+        lambda: [blocks(eqx.nn.Conv1d(4, 3, 2, key=jax.random.key(0)))],
+        [GENERAL, HELD],
+    ),
+    "deep_and_grouped": (
+        lambda a, x: logits(jnp.tile(deep(a, channels(x)), (3, 1))[:6]),
+        lambda: [blocks(grouped(4, 4, 1, 2))],
+        [HELD] * 2,
+    ),
+}
+LAYERS = CONVOLUTIONS
 
 
 def made(name):
     """The case of a trick."""
+    if name in LAYERS:
+        fn, layers, _ = LAYERS[name]
+        return case(fn, *layers())
     if name in STACKS:
         return case(STACKS[name][0], blocks(linear(0)))
     return case(TRICKS[name][0])
@@ -212,22 +262,22 @@ def made(name):
 QUICK = ["shared", "read_outside", "deep_checkpointed"]
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS]))
+@pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS, *LAYERS]))
 def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
-    check_rows(made(name), matrices=name in ("checkpointed", *STACKS))
+    check_rows(made(name), matrices=name in ("checkpointed", *STACKS, *LAYERS))
 
 
 @pytest.mark.parametrize(
     "names",
     [
         ["checkpointed", "shared", "tied", "scanned", "branched", "read_outside", *STACKS],
-        pytest.param(list(TRICKS), marks=pytest.mark.slow),
+        pytest.param([*TRICKS, *LAYERS], marks=pytest.mark.slow),
     ],
     ids=["quick", "all"],
 )
 def test_how_the_rows_of_each_weight_are_made(x64, names):
     """A weight that enters a loop, a branch, a rule or another operation is not recognised."""
-    expected = {name: (TRICKS | STACKS)[name][1] for name in names}
+    expected = {name: (TRICKS | STACKS | LAYERS)[name][-1] for name in names}
     assert {name: ways(made(name)) for name in names} == expected
 
 

@@ -19,7 +19,7 @@ _CHUNK_BYTES = 2**26
 
 
 class LayerCapture(eqx.Module):
-    """One layer y = W a + b in one term, with its L slices (L = 1 where it is not stacked).
+    """One layer y = W a + b in one term, with its L slices (L = 1 where it has none).
 
     The rows of the layer are Σ_t Δ_ikt ā_itᵀ, with ā = [a, 1] where it has a bias.
 

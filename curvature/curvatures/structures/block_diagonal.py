@@ -1,6 +1,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from ...operators.blocks import (
     AbstractBlockRows,
     BlockOperator,
     DenseBlock,
+    GroupRows,
     HeldRows,
     Joined,
     LayerRows,
@@ -113,12 +115,19 @@ def _of_layers(
 ) -> list[AbstractBlock]:
     """By the Gram matrix of a layer's inputs and cotangents."""
     captures = captures_of(linearisation, S, layers)
-    return [
-        _in_sample_space(
-            LayerRows, (found.inputs, found.cotangents), joined(layer, linearisation), layer.length
-        )
-        for layer, (found,) in zip(layers, captures, strict=True)
-    ]
+    blocks = []
+    for layer, (found,) in zip(layers, captures, strict=True):
+        kind, arrays = LayerRows, (found.inputs, found.cotangents)
+        if layer.groups > 1:  # layers by themselves, but one module
+            kind, split = _group_rows, (layer.stack or 1, layer.groups)
+            arrays = tuple(array.reshape(*split, *array.shape[1:]) for array in arrays)
+        layout = joined(replace(layer, groups=1), linearisation)
+        blocks.append(_in_sample_space(kind, arrays, layout, layer.stack))
+    return blocks
+
+
+def _group_rows(inputs: Array, cotangents: Array) -> GroupRows:
+    return GroupRows(eqx.filter_vmap(LayerRows)(inputs, cotangents))
 
 
 def _of_rows(linearisation: AbstractLinearisation, S: _Factors, group: Group) -> AbstractBlock:

@@ -50,7 +50,8 @@ class KFAC(AbstractStructure):
     A is the second moment of the layer's inputs, with a 1 for the bias, G that of the cotangents of
     its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
     that the outputs depend on through its products alone, used once or often, along a sequence, in
-    a convolution, or stacked under `scan`. Other weights have the exact block of their module, or
+    a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
+    in groups, is a layer by itself. Other weights have the exact block of their module, or
     its diagonal where that block is larger than `max_block`.
 
     It is exact for one example at one position, and for a deep linear net with a Gaussian

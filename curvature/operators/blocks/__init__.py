@@ -2,6 +2,7 @@ from ._base import AbstractBlock as AbstractBlock
 from .dense import DenseBlock as DenseBlock
 from .eigenbasis import EigenbasisBlock as EigenbasisBlock
 from .elementwise import ElementwiseBlock as ElementwiseBlock
+from .groups import GroupRows as GroupRows
 from .layouts import Joined as Joined, Ravelled as Ravelled
 from .operator import BlockOperator as BlockOperator
 from .products import ProductsBlock as ProductsBlock

@@ -1,11 +1,12 @@
 import equinox as eqx
+import jax.tree_util as jtu
 from jaxtyping import Array, Scalar
 
 from ._base import AbstractBlock, AbstractBlockMap
 
 
 class StackedBlock(AbstractBlock):
-    """One block for each slice of stacked weights [L, ...].
+    """One block for each of L slices of some weights: [L, ...], or L groups along the first axis.
 
     - `blocks`: all of them as one, whose arrays have a leading axis L.
     """
@@ -34,4 +35,7 @@ class _StackedMap(AbstractBlockMap):
 
 
 def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
-    return eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, arrays)
+    length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
+    slices = [array.reshape(length, -1) for array in arrays]
+    made = eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, slices)
+    return [found.reshape(array.shape) for found, array in zip(made, arrays, strict=True)]
