@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .graph import Node, Operands
+from .lookups import Lookup
 from .recognition import Layers
-from .uses import AbstractMatrixUse, Use
+from .uses import AbstractMatrixUse, AbstractProduct, Use
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class Captured:
 
         The slices are those of the `scan`, and for each of them the groups of a convolution.
         """
-        return self._per_slice(self._matrix.inputs, self.operands)
+        assert isinstance(self.use, AbstractProduct)
+        return self._per_slice(self.use.inputs, self.operands)
+
+    def tokens(self) -> Int[Array, "n _slices positions"]:
+        """The numbers of the columns that a lookup takes, see `Lookup.tokens`."""
+        assert isinstance(self.use, Lookup)
+        return self._per_slice(self.use.tokens, self.operands)
 
     def cotangents(self) -> Float[Array, "r n _slices positions out"]:
         """The cotangents of a matrix's products with them, for the columns of S."""

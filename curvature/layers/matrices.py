@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .lookups import Lookup
 from .recognition import Layers
 from .uses import AbstractMatrixUse
 
@@ -9,10 +10,13 @@ from .uses import AbstractMatrixUse
 class MatrixLayer:
     """A matrix that every term multiplies vectors by, from one side, or does not use.
 
+    The vectors are computed, or all are unit vectors: columns are looked up.
+
     - `weight`: its number; `bias`: that of its bias, or None.
     - `transposed`: whether it is held as [in, out].
     - `stack`: how many slices a `scan` takes of it, each of them a layer; None where it is one.
     - `groups`: how many groups a convolution has, each of them a layer, too; else 1.
+    - `vocabulary`: how many columns there are to look up; None where the vectors are computed.
     """
 
     weight: int
@@ -20,6 +24,7 @@ class MatrixLayer:
     transposed: bool
     stack: int | None
     groups: int
+    vocabulary: int | None
 
     @property
     def length(self) -> int | None:
@@ -53,11 +58,15 @@ def matrix_layers(terms: Sequence[Layers]) -> tuple[MatrixLayer, ...]:
         uses = [use for of_term in terms for use in of_term.uses[j] or ()]
         recognised = all(of_term.uses[j] is not None for of_term in terms)
         matrices = [use for use in uses if isinstance(use, AbstractMatrixUse)]
-        kinds = {(use.transposed, use.length, use.groups) for use in matrices}
+        kinds = {(use.transposed, use.length, use.groups, _vocabulary(use)) for use in matrices}
         if recognised and matrices and len(matrices) == len(uses) and len(kinds) == 1:
-            ((transposed, stack, groups),) = kinds
-            found.append(MatrixLayer(j, biases.get(j), transposed, stack, groups))
+            ((transposed, stack, groups, vocabulary),) = kinds
+            found.append(MatrixLayer(j, biases.get(j), transposed, stack, groups, vocabulary))
     return tuple(found)
+
+
+def _vocabulary(use: AbstractMatrixUse) -> int | None:
+    return use.vocabulary if isinstance(use, Lookup) else None
 
 
 def _common(terms: Sequence[Layers]) -> dict[int, int]:

@@ -79,12 +79,16 @@ class AbstractMatrixUse(Use):
         """Which axis of y the entries of W a lie along."""
 
     @abc.abstractmethod
-    def inputs(self, operands: list[Any]) -> Array:
-        """The vectors a of one example, as [groups, positions, in]."""
-
-    @abc.abstractmethod
     def cotangents(self, delta: Array) -> Array:
         """A cotangent of y for one example, as [groups, positions, out]."""
+
+
+class AbstractProduct(AbstractMatrixUse):
+    """A matrix times vectors that are computed."""
+
+    @abc.abstractmethod
+    def inputs(self, operands: list[Any]) -> Array:
+        """The vectors a of one example, as [groups, positions, in]."""
 
     def rows(self, weight: Array, deltas: Array, operands: list[Any]) -> Array:
         axes = "rgto,gti->rgio" if self.transposed else "rgto,gti->rgoi"
@@ -92,7 +96,7 @@ class AbstractMatrixUse(Use):
         return matrices.reshape(-1, *weight.shape)
 
 
-class Product(AbstractMatrixUse):
+class Product(AbstractProduct):
     """A matrix times one vector, or times many: `eqx.nn.Linear`, alone or along a sequence."""
 
     def inputs(self, operands: list[Any]) -> Array:
@@ -125,7 +129,7 @@ class Product(AbstractMatrixUse):
         return lhs, rhs
 
 
-class Convolution(AbstractMatrixUse):
+class Convolution(AbstractProduct):
     """A matrix times the patches of an image: `eqx.nn.Conv*`, channels first.
 
     Every group of channels has a matrix of its own, [out / groups, in / groups · kernel], which is

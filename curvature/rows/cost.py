@@ -46,6 +46,9 @@ def cost_of(layout: Layout) -> Cost:
         if way is Way.DENSE:
             slices, out, size = _sides(weight, uses)
             gram += slices * (m**2 * (out + 1) + examples**2 * size)
+        elif way is Way.TOKENS:
+            slices, out, vocabulary = _sides(weight, uses)
+            gram += slices * (m**2 * out * sum(map(_positions, uses)) + examples * vocabulary)
         elif way is Way.HELD:
             gram += (m**2 + 2 * m * sum(map(_positions, uses))) * weight.size
         elif way is Way.GENERAL:
@@ -72,6 +75,10 @@ def memory_of(layout: Layout) -> int:
         if way is Way.DENSE:
             slices, out, _ = _sides(weight, _uses(layout, j))
             nbytes += slices * m * out * weight.dtype.itemsize
+        elif way is Way.TOKENS:
+            uses = _uses(layout, j)
+            slices, out, _ = _sides(weight, uses)
+            nbytes += slices * m * out * sum(map(_positions, uses)) * weight.dtype.itemsize
     return nbytes + _bytes(layout, Way.HELD) + min(_bytes(layout, Way.GENERAL), HELD_BYTES)
 
 

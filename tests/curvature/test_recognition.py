@@ -114,8 +114,54 @@ def logits(z):
     return jnp.sum(jnp.tanh(z), axis=1).reshape(2, SIZE).sum(axis=0)
 
 
+VOCABULARY = 5
+
+
+def table(dtype=None):
+    """An embedding of few words."""
+    return eqx.nn.Embedding(VOCABULARY, SIZE, dtype=dtype, key=jax.random.key(0))
+
+
+def tokens(x):
+    """Four words; some are the same, some negative, some out of range."""
+    return jnp.int32(jnp.floor(jnp.concatenate([4 * x, x[:1]])))
+
+
+def words(x):
+    """All of them in range, or negative with a word to stand for."""
+    return jnp.clip(tokens(x), -VOCABULARY, VOCABULARY - 1)
+
+
+def pooled(z):
+    """Of a sequence, the words weighed by their places."""
+    return jnp.arange(1.0, 1 + len(z)) @ jnp.tanh(z)
+
+
+def transposed(a):
+    return eqx.tree_at(lambda a: a.weight, a, a.weight.T)
+
+
+def gathered(mode):
+    """By a mode for what is out of range; what is filled in is left out."""
+
+    def fn(a, x):
+        z = a.weight.at[tokens(x)].get(mode=mode)
+        return pooled(jnp.where(jnp.isnan(z), 0, z))
+
+    return fn
+
+
+def deep_tables(a, x):
+    """A scan over tables."""
+
+    def block(z, a):
+        return jnp.tanh(z + jax.vmap(a)(tokens(x)) * z + a(tokens(x)[0])[None]), None
+
+    return pooled(jax.lax.scan(block, jnp.ones((4, SIZE)), a)[0])
+
+
 TWO = [Way.DENSE, Way.BIAS]
-GENERAL, HELD, DENSE, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.NONE
+GENERAL, HELD, DENSE, TOKENS, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.TOKENS, Way.NONE
 # What is done with a's weight and bias and with b's, and how their rows are made.
 TRICKS = {
     "once": (lambda a, b, x: b(jnp.tanh(a(x))), TWO * 2),
@@ -175,7 +221,7 @@ TRICKS = {
         [GENERAL, NONE],
     ),
     # An embedding: rows picked by a value.
-    "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [GENERAL, NONE]),
+    "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [TOKENS, NONE]),
     "bias_twice": (lambda a, x: jnp.tanh(a(x)) + a.bias, [DENSE, HELD]),
     "bias_along_two_axes": (
         lambda a, x: jnp.sum(jnp.tanh(jnp.outer(x, x) + a.bias[None, :]) * a.bias[:, None], axis=0),
@@ -246,7 +292,114 @@ CONVOLUTIONS = {
         [HELD] * 2,
     ),
 }
-LAYERS = CONVOLUTIONS
+# How a table is asked for some of its rows.
+TABLES = {
+    "embedding": (lambda a, x: pooled(jax.vmap(a)(tokens(x))), lambda: [table()], [TOKENS]),
+    "embedding_of_one": (lambda a, x: a(tokens(x)[0]), lambda: [table()], [TOKENS]),
+    "embedding_and_layer": (
+        lambda a, b, x: b(pooled(jax.vmap(a)(words(x)))),
+        lambda: [table(), linear(0)],
+        [TOKENS, *TWO],
+    ),
+    "by_index": (lambda a, x: pooled(a.weight[words(x)]), lambda: [table()], [TOKENS]),
+    "by_index_in_two_axes": (
+        lambda a, x: pooled(jnp.sin(a.weight[words(x).reshape(2, 2)]).sum(axis=1)),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "taken": (
+        lambda a, x: pooled(jnp.nan_to_num(jnp.take(a.weight, tokens(x), axis=0))),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "taken_along_columns": (
+        lambda a, x: pooled(jnp.take(a.weight, words(x), axis=1).T),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "one_column": (
+        lambda a, x: jnp.tanh(a.weight[:, tokens(x)[0]]),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "taken_of_a_transpose": (
+        lambda a, x: pooled(a.weight.T[words(x)]),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "clipped": (gathered("clip"), lambda: [table()], [TOKENS]),
+    "filled": (gathered("fill"), lambda: [table()], [TOKENS]),
+    "looked_up_twice": (
+        lambda a, x: pooled(jax.vmap(a)(words(x)[:3])) * a(words(x)[3]),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "with_bias": (
+        lambda a, b, x: pooled(a.weight[words(x)] + b.bias[None]),
+        lambda: [table(), linear(0)],
+        [TOKENS, NONE, HELD],
+    ),
+    # More words than the table has rows: those of the Gram matrix are as small.
+    "many_words": (
+        lambda a, x: pooled(a.weight[jnp.tile(words(x), 2)]),
+        lambda: [table()],
+        [HELD],
+    ),
+    # The table as the last layer, too.
+    "tied_table": (
+        lambda a, x: (a.weight @ pooled(a.weight[words(x)]))[:SIZE],
+        lambda: [table()],
+        [HELD],
+    ),
+    # Words mixed by their probabilities, and words.
+    "soft_words": (
+        lambda a, x: jax.nn.softmax(jnp.arange(5.0) * x[0]) @ a.weight + a(words(x)[0]),
+        lambda: [table()],
+        [HELD],
+    ),
+    "one_hot": (
+        lambda a, x: pooled(jax.nn.one_hot(words(x), VOCABULARY, dtype=x.dtype) @ a.weight),
+        lambda: [table()],
+        [HELD],
+    ),
+    "single_numbers": (
+        lambda a, x: a.weight[words(x)[:SIZE], jnp.arange(SIZE)],
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "two_rows_at_once": (
+        lambda a, x: pooled(
+            jax.lax.dynamic_slice(a.weight, (words(x)[0], jnp.int32(0)), (2, SIZE))
+        ),
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "small_numbers": (
+        lambda a, x: pooled(
+            jax.lax.gather(
+                a.weight,
+                jnp.abs(words(x)).astype("uint8")[:, None],
+                jax.lax.GatherDimensionNumbers((1,), (0,), (0,)),
+                (1, SIZE),
+                mode="clip",
+            )
+        ),
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "deep_tables": (deep_tables, lambda: [blocks(table())], [HELD]),
+    "deep_tables_of_one": (
+        lambda a, x: jax.lax.scan(lambda z, a: (jnp.tanh(z * a(words(x)[0])), None), x, a)[0],
+        lambda: [blocks(table())],
+        [TOKENS],
+    ),
+    "checkpointed_table": (
+        lambda a, x: pooled(jax.checkpoint(lambda t: jnp.tanh(a.weight[t]))(words(x))),
+        lambda: [table()],
+        [TOKENS],
+    ),
+}
+LAYERS = CONVOLUTIONS | TABLES
 
 
 def made(name):

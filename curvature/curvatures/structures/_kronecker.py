@@ -17,10 +17,11 @@ from ...operators.blocks import (
     EigenbasisBlock,
     ElementwiseBlock,
     Joined,
+    OutputBasisBlock,
     Ravelled,
 )
 from .._average import Average
-from ._captures import LayerCapture
+from ._captures import Capture
 from ._partition import Partition
 from ._rest import blocks_of
 from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
@@ -41,28 +42,29 @@ def check(
 class Factors(eqx.Module):
     """What is estimated from a batch.
 
-    - `left`, `right`: G_t and A_t, [L, …, …], per layer and term.
+    - `left`, `right`: G_t and A_t, [L, …, …], per layer and term; of a table that is looked up A_t
+      is diagonal, and its diagonal is held, [L, …].
     - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
     """
 
     left: list[list[Float[Array, "_L _out _out2"]]]
-    right: list[list[Float[Array, "_L _in _in2"]]]
+    right: list[list[Float[Array, "_L *_in"]]]
     dense: list[Float[Array, "_L _p _p2"]]
     elementwise: list[list[Float[Array, "..."]]]
 
 
 class Eigenbasis(eqx.Module):
-    """U, V and the products of the eigenvalues of G and A, per slice."""
+    """U, V and the products of the eigenvalues of G and A, per slice; V is None for V = I."""
 
     left: Float[Array, "L out out"]
-    right: Float[Array, "L in in"]
+    right: Float[Array, "L in in"] | None
     values: Float[Array, "L out in"]
 
 
 def factors_of(
     linearisation: AbstractLinearisation,
     S: tuple[lx.AbstractLinearOperator, ...],
-    captures: Sequence[Sequence[LayerCapture]],
+    captures: Sequence[Sequence[Capture]],
     partition: Partition,
     approximation: Approximation,
 ) -> Factors:
@@ -72,50 +74,48 @@ def factors_of(
     â the mean of ā over the T positions, and G = Σ_ik (Σ_t Δ)(Σ_t Δ)ᵀ. v_i is 1/n, or the share of
     the example's weight in the sum of all (Eschenhagen et al. 2023, "Kronecker-Factored Approximate
     Curvature for Modern Neural Network Architectures", sections 3.1 and 3.2).
+
+    For tables that are looked up it is always *expand*, where A is the diagonal matrix of the
+    tokens' shares; the A of *reduce* has an entry for any two tokens of one example.
     """
     dense, elementwise = blocks_of(linearisation, S, partition.dense, partition.elementwise)
-    kept = [[_over_positions(term, approximation) for term in layer] for layer in captures]
+    kept = captures
+    if approximation == "reduce":
+        kept = [[term.reduced() for term in layer] for layer in captures]
     left = [[_outputs(term) for term in layer] for layer in kept]
     right = [[_inputs(term) for term in layer] for layer in kept]
     return Factors(left, right, dense, elementwise)
 
 
-def _over_positions(captured: LayerCapture, approximation: Approximation) -> LayerCapture:
-    if approximation == "expand":
-        return captured
-    return LayerCapture(
-        jnp.mean(captured.inputs, axis=2, keepdims=True),
-        jnp.sum(captured.cotangents, axis=3, keepdims=True),
-        captured.scale,
-    )
-
-
-def _inputs(captured: LayerCapture) -> Float[Array, "L in in"]:
-    L, n, t, width = captured.inputs.shape
+def _inputs(captured: Capture) -> Float[Array, "L *in"]:
     total = jnp.sum(captured.scale)
-    share = captured.scale / jnp.where(total == 0, 1, total) / t
-    weighted = (captured.inputs * share[None, :, None, None]).reshape(L, n * t, width)
-    return jnp.einsum("lmi,lmj->lij", weighted, captured.inputs.reshape(L, n * t, width))
+    return captured.inputs_moment(captured.scale / jnp.where(total == 0, 1, total))
 
 
-def _outputs(captured: LayerCapture) -> Float[Array, "L out out"]:
+def _outputs(captured: Capture) -> Float[Array, "L out out"]:
     L, *_, out = captured.cotangents.shape
     flat = captured.cotangents.reshape(L, -1, out)
     return jnp.einsum("lmi,lmj->lij", flat, flat)
 
 
 def eigenbasis(
-    left: Sequence[Float[Array, "L out out"]], right: Sequence[Float[Array, "L in in"]]
+    left: Sequence[Float[Array, "L out out"]], right: Sequence[Float[Array, "L *in"]]
 ) -> Eigenbasis:
     """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
-    shares = [jnp.trace(G, axis1=1, axis2=2)[:, None, None] for G in left]
+    along = (slice(None), *[None] * (right[0].ndim - 1))
+    shares = [jnp.trace(G, axis1=1, axis2=2)[along] for G in left]
     total = sum(shares[1:], shares[0])
     total = jnp.where(total == 0, 1, total)
     weighted = [share * A for share, A in zip(shares, right, strict=True)]
     of_left = spectrum(sum(left[1:], left[0]))
-    of_right = spectrum(right[0] if len(right) == 1 else sum(weighted[1:], weighted[0]) / total)
-    values = of_left.values[:, :, None] * of_right.values[:, None, :]
-    return Eigenbasis(of_left.vectors, of_right.vectors, values)
+    mean = right[0] if len(right) == 1 else sum(weighted[1:], weighted[0]) / total
+    if mean.ndim == 2:
+        vectors, of_right = None, mean
+    else:
+        found = spectrum(mean)
+        vectors, of_right = found.vectors, found.values
+    values = of_left.values[:, :, None] * of_right[:, None, :]
+    return Eigenbasis(of_left.vectors, vectors, values)
 
 
 def in_bases(
@@ -128,9 +128,15 @@ def in_bases(
     ]
 
 
-def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], EigenbasisBlock]:
+def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], AbstractBlock]:
     """What makes the block of one slice of a basis."""
-    return lambda basis: EigenbasisBlock(basis.left, basis.right, basis.values, layout)
+
+    def make(basis: Eigenbasis) -> AbstractBlock:
+        if basis.right is None:
+            return OutputBasisBlock(basis.left, basis.values, layout)
+        return EigenbasisBlock(basis.left, basis.right, basis.values, layout)
+
+    return make
 
 
 def assembled(

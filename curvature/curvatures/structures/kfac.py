@@ -148,6 +148,7 @@ class KFAC(AbstractStructure):
         )
 
     def _of_sum(self, left: Sequence[Array], right: Sequence[Array]) -> Spectrum | None:
+        right = [A if A.ndim == 3 else jax.vmap(jnp.diag)(A) for A in right]
         out, width = left[0].shape[-1], right[0].shape[-1]
         if len(left) == 1 or out * width > self.max_block:
             return None

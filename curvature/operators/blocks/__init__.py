@@ -5,6 +5,7 @@ from .elementwise import ElementwiseBlock as ElementwiseBlock
 from .groups import GroupRows as GroupRows
 from .layouts import Joined as Joined, Ravelled as Ravelled
 from .operator import BlockOperator as BlockOperator
+from .output_basis import OutputBasisBlock as OutputBasisBlock
 from .products import ProductsBlock as ProductsBlock
 from .rows import (
     AbstractBlockRows as AbstractBlockRows,
@@ -14,3 +15,4 @@ from .rows import (
 )
 from .spectral import SpectralBlock as SpectralBlock
 from .stacked import StackedBlock as StackedBlock
+from .tables import TableRows as TableRows
