@@ -51,8 +51,10 @@ class KFAC(AbstractStructure):
     its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
     that the outputs depend on through its products alone, used once or often, along a sequence, in
     a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
-    in groups, is a layer by itself. Other weights have the exact block of their module, or
-    its diagonal where that block is larger than `max_block`.
+    in groups, is a layer by itself. Of a table whose rows are looked up, as an embedding's are, A
+    is diagonal: the shares of the tokens. A table that is a matrix of another layer, too, is none.
+    Other weights have the exact block of their module, or its diagonal where that block is larger
+    than `max_block`.
 
     It is exact for one example at one position, and for a deep linear net with a Gaussian
     likelihood.
@@ -66,7 +68,7 @@ class KFAC(AbstractStructure):
 
     - `of`: any pullback curvature.
     - `approximation`: for layers with several positions, `"expand"` or `"reduce"` (Eschenhagen et
-      al. 2023).
+      al. 2023). Tables have `"expand"` in any case, since the A of `"reduce"` is not diagonal.
     - `decay`: β in [0, 1), 0 for no average.
     - `every`: how often eigenvectors are made anew.
     - `max_block`: the most weights of an exact block.
