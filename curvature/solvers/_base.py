@@ -89,21 +89,7 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
         return True
 
 
-class AbstractDirectSolver(AbstractSymmetricSolver):
-    """One that needs the vector alone: no start, and no preconditioner."""
-
-    def solve(
-        self,
-        operator: DampedOperator,
-        b: RightHandSide,
-        start: PyTree[Array] | None,
-        preconditioner: lx.AbstractLinearOperator | None = None,
-    ) -> Solution:
-        del start, preconditioner
-        return solve_with(self, operator, b.vector())
-
-
-class Elementwise(AbstractDirectSolver):
+class Elementwise(AbstractSymmetricSolver):
     """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
 
     A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
@@ -120,6 +106,16 @@ class Elementwise(AbstractDirectSolver):
         del options
         x = jtu.tree_map(_quotient, vector, state)
         return x, lx.RESULTS.successful, {"num_steps": 0}
+
+    def solve(
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
+    ) -> Solution:
+        del start, preconditioner
+        return solve_with(self, operator, b.vector())
 
 
 def _quotient(b: Array, d: Array) -> Array:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, ScalarLike
 
@@ -19,6 +20,7 @@ from ...operators.blocks import (
     Joined,
     Ravelled,
 )
+from ...rows import LowerBlocks
 from .._average import Average
 from ._captures import LayerCapture
 from ._partition import Partition
@@ -41,12 +43,12 @@ def check(
 class Factors(eqx.Module):
     """What is estimated from a batch.
 
-    - `left`, `right`: G_t and A_t, [L, …, …], per layer and term.
+    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L.
     - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
     """
 
-    left: list[list[Float[Array, "_L _out _out2"]]]
-    right: list[list[Float[Array, "_L _in _in2"]]]
+    left: list[list[LowerBlocks]]
+    right: list[list[LowerBlocks]]
     dense: list[Float[Array, "_L _p _p2"]]
     elementwise: list[list[Float[Array, "..."]]]
 
@@ -90,32 +92,52 @@ def _over_positions(captured: LayerCapture, approximation: Approximation) -> Lay
     )
 
 
-def _inputs(captured: LayerCapture) -> Float[Array, "L in in"]:
+def _inputs(captured: LayerCapture) -> LowerBlocks:
     L, n, t, width = captured.inputs.shape
     total = jnp.sum(captured.scale)
     share = captured.scale / jnp.where(total == 0, 1, total) / t
     weighted = (captured.inputs * share[None, :, None, None]).reshape(L, n * t, width)
-    return jnp.einsum("lmi,lmj->lij", weighted, captured.inputs.reshape(L, n * t, width))
+    return jax.vmap(LowerBlocks.moment)(captured.inputs.reshape(L, n * t, width), weighted)
 
 
-def _outputs(captured: LayerCapture) -> Float[Array, "L out out"]:
+def _outputs(captured: LayerCapture) -> LowerBlocks:
     L, *_, out = captured.cotangents.shape
     flat = captured.cotangents.reshape(L, -1, out)
-    return jnp.einsum("lmi,lmj->lij", flat, flat)
+    return jax.vmap(LowerBlocks.moment)(flat, flat)
 
 
-def eigenbasis(
-    left: Sequence[Float[Array, "L out out"]], right: Sequence[Float[Array, "L in in"]]
-) -> Eigenbasis:
+def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Eigenbasis:
     """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
-    shares = [jnp.trace(G, axis1=1, axis2=2)[:, None, None] for G in left]
-    total = sum(shares[1:], shares[0])
-    total = jnp.where(total == 0, 1, total)
-    weighted = [share * A for share, A in zip(shares, right, strict=True)]
-    of_left = spectrum(sum(left[1:], left[0]))
-    of_right = spectrum(right[0] if len(right) == 1 else sum(weighted[1:], weighted[0]) / total)
+    G, A = nearest(left, right)
+    of_left, of_right = spectrum(jax.vmap(_lower)(G)), spectrum(jax.vmap(_lower)(A))
     values = of_left.values[:, :, None] * of_right.values[:, None, :]
     return Eigenbasis(of_left.vectors, of_right.vectors, values)
+
+
+def nearest(
+    left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]
+) -> tuple[LowerBlocks, LowerBlocks]:
+    """One Kronecker product near the sum: ΣG_t and the mean of the A_t by the traces of the G_t."""
+    if len(left) == 1:
+        return left[0], right[0]
+    shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1)[:, None, None] for G in left]
+    total = sum(shares[1:], shares[0])
+    total = jnp.where(total == 0, 1, total)
+    G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
+    weighted = [
+        jtu.tree_map(lambda column, share=share: share * column / total, A)
+        for share, A in zip(shares, right, strict=True)
+    ]
+    return G, jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *weighted)
+
+
+def whole(factors: Sequence[LowerBlocks]) -> list[Float[Array, "L m m"]]:
+    """The matrices of the factors of one layer, per term."""
+    return [jax.vmap(lambda factor: factor.matrix())(factor) for factor in factors]
+
+
+def _lower(factor: LowerBlocks) -> Float[Array, "m m"]:
+    return factor.lower()
 
 
 def in_bases(

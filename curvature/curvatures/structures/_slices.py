@@ -30,6 +30,8 @@ class Spectrum(eqx.Module):
 def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
     """Eigenvectors and eigenvalues of positive semidefinite matrices; what is below 0 is 0.
 
+    What a matrix has above its diagonal does not count.
+
     One matrix at a time: LAPACK works on a batch with threads that other calls may wait for.
     """
     if len(matrices) == 1:
@@ -41,7 +43,7 @@ def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
 
 @jax.custom_jvp
 def _eigh(matrix: Float[Array, "p p"]) -> tuple[Float[Array, " p"], Float[Array, "p p"]]:
-    values, vectors = jnp.linalg.eigh(matrix)
+    vectors, values = jax.lax.linalg.eigh(matrix, lower=True, symmetrize_input=False)
     return values, vectors
 
 

@@ -9,6 +9,7 @@ from ..._checks import scalar
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import BlockOperator, Joined, ProductsBlock
+from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
@@ -23,6 +24,7 @@ from ._kronecker import (
     eigenbasis,
     eigenbasis_block,
     factors_of,
+    whole,
 )
 from ._partition import Partition, partition_of
 from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
@@ -146,11 +148,13 @@ class KFAC(AbstractStructure):
             [spectrum(matrices) for matrices in factors.dense],
         )
 
-    def _of_sum(self, left: Sequence[Array], right: Sequence[Array]) -> Spectrum | None:
-        out, width = left[0].shape[-1], right[0].shape[-1]
-        if len(left) == 1 or out * width > self.max_block:
+    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Spectrum | None:
+        if len(left) == 1:
             return None
-        products = [jax.vmap(jnp.kron)(G, A) for G, A in zip(left, right, strict=True)]
+        pairs = list(zip(whole(left), whole(right), strict=True))
+        if pairs[0][0].shape[-1] * pairs[0][1].shape[-1] > self.max_block:
+            return None
+        products = [jax.vmap(jnp.kron)(G, A) for G, A in pairs]
         return spectrum(sum(products[1:], products[0]))
 
     def _operator(
@@ -170,7 +174,7 @@ class KFAC(AbstractStructure):
             elif of_sum is not None:
                 block = of_slices(spectral_block(layout), of_sum, layer.length)
             else:
-                stacked = jnp.stack(left, axis=1), jnp.stack(right, axis=1), near
+                stacked = jnp.stack(whole(left), axis=1), jnp.stack(whole(right), axis=1), near
                 block = of_slices(_products_block(layout), stacked, layer.length)
             blocks.append(block)
         return assembled(blocks, bases.dense, factors, partition, linearisation)

@@ -1,6 +1,8 @@
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Scalar
 
+from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
 
 
@@ -24,6 +26,10 @@ class StackedBlock(AbstractBlock):
 
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
         return _StackedMap(eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks))
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, arrays)
+        return Solved(each.direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
 
 
 class _StackedMap(AbstractBlockMap):
