@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
@@ -13,6 +12,7 @@ from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
 from ...linearisation import AbstractLinearisation, LinearisedTerm
 from ...rows import columns_of, sum_over_chunks
+from ._slices import per_slice
 
 # Rows of about so many bytes are held at a time, those of one example at least.
 _CHUNK_BYTES = 2**26
@@ -37,12 +37,14 @@ class LayerCapture(eqx.Module):
     ) -> "LayerCapture":
         """In the bases U and V of outputs and inputs."""
         return LayerCapture(
-            self.inputs @ right[:, None], self.cotangents @ left[:, None, None], self.scale
+            per_slice(jnp.matmul, self.inputs, right),
+            per_slice(jnp.matmul, self.cotangents, left),
+            self.scale,
         )
 
     def squares(self) -> Float[Array, "L out in"]:
         """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry: the diagonal of the layer's block."""
-        return jax.vmap(_squares)(self.inputs, self.cotangents)
+        return per_slice(_squares, self.inputs, self.cotangents)
 
 
 def _squares(

@@ -25,7 +25,7 @@ from .._average import Average
 from ._captures import LayerCapture
 from ._partition import Partition
 from ._rest import blocks_of
-from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
 
@@ -97,13 +97,13 @@ def _inputs(captured: LayerCapture) -> LowerBlocks:
     total = jnp.sum(captured.scale)
     share = captured.scale / jnp.where(total == 0, 1, total) / t
     weighted = (captured.inputs * share[None, :, None, None]).reshape(L, n * t, width)
-    return jax.vmap(LowerBlocks.moment)(captured.inputs.reshape(L, n * t, width), weighted)
+    return per_slice(LowerBlocks.moment, captured.inputs.reshape(L, n * t, width), weighted)
 
 
 def _outputs(captured: LayerCapture) -> LowerBlocks:
     L, *_, out = captured.cotangents.shape
     flat = captured.cotangents.reshape(L, -1, out)
-    return jax.vmap(LowerBlocks.moment)(flat, flat)
+    return per_slice(LowerBlocks.moment, flat, flat)
 
 
 def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Eigenbasis:

@@ -58,6 +58,17 @@ def spectral_block(layout: Joined | Ravelled) -> Callable[[Spectrum], SpectralBl
     return lambda spectrum: SpectralBlock(spectrum.vectors, spectrum.values, layout)
 
 
+def per_slice(fn: Callable[..., Any], *stacked: PyTree[Array]) -> Any:
+    """`fn` of each slice of arrays [L, ...], and of the only one without `vmap`.
+
+    XLA transposes the operands of a batch of one matrix product, which it does not for one product.
+    """
+    if len(jtu.tree_leaves(stacked)[0]) > 1:
+        return jax.vmap(fn)(*stacked)
+    found = fn(*jtu.tree_map(lambda leaf: leaf[0], stacked))
+    return jtu.tree_map(lambda leaf: leaf[None], found)
+
+
 def of_slices(
     make: Callable[[Any], AbstractBlock], stacked: PyTree[Array], length: int | None
 ) -> AbstractBlock:
