@@ -94,6 +94,7 @@ from .solvers import (
     CG as CG,
     Auto as Auto,
     Plan as Plan,
+    Preconditioned as Preconditioned,
     SampleSpace as SampleSpace,
     Structured as Structured,
 )

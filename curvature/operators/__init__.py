@@ -2,6 +2,7 @@ from ._base import (
     AbstractInvertibleOperator as AbstractInvertibleOperator,
     AbstractPositiveOperator as AbstractPositiveOperator,
 )
+from ._forms import quadratic_forms as quadratic_forms
 from ._solved import Solved as Solved, solved_by_product as solved_by_product
 from .damped import DampedOperator as DampedOperator, damped as damped
 from .dense import DenseOperator as DenseOperator

@@ -54,8 +54,7 @@ class System(eqx.Module):
     preconditioner: AbstractCurvature | None
 
     def __check_init__(self):
-        if self.preconditioner is not None:
-            check_preconditioned(self.solver)
+        check_preconditioned(self.solver, self.preconditioner is not None)
 
     def init(self, linearisation: AbstractLinearisation | None) -> States:
         """The states before the first step, by shapes; None where no batch was given."""

@@ -47,7 +47,8 @@ class Solution(eqx.Module):
 
     - `direction`: d.
     - `slope` dᵀb, `metric` dᵀCd with the undamped C, `squared_norm` ‖d‖², `vector_norm` ‖b‖.
-    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate.
+    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate; None where it
+      is not computed.
     - `steps`: products with C that an iteration or a refinement took.
     - `result`: how the solve ended.
     """
@@ -57,7 +58,7 @@ class Solution(eqx.Module):
     metric: Scalar
     squared_norm: Scalar
     vector_norm: Scalar
-    residual: Scalar
+    residual: Scalar | None
     steps: Int[Array, ""]
     result: lx.RESULTS
 
