@@ -40,6 +40,16 @@ def trajectory(structure, model, batches):
     return run(model, batches)
 
 
+def test_those_of_the_first_examples_are_those_of_a_smaller_batch(x64):
+    rng = np.random.default_rng(0)
+    batches = jnp.asarray(rng.normal(size=(4, 5, 3))), jnp.zeros((4, 5, 3))
+    fewer = jax.tree.map(lambda array: array[:, :2], batches)
+    kfac = cv.KFAC(cv.GaussNewton(), decay=DECAY)
+    of_first, _ = trajectory(cv.FirstExamples(kfac, 2), one_layer(), batches)
+    of_all, _ = trajectory(kfac, one_layer(), fewer)
+    assert distance(of_first, of_all) <= 1e-12
+
+
 @pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC])
 def test_they_are_sums_written_out(x64, structure):
     """New bases at the first three good batches and at every third; in between s goes on."""
