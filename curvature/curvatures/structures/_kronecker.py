@@ -1,14 +1,15 @@
 """What K-FAC and EKFAC share: the factors of a batch, their eigenbases, the blocks made of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
 from ...linearisation import AbstractLinearisation
@@ -59,6 +60,48 @@ class Eigenbasis(eqx.Module):
     left: Float[Array, "L out out"]
     right: Float[Array, "L in in"]
     values: Float[Array, "L out in"]
+
+
+class Bases(eqx.Module):
+    """What is made of the factors now and then.
+
+    - `layers`: of each layer, what the structure makes of it.
+    - `dense`: the eigenvectors of the dense groups of other weights.
+    """
+
+    layers: list[Any]
+    dense: list[Spectrum]
+
+    def __len__(self) -> int:
+        return len(self.layers) + len(self.dense)
+
+
+def bases_of(
+    factors: Factors,
+    of_layer: Callable[[Sequence[LowerBlocks], Sequence[LowerBlocks]], Any],
+    old: Bases | None = None,
+    due: Sequence[Bool[Array, ""]] = (),
+) -> Bases:
+    """The bases of the factors; those that are not due are the old ones.
+
+    **Arguments:** `of_layer`, what is made of the G_t and the A_t of a layer; `old`, None where all
+    are made; `due`, in the order of layers and dense groups.
+    """
+    pairs = zip(factors.left, factors.right, strict=True)
+    make = [partial(of_layer, left, right) for left, right in pairs]
+    make += [partial(spectrum, matrices) for matrices in factors.dense]
+    if old is None:
+        found = [of_group() for of_group in make]
+    else:
+        groups = zip(make, [*old.layers, *old.dense], due, strict=True)
+        found = [renewed(of_group, kept, anew) for of_group, kept, anew in groups]
+    count = len(factors.left)
+    return Bases(found[:count], found[count:])
+
+
+def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
+    """What `make` makes where it is due, else the old one."""
+    return jax.lax.cond(due, make, lambda: old)
 
 
 def factors_of(
@@ -175,10 +218,13 @@ def assembled(
     )
 
 
-def due(before: Average, after: Average, every: int) -> Array:
-    """Whether bases are made anew: at the first three batches, then at every so many.
+def due(before: Average, after: Average, every: int, groups: int) -> list[Bool[Array, ""]]:
+    """Whether the bases of each group of weights are made anew.
 
-    A batch that is not finite is not counted.
+    They are at the first three batches, and then at every so many: the groups one after the other,
+    so that no step takes much longer than its neighbours. A batch that is not finite is not
+    counted.
     """
-    steps = before.steps
-    return (after.steps > steps) & ((steps < 3) | (steps % every == 0))
+    steps, counted = before.steps, after.steps > before.steps
+    ahead = [i * every // groups for i in range(groups)]
+    return [counted & ((steps < 3) | ((steps + steps_ahead) % every == 0)) for steps_ahead in ahead]
