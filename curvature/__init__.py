@@ -26,6 +26,7 @@ from .curvatures import (
     Identity as Identity,
     LowRank as LowRank,
     MovingAverage as MovingAverage,
+    OwnDamping as OwnDamping,
     SampledFisher as SampledFisher,
 )
 from .damping import (
@@ -94,6 +95,7 @@ from .solvers import (
     CG as CG,
     Auto as Auto,
     Plan as Plan,
+    Preconditioned as Preconditioned,
     SampleSpace as SampleSpace,
     Structured as Structured,
 )

@@ -1,5 +1,6 @@
+import equinox as eqx
 import lineax as lx
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
 from ..linearisation import AbstractLinearisation
@@ -23,3 +24,24 @@ class FirstExamples(AbstractCurvature):
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> lx.AbstractLinearOperator:
         return self.of.operator(linearisation.first(self.examples), key=key)
+
+    def init(self, linearisation: AbstractLinearisation | None) -> PyTree[Array]:
+        if linearisation is None:
+            return self.of.init(None)
+        return self.of.init(
+            eqx.filter_eval_shape(lambda here: here.first(self.examples), linearisation)
+        )
+
+    def update(
+        self,
+        linearisation: AbstractLinearisation,
+        state: PyTree[Array],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+        return self.of.update(linearisation.first(self.examples), state, key=key)
+
+    def refresh(
+        self, operator: lx.AbstractLinearOperator, state: PyTree[Array], damping: Scalar
+    ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+        return self.of.refresh(operator, state, damping)

@@ -3,6 +3,7 @@ import lineax as lx
 from jaxtyping import Array, PyTree, Scalar
 
 from .._trees import add_scaled, scaled, vdot
+from ..operators import quadratic_forms
 from ._base import AbstractMomentum, Direction
 
 
@@ -14,8 +15,9 @@ class QuadraticMomentum(AbstractMomentum):
 
     in the plane of the new direction d and of the last one, φ (Martens and Grosse 2015,
     "Optimizing neural networks with Kronecker-factored approximate curvature", section 7). It
-    costs one product with C. Where d is solved for exactly it is the minimum already, (1, 0); a
-    truncated solve is corrected. Where φ adds nothing to the plane, the step is along d alone.
+    costs two forward products, dᵀCd = Σ scale ‖SᵀJd‖². Where d is solved for exactly it is the
+    minimum already, (1, 0); a truncated solve is corrected. Where φ adds nothing to the plane, the
+    step is along d alone.
     """
 
     def uses_last(self) -> bool:
@@ -35,10 +37,11 @@ class QuadraticMomentum(AbstractMomentum):
         operator: lx.AbstractLinearOperator,
         damping: Scalar,
     ) -> Direction:
-        d, image = found.vector, operator.mv(last)  # Cφ
+        d = found.vector
+        forms = quadratic_forms(operator, (d, last)).astype(found.slope.dtype)
+        C_dd, C_dp, C_pp = jnp.maximum(forms[0, 0], 0), forms[0, 1], jnp.maximum(forms[1, 1], 0)
         dd, dp, pp = found.squared_norm, vdot(d, last), vdot(last, last)
-        C_dp, C_pp = vdot(d, image), jnp.maximum(vdot(last, image), 0)
-        B_dd = found.metric + damping * dd
+        B_dd = C_dd + damping * dd
         B_dp, B_pp = C_dp + damping * dp, C_pp + damping * pp
         slope_p = vdot(grad, last)
         # By elimination, with quotients in the place of squares, which would leave the exponents of
@@ -52,7 +55,7 @@ class QuadraticMomentum(AbstractMomentum):
         return Direction(
             vector=add_scaled(scaled(alpha, d), beta, last),
             slope=alpha * found.slope + beta * slope_p,
-            metric=_square(alpha, beta, found.metric, C_dp, C_pp),
+            metric=_square(alpha, beta, C_dd, C_dp, C_pp),
             squared_norm=_square(alpha, beta, dd, dp, pp),
         )
 

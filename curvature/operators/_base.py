@@ -7,6 +7,8 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar
 
+from ._solved import Solved
+
 # How many columns of a dense matrix are worked on at a time.
 _CHUNK = 64
 
@@ -35,6 +37,10 @@ class AbstractInvertibleOperator(AbstractPositiveOperator):
     @abc.abstractmethod
     def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
         """(C + λI)⁻¹ for λ > 0, exact up to rounding."""
+
+    @abc.abstractmethod
+    def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        """Solves (C + λI) d = b for λ > 0; `solved_by_product` serves where nothing is cheaper."""
 
     @abc.abstractmethod
     def describe(self) -> str:

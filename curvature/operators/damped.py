@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -6,6 +8,7 @@ from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from .._checks import number
 from ._base import AbstractPositiveOperator
+from ._forms import products_of, quadratic_forms
 
 
 class DampedOperator(AbstractPositiveOperator):
@@ -29,6 +32,12 @@ class DampedOperator(AbstractPositiveOperator):
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return self.operator.in_structure()
+
+
+@quadratic_forms.register
+def _(operator: DampedOperator, vectors: Sequence[PyTree[Array]]) -> Float[Array, "k k"]:
+    forms = quadratic_forms(operator.operator, vectors)
+    return forms + operator.damping.astype(forms.dtype) * products_of(vectors, vectors)
 
 
 lx.is_diagonal.register(DampedOperator)(lambda damped: lx.is_diagonal(damped.operator))

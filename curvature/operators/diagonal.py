@@ -6,6 +6,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from ._base import AbstractInvertibleOperator
+from ._solved import Solved, solved_by_product
 
 
 class DiagonalOperator(AbstractInvertibleOperator):
@@ -31,6 +32,9 @@ class DiagonalOperator(AbstractInvertibleOperator):
     def inverse(self, damping: Scalar) -> "DiagonalOperator":
         inverted = jtu.tree_map(lambda d: 1 / (d + damping.astype(d.dtype)), self.values)
         return DiagonalOperator(inverted)
+
+    def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        return solved_by_product(self.mv, damping, b, self.inverse(damping).mv(b))
 
     def describe(self) -> str:
         return "diagonal: all weights"

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from .._precision import full_precision
 from ._base import AbstractInvertibleOperator
+from ._solved import Solved, solved_by_product
 
 
 class LowRankOperator(AbstractInvertibleOperator):
@@ -74,6 +75,9 @@ class LowRankOperator(AbstractInvertibleOperator):
             self.in_structure(),
             1 / (self._rest() + damping),
         )
+
+    def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        return solved_by_product(self.mv, damping, b, self.inverse(damping).mv(b))
 
     def _rest(self) -> Scalar:
         return jnp.zeros((), self.values.dtype) if self.rest is None else self.rest

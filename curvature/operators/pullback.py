@@ -1,5 +1,9 @@
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
@@ -18,6 +22,7 @@ from ..rows import (
     rows_of,
 )
 from ._base import AbstractPositiveOperator, matrix_by_products
+from ._forms import quadratic_forms
 
 # Rows from S with r columns cost r backward passes per example and 2rP² operations of one matrix
 # product, P products P gradients: some 6P² operations, at a lower rate.
@@ -76,6 +81,21 @@ class PullbackOperator(AbstractPositiveOperator):
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.linearisation.params)
+
+
+@quadratic_forms.register
+@full_precision
+def _(operator: PullbackOperator, vectors: Sequence[PyTree[Array]]) -> Float[Array, "k k"]:
+    """By k forward products: vᵢᵀ C vⱼ = Σ scale (J vᵢ)ᵀ M (J vⱼ)."""
+    here = operator.linearisation
+    stacked = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *vectors)
+    tangents = jax.vmap(here.jvp)(stacked)
+    forms = jnp.zeros((len(vectors), len(vectors)), work_dtype(*tangents))
+    for term, factor, u in zip(here.terms, operator.factors, tangents, strict=True):
+        image = jax.vmap(lambda one, term=term, S=factor: term.scaled(_metric(S, one)))(u)
+        flat, of_image = (x.reshape(len(vectors), -1).astype(forms.dtype) for x in (u, image))
+        forms += flat @ of_image.T
+    return forms
 
 
 def _metric(factor: lx.AbstractLinearOperator, u: Float[Array, "n *shape"]) -> Array:

@@ -54,8 +54,7 @@ class System(eqx.Module):
     preconditioner: AbstractCurvature | None
 
     def __check_init__(self):
-        if self.preconditioner is not None:
-            check_preconditioned(self.solver)
+        check_preconditioned(self.solver, self.preconditioner is not None)
 
     def init(self, linearisation: AbstractLinearisation | None) -> States:
         """The states before the first step, by shapes; None where no batch was given."""
@@ -73,6 +72,21 @@ class System(eqx.Module):
             return C, None, States(of_curvature, None)
         P, of_preconditioner = _updated(self.preconditioner, here, states.preconditioner, key)
         return C, P, States(of_curvature, of_preconditioner)
+
+    def refresh(
+        self,
+        C: lx.AbstractLinearOperator,
+        P: AbstractInvertibleOperator | None,
+        states: States,
+        damping: Scalar,
+    ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
+        """C, P and the next states with what depends on λ, the penalty's included."""
+        C, of_curvature = self.curvature.refresh(C, states.curvature, damping)
+        if self.preconditioner is None or P is None:
+            return C, P, States(of_curvature, None)
+        new_P, state = self.preconditioner.refresh(P, states.preconditioner, constant(damping))
+        assert isinstance(new_P, AbstractInvertibleOperator)
+        return C, new_P, States(of_curvature, state)
 
     def solve(
         self,

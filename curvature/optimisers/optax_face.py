@@ -16,7 +16,7 @@ from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, ScheduledDamping
 from ..objective import AbstractObjective
 from ..operators import damped
-from ..solvers import Auto, RightHandSide
+from ..solvers import Auto, Preconditioned, RightHandSide
 from ._base import select, split
 from ._system import States, System, batch_of, shapes_of
 
@@ -53,7 +53,7 @@ class ScaleByCurvatureState(eqx.Module):
     count: Int[Array, ""]
     curvature: States
     solver_steps: Int[Array, ""]
-    solver_residual: Scalar
+    solver_residual: Scalar | None
 
 
 def scale_by_curvature(
@@ -132,8 +132,9 @@ class _Scaler(eqx.Module):
             if shapes is not None:
                 raise
             raise ValueError(_NO_SHAPES) from error
-        zero = jnp.zeros((), jnp.int32)
-        return ScaleByCurvatureState(zero, states, zero, jnp.zeros((), work_dtype(params)))
+        zero, residual = jnp.zeros((), jnp.int32), jnp.zeros((), work_dtype(params))
+        known = not isinstance(self.system.solver, Preconditioned)
+        return ScaleByCurvatureState(zero, states, zero, residual if known else None)
 
     # Jitted, so that a loop that is not compiles it once.
     @eqx.filter_jit
@@ -151,6 +152,7 @@ class _Scaler(eqx.Module):
         here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         C, P, states = self.system.update(here, state.curvature, key=curvature_key)
         damping = self.damping.begin(None, batch_of(here, C, state.count)).damping
+        C, P, states = self.system.refresh(C, P, states, here.damped(damping))
         C = C if here.l2 is None else damped(C, here.l2)
         leaves, treedef = jtu.tree_flatten(updates)  # in the order of the model's
         g = jtu.tree_unflatten(jtu.tree_structure(here.params), leaves)

@@ -6,6 +6,9 @@ from .width import block_width
 
 # Of so many blocks is a matrix that is given: a program of more takes long to compile.
 _FEW_BLOCKS = 6
+# Of so many is a second moment. More would save a little more than a third of the work, in products
+# that are smaller and so slower.
+_MOMENT_BLOCKS = 3
 
 
 class LowerBlocks(eqx.Module):
@@ -19,9 +22,29 @@ class LowerBlocks(eqx.Module):
     @staticmethod
     def of(matrix: Float[Array, "m m"]) -> "LowerBlocks":
         """A few block columns of a symmetric matrix."""
-        width = max(block_width(len(matrix)), -(-len(matrix) // _FEW_BLOCKS))
+        width = _width(len(matrix), _FEW_BLOCKS)
         starts = range(0, len(matrix), width)
         return LowerBlocks(tuple(matrix[i:, i : i + width] for i in starts))
+
+    @staticmethod
+    def moment(x: Float[Array, "n m"], y: Float[Array, "n m"]) -> "LowerBlocks":
+        """The matrix Xᵀ Y, which must be symmetric: Y is X with a weight for each of its rows."""
+        width = _width(x.shape[1], _MOMENT_BLOCKS)
+        starts = range(0, x.shape[1], width)
+        return LowerBlocks(tuple(x[:, i:].T @ y[:, i : i + width] for i in starts))
+
+    def matrix(self) -> Float[Array, "m m"]:
+        """The whole matrix."""
+        lower = self.lower()
+        return lower + jnp.tril(lower, -1).T
+
+    def lower(self) -> Float[Array, "m m"]:
+        """The matrix with zeros above its diagonal."""
+        columns, above = [], 0
+        for column in self.columns:
+            columns.append(jnp.pad(column, ((above, 0), (0, 0))))
+            above += column.shape[1]
+        return jnp.tril(jnp.concatenate(columns, axis=1))
 
     @property
     def size(self) -> int:
@@ -64,3 +87,7 @@ class LowerBlocks(eqx.Module):
             above.append(x[end:].T @ column[width:])
             offset = end
         return below + jnp.concatenate(above, axis=1).T
+
+
+def _width(size: int, most_blocks: int) -> int:
+    return max(block_width(size), -(-size // most_blocks))

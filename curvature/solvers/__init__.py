@@ -12,5 +12,6 @@ from .plan import (
     name_of as name_of,
     plan_for as plan_for,
 )
+from .preconditioned import Preconditioned as Preconditioned
 from .sample_space import SampleSpace as SampleSpace
 from .structured import Structured as Structured

@@ -47,7 +47,8 @@ class Solution(eqx.Module):
 
     - `direction`: d.
     - `slope` dᵀb, `metric` dᵀCd with the undamped C, `squared_norm` ‖d‖², `vector_norm` ‖b‖.
-    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate.
+    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate; None where it
+      is not computed.
     - `steps`: products with C that an iteration or a refinement took.
     - `result`: how the solve ended.
     """
@@ -57,7 +58,7 @@ class Solution(eqx.Module):
     metric: Scalar
     squared_norm: Scalar
     vector_norm: Scalar
-    residual: Scalar
+    residual: Scalar | None
     steps: Int[Array, ""]
     result: lx.RESULTS
 
@@ -89,21 +90,7 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
         return True
 
 
-class AbstractDirectSolver(AbstractSymmetricSolver):
-    """One that needs the vector alone: no start, and no preconditioner."""
-
-    def solve(
-        self,
-        operator: DampedOperator,
-        b: RightHandSide,
-        start: PyTree[Array] | None,
-        preconditioner: lx.AbstractLinearOperator | None = None,
-    ) -> Solution:
-        del start, preconditioner
-        return solve_with(self, operator, b.vector())
-
-
-class Elementwise(AbstractDirectSolver):
+class Elementwise(AbstractSymmetricSolver):
     """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
 
     A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
@@ -120,6 +107,16 @@ class Elementwise(AbstractDirectSolver):
         del options
         x = jtu.tree_map(_quotient, vector, state)
         return x, lx.RESULTS.successful, {"num_steps": 0}
+
+    def solve(
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
+    ) -> Solution:
+        del start, preconditioner
+        return solve_with(self, operator, b.vector())
 
 
 def _quotient(b: Array, d: Array) -> Array:

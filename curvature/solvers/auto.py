@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ._base import Elementwise
 from .cg import CG
+from .preconditioned import NO_PRECONDITIONER, Preconditioned
 from .sample_space import SampleSpace
 from .structured import Structured
 
@@ -116,11 +117,13 @@ def chosen(
     return solver
 
 
-def check_preconditioned(solver: lx.AbstractLinearSolver) -> None:
-    """Raise unless `solver` takes a preconditioner."""
-    if not isinstance(solver, Auto | CG):
+def check_preconditioned(solver: lx.AbstractLinearSolver, preconditioned: bool) -> None:
+    """Raise where there is a preconditioner that `solver` does not take, or none that it needs."""
+    if preconditioned and not isinstance(solver, Auto | CG | Preconditioned):
         raise ValueError(
             f"`preconditioner=...` is for `CG`, got the solver `{type(solver).__name__}`, which "
-            "takes none: use `solver=CG(...)`, or `Auto()`, which then chooses its `cg`; or leave "
-            "the preconditioner out."
+            "takes none: use `solver=CG(...)`, `Preconditioned()`, or `Auto()`, which then chooses "
+            "its `cg`; or leave the preconditioner out."
         )
+    if isinstance(solver, Preconditioned) and not preconditioned:
+        raise ValueError(NO_PRECONDITIONER)

@@ -69,7 +69,7 @@ def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver)
         metric=metric,
         squared_norm=squared_norm,
         vector_norm=vector_norm,
-        residual=None,  # pyright: ignore[reportArgumentType]
+        residual=None,
         steps=None,  # pyright: ignore[reportArgumentType]
         result=jtu.tree_map(lambda _: None, found.result),
     )

@@ -14,6 +14,7 @@ from ..rows import Cost, Layout, cost_of, memory_of
 from ._base import Elementwise
 from .auto import Auto
 from .cg import CG
+from .preconditioned import Preconditioned
 from .sample_space import SampleSpace
 
 # A pass through a model takes at least the time of so many operations, however small it is.
@@ -137,6 +138,8 @@ class _Costs:
                 solve = 0
             case CG():
                 solve = solver.max_steps * gradient + self._preconditioner(solver)
+            case Preconditioned():
+                solve = self._preconditioner(solver)
             case lx.Cholesky():
                 by_products = self.cost.by_products + -(-P // _COLUMNS) * _PASS
                 solve = min(by_products, self.cost.by_rows + _PASS) + _SLOWER * P**3 // 3
@@ -146,11 +149,15 @@ class _Costs:
                 return None
         return (gradient + solve) / gradient
 
-    def _preconditioner(self, solver: CG) -> int:
-        """Operations of making the preconditioner, and of its products: one more than steps."""
+    def _preconditioner(self, solver: CG | Preconditioned) -> int:
+        """Operations of making the preconditioner, and of its products: of CG one after each step.
+
+        CG's first product is before its first step.
+        """
         if self.preconditioning is None:
             return 0
-        return self.preconditioning.made + (solver.max_steps + 1) * self.preconditioning.applied
+        steps = solver.max_steps if isinstance(solver, CG) else 0
+        return self.preconditioning.made + (steps + 1) * self.preconditioning.applied
 
     def nbytes(self, solver: lx.AbstractLinearSolver) -> int | None:
         """The memory of the solve: matrices and vectors that live at once."""
@@ -162,6 +169,8 @@ class _Costs:
                 vectors, held = _CG_VECTORS + 1, self.preconditioning.nbytes
             case CG():
                 vectors = _CG_VECTORS
+            case Preconditioned() if self.preconditioning is not None:
+                vectors, held = 1, self.preconditioning.nbytes
             case lx.Cholesky():
                 vectors = 2 * self.parameters  # the matrix and its factor
             case SampleSpace() if self.layout is not None:
@@ -176,7 +185,7 @@ class _Costs:
         """The plan to use `solver`, where `others` were possible."""
         costs = {name_of(other): self.gradients(other) for other in others}
         share = None
-        if self.preconditioning is not None and isinstance(solver, CG):
+        if self.preconditioning is not None and isinstance(solver, CG | Preconditioned):
             share = self._preconditioner(solver) / (self.cost.gradient + _PASS)
         return Plan(
             solver=solver,

@@ -2,10 +2,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, Scalar
 
+from .._trees import norm, vdot
 from ..operators import AbstractInvertibleOperator, AbstractPositiveOperator, DampedOperator
-from ._base import AbstractDirectSolver
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
 
 _NO_INVERSE = (
     "`Structured()` solves by the damped inverse that a structure knows, and `{found}` has none: "
@@ -14,7 +15,7 @@ _NO_INVERSE = (
 )
 
 
-class Structured(AbstractDirectSolver):
+class Structured(AbstractSymmetricSolver):
     """(C + λI)⁻¹ of a structure, such as `Diagonal`, by its own inverse; exact up to rounding.
 
     Needs λ > 0. With λ = 0 the solution is not finite where C is singular: lineax then reports a
@@ -25,15 +26,44 @@ class Structured(AbstractDirectSolver):
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
     ) -> AbstractPositiveOperator:
         del options
-        damping = jnp.zeros(())
-        if isinstance(operator, DampedOperator):
-            operator, damping = operator.operator, operator.damping
-        if not isinstance(operator, AbstractInvertibleOperator):
-            raise ValueError(_NO_INVERSE.format(found=type(operator).__name__))
-        return operator.inverse(damping)
+        structure, damping = _split(operator)
+        return structure.inverse(damping)
 
     def compute(
         self, state: AbstractPositiveOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         del options
         return state.mv(vector), lx.RESULTS.successful, {"num_steps": 0}
+
+    def solve(
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
+    ) -> Solution:
+        del start, preconditioner
+        structure, damping = _split(operator)
+        vector = b.vector()
+        solved = structure.solve(vector, damping)
+        d, b_norm = solved.direction, norm(vector)
+        return Solution(
+            direction=d,
+            slope=vdot(d, vector),
+            metric=solved.metric,
+            squared_norm=vdot(d, d),
+            vector_norm=b_norm,
+            residual=relative(jnp.sqrt(solved.squared_residual), b_norm),
+            steps=jnp.zeros((), jnp.int32),
+            result=lx.RESULTS.successful,
+        )
+
+
+def _split(operator: lx.AbstractLinearOperator) -> tuple[AbstractInvertibleOperator, Scalar]:
+    """The structure and λ of a damped structure."""
+    damping = jnp.zeros(())
+    if isinstance(operator, DampedOperator):
+        operator, damping = operator.operator, operator.damping
+    if not isinstance(operator, AbstractInvertibleOperator):
+        raise ValueError(_NO_INVERSE.format(found=type(operator).__name__))
+    return operator, damping

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 import curvature as cv
-from curvature.operators import AbstractInvertibleOperator, DenseOperator
+from curvature.operators import AbstractInvertibleOperator, DenseOperator, solved_by_product
 
 
 class Dense(AbstractInvertibleOperator):
@@ -28,6 +28,9 @@ class Dense(AbstractInvertibleOperator):
         eye = jnp.eye(len(matrix), dtype=matrix.dtype)
         inverse = jnp.linalg.inv(matrix + damping.astype(matrix.dtype) * eye)
         return DenseOperator((inverse + inverse.T) / 2, self.in_structure())
+
+    def solve(self, b, damping):
+        return solved_by_product(self.mv, damping, b, self.inverse(damping).mv(b))
 
     def describe(self):
         return "dense: all weights"

@@ -94,6 +94,29 @@ def test_one_step_is_along_the_preconditioned_gradient(x64):
     assert info.solver_steps == 1
 
 
+@pytest.mark.parametrize("l2", slow_but([L2], [0.0, L2]))
+def test_applied_alone_it_makes_the_steps_of_one_iteration(x64, l2):
+    """The momentum finds how far to go along Mg, by the exact quadratic model."""
+    case, steps = case_of("one layer", l2=l2), []
+    for solver in (cv.CG(rtol=0.0, max_steps=1), cv.Preconditioned()):
+        opt = cv.NaturalGradient(
+            case.objective,
+            solver=solver,
+            preconditioner=Whole(cv.EmpiricalFisher(), diagonal=True),
+            damping=cv.LevenbergMarquardt(DAMPING),
+            momentum=cv.QuadraticMomentum(),
+        )
+        model, state = case.model, opt.init(case.model, case.trainable, case.batch)
+        for _ in range(3):
+            model, state, info = opt.step(model, case.batch, state)
+            assert info.accepted
+        steps.append((flat(eqx.filter(model, case.trainable)), info.metric_step, info.damping))
+    for one, other in zip(*steps, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    assert info.solver_steps == 0
+    assert info.solver_residual is None
+
+
 def test_it_draws_numbers_of_its_own_and_leaves_those_of_the_curvature(x64):
     case, key, fisher = case_of("one layer"), jax.random.key(3), cv.SampledFisher(2)
     parts = {"curvature": fisher, "damping": DAMPING, "key": key}
@@ -196,6 +219,33 @@ def test_a_solver_that_takes_none_is_refused(solver):
     said = rf"is for `CG`, got the solver `{type(solver).__name__}`.*use `solver=CG"
     with pytest.raises(ValueError, match=said):
         cv.NaturalGradient(CATEGORICAL, solver=solver, preconditioner=Whole(cv.GaussNewton()))
+
+
+def test_with_a_damping_of_its_own_it_does_not_follow_the_step(x64):
+    case, own = case_of("one layer"), 0.7
+    of = cv.Diagonal(cv.EmpiricalFisher())
+    parts = {"solver": cv.Preconditioned(), "damping": DAMPING}
+    step, _ = one_step(case, preconditioner=cv.OwnDamping(of, own), **parts)
+    _, g, fisher = Written(case, "empirical_fisher")(flat(case.model))
+    np.testing.assert_allclose(step, g / (np.diag(fisher) + own), rtol=1e-9)
+    # As the metric of a step it reports what it leaves.
+    step, info = one_step(case, curvature=cv.OwnDamping(of, own), damping=DAMPING)
+    residual = (own - DAMPING) * np.linalg.norm(step) / np.linalg.norm(g)
+    np.testing.assert_allclose(info.solver_residual, residual, rtol=1e-9)
+
+
+def test_it_needs_a_structure_and_a_positive_damping():
+    case = MODELS["one layer"]("categorical")
+    here = case.objective.linearise(case.model, case.batch)
+    with pytest.raises(ValueError, match=r"`OwnDamping\(of=...\)`.*got `GaussNewton`"):
+        cv.OwnDamping(cv.GaussNewton(), 1.0).operator(here)
+    with pytest.raises(ValueError, match=r"OwnDamping\(damping=...\)"):
+        cv.OwnDamping(cv.Diagonal(cv.GaussNewton()), 0.0)
+
+
+def test_a_solver_that_needs_one_is_refused_without():
+    with pytest.raises(ValueError, match="has none: give `preconditioner="):
+        cv.NaturalGradient(CATEGORICAL, solver=cv.Preconditioned())
 
 
 def test_a_curvature_without_a_known_inverse_is_refused():

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
@@ -12,7 +11,8 @@ from jaxtyping import Array, Float
 from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
 from ...linearisation import AbstractLinearisation, LinearisedTerm
-from ...rows import columns_of, sum_over_chunks
+from ...rows import LowerBlocks, columns_of, sum_over_chunks
+from ._slices import per_slice
 from ._tokens import TokenCapture
 
 # Rows of about so many bytes are held at a time, those of one example at least.
@@ -39,12 +39,14 @@ class LayerCapture(eqx.Module):
         """In the bases U and V of outputs and inputs."""
         assert right is not None
         return LayerCapture(
-            self.inputs @ right[:, None], self.cotangents @ left[:, None, None], self.scale
+            per_slice(jnp.matmul, self.inputs, right),
+            per_slice(jnp.matmul, self.cotangents, left),
+            self.scale,
         )
 
     def squares(self) -> Float[Array, "L out in"]:
         """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry: the diagonal of the layer's block."""
-        return jax.vmap(_squares)(self.inputs, self.cotangents)
+        return per_slice(_squares, self.inputs, self.cotangents)
 
     def reduced(self) -> "LayerCapture":
         """With one position: the mean of the inputs and the sum of the cotangents."""
@@ -54,11 +56,11 @@ class LayerCapture(eqx.Module):
             self.scale,
         )
 
-    def inputs_moment(self, share: Float[Array, " n"]) -> Float[Array, "L in in"]:
-        """A = Σ_it share_i ā āᵀ/t."""
+    def inputs_moment(self, share: Float[Array, " n"]) -> LowerBlocks:
+        """A = Σ_it share_i ā āᵀ/t, with a leading axis L."""
         L, n, t, width = self.inputs.shape
-        weighted = (self.inputs * share[None, :, None, None] / t).reshape(L, n * t, width)
-        return jnp.einsum("lmi,lmj->lij", weighted, self.inputs.reshape(L, n * t, width))
+        weighted = (self.inputs * (share / t)[None, :, None, None]).reshape(L, n * t, width)
+        return per_slice(LowerBlocks.moment, self.inputs.reshape(L, n * t, width), weighted)
 
 
 # Of a layer whose inputs are computed, or looked up.

@@ -1,13 +1,15 @@
 """What K-FAC and EKFAC share: the factors of a batch, their eigenbases, the blocks made of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
 from ...linearisation import AbstractLinearisation
@@ -20,13 +22,16 @@ from ...operators.blocks import (
     OutputBasisBlock,
     Ravelled,
 )
+from ...rows import LowerBlocks
 from .._average import Average
 from ._captures import Capture
 from ._partition import Partition
 from ._rest import blocks_of
-from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
+# A with a leading axis L; where it is diagonal, its diagonal.
+InputFactor: TypeAlias = LowerBlocks | Float[Array, "L in"]
 
 
 def check(
@@ -42,13 +47,13 @@ def check(
 class Factors(eqx.Module):
     """What is estimated from a batch.
 
-    - `left`, `right`: G_t and A_t, [L, …, …], per layer and term; of a table that is looked up A_t
-      is diagonal, and its diagonal is held, [L, …].
+    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L; of a table that is
+      looked up, the diagonals of the A_t, which are diagonal.
     - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
     """
 
-    left: list[list[Float[Array, "_L _out _out2"]]]
-    right: list[list[Float[Array, "_L *_in"]]]
+    left: list[list[LowerBlocks]]
+    right: list[list[InputFactor]]
     dense: list[Float[Array, "_L _p _p2"]]
     elementwise: list[list[Float[Array, "..."]]]
 
@@ -59,6 +64,48 @@ class Eigenbasis(eqx.Module):
     left: Float[Array, "L out out"]
     right: Float[Array, "L in in"] | None
     values: Float[Array, "L out in"]
+
+
+class Bases(eqx.Module):
+    """What is made of the factors now and then.
+
+    - `layers`: of each layer, what the structure makes of it.
+    - `dense`: the eigenvectors of the dense groups of other weights.
+    """
+
+    layers: list[Any]
+    dense: list[Spectrum]
+
+    def __len__(self) -> int:
+        return len(self.layers) + len(self.dense)
+
+
+def bases_of(
+    factors: Factors,
+    of_layer: Callable[[Sequence[LowerBlocks], Sequence[InputFactor]], Any],
+    old: Bases | None = None,
+    due: Sequence[Bool[Array, ""]] = (),
+) -> Bases:
+    """The bases of the factors; those that are not due are the old ones.
+
+    **Arguments:** `of_layer`, what is made of the G_t and the A_t of a layer; `old`, None where all
+    are made; `due`, in the order of layers and dense groups.
+    """
+    pairs = zip(factors.left, factors.right, strict=True)
+    make = [partial(of_layer, left, right) for left, right in pairs]
+    make += [partial(spectrum, matrices) for matrices in factors.dense]
+    if old is None:
+        found = [of_group() for of_group in make]
+    else:
+        groups = zip(make, [*old.layers, *old.dense], due, strict=True)
+        found = [renewed(of_group, kept, anew) for of_group, kept, anew in groups]
+    count = len(factors.left)
+    return Bases(found[:count], found[count:])
+
+
+def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
+    """What `make` makes where it is due, else the old one."""
+    return jax.lax.cond(due, make, lambda: old)
 
 
 def factors_of(
@@ -87,35 +134,57 @@ def factors_of(
     return Factors(left, right, dense, elementwise)
 
 
-def _inputs(captured: Capture) -> Float[Array, "L *in"]:
+def _inputs(captured: Capture) -> InputFactor:
     total = jnp.sum(captured.scale)
     return captured.inputs_moment(captured.scale / jnp.where(total == 0, 1, total))
 
 
-def _outputs(captured: Capture) -> Float[Array, "L out out"]:
+def _outputs(captured: Capture) -> LowerBlocks:
     L, *_, out = captured.cotangents.shape
     flat = captured.cotangents.reshape(L, -1, out)
-    return jnp.einsum("lmi,lmj->lij", flat, flat)
+    return per_slice(LowerBlocks.moment, flat, flat)
 
 
-def eigenbasis(
-    left: Sequence[Float[Array, "L out out"]], right: Sequence[Float[Array, "L *in"]]
-) -> Eigenbasis:
+def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eigenbasis:
     """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
-    along = (slice(None), *[None] * (right[0].ndim - 1))
-    shares = [jnp.trace(G, axis1=1, axis2=2)[along] for G in left]
+    G, A = nearest(left, right)
+    of_left = spectrum(jax.vmap(_lower)(G))
+    if isinstance(A, LowerBlocks):
+        of_right = spectrum(jax.vmap(_lower)(A))
+        vectors, numbers = of_right.vectors, of_right.values
+    else:
+        vectors, numbers = None, A
+    values = of_left.values[:, :, None] * numbers[:, None, :]
+    return Eigenbasis(of_left.vectors, vectors, values)
+
+
+def nearest(
+    left: Sequence[LowerBlocks], right: Sequence[InputFactor]
+) -> tuple[LowerBlocks, InputFactor]:
+    """One Kronecker product near the sum: ΣG_t and the mean of the A_t by the traces of the G_t."""
+    if len(left) == 1:
+        return left[0], right[0]
+    shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1) for G in left]
     total = sum(shares[1:], shares[0])
     total = jnp.where(total == 0, 1, total)
-    weighted = [share * A for share, A in zip(shares, right, strict=True)]
-    of_left = spectrum(sum(left[1:], left[0]))
-    mean = right[0] if len(right) == 1 else sum(weighted[1:], weighted[0]) / total
-    if mean.ndim == 2:
-        vectors, of_right = None, mean
-    else:
-        found = spectrum(mean)
-        vectors, of_right = found.vectors, found.values
-    values = of_left.values[:, :, None] * of_right[:, None, :]
-    return Eigenbasis(of_left.vectors, vectors, values)
+    G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
+    weighted = [
+        jax.vmap(lambda A, part: jtu.tree_map(lambda column: part * column, A))(A, share / total)
+        for share, A in zip(shares, right, strict=True)
+    ]
+    return G, jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *weighted)
+
+
+def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
+    """The matrices of the factors of one layer, or the diagonals of diagonal ones, per term."""
+    return [
+        jax.vmap(LowerBlocks.matrix)(factor) if isinstance(factor, LowerBlocks) else factor
+        for factor in factors
+    ]
+
+
+def _lower(factor: LowerBlocks) -> Float[Array, "m m"]:
+    return factor.lower()
 
 
 def in_bases(
@@ -159,10 +228,13 @@ def assembled(
     )
 
 
-def due(before: Average, after: Average, every: int) -> Array:
-    """Whether bases are made anew: at the first three batches, then at every so many.
+def due(before: Average, after: Average, every: int, groups: int) -> list[Bool[Array, ""]]:
+    """Whether the bases of each group of weights are made anew.
 
-    A batch that is not finite is not counted.
+    They are at the first three batches, and then at every so many: the groups one after the other,
+    so that no step takes much longer than its neighbours. A batch that is not finite is not
+    counted.
     """
-    steps = before.steps
-    return (after.steps > steps) & ((steps < 3) | (steps % every == 0))
+    steps, counted = before.steps, after.steps > before.steps
+    ahead = [i * every // groups for i in range(groups)]
+    return [counted & ((steps < 3) | ((steps + steps_ahead) % every == 0)) for steps_ahead in ahead]

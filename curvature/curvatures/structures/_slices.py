@@ -30,6 +30,8 @@ class Spectrum(eqx.Module):
 def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
     """Eigenvectors and eigenvalues of positive semidefinite matrices; what is below 0 is 0.
 
+    What a matrix has above its diagonal does not count.
+
     One matrix at a time: LAPACK works on a batch with threads that other calls may wait for.
     """
     if len(matrices) == 1:
@@ -41,7 +43,7 @@ def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
 
 @jax.custom_jvp
 def _eigh(matrix: Float[Array, "p p"]) -> tuple[Float[Array, " p"], Float[Array, "p p"]]:
-    values, vectors = jnp.linalg.eigh(matrix)
+    vectors, values = jax.lax.linalg.eigh(matrix, lower=True, symmetrize_input=False)
     return values, vectors
 
 
@@ -56,6 +58,17 @@ def spectral_block(layout: Joined | Ravelled) -> Callable[[Spectrum], SpectralBl
     return lambda spectrum: SpectralBlock(spectrum.vectors, spectrum.values, layout)
 
 
+def per_slice(fn: Callable[..., Any], *stacked: PyTree[Array]) -> Any:
+    """`fn` of each slice of arrays [L, ...], and of the only one without `vmap`.
+
+    XLA transposes the operands of a batch of one matrix product, which it does not for one product.
+    """
+    if len(jtu.tree_leaves(stacked)[0]) > 1:
+        return jax.vmap(fn)(*stacked)
+    found = fn(*jtu.tree_map(lambda leaf: leaf[0], stacked))
+    return jtu.tree_map(lambda leaf: leaf[None], found)
+
+
 def of_slices(
     make: Callable[[Any], AbstractBlock], stacked: PyTree[Array], length: int | None
 ) -> AbstractBlock:
@@ -66,6 +79,11 @@ def of_slices(
     if length is None:
         return make(jtu.tree_map(lambda leaf: leaf[0], stacked))
     return StackedBlock(eqx.filter_vmap(make)(stacked))
+
+
+def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
+    """Whether it is such a block, or one for each slice."""
+    return isinstance(block.blocks if isinstance(block, StackedBlock) else block, kind)
 
 
 def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:

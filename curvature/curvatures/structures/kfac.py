@@ -1,47 +1,80 @@
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, ScalarLike
+import lineax as lx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar, ScalarLike
 
-from ..._checks import scalar
+from ..._checks import one_of, scalar
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
-from ...operators.blocks import BlockOperator, Joined, ProductsBlock
+from ...operators.blocks import (
+    AbstractBlock,
+    AbstractBlockMap,
+    BlockOperator,
+    FactoredBlock,
+    Joined,
+    KeptInverse,
+    ProductsBlock,
+)
+from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
 from ._captures import captures_of
 from ._kronecker import (
     Approximation,
+    Bases,
     Eigenbasis,
     Factors,
+    InputFactor,
     assembled,
+    bases_of,
     check,
     due,
     eigenbasis,
     eigenbasis_block,
     factors_of,
+    renewed,
+    whole,
 )
 from ._partition import Partition, partition_of
-from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, spectrum
 
 
-class _Bases(eqx.Module):
-    """Eigenvectors and eigenvalues of the factors.
+class _Basis(eqx.Module):
+    """Eigenvectors and eigenvalues of the factors of one layer.
 
-    - `sums`: those of Σ_t G_t ⊗ A_t, for small layers in several terms; None for the others.
+    - `near`: those of G ⊗ A; None with factored damping.
+    - `of_sum`: those of Σ_t G_t ⊗ A_t, for a small layer in several terms, else None.
     """
 
-    layers: list[Eigenbasis]
-    sums: list[Spectrum | None]
-    dense: list[Spectrum]
+    near: Eigenbasis | None
+    of_sum: Spectrum | None
+
+
+class _Inverse(eqx.Module):
+    """A factored inverse, and the λ that it was made for."""
+
+    of_block: AbstractBlockMap
+    damping: Scalar
 
 
 class _State(eqx.Module):
+    """The averages, and what is made of them now and then.
+
+    - `inverses`: the factored ones, None for blocks that have none.
+    - `due`: of layers and dense groups, which inverses `refresh` has to make anew; empty where
+      there are no inverses.
+    """
+
     factors: Average
-    bases: _Bases
+    bases: Bases
+    inverses: list[_Inverse | None]
+    due: list[Bool[Array, ""]]
 
 
 class KFAC(AbstractStructure):
@@ -61,8 +94,8 @@ class KFAC(AbstractStructure):
 
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
     Their eigenvectors, and so the operator, are made anew at the first three steps and then at
-    every `every`-th. A batch whose factors are not finite leaves the state as it was. A derivative
-    in the weights is refused.
+    every `every`-th, the layers one after the other. A batch whose factors are not finite leaves
+    the state as it was. A derivative in the weights is refused.
 
     **Arguments:**
 
@@ -72,6 +105,11 @@ class KFAC(AbstractStructure):
     - `decay`: β in [0, 1), 0 for no average.
     - `every`: how often eigenvectors are made anew.
     - `max_block`: the most weights of an exact block.
+    - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
+      π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
+      made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
+      several terms, and a table, has the exact one. The operator's products are with the latest
+      G ⊗ A.
     """
 
     of: AbstractPullback
@@ -79,6 +117,7 @@ class KFAC(AbstractStructure):
     approximation: Approximation = eqx.field(static=True)
     every: int = eqx.field(static=True)
     max_block: int = eqx.field(static=True)
+    damping: Literal["exact", "factored"] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -87,10 +126,12 @@ class KFAC(AbstractStructure):
         decay: ScalarLike = 0.95,
         every: int = 10,
         max_block: int = 1024,
+        damping: Literal["exact", "factored"] = "exact",
     ):
         check("KFAC", approximation, decay, every, max_block)
+        one_of("KFAC(damping=...)", damping, ("exact", "factored"))
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
-        self.every, self.max_block = every, max_block
+        self.every, self.max_block, self.damping = every, max_block, damping
 
     @full_precision
     def operator(
@@ -98,20 +139,27 @@ class KFAC(AbstractStructure):
     ) -> BlockOperator:
         partition = partition_of(linearisation, self.max_block)
         factors = self._factors(linearisation, partition, key)
-        return self._operator(factors, self._bases(factors), partition, linearisation)
+        bases = bases_of(factors, self._basis)
+        return self._operator(factors, bases, partition, linearisation)
 
     def init(self, linearisation: AbstractLinearisation | None) -> _State:
         if linearisation is None:
             raise no_batch(self)
         partition = partition_of(linearisation, self.max_block)
 
-        def shapes(linearisation: AbstractLinearisation) -> tuple[Factors, _Bases]:
+        def shapes(linearisation: AbstractLinearisation) -> Any:
             factors = self._factors(linearisation, partition, jax.random.key(0))
-            return factors, self._bases(factors)
+            bases = bases_of(factors, self._basis)
+            operator = self._operator(factors, bases, partition, linearisation)
+            inverses = [
+                _inverse(block, linearisation.loss) if is_made_of(block, FactoredBlock) else None
+                for block in operator.blocks
+            ]
+            return factors, bases, inverses
 
-        factors, bases = eqx.filter_eval_shape(shapes, linearisation)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
-        return _State(Average.zeros(factors), zeros)
+        factors, *others = eqx.filter_eval_shape(shapes, linearisation)
+        bases, inverses = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), others)
+        return _State(Average.zeros(factors), bases, inverses, _none_due(inverses, len(bases)))
 
     @full_precision
     def update(
@@ -125,14 +173,25 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        bases = jax.lax.cond(
-            due(state.factors, average, self.every),
-            lambda factors: self._bases(factors),
-            lambda _: state.bases,
-            factors,
-        )
+        anew = due(state.factors, average, self.every, len(state.bases))
+        bases = bases_of(factors, self._basis, state.bases, anew)
         operator = self._operator(factors, bases, partition, linearisation)
-        return operator, _State(average, bases)
+        return operator, _State(average, bases, state.inverses, anew if state.due else [])
+
+    @full_precision
+    def refresh(
+        self, operator: lx.AbstractLinearOperator, state: _State, damping: Scalar
+    ) -> tuple[lx.AbstractLinearOperator, _State]:
+        assert isinstance(operator, BlockOperator)
+        blocks, inverses = [*operator.blocks], [*state.inverses]
+        for i, old in enumerate(inverses):
+            if old is not None:
+                make = partial(_inverse, blocks[i], damping.astype(old.damping.dtype))
+                inverse = inverses[i] = renewed(make, old, state.due[i])
+                blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
+        refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
+        due = _none_due(inverses, len(state.due))
+        return refreshed, _State(state.factors, state.bases, inverses, due)
 
     def _factors(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
@@ -141,43 +200,64 @@ class KFAC(AbstractStructure):
         captures = captures_of(linearisation, S, partition.layers)
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
-    def _bases(self, factors: Factors) -> _Bases:
-        pairs = list(zip(factors.left, factors.right, strict=True))
-        return _Bases(
-            [eigenbasis(left, right) for left, right in pairs],
-            [self._of_sum(left, right) for left, right in pairs],
-            [spectrum(matrices) for matrices in factors.dense],
-        )
+    def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:
+        # The exact inverse of a table needs the eigenvectors of G alone, and those of no large A.
+        computed = isinstance(right[0], LowerBlocks)
+        if self.damping == "factored" and len(left) == 1 and computed:
+            return _Basis(None, None)
+        return _Basis(eigenbasis(left, right), self._of_sum(left, right))
 
-    def _of_sum(self, left: Sequence[Array], right: Sequence[Array]) -> Spectrum | None:
-        right = [A if A.ndim == 3 else jax.vmap(jnp.diag)(A) for A in right]
-        out, width = left[0].shape[-1], right[0].shape[-1]
-        if len(left) == 1 or out * width > self.max_block:
+    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Spectrum | None:
+        if len(left) == 1:
             return None
-        products = [jax.vmap(jnp.kron)(G, A) for G, A in zip(left, right, strict=True)]
+        pairs = list(zip(whole(left), whole(right), strict=True))
+        if pairs[0][0].shape[-1] * pairs[0][1].shape[-1] > self.max_block:
+            return None
+        products = [jax.vmap(_kron)(G, A) for G, A in pairs]
         return spectrum(sum(products[1:], products[0]))
 
     def _operator(
         self,
         factors: Factors,
-        bases: _Bases,
+        bases: Bases,
         partition: Partition,
         linearisation: AbstractLinearisation,
     ) -> BlockOperator:
         blocks = []
-        for layer, near, of_sum, left, right in zip(
-            partition.layers, bases.layers, bases.sums, factors.left, factors.right, strict=True
+        for layer, basis, left, right in zip(
+            partition.layers, bases.layers, factors.left, factors.right, strict=True
         ):
             layout = joined(layer, linearisation)
-            if len(left) == 1:
+            near, of_sum = basis.near, basis.of_sum
+            if near is None:
+                block = of_slices(_factored_block(layout), (left[0], right[0]), layer.length)
+            elif len(left) == 1:
                 block = of_slices(eigenbasis_block(layout), near, layer.length)
             elif of_sum is not None:
                 block = of_slices(spectral_block(layout), of_sum, layer.length)
             else:
-                stacked = jnp.stack(left, axis=1), jnp.stack(right, axis=1), near
+                stacked = jnp.stack(whole(left), axis=1), jnp.stack(whole(right), axis=1), near
                 block = of_slices(_products_block(layout), stacked, layer.length)
             blocks.append(block)
         return assembled(blocks, bases.dense, factors, partition, linearisation)
+
+
+def _none_due(inverses: Sequence[_Inverse | None], groups: int) -> list[Bool[Array, ""]]:
+    if all(inverse is None for inverse in inverses):
+        return []
+    return [jnp.zeros((), bool) for _ in range(groups)]
+
+
+def _inverse(block: AbstractBlock, damping: Scalar) -> _Inverse:
+    return _Inverse(block.inverse(damping), damping)
+
+
+def _factored_block(layout: Joined) -> Callable[[tuple[LowerBlocks, LowerBlocks]], FactoredBlock]:
+    return lambda factors: FactoredBlock(*factors, layout)
+
+
+def _kron(G: Float[Array, "out out"], A: Float[Array, "*in"]) -> Float[Array, "p p"]:
+    return jnp.kron(G, A if A.ndim == 2 else jnp.diag(A))
 
 
 def _products_block(layout: Joined) -> Callable[[tuple[Array, Array, Eigenbasis]], ProductsBlock]:

@@ -3,6 +3,8 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved
+
 
 class AbstractBlockMap(eqx.Module):
     """A linear map on some weights, whose arrays come as a list."""
@@ -27,3 +29,7 @@ class AbstractBlock(AbstractBlockMap):
     @abc.abstractmethod
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
         """(C + λI)⁻¹ for λ > 0. Whatever has to be factorised is, here and once."""
+
+    @abc.abstractmethod
+    def solve(self, arrays: list[Float[Array, "..."]], damping: Scalar) -> Solved:
+        """Solves (C + λI) d = b, for the arrays of b."""

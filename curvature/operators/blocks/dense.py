@@ -3,6 +3,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ...rows import Factor, LowerBlocks, factorise
+from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Ravelled
 
@@ -30,6 +31,10 @@ class DenseBlock(AbstractBlock):
         blocks = LowerBlocks.of(self.matrix)
         damping = damping.astype(self.matrix.dtype)
         return _DenseInverse(factorise(blocks, damping, blocks.norm()), self.layout)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        d = self.inverse(damping).mv(arrays)
+        return solved_by_product(self.mv, damping, arrays, d)
 
 
 class _DenseInverse(AbstractBlockMap):

@@ -1,6 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved, solved_by_eigenvalues
 from ._base import AbstractBlock
 from .layouts import Joined
 
@@ -24,8 +25,7 @@ class EigenbasisBlock(AbstractBlock):
         return "Kronecker factors"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        rotated = self.left.T @ self.layer.join(arrays) @ self.right
-        return self.layer.split(self.left @ (self.values * rotated) @ self.right.T)
+        return self._back(self.values * self._rotated(arrays))
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values @ (self.right**2).T)
@@ -33,3 +33,13 @@ class EigenbasisBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlock:
         inverted = 1 / (self.values + damping.astype(self.values.dtype))
         return EigenbasisBlock(self.left, self.right, inverted, self.layer)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        rotated = self._rotated(arrays) / (self.values + damping.astype(self.values.dtype))
+        return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
+
+    def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
+        return self.left.T @ self.layer.join(arrays) @ self.right
+
+    def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
+        return self.layer.split(self.left @ rotated @ self.right.T)

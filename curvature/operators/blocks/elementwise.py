@@ -1,5 +1,6 @@
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock
 
 
@@ -25,3 +26,7 @@ class ElementwiseBlock(AbstractBlock):
         return ElementwiseBlock(
             [1 / (value + damping.astype(value.dtype)) for value in self.values]
         )
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        d = self.inverse(damping).mv(arrays)
+        return solved_by_product(self.mv, damping, arrays, d)

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from ..._precision import full_precision
 from ..._trees import work_dtype
 from .._base import AbstractInvertibleOperator, AbstractPositiveOperator, matrix_by_products
+from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
 
 _MOST_NAMES = 4
@@ -39,7 +41,7 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return _applied(self.blocks, self.leaves, vector)
+        return _applied([block.mv for block in self.blocks], self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -57,6 +59,19 @@ class BlockOperator(AbstractInvertibleOperator):
     def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
         inverses = tuple(block.inverse(damping) for block in self.blocks)
         return _Inverse(inverses, self.leaves, self.structure)
+
+    @full_precision
+    def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        solved = []
+
+        def kept(block: AbstractBlock, arrays: list[Array]) -> list[Array]:
+            solved.append(block.solve(arrays, damping))
+            return solved[-1].direction
+
+        d = _applied([partial(kept, block) for block in self.blocks], self.leaves, b)
+        dtype, zero = work_dtype(b), jnp.zeros((), work_dtype(b))
+        metric = sum((one.metric.astype(dtype) for one in solved), zero)
+        return Solved(d, metric, sum((one.squared_residual.astype(dtype) for one in solved), zero))
 
     def describe(self) -> str:
         """Each kind of block with the modules that have it, such as `exact blocks: norm`."""
@@ -88,7 +103,7 @@ class _Inverse(AbstractPositiveOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return _applied(self.inverses, self.leaves, vector)
+        return _applied([one.mv for one in self.inverses], self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -103,13 +118,15 @@ class _Inverse(AbstractPositiveOperator):
 
 
 def _applied(
-    maps: Sequence[AbstractBlockMap], numbers: Sequence[tuple[int, ...]], vector: PyTree[Array]
+    maps: Sequence[Callable[[list[Array]], list[Array]]],
+    numbers: Sequence[tuple[int, ...]],
+    vector: PyTree[Array],
 ) -> PyTree[Array]:
     """Each map on its own weights, in the dtypes of the vector."""
     leaves, treedef = jtu.tree_flatten(vector)
     found = list(leaves)
     for one, own in zip(maps, numbers, strict=True):
-        made = one.mv([leaves[j].astype(work_dtype(leaves[j])) for j in own])
+        made = one([leaves[j].astype(work_dtype(leaves[j])) for j in own])
         for j, array in zip(own, made, strict=True):
             found[j] = array.astype(leaves[j].dtype)
     return treedef.unflatten(found)

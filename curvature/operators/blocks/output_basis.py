@@ -1,6 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved, solved_by_eigenvalues
 from ._base import AbstractBlock
 from .layouts import Joined
 
@@ -23,8 +24,7 @@ class OutputBasisBlock(AbstractBlock):
         return "Kronecker factors with token counts"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        rotated = self.left.T @ self.layer.join(arrays)
-        return self.layer.split(self.left @ (self.values * rotated))
+        return self._back(self.values * self._rotated(arrays))
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values)
@@ -32,3 +32,13 @@ class OutputBasisBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlock:
         inverted = 1 / (self.values + damping.astype(self.values.dtype))
         return OutputBasisBlock(self.left, inverted, self.layer)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        rotated = self._rotated(arrays) / (self.values + damping.astype(self.values.dtype))
+        return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
+
+    def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
+        return self.left.T @ self.layer.join(arrays)
+
+    def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
+        return self.layer.split(self.left @ rotated)

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined
 
@@ -41,10 +42,14 @@ class ProductsBlock(AbstractBlock):
         return self.layer.split(left.T @ right)
 
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
-        return _Solved(self, self.near.inverse(damping), damping)
+        return _ByIteration(self, self.near.inverse(damping), damping)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        d = self.inverse(damping).mv(arrays)
+        return solved_by_product(self.mv, damping, arrays, d)
 
 
-class _Solved(AbstractBlockMap):
+class _ByIteration(AbstractBlockMap):
     """(C + λI)⁻¹ by conjugate gradients, to a residual of ten units of roundoff."""
 
     block: ProductsBlock

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ...rows import Factor, LowerBlocks, factorise
+from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined, Ravelled
 
@@ -112,6 +113,10 @@ class RowsBlock(AbstractBlock):
         gram = LowerBlocks.of(self.rows.gram())
         damping = damping.astype(gram.columns[0].dtype)
         return _RowsInverse(self, factorise(gram, damping, gram.norm()), damping)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        d = self.inverse(damping).mv(arrays)
+        return solved_by_product(self.mv, damping, arrays, d)
 
 
 class _RowsInverse(AbstractBlockMap):

@@ -1,6 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
+from .._solved import Solved, solved_by_eigenvalues
 from ._base import AbstractBlock
 from .layouts import Joined, Ravelled
 
@@ -30,6 +31,12 @@ class SpectralBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlock:
         inverted = 1 / (self.values + damping.astype(self.values.dtype))
         return SpectralBlock(self.vectors, inverted, self.layout)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        flat = self.layout.join(arrays).ravel()
+        rotated = (self.vectors.T @ flat) / (self.values + damping.astype(self.values.dtype))
+        d = self._split(self.vectors @ rotated)
+        return solved_by_eigenvalues(d, rotated, self.values, damping)
 
     def _split(self, flat: Array) -> list[Array]:
         return self.layout.split(flat.reshape(self.layout.shape))

@@ -1,7 +1,9 @@
 import equinox as eqx
+import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Scalar
 
+from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
 
 
@@ -26,6 +28,12 @@ class StackedBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
         return _StackedMap(eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks))
 
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        slices = _slices(self.blocks, arrays)
+        each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, slices)
+        direction = _shaped(each.direction, arrays)
+        return Solved(direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
+
 
 class _StackedMap(AbstractBlockMap):
     maps: AbstractBlockMap
@@ -35,7 +43,15 @@ class _StackedMap(AbstractBlockMap):
 
 
 def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
+    made = eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, _slices(maps, arrays))
+    return _shaped(made, arrays)
+
+
+def _slices(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
+    """The slices of arrays, ravelled."""
     length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
-    slices = [array.reshape(length, -1) for array in arrays]
-    made = eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, slices)
-    return [found.reshape(array.shape) for found, array in zip(made, arrays, strict=True)]
+    return [array.reshape(length, -1) for array in arrays]
+
+
+def _shaped(slices: list[Array], arrays: list[Array]) -> list[Array]:
+    return [found.reshape(array.shape) for found, array in zip(slices, arrays, strict=True)]

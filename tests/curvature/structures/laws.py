@@ -64,8 +64,12 @@ def evaluated(
 def _numbers(operator: Any, dampings: Array, vector: Array) -> Any:
     def inverse(damping: Array) -> Any:
         inverse = operator.inverse(damping)
-        return inverse.as_matrix(), product(inverse, vector), lx.diagonal(inverse)
+        numbers = inverse.as_matrix(), product(inverse, vector), lx.diagonal(inverse)
+        solved = operator.solve(unravel(vector), damping)
+        return numbers, (ravelled(solved.direction), solved.metric, solved.squared_residual)
 
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    unravel = jfu.ravel_pytree(zeros)[1]
     numbers = operator.as_matrix(), product(operator, vector), lx.diagonal(operator)
     return numbers, jax.vmap(inverse)(dampings)
 
@@ -77,7 +81,7 @@ def check_operator(operator: Any, *, condition: bool = True) -> None:
     """
     size = operator.in_size()
     vector = np.random.default_rng(1).normal(size=size)
-    (matrix, applied, diagonal), inverses = jax.tree.map(
+    (matrix, applied, diagonal), (inverses, solves) = jax.tree.map(
         np.asarray, _numbers(operator, jnp.asarray(DAMPINGS), jnp.asarray(vector))
     )
     values = np.linalg.eigvalsh(matrix)
@@ -92,9 +96,17 @@ def check_operator(operator: Any, *, condition: bool = True) -> None:
         assert distance(inverted, expected) <= digits, damping
         assert distance(solved, expected @ vector) <= digits, damping
         assert distance(of_inverse, np.diag(expected)) <= digits, damping
+    for damping, d, metric, squared_residual in zip(DAMPINGS, *solves, strict=True):
+        # Whatever the numbers are read from, they are those of the solution that was found.
+        digits = 1e-12 * (values[-1] + damping) / damping
+        residual = vector - matrix @ d - damping * d
+        assert distance(d, np.linalg.solve(matrix + damping * np.eye(size), vector)) <= digits
+        assert abs(metric - d @ matrix @ d) <= digits * (d @ vector), damping
+        rounding = 50 * np.finfo(float).eps * (values[-1] + damping) * np.linalg.norm(d)
+        assert abs(np.sqrt(squared_residual) - np.linalg.norm(residual)) <= rounding, damping
     assert lx.is_symmetric(operator)
     assert lx.is_positive_semidefinite(operator)
 
 
-def ravelled(tree: Any) -> np.ndarray:
-    return np.asarray(jfu.ravel_pytree(tree)[0])
+def ravelled(tree: Any) -> Any:
+    return jfu.ravel_pytree(tree)[0]

@@ -10,6 +10,7 @@ import curvature as cv
 from tests.curvature import cases
 from tests.curvature.tools import distance
 from tests.curvature.written import one_layer
+from tests.selection import slow_but
 
 DECAY, EVERY, BAD = 0.8, 3, 2
 
@@ -38,6 +39,36 @@ def trajectory(structure, model, batches):
         return jax.lax.scan(body, start, batches)[1]
 
     return run(model, batches)
+
+
+def test_those_of_the_first_examples_are_those_of_a_smaller_batch(x64):
+    rng = np.random.default_rng(0)
+    batches = jnp.asarray(rng.normal(size=(4, 5, 3))), jnp.zeros((4, 5, 3))
+    fewer = jax.tree.map(lambda array: array[:, :2], batches)
+    kfac = cv.KFAC(cv.GaussNewton(), decay=DECAY)
+    of_first, _ = trajectory(cv.FirstExamples(kfac, 2), one_layer(), batches)
+    of_all, _ = trajectory(kfac, one_layer(), fewer)
+    assert distance(of_first, of_all) <= 1e-12
+
+
+@pytest.mark.parametrize("damping", slow_but(["exact"], ["exact", "factored"]))
+def test_the_layers_are_refreshed_one_after_the_other(x64, damping):
+    """All at the first three steps, then each at every fourth, at steps of its own."""
+    model = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
+    batch = jax.random.normal(jax.random.key(1), (3, 2)), jnp.zeros((3, 1))
+    kfac = cv.KFAC(cv.GaussNewton(), decay=DECAY, every=4, damping=damping)
+    opt = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), kfac, damping=0.1)
+    state, renewed = opt.init(model, batch=batch), []
+    for step in range(11):
+        of_step = jax.tree.map(lambda x, step=step: x + 0.1 * step, batch)
+        model, new, _ = opt.step(model, of_step, state)
+        pair = (state.curvature, new.curvature)
+        made = [s.bases.layers if damping == "exact" else s.inverses for s in pair]
+        renewed.append([not eqx.tree_equal(old, one) for old, one in zip(*made, strict=True)])
+        state = new
+    first, second = ([i for i, of in enumerate(renewed) if of[layer]] for layer in (0, 1))
+    assert first == [0, 1, 2, 4, 8]
+    assert second == [0, 1, 2, 6, 10]
 
 
 @pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC])

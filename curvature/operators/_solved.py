@@ -1,0 +1,49 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from .._trees import add_scaled, vdot
+
+
+class Solved(eqx.Module):
+    """The solution d of (C + λI) d = b, and what the solve knows of it.
+
+    - `direction`: d.
+    - `metric`: dᵀCd ≥ 0.
+    - `squared_residual`: ‖b − (C + λI)d‖². Where C is known by its eigenvectors it is an estimate
+      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)²; everywhere else it is measured.
+    """
+
+    direction: PyTree[Array]
+    metric: Scalar
+    squared_residual: Scalar
+
+
+def solved_by_product(
+    product: Callable[[PyTree[Array]], PyTree[Array]],
+    damping: Scalar,
+    b: PyTree[Array],
+    d: PyTree[Array],
+) -> Solved:
+    """The numbers of a solution d by one product with C."""
+    image = product(d)
+    left = add_scaled(add_scaled(b, -jnp.ones(()), image), -damping, d)
+    return Solved(d, jnp.maximum(vdot(d, image), 0), vdot(left, left))
+
+
+def solved_by_eigenvalues(
+    direction: PyTree[Array],
+    rotated: Float[Array, "..."],
+    values: Float[Array, "..."],
+    damping: Scalar,
+) -> Solved:
+    """The numbers of a solution d of which Uᵀd is known, for C = U diag(s) Uᵀ.
+
+    **Arguments:** `rotated`, Uᵀd; `values`, s ≥ 0, of the same shape.
+    """
+    eps = float(jnp.finfo(values.dtype).eps)
+    largest = jnp.max(values, initial=0) + damping.astype(values.dtype)
+    squares = rotated**2
+    return Solved(direction, jnp.sum(values * squares), (eps * largest) ** 2 * jnp.sum(squares))

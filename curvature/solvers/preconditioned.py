@@ -1,0 +1,65 @@
+from typing import Any
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from .._trees import norm, vdot
+from ..operators import DampedOperator, quadratic_forms
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution
+
+NO_PRECONDITIONER = (
+    "`Preconditioned()` applies a preconditioner and has none: give `preconditioner=...` a "
+    "structure, such as `KFAC(GaussNewton())` (on the command line `preconditioner=kfac`), or take "
+    "another solver, such as `Auto()` (`solver=auto`)."
+)
+
+
+class Preconditioned(AbstractSymmetricSolver):
+    """The preconditioned vector d = M b, without a product with C; M ≈ (C + λI)⁻¹.
+
+    Nothing is known of the residual, so the result is `RESULTS.max_steps_reached`, as that of any
+    truncated solve. With `QuadraticMomentum`, which finds how far to go along d, a step is that of
+    K-FAC (Martens and Grosse 2015, sections 6.4 and 7): the direction of `CG(max_steps=1)`, which
+    spends a product and one more application of M on the residual.
+
+    **Options:** `preconditioner`, M, a positive definite operator.
+    """
+
+    def init(
+        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> lx.AbstractLinearOperator:
+        del operator
+        if "preconditioner" not in options:
+            raise ValueError(NO_PRECONDITIONER)
+        return options["preconditioner"]
+
+    def compute(
+        self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        del options
+        return state.mv(vector), lx.RESULTS.max_steps_reached, {"num_steps": 0}
+
+    def solve(
+        self,
+        operator: DampedOperator,
+        b: RightHandSide,
+        start: PyTree[Array] | None,
+        preconditioner: lx.AbstractLinearOperator | None = None,
+    ) -> Solution:
+        del start
+        if preconditioner is None:
+            raise ValueError(NO_PRECONDITIONER)
+        vector = b.vector()
+        d = preconditioner.mv(vector)
+        return Solution(
+            direction=d,
+            slope=vdot(d, vector),
+            # XLA leaves it out where the momentum computes its own.
+            metric=jnp.maximum(quadratic_forms(operator.operator, (d,))[0, 0], 0),
+            squared_norm=vdot(d, d),
+            vector_norm=norm(vector),
+            residual=None,
+            steps=jnp.zeros((), jnp.int32),
+            result=lx.RESULTS.max_steps_reached,
+        )
