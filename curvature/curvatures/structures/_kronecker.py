@@ -191,10 +191,11 @@ def in_bases(
     bases: Sequence[Eigenbasis], partition: Partition, linearisation: AbstractLinearisation
 ) -> list[AbstractBlock]:
     """(U ⊗ V) diag(s) (U ⊗ V)ᵀ per layer."""
-    return [
-        of_slices(eigenbasis_block(joined(layer, linearisation)), basis, layer.length)
-        for basis, layer in zip(bases, partition.layers, strict=True)
-    ]
+    blocks = []
+    for basis, layer in zip(bases, partition.layers, strict=True):
+        layout = joined(layer, linearisation)
+        blocks.append(of_slices(eigenbasis_block(layout), basis, layer.length, layout))
+    return blocks
 
 
 def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], AbstractBlock]:
@@ -216,10 +217,10 @@ def assembled(
     linearisation: AbstractLinearisation,
 ) -> BlockOperator:
     """The operator of the blocks of the layers and of the rest."""
-    matrices = [
-        of_slices(spectral_block(Ravelled(group.shapes)), spectrum, group.length)
-        for spectrum, group in zip(dense, partition.dense, strict=True)
-    ]
+    matrices = []
+    for of_group, group in zip(dense, partition.dense, strict=True):
+        layout = Ravelled(group.shapes)
+        matrices.append(of_slices(spectral_block(layout), of_group, group.length, layout))
     diagonals = [ElementwiseBlock(values) for values in factors.elementwise]
     parts = (*partition.layers, *partition.dense, *partition.elementwise)
     structure = jax.eval_shape(lambda: linearisation.params)

@@ -70,15 +70,19 @@ def per_slice(fn: Callable[..., Any], *stacked: PyTree[Array]) -> Any:
 
 
 def of_slices(
-    make: Callable[[Any], AbstractBlock], stacked: PyTree[Array], length: int | None
+    make: Callable[[Any], AbstractBlock],
+    stacked: PyTree[Array],
+    length: int | None,
+    layout: Joined | Ravelled,
 ) -> AbstractBlock:
     """What `make` makes of each slice, or of the only one where nothing is stacked.
 
-    **Arguments:** `stacked`, arrays [L, ...], with L = 1 where `length` is None.
+    **Arguments:** `stacked`, arrays [L, ...], with L = 1 where `length` is None; `layout`, that of
+    the weights of a slice.
     """
     if length is None:
         return make(jtu.tree_map(lambda leaf: leaf[0], stacked))
-    return StackedBlock(eqx.filter_vmap(make)(stacked))
+    return StackedBlock(eqx.filter_vmap(make)(stacked), layout.shapes)
 
 
 def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:

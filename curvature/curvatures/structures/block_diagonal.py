@@ -107,8 +107,9 @@ def _dense(
     matrices, _ = blocks_of(linearisation, S, groups, [])
     blocks = []
     for matrix, group in zip(matrices, groups, strict=True):
-        make = functools.partial(DenseBlock, layout=Ravelled(group.shapes))
-        blocks.append(of_slices(make, matrix, group.length))
+        layout = Ravelled(group.shapes)
+        make = functools.partial(DenseBlock, layout=layout)
+        blocks.append(of_slices(make, matrix, group.length, layout))
     return blocks
 
 
@@ -169,4 +170,4 @@ def _in_sample_space(
     length: int | None,
 ) -> AbstractBlock:
     """A block for each slice of the arrays, made of rows of one kind."""
-    return of_slices(lambda of_slice: RowsBlock(kind(*of_slice), layout), arrays, length)
+    return of_slices(lambda of_slice: RowsBlock(kind(*of_slice), layout), arrays, length, layout)

@@ -230,14 +230,16 @@ class KFAC(AbstractStructure):
             layout = joined(layer, linearisation)
             near, of_sum = basis.near, basis.of_sum
             if near is None:
-                block = of_slices(_factored_block(layout), (left[0], right[0]), layer.length)
+                block = of_slices(
+                    _factored_block(layout), (left[0], right[0]), layer.length, layout
+                )
             elif len(left) == 1:
-                block = of_slices(eigenbasis_block(layout), near, layer.length)
+                block = of_slices(eigenbasis_block(layout), near, layer.length, layout)
             elif of_sum is not None:
-                block = of_slices(spectral_block(layout), of_sum, layer.length)
+                block = of_slices(spectral_block(layout), of_sum, layer.length, layout)
             else:
                 stacked = jnp.stack(whole(left), axis=1), jnp.stack(whole(right), axis=1), near
-                block = of_slices(_products_block(layout), stacked, layer.length)
+                block = of_slices(_products_block(layout), stacked, layer.length, layout)
             blocks.append(block)
         return assembled(blocks, bases.dense, factors, partition, linearisation)
 

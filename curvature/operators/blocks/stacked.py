@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -11,25 +13,28 @@ class StackedBlock(AbstractBlock):
     """One block for each of L slices of some weights: [L, ...], or L groups along the first axis.
 
     - `blocks`: all of them as one, whose arrays have a leading axis L.
+    - `shapes`: those of a slice of each weight.
     """
 
     blocks: AbstractBlock
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     @property
     def kind(self) -> str:
         return self.blocks.kind
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return _products(self.blocks, arrays)
+        return _products(self.blocks, self.shapes, arrays)
 
     def diagonal(self) -> list[Array]:
         return eqx.filter_vmap(lambda block: block.diagonal())(self.blocks)
 
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
-        return _StackedMap(eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks))
+        inverses = eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks)
+        return _StackedMap(inverses, self.shapes)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        slices = _slices(self.blocks, arrays)
+        slices = _slices(self.blocks, self.shapes, arrays)
         each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, slices)
         direction = _shaped(each.direction, arrays)
         return Solved(direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
@@ -37,20 +42,25 @@ class StackedBlock(AbstractBlock):
 
 class _StackedMap(AbstractBlockMap):
     maps: AbstractBlockMap
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return _products(self.maps, arrays)
+        return _products(self.maps, self.shapes, arrays)
 
 
-def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
-    made = eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, _slices(maps, arrays))
-    return _shaped(made, arrays)
+def _products(
+    maps: AbstractBlockMap, shapes: Sequence[tuple[int, ...]], arrays: list[Array]
+) -> list[Array]:
+    slices = _slices(maps, shapes, arrays)
+    return _shaped(eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, slices), arrays)
 
 
-def _slices(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
-    """The slices of arrays, ravelled."""
+def _slices(
+    maps: AbstractBlockMap, shapes: Sequence[tuple[int, ...]], arrays: list[Array]
+) -> list[Array]:
+    """The slices of arrays, stacked."""
     length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
-    return [array.reshape(length, -1) for array in arrays]
+    return [array.reshape(length, *shape) for array, shape in zip(arrays, shapes, strict=True)]
 
 
 def _shaped(slices: list[Array], arrays: list[Array]) -> list[Array]:

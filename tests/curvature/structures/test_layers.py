@@ -13,7 +13,7 @@ import curvature as cv
 from tests.curvature import cases, dense
 from tests.curvature.structures import laws
 from tests.curvature.test_recognition import LAYERS, case, channels, grouped, logits, made, words
-from tests.curvature.tools import distance
+from tests.curvature.tools import distance, flat
 from tests.selection import slow_but
 
 STRUCTURES = [cv.KFAC, cv.EKFAC, cv.BlockDiagonal, cv.Diagonal]
@@ -179,3 +179,24 @@ def test_the_correction_brings_it_nearer_to_the_blocks(x64, name):
     plain, corrected, exact = (np.asarray(operator.as_matrix()) for operator in found)
     bound = np.linalg.norm(plain - exact) * (1 + 1e-10)
     assert np.linalg.norm(corrected - exact) <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", [*STRUCTURES, functools.partial(cv.KFAC, damping="factored")])
+@pytest.mark.parametrize("model", ["words", "depthwise"])
+def test_as_a_preconditioner_it_changes_no_solution(x64, model, structure):
+    """Over two steps, so with a state; the solution is that of the sample space."""
+    one, trained = cases.MODELS[model]("categorical"), []
+    preconditioner = structure(cv.GaussNewton())
+    for solver, preconditioned in (
+        (cv.CG(rtol=1e-13, max_steps=200), preconditioner),
+        (cv.SampleSpace(), None),
+    ):
+        opt = cv.NaturalGradient(
+            one.objective, solver=solver, damping=0.1, preconditioner=preconditioned
+        )
+        net, state = one.model, opt.init(one.model, batch=one.batch)
+        for _ in range(2):
+            net, state, _ = opt.step(net, one.batch, state)
+        trained.append(flat(net))
+    np.testing.assert_allclose(*trained, rtol=1e-8)
