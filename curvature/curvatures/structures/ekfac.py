@@ -14,7 +14,7 @@ from ...operators.blocks import BlockOperator
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import LayerCapture, captures_of
+from ._captures import Capture, captures_of
 from ._kronecker import (
     Approximation,
     Bases,
@@ -125,7 +125,7 @@ class EKFAC(AbstractStructure):
 
     def _estimate(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
-    ) -> tuple[list[list[LayerCapture]], Factors]:
+    ) -> tuple[list[list[Capture]], Factors]:
         S = self.of.operator(linearisation, key=key).factors
         captures = captures_of(linearisation, S, partition.layers)
         return captures, factors_of(linearisation, S, captures, partition, self.approximation)
@@ -138,7 +138,7 @@ def _bases(
 
 
 def _scales(
-    captures: Sequence[Sequence[LayerCapture]], bases: Sequence[Eigenbasis]
+    captures: Sequence[Sequence[Capture]], bases: Sequence[Eigenbasis]
 ) -> list[Float[Array, "_L _out _in"]]:
     """The numbers s of every layer, the sum of those of its terms."""
     found = []

@@ -24,7 +24,7 @@ from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import captures_of
+from ._captures import InputFactor, captures_of
 from ._kronecker import (
     Approximation,
     Bases,
@@ -82,7 +82,8 @@ class KFAC(AbstractStructure):
     A is the second moment of the layer's inputs, with a 1 for the bias, G that of the cotangents of
     its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
     that the outputs depend on through its products alone, used once or often, along a sequence, in
-    a convolution, or stacked under `scan`. Other weights have the exact block of their module, or
+    a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
+    in groups, is a layer by itself. Other weights have the exact block of their module, or
     its diagonal where that block is larger than `max_block`.
 
     It is exact for one example at one position, and for a deep linear net with a Gaussian
@@ -104,7 +105,8 @@ class KFAC(AbstractStructure):
     - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
       π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
       made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
-      several terms has the exact one. The operator's products are with the latest G ⊗ A.
+      several terms, and a table, have the exact one. The operator's products are with the latest
+      G ⊗ A.
     """
 
     of: AbstractPullback
@@ -195,12 +197,13 @@ class KFAC(AbstractStructure):
         captures = captures_of(linearisation, S, partition.layers)
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
-    def _basis(self, left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> _Basis:
-        if self.damping == "factored" and len(left) == 1:
+    def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:
+        factored = self.damping == "factored" and isinstance(right[0], LowerBlocks)
+        if factored and len(left) == 1:
             return _Basis(None, None)
         return _Basis(eigenbasis(left, right), self._of_sum(left, right))
 
-    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Spectrum | None:
+    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Spectrum | None:
         if len(left) == 1:
             return None
         pairs = list(zip(whole(left), whole(right), strict=True))
