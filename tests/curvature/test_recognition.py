@@ -412,7 +412,7 @@ def made(name):
     return case(TRICKS[name][0])
 
 
-QUICK = ["shared", "read_outside", "deep_checkpointed"]
+QUICK = ["shared", "read_outside", "deep_checkpointed", "embedding"]
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS, *LAYERS]))
@@ -423,7 +423,10 @@ def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
 @pytest.mark.parametrize(
     "names",
     [
-        ["checkpointed", "shared", "tied", "scanned", "branched", "read_outside", *STACKS],
+        [
+            *("checkpointed", "shared", "tied", "scanned", "branched", "read_outside"),
+            *("grouped", "embedding", "tied_table", *STACKS),
+        ],
         pytest.param([*TRICKS, *LAYERS], marks=pytest.mark.slow),
     ],
     ids=["quick", "all"],

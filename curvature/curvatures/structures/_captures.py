@@ -57,16 +57,14 @@ class LayerCapture(eqx.Module):
         )
 
     def inputs_moment(self, share: Float[Array, " n"]) -> LowerBlocks:
-        """A = Σ_it share_i ā āᵀ/t."""
+        """A = Σ_it share_i ā āᵀ/t, with a leading axis L."""
         L, n, t, width = self.inputs.shape
-        weighted = (self.inputs * share[None, :, None, None] / t).reshape(L, n * t, width)
+        weighted = (self.inputs * (share / t)[None, :, None, None]).reshape(L, n * t, width)
         return per_slice(LowerBlocks.moment, self.inputs.reshape(L, n * t, width), weighted)
 
 
 # Of a layer whose inputs are computed, or looked up.
 Capture: TypeAlias = LayerCapture | TokenCapture
-# A of such a layer: a matrix, or the diagonal of one, [L, in].
-InputFactor: TypeAlias = LowerBlocks | Float[Array, "L in"]
 
 
 def _squares(

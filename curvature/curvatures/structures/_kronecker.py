@@ -24,12 +24,14 @@ from ...operators.blocks import (
 )
 from ...rows import LowerBlocks
 from .._average import Average
-from ._captures import Capture, InputFactor
+from ._captures import Capture
 from ._partition import Partition
 from ._rest import blocks_of
 from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
+# A with a leading axis L; where it is diagonal, its diagonal.
+InputFactor: TypeAlias = LowerBlocks | Float[Array, "L in"]
 
 
 def check(
@@ -46,7 +48,7 @@ class Factors(eqx.Module):
     """What is estimated from a batch.
 
     - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L; of a table that is
-      looked up A_t is diagonal, and its diagonal is held, [L, in].
+      looked up, the diagonals of the A_t, which are diagonal.
     - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
     """
 
@@ -149,10 +151,11 @@ def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eig
     of_left = spectrum(jax.vmap(_lower)(G))
     if isinstance(A, LowerBlocks):
         of_right = spectrum(jax.vmap(_lower)(A))
-        vectors, values = of_right.vectors, of_right.values
+        vectors, numbers = of_right.vectors, of_right.values
     else:
-        vectors, values = None, A
-    return Eigenbasis(of_left.vectors, vectors, of_left.values[:, :, None] * values[:, None, :])
+        vectors, numbers = None, A
+    values = of_left.values[:, :, None] * numbers[:, None, :]
+    return Eigenbasis(of_left.vectors, vectors, values)
 
 
 def nearest(
@@ -164,24 +167,20 @@ def nearest(
     shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1) for G in left]
     total = sum(shares[1:], shares[0])
     total = jnp.where(total == 0, 1, total)
+    G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
     weighted = [
-        jtu.tree_map(partial(jax.vmap(jnp.multiply), share / total), A)
+        jax.vmap(lambda A, part: jtu.tree_map(lambda column: part * column, A))(A, share / total)
         for share, A in zip(shares, right, strict=True)
     ]
-    return _sum(left), _sum(weighted)
+    return G, jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *weighted)
 
 
-def _sum(factors: Sequence[Any]) -> Any:
-    return jtu.tree_map(lambda *arrays: sum(arrays[1:], arrays[0]), *factors)
-
-
-def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L m m"]]:
-    """The matrices of the factors of one layer, per term."""
-    return [jax.vmap(_matrix)(factor) for factor in factors]
-
-
-def _matrix(factor: LowerBlocks | Float[Array, " m"]) -> Float[Array, "m m"]:
-    return factor.matrix() if isinstance(factor, LowerBlocks) else jnp.diag(factor)
+def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
+    """The matrices of the factors of one layer, or the diagonals of diagonal ones, per term."""
+    return [
+        jax.vmap(LowerBlocks.matrix)(factor) if isinstance(factor, LowerBlocks) else factor
+        for factor in factors
+    ]
 
 
 def _lower(factor: LowerBlocks) -> Float[Array, "m m"]:

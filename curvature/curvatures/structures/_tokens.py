@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ...rows import TokenRows, added_up
+from ._slices import per_slice
 
 
 class TokenCapture(eqx.Module):
@@ -28,16 +29,16 @@ class TokenCapture(eqx.Module):
     ) -> "TokenCapture":
         """In the basis U of outputs; that of inputs is the unit vectors, `right` is None."""
         assert right is None
-        rotated = self.cotangents @ left[:, None, None]
+        rotated = per_slice(jnp.matmul, self.cotangents, left)
         return TokenCapture(self.tokens, rotated, self.scale, self.vocabulary)
 
     def squares(self) -> Float[Array, "L out in"]:
         """Σ_ik (Σ_t Δ_ikt e_vᵀ)², entry by entry: the diagonal of the layer's block."""
 
-        def of_slice(arrays: tuple[Array, Array]) -> Array:
-            return TokenRows(*arrays, self.vocabulary).squares().T
+        def of_slice(tokens: Array, cotangents: Array) -> Array:
+            return TokenRows(tokens, cotangents, self.vocabulary).squares().T
 
-        return jax.vmap(of_slice)((self.tokens, self.cotangents))
+        return per_slice(of_slice, self.tokens, self.cotangents)
 
     def reduced(self) -> "TokenCapture":
         """The same, as for *expand*: the second moment of mean unit vectors is not diagonal."""

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, PRNGKeyArray, Scalar, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar, ScalarLike
 
 from ..._checks import one_of, scalar
 from ..._precision import full_precision
@@ -24,12 +24,13 @@ from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import InputFactor, captures_of
+from ._captures import captures_of
 from ._kronecker import (
     Approximation,
     Bases,
     Eigenbasis,
     Factors,
+    InputFactor,
     assembled,
     bases_of,
     check,
@@ -83,8 +84,10 @@ class KFAC(AbstractStructure):
     its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
     that the outputs depend on through its products alone, used once or often, along a sequence, in
     a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
-    in groups, is a layer by itself. Other weights have the exact block of their module, or
-    its diagonal where that block is larger than `max_block`.
+    in groups, is a layer by itself. Of a table whose rows are looked up, as an embedding's are, A
+    is diagonal: the shares of the tokens. A table that is a matrix of another layer, too, is none.
+    Other weights have the exact block of their module, or its diagonal where that block is larger
+    than `max_block`.
 
     It is exact for one example at one position, and for a deep linear net with a Gaussian
     likelihood.
@@ -98,14 +101,14 @@ class KFAC(AbstractStructure):
 
     - `of`: any pullback curvature.
     - `approximation`: for layers with several positions, `"expand"` or `"reduce"` (Eschenhagen et
-      al. 2023).
+      al. 2023). Tables have `"expand"` in any case, since the A of `"reduce"` is not diagonal.
     - `decay`: β in [0, 1), 0 for no average.
     - `every`: how often eigenvectors are made anew.
     - `max_block`: the most weights of an exact block.
     - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
       π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
       made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
-      several terms, and a table, have the exact one. The operator's products are with the latest
+      several terms, and a table, has the exact one. The operator's products are with the latest
       G ⊗ A.
     """
 
@@ -198,8 +201,9 @@ class KFAC(AbstractStructure):
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
     def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:
-        factored = self.damping == "factored" and isinstance(right[0], LowerBlocks)
-        if factored and len(left) == 1:
+        # The exact inverse of a table needs the eigenvectors of G alone, and those of no large A.
+        computed = isinstance(right[0], LowerBlocks)
+        if self.damping == "factored" and len(left) == 1 and computed:
             return _Basis(None, None)
         return _Basis(eigenbasis(left, right), self._of_sum(left, right))
 
@@ -209,7 +213,7 @@ class KFAC(AbstractStructure):
         pairs = list(zip(whole(left), whole(right), strict=True))
         if pairs[0][0].shape[-1] * pairs[0][1].shape[-1] > self.max_block:
             return None
-        products = [jax.vmap(jnp.kron)(G, A) for G, A in pairs]
+        products = [jax.vmap(_kron)(G, A) for G, A in pairs]
         return spectrum(sum(products[1:], products[0]))
 
     def _operator(
@@ -250,6 +254,10 @@ def _inverse(block: AbstractBlock, damping: Scalar) -> _Inverse:
 
 def _factored_block(layout: Joined) -> Callable[[tuple[LowerBlocks, LowerBlocks]], FactoredBlock]:
     return lambda factors: FactoredBlock(*factors, layout)
+
+
+def _kron(G: Float[Array, "out out"], A: Float[Array, "*in"]) -> Float[Array, "p p"]:
+    return jnp.kron(G, A if A.ndim == 2 else jnp.diag(A))
 
 
 def _products_block(layout: Joined) -> Callable[[tuple[Array, Array, Eigenbasis]], ProductsBlock]:

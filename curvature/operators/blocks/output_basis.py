@@ -24,14 +24,7 @@ class OutputBasisBlock(AbstractBlock):
         return "Kronecker factors with token counts"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        rotated = self.left.T @ self.layer.join(arrays)
-        return self.layer.split(self.left @ (self.values * rotated))
-
-    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        rotated = self.left.T @ self.layer.join(arrays)
-        rotated = rotated / (self.values + damping.astype(self.values.dtype))
-        d = self.layer.split(self.left @ rotated)
-        return solved_by_eigenvalues(d, rotated, self.values, damping)
+        return self._back(self.values * self._rotated(arrays))
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values)
@@ -39,3 +32,13 @@ class OutputBasisBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlock:
         inverted = 1 / (self.values + damping.astype(self.values.dtype))
         return OutputBasisBlock(self.left, inverted, self.layer)
+
+    def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
+        rotated = self._rotated(arrays) / (self.values + damping.astype(self.values.dtype))
+        return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
+
+    def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
+        return self.left.T @ self.layer.join(arrays)
+
+    def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
+        return self.layer.split(self.left @ rotated)

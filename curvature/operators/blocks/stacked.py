@@ -31,8 +31,8 @@ class StackedBlock(AbstractBlock):
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
         slices = _slices(self.blocks, arrays)
         each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, slices)
-        d = _whole(each.direction, arrays)
-        return Solved(d, jnp.sum(each.metric), jnp.sum(each.squared_residual))
+        direction = _shaped(each.direction, arrays)
+        return Solved(direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
 
 
 class _StackedMap(AbstractBlockMap):
@@ -43,14 +43,15 @@ class _StackedMap(AbstractBlockMap):
 
 
 def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
-    slices = _slices(maps, arrays)
-    return _whole(eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, slices), arrays)
+    made = eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, _slices(maps, arrays))
+    return _shaped(made, arrays)
 
 
 def _slices(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
+    """The slices of arrays, ravelled."""
     length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
     return [array.reshape(length, -1) for array in arrays]
 
 
-def _whole(slices: list[Array], arrays: list[Array]) -> list[Array]:
+def _shaped(slices: list[Array], arrays: list[Array]) -> list[Array]:
     return [found.reshape(array.shape) for found, array in zip(slices, arrays, strict=True)]

@@ -44,65 +44,69 @@ def test_a_convolution_in_groups_has_the_blocks_of_its_groups_as_layers(x64, str
     apart = case(
         lambda a, b, x: logits(jnp.concatenate([a(channels(x)[:2]), b(channels(x)[2:])])), *halves
     )
-    rng = np.random.default_rng(0)
-    vector = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), eqx.filter(apart.model, eqx.is_array)
-    )
-    (of_whole,), (of_halves,) = (operators(one, [structure]) for one in (together, apart))
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *vector.layers)
-    (found,) = of_whole.mv(eqx.tree_at(lambda m: m.layers, vector, (joined,))).layers
-    first, second = of_halves.mv(vector).layers
-    for of_whole, *of_halves in zip(*map(jax.tree.leaves, (found, first, second)), strict=True):
+
+    @eqx.filter_jit
+    def run(together, apart, batch):
+        """Products with one vector, leaf by leaf."""
+        of_whole, of_halves = (
+            structure(cv.GaussNewton()).operator(objective.linearise(model, batch))
+            for model in (together, apart)
+        )
+        vector = jax.tree.map(jnp.sin, eqx.filter(apart, eqx.is_array))
+        joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *vector.layers)
+        whole = eqx.tree_at(lambda m: m.layers, vector, (joined,))
+        return of_whole.mv(whole).layers[0], *of_halves.mv(vector).layers
+
+    objective = together.objective
+    products = map(jax.tree.leaves, run(together.model, apart.model, together.batch))
+    for of_whole, *of_halves in zip(*products, strict=True):
         assert distance(of_whole, np.concatenate(of_halves)) <= 1e-12
 
 
-def written(case):
-    """G and the diagonal of A of the table of `cases.words`, by plain Jacobians.
+@eqx.filter_jit
+def factors(model, x, y):
+    """G, and the diagonal of A, of the table of `cases.words`, by plain Jacobians.
 
-    With *expand*: Δ_it = ∂z_i/∂y_it for the vector y_it of word t; no table is in the way.
+    With *expand*: Δ_it = ∂z_i/∂y_it for the vector y_it of word t; no table is in the way. Words
+    count from the end where they are negative, and are else moved into the table.
     """
-    x, y = case.batch
-    model = case.model
-    vectors = jnp.take(model.table.weight, clipped(x), axis=0)
+    x = jnp.clip(jnp.where(x < 0, x + 6, x), 0, 5)
+    vectors = jnp.take(model.table.weight, x, axis=0)
     J = jax.vmap(jax.jacrev(model.of_vectors))(vectors)  # [n, c, t, w]
-    M = jax.vmap(dense.gauss_newton(case.terms[0].distribution))(jax.vmap(model)(x), y)
-    G = jnp.einsum("ictv,icd,idtw->vw", J, M, J) / len(x)
-    counts = np.bincount(np.ravel(clipped(x)), minlength=len(model.table.weight))
-    return np.asarray(G), counts / x.size
-
-
-def clipped(x):
-    """The words that numbers stand for: from the end where negative, else the nearest."""
-    return np.clip(np.where(x < 0, x + 6, x), 0, 5)
+    M = jax.vmap(dense.gauss_newton(dense.Categorical()))(jax.vmap(model.of_vectors)(vectors), y)
+    counts = jnp.sum(jax.nn.one_hot(x, 6, dtype=vectors.dtype), axis=(0, 1))
+    return jnp.einsum("ictv,icd,idtw->vw", J, M, J) / len(x), counts / x.size
 
 
 @pytest.mark.parametrize("approximation", slow_but(["expand"], ["expand", "reduce"]))
 def test_the_factors_of_a_table_are_written_out(x64, approximation):
     """The order of the weights is the table's: word by word. *reduce* is the same."""
+    case, said = cases.words("categorical"), []
+
+    @eqx.filter_jit
+    def run(model, batch):
+        here = case.objective.linearise(model, batch)
+        operator = cv.KFAC(cv.GaussNewton(), approximation=approximation).operator(here)
+        said.append(operator.describe())
+        return operator.as_matrix()
+
+    G, counts = factors(case.model, *case.batch)
+    found = run(case.model, case.batch)[:12, :12]
+    assert distance(found, np.kron(np.diag(counts), G)) <= 1e-12
+    assert said == ["Kronecker factors with token counts: table; Kronecker factors: head"]
+
+
+@pytest.mark.slow
+def test_the_eigenvalues_of_a_table_are_corrected(x64):
+    """s = diag(Uᵀ C U), for C by the Jacobians of the whole model."""
     case = cases.words("categorical")
-    structure = functools.partial(cv.KFAC, approximation=approximation)
-    plain, corrected = operators(case, [structure, cv.EKFAC])
-    G, counts = written(case)
-    assert distance(plain.as_matrix()[:12, :12], np.kron(np.diag(counts), G)) <= 1e-12
-    # s = diag(Uᵀ C U), for C by the Jacobians of the whole model.
+    (corrected,) = operators(case, [cv.EKFAC])
     J = case.terms[0].jacobians(case.model, case.trainable)[..., :12]
     x, y = case.batch
     M = jax.vmap(dense.gauss_newton(case.terms[0].distribution))(jax.vmap(case.model)(x), y)
     C = dense.pullback(1 / len(x), np.asarray(J), np.asarray(M)).reshape(6, 2, 6, 2)
     U, s = corrected.blocks[0].left, corrected.blocks[0].values
     assert distance(s, np.einsum("po,vpvq,qo->ov", U, C, U)) <= 1e-12
-
-
-def test_the_kind_of_a_table_is_said():
-    case = cases.words("categorical")
-    of = cv.KFAC(cv.GaussNewton())
-    said = []
-
-    def made(model, batch):
-        said.append(of.operator(case.objective.linearise(model, batch)).describe())
-
-    eqx.filter_eval_shape(made, case.model, case.batch)
-    assert said == ["Kronecker factors with token counts: table; Kronecker factors: head"]
 
 
 @pytest.mark.slow
@@ -122,7 +126,7 @@ def test_a_table_in_two_terms_has_the_sum_of_two_products(x64, max_block):
     (found,) = operators(together, [functools.partial(cv.KFAC, max_block=max_block)])
     expected = 0
     for weight, batch in zip(weights, halves, strict=True):
-        G, counts = written(replace(case, batch=batch))
+        G, counts = factors(case.model, *batch)
         expected = expected + weight * np.kron(np.diag(counts), G)
     matrix = found.as_matrix()
     assert distance(matrix[:12, :12], expected) <= 1e-12
