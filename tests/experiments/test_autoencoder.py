@@ -1,14 +1,17 @@
 """The comparison's own arithmetic, and that its curves are those of training runs."""
 
 import dataclasses
+import json
 
 import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
 from data import digits
-from experiments.autoencoder import curves as module
-from experiments.autoencoder.curves import Point, initial_model, run
+from experiments.autoencoder import curves as module, deep
+from experiments.autoencoder.__main__ import _write
+from experiments.autoencoder.curves import Network, Point, initial_model, run
 from experiments.autoencoder.figure import draw
 from experiments.autoencoder.levels import Spread, best, ratio, reached, spread
 from experiments.autoencoder.methods import METHODS, Method, adam, hessian_free, kfac, rate
@@ -79,6 +82,16 @@ def test_the_tables_say_what_was_found():
     assert "1 of SOAP's: 90: a run never got there" in aims
     assert "70: 0.75, met" in aims
     assert "| x 0.1 | – | – | – | 1000 | nan after 1 |" in tuning_table([Tried({"x": 0.1}, NEVER)])
+
+
+def test_the_page_has_a_table_per_method_that_was_tuned(tmp_path):
+    tried = [Tried({"x": 0.1}, SOON), Tried({"x": 0.2}, NEVER)]
+    tuned = {name: ({"x": 0.1}, tried if name == "Adam" else tried[:1]) for name in METHODS}
+    _write(tmp_path, {name: [SOON] for name in METHODS}, tuned)
+    page = (tmp_path / "autoencoder.md").read_text()
+    assert "### Adam" in page
+    assert "### Hessian-free" not in page
+    assert json.loads((tmp_path / "autoencoder.json").read_text())["settings"]["Adam"] == {"x": 0.1}
 
 
 def test_a_method_is_tuned_one_choice_after_the_other():
@@ -153,6 +166,20 @@ def test_a_curve_is_that_of_a_training_run(small, tmp_path):
     assert [point.loss for point in again] == [point.loss for point in found[:2]]
     draw({"Adam": [found]}, {"Adam": model}, small, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_deeper_network_has_a_page_of_its_own(small, monkeypatch, tmp_path):
+    shortened = {"BATCH_SIZE": 500, "EPOCHS": 2, "TUNING_EPOCHS": 1, "SHOWN": (1, 2, 3)}
+    grids = {name: grid[:2] for name, grid in deep.GRIDS.items()}
+    network = Network((8, 4), jax.nn.relu)
+    for name, value in {**shortened, "GRIDS": grids, "DEEP": network}.items():
+        monkeypatch.setattr(deep, name, value)
+    deep.compare(small, tmp_path, tmp_path / "runs")
+    found = json.loads((tmp_path / "autoencoder_deep.json").read_text())
+    assert [len(curve) for curve in found["curves"].values()] == [3, 3]
+    assert "| 2 |" in (tmp_path / "autoencoder_deep.md").read_text()
 
 
 def test_a_run_that_is_kept_is_not_made_again(tmp_path):
