@@ -139,11 +139,12 @@ def _rival(
 
 
 def _ours(make: Callable[..., cv.AbstractOptimiser]) -> Method:
-    choices = [{"every": 20}, {"examples": 500}, {"examples": 250}]
-    grid = _grid("damping", 3.0, 1.0, 10.0, 0.3, 30.0)
-    return Method(make, grid, choices, every=2, steps=600, scheduled=False)
+    grid = [{"damping": value, **_CHEAP} for value in (0.3, 1.0, 0.1, 3.0, 0.03)]
+    choices = [{"minimum": 1e-2}, {"minimum": 0.1}, {"examples": 500}, {"every": 10}]
+    return Method(make, grid, choices, every=5, steps=400, scheduled=False)
 
 
+_CHEAP = {"every": 20, "examples": 250, "minimum": 1e-3}
 # Each grid begins with the likeliest rate: a run that is behind the best one so far ends early.
 _LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
 METHODS = {

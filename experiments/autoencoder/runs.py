@@ -36,7 +36,7 @@ class Runs:
                 method.make(**setting),
                 self._dataset,
                 seed,
-                steps=method.steps,
+                steps=setting.get("until", method.steps),
                 every=method.every,
                 until=LEVELS[-1],
                 late=late,

@@ -8,7 +8,7 @@ from .levels import LEVELS, best, reached
 from .methods import Method, Setting
 
 Late: TypeAlias = Callable[[Curve], bool]
-SLACK = 1.1
+SLACK = 1.2
 """A run ends when it reaches a level so much later than the best run so far."""
 SHORTER = 0.75
 """A falling rate ends at zero after this share of the steps of the constant one."""
@@ -38,7 +38,9 @@ def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting
         return tried[best([each.curve for each in tried], LEVELS[-1])]
 
     def attempt(setting: Setting) -> None:
-        late = behind(so_far().curve) if tried else never
+        # A rate that falls is judged where it has fallen.
+        early = tried and "until" not in setting
+        late = behind(so_far().curve) if early else never
         tried.append(Tried(setting, run(setting, late)))
 
     for setting in method.grid:
