@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from .._precision import full_precision
 from ..likelihoods import AbstractLoss, Coefficients
@@ -56,6 +56,19 @@ class AbstractCurvature(eqx.Module):
         **Arguments:** `state`, from `init` or the last `update`; the others as `operator`.
         """
         return self.operator(linearisation, key=key), state
+
+    def refresh(
+        self, operator: lx.AbstractLinearOperator, state: PyTree[Array], damping: Scalar
+    ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+        """The metric with whatever depends on the λ of the step, and the state that keeps it.
+
+        Called after `update`, when λ is known. Nothing, unless a subclass keeps inverses from step
+        to step.
+
+        **Arguments:** `operator`, `state`, from `update`; `damping`, λ, the penalty's included.
+        """
+        del damping
+        return operator, state
 
 
 class AbstractPullback(AbstractCurvature):

@@ -1,6 +1,6 @@
 import equinox as eqx
 import lineax as lx
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
 from ..linearisation import AbstractLinearisation
@@ -40,3 +40,8 @@ class FirstExamples(AbstractCurvature):
         key: PRNGKeyArray | None = None,
     ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
         return self.of.update(linearisation.first(self.examples), state, key=key)
+
+    def refresh(
+        self, operator: lx.AbstractLinearOperator, state: PyTree[Array], damping: Scalar
+    ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+        return self.of.refresh(operator, state, damping)

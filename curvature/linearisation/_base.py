@@ -105,6 +105,10 @@ class AbstractLinearisation(eqx.Module):
     def first(self, most: int) -> "AbstractLinearisation":
         """The same of the first `most` examples of each term alone."""
 
+    def damped(self, damping: Scalar) -> Scalar:
+        """A λ plus the penalty's, which is another multiple of the identity."""
+        return damping if self.l2 is None else damping + self.l2.astype(damping.dtype)
+
     def loss_at(self, params: PyTree[Array]) -> Scalar:
         """L at other weights, on the same examples."""
         losses = []

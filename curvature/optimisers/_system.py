@@ -73,6 +73,21 @@ class System(eqx.Module):
         P, of_preconditioner = _updated(self.preconditioner, here, states.preconditioner, key)
         return C, P, States(of_curvature, of_preconditioner)
 
+    def refresh(
+        self,
+        C: lx.AbstractLinearOperator,
+        P: AbstractInvertibleOperator | None,
+        states: States,
+        damping: Scalar,
+    ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
+        """C, P and the next states with what depends on λ, the penalty's included."""
+        C, of_curvature = self.curvature.refresh(C, states.curvature, damping)
+        if self.preconditioner is None or P is None:
+            return C, P, States(of_curvature, None)
+        new_P, state = self.preconditioner.refresh(P, states.preconditioner, constant(damping))
+        assert isinstance(new_P, AbstractInvertibleOperator)
+        return C, new_P, States(of_curvature, state)
+
     def solve(
         self,
         C: lx.AbstractLinearOperator,

@@ -156,6 +156,7 @@ class NaturalGradient(AbstractOptimiser):
         states = States(state.curvature, state.preconditioner)
         C, P, new_states = self._system().update(here, states, key=curvature_key)
         picked = self.damping.begin(state.damping, batch_of(here, C, state.steps))
+        C, P, new_states = self._system().refresh(C, P, new_states, here.damped(picked.damping))
         C = C if here.l2 is None else damped(C, here.l2)  # of the loss with its penalty
         solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
         outcome, predicted = self._search(C, here, direction, state.search)

@@ -152,6 +152,7 @@ class _Scaler(eqx.Module):
         here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         C, P, states = self.system.update(here, state.curvature, key=curvature_key)
         damping = self.damping.begin(None, batch_of(here, C, state.count)).damping
+        C, P, states = self.system.refresh(C, P, states, here.damped(damping))
         C = C if here.l2 is None else damped(C, here.l2)
         leaves, treedef = jtu.tree_flatten(updates)  # in the order of the model's
         g = jtu.tree_unflatten(jtu.tree_structure(here.params), leaves)

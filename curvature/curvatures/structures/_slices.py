@@ -81,6 +81,11 @@ def of_slices(
     return StackedBlock(eqx.filter_vmap(make)(stacked))
 
 
+def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
+    """Whether it is such a block, or one for each slice."""
+    return isinstance(block.blocks if isinstance(block, StackedBlock) else block, kind)
+
+
 def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
     """How a layer's weights make one matrix, for a slice of them where they are stacked."""
     leaves = jtu.tree_leaves(linearisation.params)

@@ -1,14 +1,23 @@
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, ScalarLike
+import lineax as lx
+from jaxtyping import Array, Bool, PRNGKeyArray, Scalar, ScalarLike
 
-from ..._checks import scalar
+from ..._checks import one_of, scalar
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
-from ...operators.blocks import BlockOperator, Joined, ProductsBlock
+from ...operators.blocks import (
+    AbstractBlockMap,
+    BlockOperator,
+    FactoredBlock,
+    Joined,
+    KeptInverse,
+    ProductsBlock,
+)
 from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
@@ -27,23 +36,35 @@ from ._kronecker import (
     whole,
 )
 from ._partition import Partition, partition_of
-from ._slices import Spectrum, joined, of_slices, spectral_block, spectrum
+from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, spectrum
 
 
 class _Bases(eqx.Module):
     """Eigenvectors and eigenvalues of the factors.
 
+    - `layers`: those of G ⊗ A; None for layers with factored damping.
     - `sums`: those of Σ_t G_t ⊗ A_t, for small layers in several terms; None for the others.
     """
 
-    layers: list[Eigenbasis]
+    layers: list[Eigenbasis | None]
     sums: list[Spectrum | None]
     dense: list[Spectrum]
 
 
+class _Inverses(eqx.Module):
+    """The factored inverses, None for blocks that have none, and the λ that they were made for."""
+
+    blocks: list[AbstractBlockMap | None]
+    damping: Scalar
+
+
 class _State(eqx.Module):
+    """With factored damping, `due` says that the step makes the inverses anew; else None."""
+
     factors: Average
     bases: _Bases
+    inverses: _Inverses | None
+    due: Bool[Array, ""] | None
 
 
 class KFAC(AbstractStructure):
@@ -71,6 +92,10 @@ class KFAC(AbstractStructure):
     - `decay`: β in [0, 1), 0 for no average.
     - `every`: how often eigenvectors are made anew.
     - `max_block`: the most weights of an exact block.
+    - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
+      π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
+      made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
+      several terms has the exact one. The operator's products are with the latest G ⊗ A.
     """
 
     of: AbstractPullback
@@ -78,6 +103,7 @@ class KFAC(AbstractStructure):
     approximation: Approximation = eqx.field(static=True)
     every: int = eqx.field(static=True)
     max_block: int = eqx.field(static=True)
+    damping: Literal["exact", "factored"] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -86,10 +112,12 @@ class KFAC(AbstractStructure):
         decay: ScalarLike = 0.95,
         every: int = 10,
         max_block: int = 1024,
+        damping: Literal["exact", "factored"] = "exact",
     ):
         check("KFAC", approximation, decay, every, max_block)
+        one_of("KFAC(damping=...)", damping, ("exact", "factored"))
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
-        self.every, self.max_block = every, max_block
+        self.every, self.max_block, self.damping = every, max_block, damping
 
     @full_precision
     def operator(
@@ -104,13 +132,16 @@ class KFAC(AbstractStructure):
             raise no_batch(self)
         partition = partition_of(linearisation, self.max_block)
 
-        def shapes(linearisation: AbstractLinearisation) -> tuple[Factors, _Bases]:
+        def shapes(linearisation: AbstractLinearisation) -> Any:
             factors = self._factors(linearisation, partition, jax.random.key(0))
-            return factors, self._bases(factors)
+            bases = self._bases(factors)
+            operator = self._operator(factors, bases, partition, linearisation)
+            return factors, bases, self._inverses(operator, linearisation.loss)
 
-        factors, bases = eqx.filter_eval_shape(shapes, linearisation)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
-        return _State(Average.zeros(factors), zeros)
+        factors, *others = eqx.filter_eval_shape(shapes, linearisation)
+        bases, inverses = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), others)
+        due = None if inverses is None else jnp.zeros((), bool)
+        return _State(Average.zeros(factors), bases, inverses, due)
 
     @full_precision
     def update(
@@ -124,14 +155,30 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
+        anew = due(state.factors, average, self.every)
         bases = jax.lax.cond(
-            due(state.factors, average, self.every),
-            lambda factors: self._bases(factors),
-            lambda _: state.bases,
-            factors,
+            anew, lambda factors: self._bases(factors), lambda _: state.bases, factors
         )
         operator = self._operator(factors, bases, partition, linearisation)
-        return operator, _State(average, bases)
+        factored = state.inverses is not None
+        return operator, _State(average, bases, state.inverses, anew if factored else None)
+
+    @full_precision
+    def refresh(
+        self, operator: lx.AbstractLinearOperator, state: _State, damping: Scalar
+    ) -> tuple[lx.AbstractLinearOperator, _State]:
+        old = state.inverses
+        if old is None or state.due is None or not isinstance(operator, BlockOperator):
+            return operator, state
+        damping = damping.astype(old.damping.dtype)
+        new = jax.lax.cond(state.due, lambda: self._inverses(operator, damping), lambda: old)
+        assert new is not None
+        blocks = [
+            block if inverse is None else KeptInverse(block, inverse, new.damping)
+            for block, inverse in zip(operator.blocks, new.blocks, strict=True)
+        ]
+        refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
+        return refreshed, _State(state.factors, state.bases, new, state.due)
 
     def _factors(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
@@ -143,10 +190,22 @@ class KFAC(AbstractStructure):
     def _bases(self, factors: Factors) -> _Bases:
         pairs = list(zip(factors.left, factors.right, strict=True))
         return _Bases(
-            [eigenbasis(left, right) for left, right in pairs],
+            [None if self._is_factored(pair[0]) else eigenbasis(*pair) for pair in pairs],
             [self._of_sum(left, right) for left, right in pairs],
             [spectrum(matrices) for matrices in factors.dense],
         )
+
+    def _is_factored(self, left: Sequence[LowerBlocks]) -> bool:
+        return self.damping == "factored" and len(left) == 1
+
+    def _inverses(self, operator: BlockOperator, damping: Scalar) -> _Inverses | None:
+        if self.damping == "exact":
+            return None
+        blocks = [
+            block.inverse(damping) if is_made_of(block, FactoredBlock) else None
+            for block in operator.blocks
+        ]
+        return _Inverses(blocks, damping)
 
     def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Spectrum | None:
         if len(left) == 1:
@@ -169,7 +228,9 @@ class KFAC(AbstractStructure):
             partition.layers, bases.layers, bases.sums, factors.left, factors.right, strict=True
         ):
             layout = joined(layer, linearisation)
-            if len(left) == 1:
+            if near is None:
+                block = of_slices(_factored_block(layout), (left[0], right[0]), layer.length)
+            elif len(left) == 1:
                 block = of_slices(eigenbasis_block(layout), near, layer.length)
             elif of_sum is not None:
                 block = of_slices(spectral_block(layout), of_sum, layer.length)
@@ -178,6 +239,10 @@ class KFAC(AbstractStructure):
                 block = of_slices(_products_block(layout), stacked, layer.length)
             blocks.append(block)
         return assembled(blocks, bases.dense, factors, partition, linearisation)
+
+
+def _factored_block(layout: Joined) -> Callable[[tuple[LowerBlocks, LowerBlocks]], FactoredBlock]:
+    return lambda factors: FactoredBlock(*factors, layout)
 
 
 def _products_block(layout: Joined) -> Callable[[tuple[Array, Array, Eigenbasis]], ProductsBlock]:

@@ -1,7 +1,8 @@
-from ._base import AbstractBlock as AbstractBlock
+from ._base import AbstractBlock as AbstractBlock, AbstractBlockMap as AbstractBlockMap
 from .dense import DenseBlock as DenseBlock
 from .eigenbasis import EigenbasisBlock as EigenbasisBlock
 from .elementwise import ElementwiseBlock as ElementwiseBlock
+from .factored import FactoredBlock as FactoredBlock, KeptInverse as KeptInverse
 from .layouts import Joined as Joined, Ravelled as Ravelled
 from .operator import BlockOperator as BlockOperator
 from .products import ProductsBlock as ProductsBlock
