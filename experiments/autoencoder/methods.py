@@ -1,7 +1,7 @@
 """The optimisers that are compared, and what is tried of each on the tuning seed."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import optax
 import optimistix as optx
@@ -54,13 +54,14 @@ def kfac(
     decay: float = 0.95,
     every: int = 10,
     examples: int | None = None,
+    inverse: Literal["exact", "factored"] = "exact",
 ) -> cv.NaturalGradient:
     """K-FAC with its own learning rate and momentum, `conf/experiment/autoencoder_kfac.yaml`.
 
     **Arguments:** `damping` and `minimum`, of λ; `decay` and `every`, of the factors; `examples`,
-    from how many of the batch the factors are made, None for all.
+    from how many of the batch the factors are made, None for all; `inverse`, how they are damped.
     """
-    structure = cv.KFAC(cv.SampledFisher(1), decay=decay, every=every)
+    structure = cv.KFAC(cv.SampledFisher(1), decay=decay, every=every, damping=inverse)
     return _preconditioned(structure, damping, minimum, examples)
 
 
@@ -138,8 +139,8 @@ def _rival(
     return Method(make, grid, choices, every, steps=3000, scheduled=True)
 
 
-def _ours(make: Callable[..., cv.AbstractOptimiser]) -> Method:
-    grid = [{"damping": value, **_CHEAP} for value in (0.3, 1.0, 0.1, 3.0, 0.03)]
+def _ours(make: Callable[..., cv.AbstractOptimiser], **base: Any) -> Method:
+    grid = [{"damping": value, **base} for value in (0.3, 1.0, 0.1, 3.0, 0.03)]
     choices = [{"minimum": 1e-2}, {"minimum": 0.1}, {"examples": 500}, {"every": 10}]
     return Method(make, grid, choices, every=5, steps=400, scheduled=False)
 
@@ -148,8 +149,8 @@ _CHEAP = {"every": 20, "examples": 250, "minimum": 1e-3}
 # Each grid begins with the likeliest rate: a run that is behind the best one so far ends early.
 _LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
 METHODS = {
-    "K-FAC": _ours(kfac),
-    "EKFAC": _ours(ekfac),
+    "K-FAC": _ours(kfac, **_CHEAP, inverse="factored"),
+    "EKFAC": _ours(ekfac, **_CHEAP),
     "Adam": _rival(adam, (3e-3, 5e-3, 2e-3, 1e-3, 1e-2), [], every=20),
     "Muon": _rival(muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
     "SOAP": _rival(soap, (3e-3, 5e-3, 1e-2, 1e-3, 2e-2), _LESS_OFTEN, every=10),

@@ -81,4 +81,4 @@ def behind(other: Curve) -> Late:
 
 def label(setting: Setting) -> str:
     """A setting in words, which is also a part of the names of files."""
-    return ", ".join(f"{name} {value:g}" for name, value in setting.items()) or "as published"
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "as published"
