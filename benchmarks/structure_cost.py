@@ -2,7 +2,7 @@
 
 Whole steps with a structure of the Fisher matrix of one drawn target, as multiples of an SGD step
 and of a gradient on the same batch, inside one `lax.scan` over distinct batches, past the first
-refreshes. Eigenvectors are made anew at every tenth step, factors at every one. Then what the
+refreshes. Eigenvectors and Cholesky factors are made anew at every tenth step, factors at every one. Then what the
 factors alone add to a gradient, and what a step costs to compile. One core, one run, ratios within
 a round.
 """
@@ -32,6 +32,9 @@ METHODS = {
     "full, sample space": natural_gradient(_OF, cv.SampleSpace()),
     "diagonal": natural_gradient(cv.Diagonal(_OF), cv.Auto()),
     "kfac": natural_gradient(cv.KFAC(_OF, every=EVERY), cv.Auto()),
+    "kfac, factored damping": natural_gradient(
+        cv.KFAC(_OF, every=EVERY, damping="factored"), cv.Auto()
+    ),
     "ekfac": natural_gradient(cv.EKFAC(_OF, every=EVERY), cv.Auto()),
     "block_diagonal": natural_gradient(cv.BlockDiagonal(_OF), cv.Auto()),
 }

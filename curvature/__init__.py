@@ -26,6 +26,7 @@ from .curvatures import (
     Identity as Identity,
     LowRank as LowRank,
     MovingAverage as MovingAverage,
+    OwnDamping as OwnDamping,
     SampledFisher as SampledFisher,
 )
 from .damping import (

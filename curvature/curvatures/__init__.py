@@ -10,6 +10,7 @@ from .first_examples import FirstExamples as FirstExamples
 from .gauss_newton import GaussNewton as GaussNewton
 from .identity import Identity as Identity
 from .moving_average import MovingAverage as MovingAverage
+from .own_damping import OwnDamping as OwnDamping
 from .sampled_fisher import SampledFisher as SampledFisher
 from .structures import (
     EKFAC as EKFAC,

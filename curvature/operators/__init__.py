@@ -8,4 +8,5 @@ from .damped import DampedOperator as DampedOperator, damped as damped
 from .dense import DenseOperator as DenseOperator
 from .diagonal import DiagonalOperator as DiagonalOperator
 from .low_rank import LowRankOperator as LowRankOperator
+from .own_damping import OwnDampingOperator as OwnDampingOperator
 from .pullback import PullbackOperator as PullbackOperator

@@ -221,6 +221,28 @@ def test_a_solver_that_takes_none_is_refused(solver):
         cv.NaturalGradient(CATEGORICAL, solver=solver, preconditioner=Whole(cv.GaussNewton()))
 
 
+def test_with_a_damping_of_its_own_it_does_not_follow_the_step(x64):
+    case, own = case_of("one layer"), 0.7
+    of = cv.Diagonal(cv.EmpiricalFisher())
+    parts = {"solver": cv.Preconditioned(), "damping": DAMPING}
+    step, _ = one_step(case, preconditioner=cv.OwnDamping(of, own), **parts)
+    _, g, fisher = Written(case, "empirical_fisher")(flat(case.model))
+    np.testing.assert_allclose(step, g / (np.diag(fisher) + own), rtol=1e-9)
+    # As the metric of a step it reports what it leaves.
+    step, info = one_step(case, curvature=cv.OwnDamping(of, own), damping=DAMPING)
+    residual = (own - DAMPING) * np.linalg.norm(step) / np.linalg.norm(g)
+    np.testing.assert_allclose(info.solver_residual, residual, rtol=1e-9)
+
+
+def test_it_needs_a_structure_and_a_positive_damping():
+    case = MODELS["one layer"]("categorical")
+    here = case.objective.linearise(case.model, case.batch)
+    with pytest.raises(ValueError, match=r"`OwnDamping\(of=...\)`.*got `GaussNewton`"):
+        cv.OwnDamping(cv.GaussNewton(), 1.0).operator(here)
+    with pytest.raises(ValueError, match=r"OwnDamping\(damping=...\)"):
+        cv.OwnDamping(cv.Diagonal(cv.GaussNewton()), 0.0)
+
+
 def test_a_solver_that_needs_one_is_refused_without():
     with pytest.raises(ValueError, match="has none: give `preconditioner="):
         cv.NaturalGradient(CATEGORICAL, solver=cv.Preconditioned())
