@@ -116,7 +116,7 @@ def test_a_method_is_tuned_one_choice_after_the_other():
     rates = [{"learning_rate": 0.5}]
     steps["learning_rate 0.5"] = 40
     tune(Method(adam, rates, [], 1, 1, scheduled=True), run)
-    assert asked[-1] == "learning_rate 1, until 30"
+    assert asked[-1] == "learning_rate 1.0, until 30"
 
 
 def test_a_run_is_late_where_the_best_one_had_got_to_a_level_long_before():
