@@ -140,7 +140,7 @@ def _rival(
 
 
 def _ours(make: Callable[..., cv.AbstractOptimiser], choices: list[Setting]) -> Method:
-    grid = _grid("damping", 0.03, 0.1, 0.01, 0.3)
+    grid = _grid("damping", 0.03, 0.1, 0.01, 0.3, 0.003)
     return Method(make, grid, choices, every=2, steps=400, scheduled=False)
 
 
