@@ -153,7 +153,7 @@ METHODS = {
     "EKFAC": _ours(ekfac, _CHEAPER),
     "Adam": _rival(adam, (3e-3, 5e-3, 2e-3, 1e-3, 1e-2), [], every=20),
     "Muon": _rival(muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
-    "SOAP": _rival(soap, (3e-3, 5e-3, 1e-2, 1e-3, 2e-2), _LESS_OFTEN, every=10),
-    "Shampoo": _rival(shampoo, (3e-3, 5e-3, 1e-2, 1e-3, 2e-2), _LESS_OFTEN, every=10),
+    "SOAP": _rival(soap, (1e-2, 2e-2, 5e-2, 3e-3, 1e-1), _LESS_OFTEN, every=10),
+    "Shampoo": _rival(shampoo, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), _LESS_OFTEN, every=10),
     "Hessian-free": Method(hessian_free, [{}], [], every=1, steps=200, scheduled=False),
 }
