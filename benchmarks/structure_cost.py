@@ -2,9 +2,9 @@
 
 Whole steps with a structure of the Fisher matrix of one drawn target, as multiples of an SGD step
 and of a gradient on the same batch, inside one `lax.scan` over distinct batches, past the first
-refreshes. Eigenvectors and Cholesky factors are made anew at every tenth step, factors at every one. Then what the
-factors alone add to a gradient, and what a step costs to compile. One core, one run, ratios within
-a round.
+refreshes. Eigenvectors and Cholesky factors are made anew at every tenth step, A and G at every
+one. Then what A and G alone add to a gradient, and what a step costs to compile. One core, one run,
+ratios within a round.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Node, Value
-from .uses import VIEWS, AbstractMatrixUse, Elementwise, Use
+from .uses import VIEWS, AbstractProduct, Elementwise, Use
 
 
 def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
@@ -19,7 +19,7 @@ def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
     for j, of_weight in enumerate(uses):
         if of_weight is not None and len(of_weight) == 1:
             (use,) = of_weight
-            if isinstance(use, AbstractMatrixUse) and (added := _sum_of(use)) is not None:
+            if isinstance(use, AbstractProduct) and (added := _sum_of(use)) is not None:
                 value, outputs = added
                 sums[value] = j, use, outputs
     found = {}
@@ -39,7 +39,7 @@ def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
     return found
 
 
-def _sum_of(use: AbstractMatrixUse) -> tuple[Value, np.ndarray] | None:
+def _sum_of(use: AbstractProduct) -> tuple[Value, np.ndarray] | None:
     """The matrix's product where it enters its only sum, and which output each entry of it is."""
     value, shape = use.node.outputs[0], use.node.results[0].shape
     along = [1] * len(shape)

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .graph import Node, Operands
+from .lookups import Lookup
 from .recognition import Layers
-from .uses import AbstractMatrixUse, Use
+from .uses import AbstractMatrixUse, AbstractProduct, Use
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,29 @@ class Captured:
     image: Float[Array, "n ..."] | None
 
     def inputs(self) -> Float[Array, "n _slices positions in"]:
-        """The vectors that a matrix is multiplied by."""
-        return self._per_slice(jax.vmap(jax.vmap(self._matrix.inputs)), self.operands)
+        """The vectors that a matrix is multiplied by.
+
+        The slices are those of the `scan`, and for each of them the groups of a convolution.
+        """
+        assert isinstance(self.use, AbstractProduct)
+        return self._per_slice(self.use.inputs, self.operands)
+
+    def tokens(self) -> Int[Array, "n _slices positions"]:
+        """The numbers of the columns that a lookup takes, see `Lookup.tokens`."""
+        assert isinstance(self.use, Lookup)
+        return self._per_slice(self.use.tokens, self.operands)
 
     def cotangents(self) -> Float[Array, "r n _slices positions out"]:
         """The cotangents of a matrix's products with them, for the columns of S."""
-        of_slice = jax.vmap(jax.vmap(jax.vmap(self._matrix.cotangents)))
-        deltas = self.deltas if self.use.length else self.deltas[:, :, None]
-        return of_slice(deltas)
+        return jax.vmap(lambda of_column: self._per_slice(self._matrix.cotangents, of_column))(
+            self.deltas
+        )
 
     def image_cotangents(self) -> Float[Array, "n _slices positions out"] | None:
         """The same for the further cotangent."""
         if self.image is None:
             return None
-        return self._per_slice(jax.vmap(jax.vmap(self._matrix.cotangents)), self.image)
+        return self._per_slice(self._matrix.cotangents, self.image)
 
     def rows(self, weight: Array) -> Float[Array, "r n p"]:
         """The weight's part of the rows, ravelled as the weight is."""
@@ -54,9 +64,11 @@ class Captured:
         return found.reshape(*found.shape[:2], -1)
 
     def _per_slice(self, fn: Any, of_examples: Any) -> Array:
+        """What `fn` makes of every example, whose leading axis is that of groups."""
         if self.use.length is None:
-            of_examples = jax.tree.map(lambda leaf: leaf[:, None], of_examples)
-        return fn(of_examples)
+            return jax.vmap(fn)(of_examples)
+        made = jax.vmap(jax.vmap(fn))(of_examples)
+        return made.reshape(len(made), -1, *made.shape[3:])
 
     @property
     def _matrix(self) -> AbstractMatrixUse:

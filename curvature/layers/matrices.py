@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .lookups import Lookup
 from .recognition import Layers
 from .uses import AbstractMatrixUse
 
@@ -9,20 +10,44 @@ from .uses import AbstractMatrixUse
 class MatrixLayer:
     """A matrix that every term multiplies vectors by, from one side, or does not use.
 
+    The vectors are computed, or all are unit vectors: columns are looked up.
+
     - `weight`: its number; `bias`: that of its bias, or None.
     - `transposed`: whether it is held as [in, out].
-    - `length`: L, where it is stacked and each of its L slices is a layer; else None.
+    - `stack`: how many slices a `scan` takes of it, each of them a layer; None where it is one.
+    - `groups`: how many groups a convolution has, each of them a layer, too; else 1.
+    - `vocabulary`: how many columns there are to look up; None where the vectors are computed.
     """
 
     weight: int
     bias: int | None
     transposed: bool
-    length: int | None
+    stack: int | None
+    groups: int
+    vocabulary: int | None
+
+    @property
+    def length(self) -> int | None:
+        """L, the number of slices that are layers of their own; None where there is one layer."""
+        if self.groups == 1:
+            return self.stack
+        return self.groups * (1 if self.stack is None else self.stack)
 
     @property
     def leaves(self) -> tuple[int, ...]:
         """The numbers of its weights."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def slice_shapes(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one such slice of the weight, and of the bias, from those of the whole.
+
+        Of a group the bias is ravelled: in its own shape the outputs need not be the first axis.
+        """
+        weight, *bias = [tuple(shape if self.stack is None else shape[1:]) for shape in shapes]
+        if self.groups == 1:
+            return weight, *bias
+        out = weight[0] // self.groups
+        return (out, *weight[1:]), *[(out,) for _ in bias]
 
 
 def matrix_layers(terms: Sequence[Layers]) -> tuple[MatrixLayer, ...]:
@@ -33,11 +58,15 @@ def matrix_layers(terms: Sequence[Layers]) -> tuple[MatrixLayer, ...]:
         uses = [use for of_term in terms for use in of_term.uses[j] or ()]
         recognised = all(of_term.uses[j] is not None for of_term in terms)
         matrices = [use for use in uses if isinstance(use, AbstractMatrixUse)]
-        kinds = {(use.transposed, use.length) for use in matrices}
+        kinds = {(use.transposed, use.length, use.groups, _vocabulary(use)) for use in matrices}
         if recognised and matrices and len(matrices) == len(uses) and len(kinds) == 1:
-            ((transposed, length),) = kinds
-            found.append(MatrixLayer(j, biases.get(j), transposed, length))
+            ((transposed, stack, groups, vocabulary),) = kinds
+            found.append(MatrixLayer(j, biases.get(j), transposed, stack, groups, vocabulary))
     return tuple(found)
+
+
+def _vocabulary(use: AbstractMatrixUse) -> int | None:
+    return use.vocabulary if isinstance(use, Lookup) else None
 
 
 def _common(terms: Sequence[Layers]) -> dict[int, int]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from .biases import partners
 from .graph import Graph, Node, Traced, Value, split_scan
+from .lookups import lookup
 from .uses import VIEWS, Convolution, Elementwise, Product, Use
 
 
@@ -72,6 +73,11 @@ def _enter(
 def _classify(
     views: tuple[Node, ...], node: Node, position: int, graph: Graph, length: int | None
 ) -> Use | None:
+    shaped = [view for view in views if view.name != "convert_element_type"]
+    turned = [view.equation.params.get("permutation") for view in shaped]
+    plain = turned in ([], [(1, 0)])
+    if node.name in ("gather", "dynamic_slice"):
+        return lookup(views, node, position, graph, length) if plain else None
     params = node.equation.params
     dtypes = {value.dtype for value in (*node.shapes, *node.results)}
     if len(dtypes) > 1:
@@ -82,17 +88,12 @@ def _classify(
         case "dot_general":
             contracted, batched = params["dimension_numbers"]
             matrix = len(node.shapes[position].shape) == 2
-            shaped = [view for view in views if view.name != "convert_element_type"]
-            turned = [view.equation.params.get("permutation") for view in shaped]
-            plain = turned in ([], [(1, 0)])
             if matrix and plain and not any(batched) and len(contracted[0]) == 1:
                 return Product(views, node, position, graph, length)
         case "conv_general_dilated":
             numbers = params["dimension_numbers"]
             rank = tuple(range(len(numbers.lhs_spec)))
-            plain = numbers.lhs_spec == numbers.rhs_spec == numbers.out_spec == rank
-            groups = params["feature_group_count"] * params["batch_group_count"]
-            kept = all(view.name == "convert_element_type" for view in views)
-            if position == 1 and kept and plain and groups == 1:
+            in_order = numbers.lhs_spec == numbers.rhs_spec == numbers.out_spec == rank
+            if position == 1 and not shaped and in_order and params["batch_group_count"] == 1:
                 return Convolution(views, node, position, graph, length)
     return None

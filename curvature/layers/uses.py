@@ -65,8 +65,13 @@ class AbstractMatrixUse(Use):
 
     @property
     @abc.abstractmethod
+    def groups(self) -> int:
+        """How many matrices W is made of, one below another, each with inputs of its own."""
+
+    @property
+    @abc.abstractmethod
     def positions(self) -> int:
-        """How many vectors a there are for one example."""
+        """How many vectors a there are for one example, per group."""
 
     @property
     @abc.abstractmethod
@@ -74,32 +79,40 @@ class AbstractMatrixUse(Use):
         """Which axis of y the entries of W a lie along."""
 
     @abc.abstractmethod
-    def inputs(self, operands: list[Any]) -> Array:
-        """The vectors a of one example, as [positions, in]."""
+    def cotangents(self, delta: Array) -> Array:
+        """A cotangent of y for one example, as [groups, positions, out]."""
+
+
+class AbstractProduct(AbstractMatrixUse):
+    """A matrix times vectors that are computed."""
 
     @abc.abstractmethod
-    def cotangents(self, delta: Array) -> Array:
-        """A cotangent of y for one example, as [positions, out]."""
+    def inputs(self, operands: list[Any]) -> Array:
+        """The vectors a of one example, as [groups, positions, in]."""
 
     def rows(self, weight: Array, deltas: Array, operands: list[Any]) -> Array:
-        axes = "rto,ti->rio" if self.transposed else "rto,ti->roi"
+        axes = "rgto,gti->rgio" if self.transposed else "rgto,gti->rgoi"
         matrices = jnp.einsum(axes, jax.vmap(self.cotangents)(deltas), self.inputs(operands))
         return matrices.reshape(-1, *weight.shape)
 
 
-class Product(AbstractMatrixUse):
+class Product(AbstractProduct):
     """A matrix times one vector, or times many: `eqx.nn.Linear`, alone or along a sequence."""
 
     def inputs(self, operands: list[Any]) -> Array:
         a, axis = operands[1 - self.position], self._contracted()[1 - self.position]
-        return jnp.moveaxis(a, axis, -1).reshape(-1, a.shape[axis])
+        return jnp.moveaxis(a, axis, -1).reshape(1, -1, a.shape[axis])
+
+    @property
+    def groups(self) -> int:
+        return 1
 
     @property
     def out_axis(self) -> int:
         return 0 if self.position == 0 else len(self.node.results[0].shape) - 1
 
     def cotangents(self, delta: Array) -> Array:
-        return jnp.moveaxis(delta, self.out_axis, -1).reshape(-1, delta.shape[self.out_axis])
+        return jnp.moveaxis(delta, self.out_axis, -1).reshape(1, -1, delta.shape[self.out_axis])
 
     @property
     def transposed(self) -> bool:
@@ -116,12 +129,20 @@ class Product(AbstractMatrixUse):
         return lhs, rhs
 
 
-class Convolution(AbstractMatrixUse):
-    """A matrix times the patches of an image: `eqx.nn.Conv*`, channels first, in one group."""
+class Convolution(AbstractProduct):
+    """A matrix times the patches of an image: `eqx.nn.Conv*`, channels first.
+
+    Every group of channels has a matrix of its own, [out / groups, in / groups · kernel], which is
+    multiplied by the patches of that group alone.
+    """
 
     @property
     def transposed(self) -> bool:
         return False
+
+    @property
+    def groups(self) -> int:
+        return self.node.equation.params["feature_group_count"]
 
     @property
     def out_axis(self) -> int:
@@ -143,10 +164,15 @@ class Convolution(AbstractMatrixUse):
             rhs_dilation=params["rhs_dilation"],
             precision=jax.lax.Precision.HIGHEST,  # patches are copies: nothing may be rounded
         )
-        return jnp.moveaxis(patches, 1, -1).reshape(-1, patches.shape[1])
+        return self._by_group(patches)  # the channels of a patch are together
 
     def cotangents(self, delta: Array) -> Array:
-        return jnp.moveaxis(delta, 1, -1).reshape(-1, delta.shape[1])
+        return self._by_group(delta)
+
+    def _by_group(self, array: Array) -> Array:
+        """[batch, channels, *image] as [groups, positions, channels of the group]."""
+        positions = jnp.moveaxis(array, 1, -1).reshape(self.positions, self.groups, -1)
+        return jnp.moveaxis(positions, 1, 0)
 
 
 class Elementwise(Use):

@@ -12,3 +12,4 @@ from .sums import (
     sum_over_chunks as sum_over_chunks,
     sum_over_rows as sum_over_rows,
 )
+from .tokens import TokenRows as TokenRows, added_up as added_up

@@ -1,6 +1,7 @@
 """From a linearisation and its factors to the rows of C = AᵀA."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from .held import HeldPart
 from .layout import HELD_BYTES, Layout, Way
 from .rows import Rows
 from .stacked import StackedPart
+from .token_part import token_part
 
 _Factors = tuple[lx.AbstractLinearOperator, ...]
 
@@ -56,7 +58,7 @@ def rows_of(
     the outputs, for which the result can `project` Jᵀ image.
     """
     linearisation, weights, ways = layout.linearisation, layout.weights, layout.ways
-    wanted = [j for j, way in enumerate(ways) if way in (Way.DENSE, Way.HELD)]
+    wanted = [j for j, way in enumerate(ways) if way in (Way.DENSE, Way.TOKENS, Way.HELD)]
     captured = [
         capture(
             term.layers, linearisation.params, term.examples, term.closed_over, column, one, wanted
@@ -75,17 +77,23 @@ def rows_of(
         of_terms = [found[j] for found in captured]
         if ways[j] is Way.DENSE:
             parts.append(_dense(of_terms, bias=j in layout.partners.values()))
+        elif ways[j] is Way.TOKENS:
+            parts.append(token_part(of_terms))
         else:
             rows = tuple(_held(found, weights[j]) for found in of_terms)
             of_weight = images[j]
             parts.append(HeldPart(rows, None if of_weight is None else of_weight.ravel()))
     # Weights in half precision are added up in the precision of the outputs.
-    parts = jtu.tree_map(lambda array: array.astype(columns[0].dtype), parts)
+    parts = jtu.tree_map(lambda array: _as(array, columns[0].dtype), parts)
     most_rows = layout.size
     if Way.GENERAL in ways:
         part, most_rows = _general(layout, columns, projected)
         parts.append(part)
     return Rows(linearisation, columns, tuple(parts), max(most_rows, 1))
+
+
+def _as(array: Array, dtype: Any) -> Array:
+    return array.astype(dtype) if eqx.is_inexact_array(array) else array
 
 
 def _held(found: Sequence[Captured], weight: Array) -> Float[Array, "r n p"] | None:
@@ -103,7 +111,7 @@ def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     images = [None if u is None else u.image_cotangents() for u in uses]
     images = [None if i is None else jnp.moveaxis(i[..., 0, :], 1, 0) for i in images]
     arrays = tuple(deltas), tuple(images), tuple(inputs)
-    if any(use is not None and use.use.length is not None for use in uses):
+    if len(jtu.tree_leaves(inputs)[0]) > 1:
         return StackedPart(eqx.filter_vmap(lambda a: DensePart(*a, bias=bias))(arrays))
     return DensePart(*jtu.tree_map(lambda leaf: leaf[0], arrays), bias=bias)
 

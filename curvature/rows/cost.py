@@ -46,6 +46,9 @@ def cost_of(layout: Layout) -> Cost:
         if way is Way.DENSE:
             slices, out, size = _sides(weight, uses)
             gram += slices * (m**2 * (out + 1) + examples**2 * size)
+        elif way is Way.TOKENS:
+            slices, out, vocabulary = _sides(weight, uses)
+            gram += slices * (m**2 * out * sum(map(_positions, uses)) + examples * vocabulary)
         elif way is Way.HELD:
             gram += (m**2 + 2 * m * sum(map(_positions, uses))) * weight.size
         elif way is Way.GENERAL:
@@ -72,6 +75,10 @@ def memory_of(layout: Layout) -> int:
         if way is Way.DENSE:
             slices, out, _ = _sides(weight, _uses(layout, j))
             nbytes += slices * m * out * weight.dtype.itemsize
+        elif way is Way.TOKENS:
+            uses = _uses(layout, j)
+            slices, out, _ = _sides(weight, uses)
+            nbytes += slices * m * out * sum(map(_positions, uses)) * weight.dtype.itemsize
     return nbytes + _bytes(layout, Way.HELD) + min(_bytes(layout, Way.GENERAL), HELD_BYTES)
 
 
@@ -104,6 +111,8 @@ def _positions(use: Use) -> int:
 
 def _sides(weight: Array, uses: Sequence[Use]) -> tuple[int, int, int]:
     """The numbers of slices, outputs and inputs of a matrix."""
-    transposed = any(isinstance(use, AbstractMatrixUse) and use.transposed for use in uses)
-    slices, rows, columns = (1, *weight.shape)[-3:]
-    return (slices, columns, rows) if transposed else (slices, rows, columns)
+    (use, *_) = [use for use in uses if isinstance(use, AbstractMatrixUse)]
+    slices = use.groups * (1 if use.length is None else use.length)
+    first = weight.shape[0 if use.length is None else 1] // use.groups
+    rest = weight.size // (slices * first)
+    return (slices, rest, first) if use.transposed else (slices, first, rest)

@@ -19,6 +19,7 @@ class Way(enum.Enum):
 
     NONE = enum.auto()  # they are zero
     DENSE = enum.auto()  # from inputs and cotangents of a matrix
+    TOKENS = enum.auto()  # from the numbers of the columns looked up, and cotangents
     BIAS = enum.auto()  # with those of the matrix of the same layer
     HELD = enum.auto()
     GENERAL = enum.auto()  # by automatic differentiation
@@ -67,21 +68,25 @@ def layout_of(linearisation: AbstractLinearisation, ranks: Sequence[int]) -> Lay
         if weights[j].size == 0 or all(uses == () for uses in undecided.uses(j)):
             ways[j] = Way.NONE
     partners = {}
+    tables = {}  # the share of a row's numbers that is not zero
     for layer in matrix_layers([term.layers for term in linearisation.terms]):
-        if all(_one_vector(uses) for uses in undecided.uses(layer.weight)):
+        positions = max(map(_positions, undecided.uses(layer.weight)))
+        if layer.vocabulary is not None:
+            if positions < layer.vocabulary:
+                tables[layer.weight] = positions / layer.vocabulary
+        elif positions == 1:
             ways[layer.weight] = Way.DENSE
             if layer.bias is not None:
                 ways[layer.bias] = Way.BIAS
                 partners[layer.bias] = layer.weight
     for j in sorted(range(len(weights)), key=lambda j: weights[j].size):
-        size = undecided.size * weights[j].nbytes
+        size = undecided.size * weights[j].nbytes * tables.get(j, 1)
         if ways[j] is Way.GENERAL and None not in undecided.uses(j) and size <= room:
-            ways[j] = Way.HELD
+            ways[j] = Way.TOKENS if j in tables else Way.HELD
             room -= size
     return Layout(linearisation, tuple(ranks), tuple(ways), partners)
 
 
-def _one_vector(uses: Sequence[Use] | None) -> bool:
-    """Whether a matrix is multiplied by one vector per example, at most."""
-    found = [use.positions for use in uses or () if isinstance(use, AbstractMatrixUse)]
-    return sum(found) <= 1
+def _positions(uses: Sequence[Use] | None) -> int:
+    """How many vectors per example a matrix is multiplied by."""
+    return sum(use.positions for use in uses or () if isinstance(use, AbstractMatrixUse))

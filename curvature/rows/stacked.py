@@ -4,18 +4,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractPart, Slab
-from .dense import DensePart
 
 
 class StackedPart(AbstractPart):
-    """The matrices of a `scan`: every slice is a layer, and its share is that of a `DensePart`.
+    """A matrix in slices, of a `scan` or in groups: each is a part by itself.
 
     The shares are added up by a loop, so that a deep model compiles like a shallow one.
 
     - `slices`: all arrays have a leading axis of slices.
     """
 
-    slices: DensePart
+    slices: AbstractPart
 
     def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
         return self._sum(lambda part: part.block(a, b))

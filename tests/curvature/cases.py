@@ -192,6 +192,43 @@ def rows(likelihood: str) -> Case:
     return supervised(model, likelihood, outputs=(2, 3))
 
 
+class Words(eqx.Module):
+    """Words looked up in a table; a number out of range is that of the first or of the last."""
+
+    table: eqx.nn.Embedding
+    head: eqx.nn.Linear
+
+    def __init__(self, key: PRNGKeyArray):
+        table_key, head_key = jax.random.split(key)
+        self.table = eqx.nn.Embedding(6, 2, key=table_key)
+        self.head = eqx.nn.Linear(2, 3, key=head_key)
+
+    def __call__(self, x: Array) -> Array:
+        return self.of_vectors(jax.vmap(self.table)(x))
+
+    def of_vectors(self, vectors: Array) -> Array:
+        places = jnp.arange(1.0, 1 + len(vectors), dtype=vectors.dtype)
+        return self.head(jnp.tanh(places @ jnp.sin(vectors)))
+
+
+def words(likelihood: str) -> Case:
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.integers(-9, 9, size=(5, 4))), targets(likelihood, rng, 5, (3,))
+    term = dense.Term(_call, LIKELIHOODS[likelihood], x, y)
+    objective = cv.Supervised(library(likelihood))
+    return Case(Words(jax.random.key(0)), objective, (x, y), [term])
+
+
+def depthwise(likelihood: str) -> Case:
+    convolution_key, head_key = jax.random.split(jax.random.key(0))
+    layers = [
+        eqx.nn.Conv1d(2, 4, 2, groups=2, key=convolution_key),
+        eqx.nn.Lambda(lambda z: jnp.tanh(z).ravel()),
+        eqx.nn.Linear(8, 3, key=head_key),
+    ]
+    return supervised(eqx.nn.Sequential(layers), likelihood, inputs=(2, 3))
+
+
 def autoencoder(likelihood: str) -> Case:
     """Grey images of 2 × 2 through a code of one number."""
     del likelihood
@@ -235,12 +272,20 @@ MODELS: dict[str, Callable[[str], Case]] = {
         frozen,
         dropout,
         rows,
+        words,
+        depthwise,
         autoencoder,
         several_terms,
     )
 }
-# The autoencoder has a likelihood of its own; the transformer is slow to compile.
-ONE = {"autoencoder": "bernoulli", "transformer": "categorical"}
+# The autoencoder has a likelihood of its own; the transformer is slow to compile; what is special
+# about words and groups has nothing to do with the likelihood.
+ONE = {
+    "autoencoder": "bernoulli",
+    "transformer": "categorical",
+    "words": "categorical",
+    "depthwise": "categorical",
+}
 TABLE = [
     (model, likelihood)
     for model in MODELS

@@ -100,8 +100,68 @@ def deep_and_twice(a, x):
     return jax.lax.scan(block, x, a)[0]
 
 
+def grouped(inputs, outputs, kernel, groups, **options):
+    """A convolution of rows, every group of channels by itself."""
+    return eqx.nn.Conv1d(inputs, outputs, kernel, groups=groups, key=jax.random.key(0), **options)
+
+
+def channels(x):
+    return jnp.stack([x, 2 * x, x**2, jnp.sin(x)])
+
+
+def logits(z):
+    """Two channels per class, along a sequence."""
+    return jnp.sum(jnp.tanh(z), axis=1).reshape(2, SIZE).sum(axis=0)
+
+
+VOCABULARY = 5
+
+
+def table(dtype=None):
+    """An embedding of few words."""
+    return eqx.nn.Embedding(VOCABULARY, SIZE, dtype=dtype, key=jax.random.key(0))
+
+
+def tokens(x):
+    """Four words; some are the same, some negative, some out of range."""
+    return jnp.int32(jnp.floor(jnp.concatenate([4 * x, x[:1]])))
+
+
+def words(x):
+    """All of them in range, or negative with a word to stand for."""
+    return jnp.clip(tokens(x), -VOCABULARY, VOCABULARY - 1)
+
+
+def pooled(z):
+    """Of a sequence, the words weighed by their places."""
+    return jnp.arange(1.0, 1 + len(z)) @ jnp.tanh(z)
+
+
+def transposed(a):
+    return eqx.tree_at(lambda a: a.weight, a, a.weight.T)
+
+
+def gathered(mode):
+    """By a mode for what is out of range; what is filled in is left out."""
+
+    def fn(a, x):
+        z = a.weight.at[tokens(x)].get(mode=mode)
+        return pooled(jnp.where(jnp.isnan(z), 0, z))
+
+    return fn
+
+
+def deep_tables(a, x):
+    """A scan over tables."""
+
+    def block(z, a):
+        return jnp.tanh(z + jax.vmap(a)(tokens(x)) * z + a(tokens(x)[0])[None]), None
+
+    return pooled(jax.lax.scan(block, jnp.ones((4, SIZE)), a)[0])
+
+
 TWO = [Way.DENSE, Way.BIAS]
-GENERAL, HELD, DENSE, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.NONE
+GENERAL, HELD, DENSE, TOKENS, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.TOKENS, Way.NONE
 # What is done with a's weight and bias and with b's, and how their rows are made.
 TRICKS = {
     "once": (lambda a, b, x: b(jnp.tanh(a(x))), TWO * 2),
@@ -161,7 +221,7 @@ TRICKS = {
         [GENERAL, NONE],
     ),
     # An embedding: rows picked by a value.
-    "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [GENERAL, NONE]),
+    "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [TOKENS, NONE]),
     "bias_twice": (lambda a, x: jnp.tanh(a(x)) + a.bias, [DENSE, HELD]),
     "bias_along_two_axes": (
         lambda a, x: jnp.sum(jnp.tanh(jnp.outer(x, x) + a.bias[None, :]) * a.bias[:, None], axis=0),
@@ -200,10 +260,153 @@ STACKS = {
     # One slice is used outside the scan, too.
     "deep_and_read": (lambda a, x: deep(a, x) + a.weight[0] @ x, [GENERAL, HELD]),
 }
+# The same with what makes the layers that it is done to.
+CONVOLUTIONS = {
+    "grouped": (lambda a, x: logits(a(channels(x))), lambda: [grouped(4, 6, 2, 2)], [HELD] * 2),
+    "grouped_at_one_position": (
+        lambda a, x: logits(a(channels(x))),
+        lambda: [grouped(4, 6, 3, 2)],
+        TWO,
+    ),
+    "depthwise": (
+        lambda a, b, x: logits(b(jnp.tanh(a(channels(x))))),
+        lambda: [grouped(4, 4, 3, 4, padding=2, dilation=2), grouped(4, 6, 3, 1, use_bias=False)],
+        [HELD, HELD, DENSE],
+    ),
+    "grouped_twice": (
+        lambda a, x: logits(jnp.tile(a(jnp.tanh(a(channels(x)))), (3, 1))[:6]),
+        lambda: [grouped(4, 4, 1, 2)],
+        [HELD] * 2,
+    ),
+    # A vmap over kernels, which is a convolution in groups of a weight that was transposed.
+    "vmapped_kernels": (
+        lambda a, x: logits(
+            jax.vmap(lambda a, x: a(x))(a, jnp.stack([channels(x), 2 * channels(x)])).reshape(6, -1)
+        ),
+        lambda: [blocks(eqx.nn.Conv1d(4, 3, 2, key=jax.random.key(0)))],
+        [GENERAL, HELD],
+    ),
+    "deep_and_grouped": (
+        lambda a, x: logits(jnp.tile(deep(a, channels(x)), (3, 1))[:6]),
+        lambda: [blocks(grouped(4, 4, 1, 2))],
+        [HELD] * 2,
+    ),
+}
+# How a table is asked for some of its rows.
+TABLES = {
+    "embedding": (lambda a, x: pooled(jax.vmap(a)(tokens(x))), lambda: [table()], [TOKENS]),
+    "embedding_of_one": (lambda a, x: a(tokens(x)[0]), lambda: [table()], [TOKENS]),
+    "embedding_and_layer": (
+        lambda a, b, x: b(pooled(jax.vmap(a)(words(x)))),
+        lambda: [table(), linear(0)],
+        [TOKENS, *TWO],
+    ),
+    "by_index": (lambda a, x: pooled(a.weight[words(x)]), lambda: [table()], [TOKENS]),
+    "by_index_in_two_axes": (
+        lambda a, x: pooled(jnp.sin(a.weight[words(x).reshape(2, 2)]).sum(axis=1)),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "taken": (
+        lambda a, x: pooled(jnp.nan_to_num(jnp.take(a.weight, tokens(x), axis=0))),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "taken_along_columns": (
+        lambda a, x: pooled(jnp.take(a.weight, words(x), axis=1).T),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "one_column": (
+        lambda a, x: jnp.tanh(a.weight[:, tokens(x)[0]]),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "taken_of_a_transpose": (
+        lambda a, x: pooled(a.weight.T[words(x)]),
+        lambda: [transposed(table())],
+        [TOKENS],
+    ),
+    "clipped": (gathered("clip"), lambda: [table()], [TOKENS]),
+    "filled": (gathered("fill"), lambda: [table()], [TOKENS]),
+    "looked_up_twice": (
+        lambda a, x: pooled(jax.vmap(a)(words(x)[:3])) * a(words(x)[3]),
+        lambda: [table()],
+        [TOKENS],
+    ),
+    "with_bias": (
+        lambda a, b, x: pooled(a.weight[words(x)] + b.bias[None]),
+        lambda: [table(), linear(0)],
+        [TOKENS, NONE, HELD],
+    ),
+    # More words than the table has rows: those of the Gram matrix are as small.
+    "many_words": (
+        lambda a, x: pooled(a.weight[jnp.tile(words(x), 2)]),
+        lambda: [table()],
+        [HELD],
+    ),
+    # The table as the last layer, too.
+    "tied_table": (
+        lambda a, x: (a.weight @ pooled(a.weight[words(x)]))[:SIZE],
+        lambda: [table()],
+        [HELD],
+    ),
+    # Words mixed by their probabilities, and words.
+    "soft_words": (
+        lambda a, x: jax.nn.softmax(jnp.arange(5.0) * x[0]) @ a.weight + a(words(x)[0]),
+        lambda: [table()],
+        [HELD],
+    ),
+    "one_hot": (
+        lambda a, x: pooled(jax.nn.one_hot(words(x), VOCABULARY, dtype=x.dtype) @ a.weight),
+        lambda: [table()],
+        [HELD],
+    ),
+    "single_numbers": (
+        lambda a, x: a.weight[words(x)[:SIZE], jnp.arange(SIZE)],
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "two_rows_at_once": (
+        lambda a, x: pooled(
+            jax.lax.dynamic_slice(a.weight, (words(x)[0], jnp.int32(0)), (2, SIZE))
+        ),
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "small_numbers": (
+        lambda a, x: pooled(
+            jax.lax.gather(
+                a.weight,
+                jnp.abs(words(x)).astype("uint8")[:, None],
+                jax.lax.GatherDimensionNumbers((1,), (0,), (0,)),
+                (1, SIZE),
+                mode="clip",
+            )
+        ),
+        lambda: [table()],
+        [GENERAL],
+    ),
+    "deep_tables": (deep_tables, lambda: [blocks(table())], [HELD]),
+    "deep_tables_of_one": (
+        lambda a, x: jax.lax.scan(lambda z, a: (jnp.tanh(z * a(words(x)[0])), None), x, a)[0],
+        lambda: [blocks(table())],
+        [TOKENS],
+    ),
+    "checkpointed_table": (
+        lambda a, x: pooled(jax.checkpoint(lambda t: jnp.tanh(a.weight[t]))(words(x))),
+        lambda: [table()],
+        [TOKENS],
+    ),
+}
+LAYERS = CONVOLUTIONS | TABLES
 
 
 def made(name):
     """The case of a trick."""
+    if name in LAYERS:
+        fn, layers, _ = LAYERS[name]
+        return case(fn, *layers())
     if name in STACKS:
         return case(STACKS[name][0], blocks(linear(0)))
     return case(TRICKS[name][0])
@@ -212,22 +415,22 @@ def made(name):
 QUICK = ["shared", "read_outside", "deep_checkpointed"]
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS]))
+@pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS, *LAYERS]))
 def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
-    check_rows(made(name), matrices=name in ("checkpointed", *STACKS))
+    check_rows(made(name), matrices=name in ("checkpointed", *STACKS, *LAYERS))
 
 
 @pytest.mark.parametrize(
     "names",
     [
         ["checkpointed", "shared", "tied", "scanned", "branched", "read_outside", *STACKS],
-        pytest.param(list(TRICKS), marks=pytest.mark.slow),
+        pytest.param([*TRICKS, *LAYERS], marks=pytest.mark.slow),
     ],
     ids=["quick", "all"],
 )
 def test_how_the_rows_of_each_weight_are_made(x64, names):
     """A weight that enters a loop, a branch, a rule or another operation is not recognised."""
-    expected = {name: (TRICKS | STACKS)[name][1] for name in names}
+    expected = {name: (TRICKS | STACKS | LAYERS)[name][-1] for name in names}
     assert {name: ways(made(name)) for name in names} == expected
 
 

@@ -105,7 +105,7 @@ CONVOLUTIONS = {
     ),
     "one_dimension": ((1, 2, 2, 2), {}, (2, 3), Way.HELD),
     "three_dimensions": ((3, 2, 2, 2), {}, (2, 3, 3, 3), Way.HELD),
-    "grouped": ((2, 2, 2, 2), {"groups": 2, "use_bias": False}, (2, 3, 3), Way.GENERAL),
+    "grouped": ((2, 2, 2, 2), {"groups": 2, "use_bias": False}, (2, 3, 3), Way.HELD),
 }
 
 

@@ -1,25 +1,26 @@
 """What the layers of a batch were given, and the cotangents of what they returned."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float
 
 from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
 from ...linearisation import AbstractLinearisation, LinearisedTerm
-from ...rows import columns_of, sum_over_chunks
+from ...rows import LowerBlocks, columns_of, sum_over_chunks
 from ._slices import per_slice
+from ._tokens import TokenCapture
 
 # Rows of about so many bytes are held at a time, those of one example at least.
 _CHUNK_BYTES = 2**26
 
 
 class LayerCapture(eqx.Module):
-    """One layer y = W a + b in one term, with its L slices (L = 1 where it is not stacked).
+    """One layer y = W a + b in one term, with its L slices (L = 1 where it has none).
 
     The rows of the layer are Σ_t Δ_ikt ā_itᵀ, with ā = [a, 1] where it has a bias.
 
@@ -33,9 +34,10 @@ class LayerCapture(eqx.Module):
     scale: Float[Array, " n"]
 
     def rotated(
-        self, left: Float[Array, "L out out"], right: Float[Array, "L in in"]
+        self, left: Float[Array, "L out out"], right: Float[Array, "L in in"] | None
     ) -> "LayerCapture":
         """In the bases U and V of outputs and inputs."""
+        assert right is not None
         return LayerCapture(
             per_slice(jnp.matmul, self.inputs, right),
             per_slice(jnp.matmul, self.cotangents, left),
@@ -45,6 +47,26 @@ class LayerCapture(eqx.Module):
     def squares(self) -> Float[Array, "L out in"]:
         """Σ_ik (Σ_t Δ_ikt ā_itᵀ)², entry by entry: the diagonal of the layer's block."""
         return per_slice(_squares, self.inputs, self.cotangents)
+
+    def reduced(self) -> "LayerCapture":
+        """With one position: the mean of the inputs and the sum of the cotangents."""
+        return LayerCapture(
+            jnp.mean(self.inputs, axis=2, keepdims=True),
+            jnp.sum(self.cotangents, axis=3, keepdims=True),
+            self.scale,
+        )
+
+    def inputs_moment(self, share: Float[Array, " n"]) -> LowerBlocks:
+        """A = Σ_it share_i ā āᵀ/t."""
+        L, n, t, width = self.inputs.shape
+        weighted = (self.inputs * share[None, :, None, None] / t).reshape(L, n * t, width)
+        return per_slice(LowerBlocks.moment, self.inputs.reshape(L, n * t, width), weighted)
+
+
+# Of a layer whose inputs are computed, or looked up.
+Capture: TypeAlias = LayerCapture | TokenCapture
+# A of such a layer: a matrix, or the diagonal of one, [L, in].
+InputFactor: TypeAlias = LowerBlocks | Float[Array, "L in"]
 
 
 def _squares(
@@ -67,10 +89,10 @@ def captures_of(
     linearisation: AbstractLinearisation,
     factors: tuple[lx.AbstractLinearOperator, ...],
     layers: Sequence[MatrixLayer],
-) -> list[list[LayerCapture]]:
+) -> list[list[Capture]]:
     """Of every layer, in the terms that use it, for one forward and k backward passes."""
     wanted = [layer.weight for layer in layers]
-    found: list[list[LayerCapture]] = [[] for _ in layers]
+    found: list[list[Capture]] = [[] for _ in layers]
     columns = columns_of(linearisation, factors)
     for term, of_term in zip(linearisation.terms, columns, strict=True):
         captured = capture(
@@ -88,14 +110,21 @@ def captures_of(
     return found
 
 
-def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> LayerCapture:
+def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> Capture:
     """All uses of a weight in one term: each is a position."""
-    inputs = jnp.concatenate([use.inputs() for use in uses], axis=2)
     deltas = jnp.concatenate([use.cotangents() for use in uses], axis=3)
-    dtype = work_dtype(*jtu.tree_leaves((inputs, deltas)))
+    if layer.vocabulary is not None:
+        dtype = work_dtype(deltas)
+        tokens = jnp.concatenate([use.tokens() for use in uses], axis=2)
+        found = jnp.moveaxis(tokens, 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0)
+        return TokenCapture(*found, _scale(term, dtype), layer.vocabulary)
+    inputs = jnp.concatenate([use.inputs() for use in uses], axis=2)
+    dtype = work_dtype(inputs, deltas)
     if layer.bias is not None:
         inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1)
-    scale = jnp.broadcast_to(term.scale, (term.size,)).astype(dtype)
-    return LayerCapture(
-        jnp.moveaxis(inputs.astype(dtype), 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0), scale
-    )
+    found = jnp.moveaxis(inputs.astype(dtype), 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0)
+    return LayerCapture(*found, _scale(term, dtype))
+
+
+def _scale(term: LinearisedTerm, dtype: Any) -> Float[Array, " n"]:
+    return jnp.broadcast_to(term.scale, (term.size,)).astype(dtype)

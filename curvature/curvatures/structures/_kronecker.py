@@ -1,14 +1,15 @@
 """What K-FAC and EKFAC share: the factors of a batch, their eigenbases, the blocks made of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
 from ...linearisation import AbstractLinearisation
@@ -18,11 +19,12 @@ from ...operators.blocks import (
     EigenbasisBlock,
     ElementwiseBlock,
     Joined,
+    OutputBasisBlock,
     Ravelled,
 )
 from ...rows import LowerBlocks
 from .._average import Average
-from ._captures import LayerCapture
+from ._captures import Capture, InputFactor
 from ._partition import Partition
 from ._rest import blocks_of
 from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
@@ -43,28 +45,71 @@ def check(
 class Factors(eqx.Module):
     """What is estimated from a batch.
 
-    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L.
+    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L; of a table that is
+      looked up A_t is diagonal, and its diagonal is held, [L, in].
     - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
     """
 
     left: list[list[LowerBlocks]]
-    right: list[list[LowerBlocks]]
+    right: list[list[InputFactor]]
     dense: list[Float[Array, "_L _p _p2"]]
     elementwise: list[list[Float[Array, "..."]]]
 
 
 class Eigenbasis(eqx.Module):
-    """U, V and the products of the eigenvalues of G and A, per slice."""
+    """U, V and the products of the eigenvalues of G and A, per slice; V is None for V = I."""
 
     left: Float[Array, "L out out"]
-    right: Float[Array, "L in in"]
+    right: Float[Array, "L in in"] | None
     values: Float[Array, "L out in"]
+
+
+class Bases(eqx.Module):
+    """What is made of the factors now and then.
+
+    - `layers`: of each layer, what the structure makes of it.
+    - `dense`: the eigenvectors of the dense groups of other weights.
+    """
+
+    layers: list[Any]
+    dense: list[Spectrum]
+
+    def __len__(self) -> int:
+        return len(self.layers) + len(self.dense)
+
+
+def bases_of(
+    factors: Factors,
+    of_layer: Callable[[Sequence[LowerBlocks], Sequence[InputFactor]], Any],
+    old: Bases | None = None,
+    due: Sequence[Bool[Array, ""]] = (),
+) -> Bases:
+    """The bases of the factors; those that are not due are the old ones.
+
+    **Arguments:** `of_layer`, what is made of the G_t and the A_t of a layer; `old`, None where all
+    are made; `due`, in the order of layers and dense groups.
+    """
+    pairs = zip(factors.left, factors.right, strict=True)
+    make = [partial(of_layer, left, right) for left, right in pairs]
+    make += [partial(spectrum, matrices) for matrices in factors.dense]
+    if old is None:
+        found = [of_group() for of_group in make]
+    else:
+        groups = zip(make, [*old.layers, *old.dense], due, strict=True)
+        found = [renewed(of_group, kept, anew) for of_group, kept, anew in groups]
+    count = len(factors.left)
+    return Bases(found[:count], found[count:])
+
+
+def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
+    """What `make` makes where it is due, else the old one."""
+    return jax.lax.cond(due, make, lambda: old)
 
 
 def factors_of(
     linearisation: AbstractLinearisation,
     S: tuple[lx.AbstractLinearOperator, ...],
-    captures: Sequence[Sequence[LayerCapture]],
+    captures: Sequence[Sequence[Capture]],
     partition: Partition,
     approximation: Approximation,
 ) -> Factors:
@@ -74,66 +119,69 @@ def factors_of(
     â the mean of ā over the T positions, and G = Σ_ik (Σ_t Δ)(Σ_t Δ)ᵀ. v_i is 1/n, or the share of
     the example's weight in the sum of all (Eschenhagen et al. 2023, "Kronecker-Factored Approximate
     Curvature for Modern Neural Network Architectures", sections 3.1 and 3.2).
+
+    For tables that are looked up it is always *expand*, where A is the diagonal matrix of the
+    tokens' shares; the A of *reduce* has an entry for any two tokens of one example.
     """
     dense, elementwise = blocks_of(linearisation, S, partition.dense, partition.elementwise)
-    kept = [[_over_positions(term, approximation) for term in layer] for layer in captures]
+    kept = captures
+    if approximation == "reduce":
+        kept = [[term.reduced() for term in layer] for layer in captures]
     left = [[_outputs(term) for term in layer] for layer in kept]
     right = [[_inputs(term) for term in layer] for layer in kept]
     return Factors(left, right, dense, elementwise)
 
 
-def _over_positions(captured: LayerCapture, approximation: Approximation) -> LayerCapture:
-    if approximation == "expand":
-        return captured
-    return LayerCapture(
-        jnp.mean(captured.inputs, axis=2, keepdims=True),
-        jnp.sum(captured.cotangents, axis=3, keepdims=True),
-        captured.scale,
-    )
-
-
-def _inputs(captured: LayerCapture) -> LowerBlocks:
-    L, n, t, width = captured.inputs.shape
+def _inputs(captured: Capture) -> InputFactor:
     total = jnp.sum(captured.scale)
-    share = captured.scale / jnp.where(total == 0, 1, total) / t
-    weighted = (captured.inputs * share[None, :, None, None]).reshape(L, n * t, width)
-    return per_slice(LowerBlocks.moment, captured.inputs.reshape(L, n * t, width), weighted)
+    return captured.inputs_moment(captured.scale / jnp.where(total == 0, 1, total))
 
 
-def _outputs(captured: LayerCapture) -> LowerBlocks:
+def _outputs(captured: Capture) -> LowerBlocks:
     L, *_, out = captured.cotangents.shape
     flat = captured.cotangents.reshape(L, -1, out)
     return per_slice(LowerBlocks.moment, flat, flat)
 
 
-def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Eigenbasis:
+def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eigenbasis:
     """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
     G, A = nearest(left, right)
-    of_left, of_right = spectrum(jax.vmap(_lower)(G)), spectrum(jax.vmap(_lower)(A))
-    values = of_left.values[:, :, None] * of_right.values[:, None, :]
-    return Eigenbasis(of_left.vectors, of_right.vectors, values)
+    of_left = spectrum(jax.vmap(_lower)(G))
+    if isinstance(A, LowerBlocks):
+        of_right = spectrum(jax.vmap(_lower)(A))
+        vectors, values = of_right.vectors, of_right.values
+    else:
+        vectors, values = None, A
+    return Eigenbasis(of_left.vectors, vectors, of_left.values[:, :, None] * values[:, None, :])
 
 
 def nearest(
-    left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]
-) -> tuple[LowerBlocks, LowerBlocks]:
+    left: Sequence[LowerBlocks], right: Sequence[InputFactor]
+) -> tuple[LowerBlocks, InputFactor]:
     """One Kronecker product near the sum: ΣG_t and the mean of the A_t by the traces of the G_t."""
     if len(left) == 1:
         return left[0], right[0]
-    shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1)[:, None, None] for G in left]
+    shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1) for G in left]
     total = sum(shares[1:], shares[0])
     total = jnp.where(total == 0, 1, total)
-    G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
     weighted = [
-        jtu.tree_map(lambda column, share=share: share * column / total, A)
+        jtu.tree_map(partial(jax.vmap(jnp.multiply), share / total), A)
         for share, A in zip(shares, right, strict=True)
     ]
-    return G, jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *weighted)
+    return _sum(left), _sum(weighted)
 
 
-def whole(factors: Sequence[LowerBlocks]) -> list[Float[Array, "L m m"]]:
+def _sum(factors: Sequence[Any]) -> Any:
+    return jtu.tree_map(lambda *arrays: sum(arrays[1:], arrays[0]), *factors)
+
+
+def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L m m"]]:
     """The matrices of the factors of one layer, per term."""
-    return [jax.vmap(lambda factor: factor.matrix())(factor) for factor in factors]
+    return [jax.vmap(_matrix)(factor) for factor in factors]
+
+
+def _matrix(factor: LowerBlocks | Float[Array, " m"]) -> Float[Array, "m m"]:
+    return factor.matrix() if isinstance(factor, LowerBlocks) else jnp.diag(factor)
 
 
 def _lower(factor: LowerBlocks) -> Float[Array, "m m"]:
@@ -150,9 +198,15 @@ def in_bases(
     ]
 
 
-def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], EigenbasisBlock]:
+def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], AbstractBlock]:
     """What makes the block of one slice of a basis."""
-    return lambda basis: EigenbasisBlock(basis.left, basis.right, basis.values, layout)
+
+    def make(basis: Eigenbasis) -> AbstractBlock:
+        if basis.right is None:
+            return OutputBasisBlock(basis.left, basis.values, layout)
+        return EigenbasisBlock(basis.left, basis.right, basis.values, layout)
+
+    return make
 
 
 def assembled(
@@ -175,10 +229,13 @@ def assembled(
     )
 
 
-def due(before: Average, after: Average, every: int) -> Array:
-    """Whether bases are made anew: at the first three batches, then at every so many.
+def due(before: Average, after: Average, every: int, groups: int) -> list[Bool[Array, ""]]:
+    """Whether the bases of each group of weights are made anew.
 
-    A batch that is not finite is not counted.
+    They are at the first three batches, and then at every so many: the groups one after the other,
+    so that no step takes much longer than its neighbours. A batch that is not finite is not
+    counted.
     """
-    steps = before.steps
-    return (after.steps > steps) & ((steps < 3) | (steps % every == 0))
+    steps, counted = before.steps, after.steps > before.steps
+    ahead = [i * every // groups for i in range(groups)]
+    return [counted & ((steps < 3) | ((steps + steps_ahead) % every == 0)) for steps_ahead in ahead]

@@ -89,7 +89,4 @@ def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
 def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
     """How a layer's weights make one matrix, for a slice of them where they are stacked."""
     leaves = jtu.tree_leaves(linearisation.params)
-    shapes = [
-        leaves[j].shape if layer.length is None else leaves[j].shape[1:] for j in layer.leaves
-    ]
-    return Joined(tuple(shapes), layer.transposed)
+    return Joined(layer.slice_shapes([leaves[j].shape for j in layer.leaves]), layer.transposed)

@@ -1,6 +1,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import equinox as eqx
@@ -19,19 +20,22 @@ from ...operators.blocks import (
     AbstractBlockRows,
     BlockOperator,
     DenseBlock,
+    GroupRows,
     HeldRows,
     Joined,
     LayerRows,
     Ravelled,
     RowsBlock,
+    TableRows,
 )
-from ...rows import rows_for
+from ...rows import TokenRows, rows_for
 from .._base import AbstractPullback
 from ._base import AbstractStructure
-from ._captures import captures_of
+from ._captures import Capture, captures_of
 from ._partition import Group, groups_of
 from ._rest import blocks_of
 from ._slices import joined, of_slices
+from ._tokens import TokenCapture
 
 _TOO_LARGE = (
     "`BlockDiagonal(max_size={most})` refuses {found}, since the smaller of their matrices has "
@@ -113,12 +117,37 @@ def _of_layers(
 ) -> list[AbstractBlock]:
     """By the Gram matrix of a layer's inputs and cotangents."""
     captures = captures_of(linearisation, S, layers)
-    return [
-        _in_sample_space(
-            LayerRows, (found.inputs, found.cotangents), joined(layer, linearisation), layer.length
-        )
-        for layer, (found,) in zip(layers, captures, strict=True)
-    ]
+    blocks = []
+    for layer, (found,) in zip(layers, captures, strict=True):
+        kind, arrays = _rows_of(found, layer)
+        # The groups of a convolution are layers by themselves, but one module.
+        layout = joined(replace(layer, groups=1), linearisation)
+        blocks.append(_in_sample_space(kind, arrays, layout, layer.stack))
+    return blocks
+
+
+def _rows_of(
+    found: Capture, layer: MatrixLayer
+) -> tuple[Callable[..., AbstractBlockRows], tuple[Array, Array]]:
+    """What makes the rows of a slice, and the arrays that it takes, for all slices."""
+    if isinstance(found, TokenCapture):
+        make = functools.partial(_table_rows, vocabulary=found.vocabulary)
+        return make, (found.tokens, found.cotangents)
+    arrays = found.inputs, found.cotangents
+    if layer.groups == 1:
+        return LayerRows, arrays
+    inputs, cotangents = (
+        array.reshape(layer.stack or 1, layer.groups, *array.shape[1:]) for array in arrays
+    )
+    return _group_rows, (inputs, cotangents)
+
+
+def _group_rows(inputs: Array, cotangents: Array) -> GroupRows:
+    return GroupRows(eqx.filter_vmap(LayerRows)(inputs, cotangents))
+
+
+def _table_rows(tokens: Array, cotangents: Array, vocabulary: int) -> TableRows:
+    return TableRows(TokenRows(tokens, cotangents, vocabulary))
 
 
 def _of_rows(linearisation: AbstractLinearisation, S: _Factors, group: Group) -> AbstractBlock:

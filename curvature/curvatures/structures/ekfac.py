@@ -4,7 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
 
 from ..._checks import scalar
 from ..._precision import full_precision
@@ -14,12 +14,14 @@ from ...operators.blocks import BlockOperator
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import LayerCapture, captures_of
+from ._captures import Capture, captures_of
 from ._kronecker import (
     Approximation,
+    Bases,
     Eigenbasis,
     Factors,
     assembled,
+    bases_of,
     check,
     due,
     eigenbasis,
@@ -27,18 +29,17 @@ from ._kronecker import (
     in_bases,
 )
 from ._partition import Partition, partition_of
-from ._slices import Spectrum, spectrum
-
-
-class _Bases(eqx.Module):
-    layers: list[Eigenbasis]
-    dense: list[Spectrum]
 
 
 class _State(eqx.Module):
+    """The averages and the bases made of them now and then.
+
+    - `scales`: s of every layer.
+    """
+
     factors: Average
-    bases: _Bases
-    scales: Average
+    bases: Bases
+    scales: list[Average]
 
 
 class EKFAC(AbstractStructure):
@@ -92,12 +93,12 @@ class EKFAC(AbstractStructure):
 
         def shapes(linearisation: AbstractLinearisation) -> Any:
             _, factors = self._estimate(linearisation, partition, jax.random.key(0))
-            bases = _bases(factors)
-            return factors, bases, [basis.values for basis in bases.layers]
+            return factors, _bases(factors)
 
-        factors, bases, scales = eqx.filter_eval_shape(shapes, linearisation)
+        factors, bases = eqx.filter_eval_shape(shapes, linearisation)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
-        return _State(Average.zeros(factors), zeros, Average.zeros(scales))
+        scales = [Average.zeros(basis.values) for basis in bases.layers]
+        return _State(Average.zeros(factors), zeros, scales)
 
     @full_precision
     def update(
@@ -110,31 +111,34 @@ class EKFAC(AbstractStructure):
         partition = partition_of(linearisation, self.max_block)
         captures, estimate = self._estimate(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
-        factors, anew = average.value(self.decay), due(state.factors, average, self.every)
-        bases = jax.lax.cond(anew, _bases, lambda _: state.bases, factors)
-        of_batch = _scales(captures, bases.layers)
-        so_far = select(anew, Average.zeros(state.scales.total), state.scales)
-        scales = so_far.update(of_batch, self.decay)
-        operator = _operator(factors, bases, scales.value(self.decay), partition, linearisation)
+        factors = average.value(self.decay)
+        anew = due(state.factors, average, self.every, len(state.bases))
+        bases = _bases(factors, state.bases, anew)
+        scales = [
+            select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
+            for new, old, of_batch in zip(anew, state.scales, _scales(captures, bases.layers))
+        ]
+        scales = select(average.steps > state.factors.steps, scales, state.scales)
+        values = [of_layer.value(self.decay) for of_layer in scales]
+        operator = _operator(factors, bases, values, partition, linearisation)
         return operator, _State(average, bases, scales)
 
     def _estimate(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
-    ) -> tuple[list[list[LayerCapture]], Factors]:
+    ) -> tuple[list[list[Capture]], Factors]:
         S = self.of.operator(linearisation, key=key).factors
         captures = captures_of(linearisation, S, partition.layers)
         return captures, factors_of(linearisation, S, captures, partition, self.approximation)
 
 
-def _bases(factors: Factors) -> _Bases:
-    factors = jax.lax.stop_gradient(factors)
-    pairs = zip(factors.left, factors.right, strict=True)
-    layers = [eigenbasis(left, right) for left, right in pairs]
-    return _Bases(layers, [spectrum(matrices) for matrices in factors.dense])
+def _bases(
+    factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, ""]] = ()
+) -> Bases:
+    return bases_of(jax.lax.stop_gradient(factors), eigenbasis, old, due)
 
 
 def _scales(
-    captures: Sequence[Sequence[LayerCapture]], bases: Sequence[Eigenbasis]
+    captures: Sequence[Sequence[Capture]], bases: Sequence[Eigenbasis]
 ) -> list[Float[Array, "_L _out _in"]]:
     """The numbers s of every layer, the sum of those of its terms."""
     found = []
@@ -146,7 +150,7 @@ def _scales(
 
 def _operator(
     factors: Factors,
-    bases: _Bases,
+    bases: Bases,
     scales: Sequence[Float[Array, "_L _out _in"]],
     partition: Partition,
     linearisation: AbstractLinearisation,

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from ..._checks import one_of, scalar
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import (
+    AbstractBlock,
     AbstractBlockMap,
     BlockOperator,
     FactoredBlock,
@@ -22,49 +24,56 @@ from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import captures_of
+from ._captures import InputFactor, captures_of
 from ._kronecker import (
     Approximation,
+    Bases,
     Eigenbasis,
     Factors,
     assembled,
+    bases_of,
     check,
     due,
     eigenbasis,
     eigenbasis_block,
     factors_of,
+    renewed,
     whole,
 )
 from ._partition import Partition, partition_of
 from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, spectrum
 
 
-class _Bases(eqx.Module):
-    """Eigenvectors and eigenvalues of the factors.
+class _Basis(eqx.Module):
+    """Eigenvectors and eigenvalues of the factors of one layer.
 
-    - `layers`: those of G ⊗ A; None for layers with factored damping.
-    - `sums`: those of Σ_t G_t ⊗ A_t, for small layers in several terms; None for the others.
+    - `near`: those of G ⊗ A; None with factored damping.
+    - `of_sum`: those of Σ_t G_t ⊗ A_t, for a small layer in several terms, else None.
     """
 
-    layers: list[Eigenbasis | None]
-    sums: list[Spectrum | None]
-    dense: list[Spectrum]
+    near: Eigenbasis | None
+    of_sum: Spectrum | None
 
 
-class _Inverses(eqx.Module):
-    """The factored inverses, None for blocks that have none, and the λ that they were made for."""
+class _Inverse(eqx.Module):
+    """A factored inverse, and the λ that it was made for."""
 
-    blocks: list[AbstractBlockMap | None]
+    of_block: AbstractBlockMap
     damping: Scalar
 
 
 class _State(eqx.Module):
-    """With factored damping, `due` says that the step makes the inverses anew; else None."""
+    """The averages, and what is made of them now and then.
+
+    - `inverses`: the factored ones, None for blocks that have none.
+    - `due`: of layers and dense groups, which inverses `refresh` has to make anew; empty where
+      there are no inverses.
+    """
 
     factors: Average
-    bases: _Bases
-    inverses: _Inverses | None
-    due: Bool[Array, ""] | None
+    bases: Bases
+    inverses: list[_Inverse | None]
+    due: list[Bool[Array, ""]]
 
 
 class KFAC(AbstractStructure):
@@ -73,7 +82,8 @@ class KFAC(AbstractStructure):
     A is the second moment of the layer's inputs, with a 1 for the bias, G that of the cotangents of
     its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
     that the outputs depend on through its products alone, used once or often, along a sequence, in
-    a convolution, or stacked under `scan`. Other weights have the exact block of their module, or
+    a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
+    in groups, is a layer by itself. Other weights have the exact block of their module, or
     its diagonal where that block is larger than `max_block`.
 
     It is exact for one example at one position, and for a deep linear net with a Gaussian
@@ -81,8 +91,8 @@ class KFAC(AbstractStructure):
 
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
     Their eigenvectors, and so the operator, are made anew at the first three steps and then at
-    every `every`-th. A batch whose factors are not finite leaves the state as it was. A derivative
-    in the weights is refused.
+    every `every`-th, the layers one after the other. A batch whose factors are not finite leaves
+    the state as it was. A derivative in the weights is refused.
 
     **Arguments:**
 
@@ -95,7 +105,8 @@ class KFAC(AbstractStructure):
     - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
       π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
       made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
-      several terms has the exact one. The operator's products are with the latest G ⊗ A.
+      several terms, and a table, have the exact one. The operator's products are with the latest
+      G ⊗ A.
     """
 
     of: AbstractPullback
@@ -125,7 +136,8 @@ class KFAC(AbstractStructure):
     ) -> BlockOperator:
         partition = partition_of(linearisation, self.max_block)
         factors = self._factors(linearisation, partition, key)
-        return self._operator(factors, self._bases(factors), partition, linearisation)
+        bases = bases_of(factors, self._basis)
+        return self._operator(factors, bases, partition, linearisation)
 
     def init(self, linearisation: AbstractLinearisation | None) -> _State:
         if linearisation is None:
@@ -134,14 +146,17 @@ class KFAC(AbstractStructure):
 
         def shapes(linearisation: AbstractLinearisation) -> Any:
             factors = self._factors(linearisation, partition, jax.random.key(0))
-            bases = self._bases(factors)
+            bases = bases_of(factors, self._basis)
             operator = self._operator(factors, bases, partition, linearisation)
-            return factors, bases, self._inverses(operator, linearisation.loss)
+            inverses = [
+                _inverse(block, linearisation.loss) if is_made_of(block, FactoredBlock) else None
+                for block in operator.blocks
+            ]
+            return factors, bases, inverses
 
         factors, *others = eqx.filter_eval_shape(shapes, linearisation)
         bases, inverses = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), others)
-        due = None if inverses is None else jnp.zeros((), bool)
-        return _State(Average.zeros(factors), bases, inverses, due)
+        return _State(Average.zeros(factors), bases, inverses, _none_due(inverses, len(bases)))
 
     @full_precision
     def update(
@@ -155,30 +170,25 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = due(state.factors, average, self.every)
-        bases = jax.lax.cond(
-            anew, lambda factors: self._bases(factors), lambda _: state.bases, factors
-        )
+        anew = due(state.factors, average, self.every, len(state.bases))
+        bases = bases_of(factors, self._basis, state.bases, anew)
         operator = self._operator(factors, bases, partition, linearisation)
-        factored = state.inverses is not None
-        return operator, _State(average, bases, state.inverses, anew if factored else None)
+        return operator, _State(average, bases, state.inverses, anew if state.due else [])
 
     @full_precision
     def refresh(
         self, operator: lx.AbstractLinearOperator, state: _State, damping: Scalar
     ) -> tuple[lx.AbstractLinearOperator, _State]:
-        old = state.inverses
-        if old is None or state.due is None or not isinstance(operator, BlockOperator):
-            return operator, state
-        damping = damping.astype(old.damping.dtype)
-        new = jax.lax.cond(state.due, lambda: self._inverses(operator, damping), lambda: old)
-        assert new is not None
-        blocks = [
-            block if inverse is None else KeptInverse(block, inverse, new.damping)
-            for block, inverse in zip(operator.blocks, new.blocks, strict=True)
-        ]
+        assert isinstance(operator, BlockOperator)
+        blocks, inverses = [*operator.blocks], [*state.inverses]
+        for i, old in enumerate(inverses):
+            if old is not None:
+                make = partial(_inverse, blocks[i], damping.astype(old.damping.dtype))
+                inverse = inverses[i] = renewed(make, old, state.due[i])
+                blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
         refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
-        return refreshed, _State(state.factors, state.bases, new, state.due)
+        due = _none_due(inverses, len(state.due))
+        return refreshed, _State(state.factors, state.bases, inverses, due)
 
     def _factors(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
@@ -187,27 +197,13 @@ class KFAC(AbstractStructure):
         captures = captures_of(linearisation, S, partition.layers)
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
-    def _bases(self, factors: Factors) -> _Bases:
-        pairs = list(zip(factors.left, factors.right, strict=True))
-        return _Bases(
-            [None if self._is_factored(pair[0]) else eigenbasis(*pair) for pair in pairs],
-            [self._of_sum(left, right) for left, right in pairs],
-            [spectrum(matrices) for matrices in factors.dense],
-        )
+    def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:
+        factored = self.damping == "factored" and isinstance(right[0], LowerBlocks)
+        if factored and len(left) == 1:
+            return _Basis(None, None)
+        return _Basis(eigenbasis(left, right), self._of_sum(left, right))
 
-    def _is_factored(self, left: Sequence[LowerBlocks]) -> bool:
-        return self.damping == "factored" and len(left) == 1
-
-    def _inverses(self, operator: BlockOperator, damping: Scalar) -> _Inverses | None:
-        if self.damping == "exact":
-            return None
-        blocks = [
-            block.inverse(damping) if is_made_of(block, FactoredBlock) else None
-            for block in operator.blocks
-        ]
-        return _Inverses(blocks, damping)
-
-    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[LowerBlocks]) -> Spectrum | None:
+    def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Spectrum | None:
         if len(left) == 1:
             return None
         pairs = list(zip(whole(left), whole(right), strict=True))
@@ -219,15 +215,16 @@ class KFAC(AbstractStructure):
     def _operator(
         self,
         factors: Factors,
-        bases: _Bases,
+        bases: Bases,
         partition: Partition,
         linearisation: AbstractLinearisation,
     ) -> BlockOperator:
         blocks = []
-        for layer, near, of_sum, left, right in zip(
-            partition.layers, bases.layers, bases.sums, factors.left, factors.right, strict=True
+        for layer, basis, left, right in zip(
+            partition.layers, bases.layers, factors.left, factors.right, strict=True
         ):
             layout = joined(layer, linearisation)
+            near, of_sum = basis.near, basis.of_sum
             if near is None:
                 block = of_slices(_factored_block(layout), (left[0], right[0]), layer.length)
             elif len(left) == 1:
@@ -239,6 +236,16 @@ class KFAC(AbstractStructure):
                 block = of_slices(_products_block(layout), stacked, layer.length)
             blocks.append(block)
         return assembled(blocks, bases.dense, factors, partition, linearisation)
+
+
+def _none_due(inverses: Sequence[_Inverse | None], groups: int) -> list[Bool[Array, ""]]:
+    if all(inverse is None for inverse in inverses):
+        return []
+    return [jnp.zeros((), bool) for _ in range(groups)]
+
+
+def _inverse(block: AbstractBlock, damping: Scalar) -> _Inverse:
+    return _Inverse(block.inverse(damping), damping)
 
 
 def _factored_block(layout: Joined) -> Callable[[tuple[LowerBlocks, LowerBlocks]], FactoredBlock]:

@@ -27,8 +27,9 @@ class Joined:
         return out, width + len(self.shapes) - 1
 
     def join(self, arrays: list[Array]) -> Float[Array, "out in"]:
-        """[W, b] of a weight and its bias."""
-        matrix = arrays[0].T if self.transposed else arrays[0].reshape(len(arrays[0]), -1)
+        """[W, b] of a weight and its bias, each of its shape or ravelled."""
+        matrix = arrays[0].reshape(self.shapes[0][0], -1)
+        matrix = matrix.T if self.transposed else matrix
         if len(arrays) == 1:
             return matrix
         return jnp.concatenate([matrix, arrays[1].reshape(-1, 1).astype(matrix.dtype)], axis=1)

@@ -52,7 +52,7 @@ class BlockOperator(AbstractInvertibleOperator):
         found = list(shapes)
         for block, numbers in zip(self.blocks, self.leaves, strict=True):
             for j, values in zip(numbers, block.diagonal(), strict=True):
-                found[j] = values
+                found[j] = values.reshape(shapes[j].shape)
         return jfu.ravel_pytree(treedef.unflatten(found))[0]
 
     @full_precision

@@ -5,7 +5,6 @@ from jaxtyping import Array, Float, Scalar
 
 from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
-from .eigenbasis import EigenbasisBlock
 from .layouts import Joined
 
 # What an inner solve may leave of its right-hand side, in units of roundoff, and its most products.
@@ -17,13 +16,14 @@ class ProductsBlock(AbstractBlock):
 
     With λI the sum has no inverse in closed form. It is solved by conjugate gradients.
 
-    - `left`: G_t, out × out, positive semidefinite; `right`: A_t, in × in.
+    - `left`: G_t, out × out, positive semidefinite; `right`: A_t, in × in, or the diagonals of
+      diagonal ones.
     - `near`: one Kronecker product near the sum; its damped inverse preconditions the solve.
     """
 
     left: Float[Array, "terms out out"]
-    right: Float[Array, "terms in in"]
-    near: EigenbasisBlock
+    right: Float[Array, "terms *in"]
+    near: AbstractBlock
     layer: Joined = eqx.field(static=True)
 
     @property
@@ -32,10 +32,13 @@ class ProductsBlock(AbstractBlock):
 
     def mv(self, arrays: list[Array]) -> list[Array]:
         matrix = self.layer.join(arrays)
-        return self.layer.split(jnp.einsum("tij,jk,tkl->il", self.left, matrix, self.right))
+        axes = "tij,jk,tk->ik" if self.right.ndim == 2 else "tij,jk,tkl->il"
+        return self.layer.split(jnp.einsum(axes, self.left, matrix, self.right))
 
     def diagonal(self) -> list[Array]:
-        left, right = (jnp.diagonal(m, axis1=1, axis2=2) for m in (self.left, self.right))
+        left, right = jnp.diagonal(self.left, axis1=1, axis2=2), self.right
+        if right.ndim == 3:
+            right = jnp.diagonal(right, axis1=1, axis2=2)
         return self.layer.split(left.T @ right)
 
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
@@ -50,7 +53,7 @@ class _ByIteration(AbstractBlockMap):
     """(C + λI)⁻¹ by conjugate gradients, to a residual of ten units of roundoff."""
 
     block: ProductsBlock
-    near: AbstractBlock
+    near: AbstractBlockMap
     damping: Scalar
 
     def mv(self, arrays: list[Array]) -> list[Array]:

@@ -1,5 +1,6 @@
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Scalar
 
 from .._solved import Solved
@@ -7,7 +8,7 @@ from ._base import AbstractBlock, AbstractBlockMap
 
 
 class StackedBlock(AbstractBlock):
-    """One block for each slice of stacked weights [L, ...].
+    """One block for each of L slices of some weights: [L, ...], or L groups along the first axis.
 
     - `blocks`: all of them as one, whose arrays have a leading axis L.
     """
@@ -28,8 +29,10 @@ class StackedBlock(AbstractBlock):
         return _StackedMap(eqx.filter_vmap(lambda block: block.inverse(damping))(self.blocks))
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, arrays)
-        return Solved(each.direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
+        slices = _slices(self.blocks, arrays)
+        each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, slices)
+        d = _whole(each.direction, arrays)
+        return Solved(d, jnp.sum(each.metric), jnp.sum(each.squared_residual))
 
 
 class _StackedMap(AbstractBlockMap):
@@ -40,4 +43,14 @@ class _StackedMap(AbstractBlockMap):
 
 
 def _products(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
-    return eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, arrays)
+    slices = _slices(maps, arrays)
+    return _whole(eqx.filter_vmap(lambda one, of_one: one.mv(of_one))(maps, slices), arrays)
+
+
+def _slices(maps: AbstractBlockMap, arrays: list[Array]) -> list[Array]:
+    length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
+    return [array.reshape(length, -1) for array in arrays]
+
+
+def _whole(slices: list[Array], arrays: list[Array]) -> list[Array]:
+    return [found.reshape(array.shape) for found, array in zip(slices, arrays, strict=True)]

@@ -10,6 +10,7 @@ import curvature as cv
 from tests.curvature import cases
 from tests.curvature.tools import distance
 from tests.curvature.written import one_layer
+from tests.selection import slow_but
 
 DECAY, EVERY, BAD = 0.8, 3, 2
 
@@ -48,6 +49,26 @@ def test_those_of_the_first_examples_are_those_of_a_smaller_batch(x64):
     of_first, _ = trajectory(cv.FirstExamples(kfac, 2), one_layer(), batches)
     of_all, _ = trajectory(kfac, one_layer(), fewer)
     assert distance(of_first, of_all) <= 1e-12
+
+
+@pytest.mark.parametrize("damping", slow_but(["exact"], ["exact", "factored"]))
+def test_the_layers_are_refreshed_one_after_the_other(x64, damping):
+    """All at the first three steps, then each at every fourth, at steps of its own."""
+    model = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
+    batch = jax.random.normal(jax.random.key(1), (3, 2)), jnp.zeros((3, 1))
+    kfac = cv.KFAC(cv.GaussNewton(), decay=DECAY, every=4, damping=damping)
+    opt = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), kfac, damping=0.1)
+    state, renewed = opt.init(model, batch=batch), []
+    for step in range(11):
+        of_step = jax.tree.map(lambda x, step=step: x + 0.1 * step, batch)
+        model, new, _ = opt.step(model, of_step, state)
+        pair = (state.curvature, new.curvature)
+        made = [s.bases.layers if damping == "exact" else s.inverses for s in pair]
+        renewed.append([not eqx.tree_equal(old, one) for old, one in zip(*made, strict=True)])
+        state = new
+    first, second = ([i for i, of in enumerate(renewed) if of[layer]] for layer in (0, 1))
+    assert first == [0, 1, 2, 4, 8]
+    assert second == [0, 1, 2, 6, 10]
 
 
 @pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC])
@@ -98,8 +119,9 @@ def test_the_state_keeps_its_types(x64):
     assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
 
 
-def stepped(structure, case):
+def stepped(structure):
     """The loss after a step, as a function of λ and of a factor of all weights."""
+    case = cases.supervised(one_layer(), "categorical")
 
     def loss(damping, factor):
         C = structure(cv.GaussNewton())
@@ -111,24 +133,21 @@ def stepped(structure, case):
     return loss
 
 
+DERIVATIVES = [(cv.KFAC, (0,)), (cv.EKFAC, (0,)), (cv.BlockDiagonal, (0, 1))]
+
+
 @pytest.mark.usefixtures("as_installed")
-@pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
-def test_a_step_has_its_derivative_in_the_damping(x64, structure):
-    loss = jax.jit(stepped(structure, cases.supervised(one_layer(), "categorical")))
-    step = 1e-5
-    expected = (loss(0.1 + step, 1.0) - loss(0.1 - step, 1.0)) / (2 * step)
-    assert np.isclose(jax.grad(loss)(0.1, 1.0), expected, rtol=1e-6)
+@pytest.mark.parametrize(("structure", "of"), slow_but(DERIVATIVES[::2], DERIVATIVES))
+def test_a_step_has_its_derivatives(x64, structure, of):
+    """In the damping, and where blocks are exact, in the weights."""
+    loss, at, step = jax.jit(stepped(structure)), np.asarray([0.1, 1.0]), 1e-5
+    found = jax.jit(jax.grad(stepped(structure), argnums=of))(*at)
+    for j, derivative in zip(of, found, strict=True):
+        along = step * np.eye(2)[j]
+        expected = (loss(*(at + along)) - loss(*(at - along))) / (2 * step)
+        assert np.isclose(derivative, expected, rtol=1e-6)
 
 
 def test_a_derivative_in_the_weights_is_refused(x64):
-    loss = stepped(cv.KFAC, cases.supervised(one_layer(), "categorical"))
     with pytest.raises(ValueError, match="`KFAC` has no derivative in the weights"):
-        jax.grad(loss, argnums=1)(0.1, 1.0)
-
-
-@pytest.mark.usefixtures("as_installed")
-def test_exact_blocks_have_their_derivative_in_the_weights(x64):
-    loss = jax.jit(stepped(cv.BlockDiagonal, cases.supervised(one_layer(), "categorical")))
-    step = 1e-5
-    expected = (loss(0.1, 1.0 + step) - loss(0.1, 1.0 - step)) / (2 * step)
-    assert np.isclose(jax.grad(loss, argnums=1)(0.1, 1.0), expected, rtol=1e-6)
+        jax.eval_shape(jax.grad(stepped(cv.KFAC), argnums=1), 0.1, 1.0)

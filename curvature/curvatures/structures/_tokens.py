@@ -1,0 +1,50 @@
+"""What a table whose columns are looked up was asked for, and the cotangents of what it gave."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ...rows import TokenRows, added_up
+
+
+class TokenCapture(eqx.Module):
+    """One layer y = W e_v in one term, with its L slices: columns v of W are looked up.
+
+    It stands beside `LayerCapture`; its inputs are unit vectors, and none of them is made.
+
+    - `tokens`: v, for example i and position t; `vocabulary` itself stands for y = 0.
+    - `cotangents`: Δ, for column k of S; they hold √scale_i.
+    - `scale`: scale_i.
+    """
+
+    tokens: Int[Array, "L n t"]
+    cotangents: Float[Array, "L k n t out"]
+    scale: Float[Array, " n"]
+    vocabulary: int = eqx.field(static=True)
+
+    def rotated(
+        self, left: Float[Array, "L out out"], right: Float[Array, "L in in"] | None
+    ) -> "TokenCapture":
+        """In the basis U of outputs; that of inputs is the unit vectors, `right` is None."""
+        assert right is None
+        rotated = self.cotangents @ left[:, None, None]
+        return TokenCapture(self.tokens, rotated, self.scale, self.vocabulary)
+
+    def squares(self) -> Float[Array, "L out in"]:
+        """Σ_ik (Σ_t Δ_ikt e_vᵀ)², entry by entry: the diagonal of the layer's block."""
+
+        def of_slice(arrays: tuple[Array, Array]) -> Array:
+            return TokenRows(*arrays, self.vocabulary).squares().T
+
+        return jax.vmap(of_slice)((self.tokens, self.cotangents))
+
+    def reduced(self) -> "TokenCapture":
+        """The same, as for *expand*: the second moment of mean unit vectors is not diagonal."""
+        return self
+
+    def inputs_moment(self, share: Float[Array, " n"]) -> Float[Array, "L in"]:
+        """The diagonal of A = Σ_it share_i e_v e_vᵀ/t; what is beside the diagonal is zero."""
+        positions = self.tokens.shape[2]
+        values = jnp.broadcast_to(share[:, None] / positions, self.tokens.shape[1:])
+        return jax.vmap(lambda tokens: added_up(tokens, values, self.vocabulary))(self.tokens)

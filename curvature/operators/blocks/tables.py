@@ -1,0 +1,26 @@
+from jaxtyping import Array, Float
+
+from ...rows import TokenRows
+from .rows import AbstractBlockRows
+
+
+class TableRows(AbstractBlockRows):
+    """The rows of a table whose columns are looked up; none of them is made.
+
+    - `tokens`: as the rows of the sample space have them.
+    """
+
+    tokens: TokenRows
+
+    def mv(self, array: Float[Array, "out in"]) -> Float[Array, " m"]:
+        return self.tokens.mv(array.T).ravel()
+
+    def transpose_mv(self, weights: Float[Array, " m"]) -> Float[Array, "out in"]:
+        per_row = weights.reshape(self.tokens.cotangents.shape[:2])
+        return self.tokens.transpose_mv(per_row).T
+
+    def gram(self) -> Float[Array, "m m"]:
+        return self.tokens.products(self.tokens)
+
+    def squares(self) -> Float[Array, "out in"]:
+        return self.tokens.squares().T
