@@ -49,7 +49,7 @@ def hessian_free() -> cv.NaturalGradient:
 
 
 def kfac(
-    damping: float = 0.03,
+    damping: float = 0.003,
     minimum: float = 1e-3,
     decay: float = 0.9,
     every: int = 10,
@@ -66,7 +66,7 @@ def kfac(
 
 
 def ekfac(
-    damping: float = 0.03,
+    damping: float = 0.003,
     minimum: float = 1e-3,
     decay: float = 0.9,
     every: int = 10,
