@@ -140,12 +140,12 @@ def _rival(
 
 
 def _ours(make: Callable[..., cv.AbstractOptimiser], choices: list[Setting]) -> Method:
-    grid = _grid("damping", 0.03, 0.1, 0.01, 0.3, 0.003)
+    grid = _grid("damping", 0.03, 0.1, 0.01, 0.3, 0.003, 0.001)
     return Method(make, grid, choices, every=2, steps=400, scheduled=False)
 
 
 _CHEAPER = [{"examples": 500}, {"examples": 250}, {"every": 20}]
-_STEADIER = [{"decay": 0.8}, {"decay": 0.95}, {"minimum": 1e-2}]
+_STEADIER = [{"decay": 0.8}, {"decay": 0.95}, {"minimum": 3e-4}]
 # Each grid begins with the likeliest rate: a run that is behind the best one so far ends early.
 _LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
 METHODS = {
