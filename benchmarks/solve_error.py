@@ -41,6 +41,7 @@ def solve(
     if known:
         b = RightHandSide(linearisation, linearisation.cotangents, None)
         found = cv.SampleSpace().solve(damped, b, None)
+        assert found.residual is not None
         return found.direction, found.residual
     found = lx.linear_solve(damped, linearisation.grad, solver, throw=False)
     return found.value, found.stats["residual"]

@@ -2,26 +2,23 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import data
 from experiments.markdown import versions
 from training import machine
 
-from . import figure
-from .curves import BATCH_SIZE, Curve, initial_model, run
-from .levels import LEVELS, best
-from .methods import RATES, adam, hessian_free
-from .report import levels_table, tuning_table, verdict
-from .store import Made, kept
+from . import deep, figure
+from .curves import BATCH_SIZE, Curve
+from .levels import LEVELS
+from .methods import METHODS, WARM_UP, Setting
+from .report import levels_table, steps_of_hessian_free, tuning_table, verdict
+from .runs import SEEDS, TUNING_SEED, Runs
+from .tuning import SHORTER, SLACK, Tried, label
 
 TEMPLATE = Path(__file__).with_name("template.md")
-SEEDS = (0, 1, 2)
-TUNING_SEED = 100
-HESSIAN_FREE_STEPS, ADAM_STEPS, TUNING_STEPS = 200, 3000, 600
-ADAM_EVERY = 20
-"""Steps of Adam between two evaluations."""
+RECONSTRUCTED = ("K-FAC", "Adam")
 
 
 def main() -> None:
@@ -31,38 +28,32 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("outputs/autoencoder"), help="where runs are kept"
     )
+    parser.add_argument(
+        "--deep", action="store_true", help="the deeper network instead: `autoencoder_deep.*`"
+    )
     arguments = parser.parse_args()
-    dataset, runs = data.mnist10k(), arguments.runs
-    like = initial_model(dataset, TUNING_SEED)
-
-    def by_adam(rate: float, seed: int, steps: int, until: float) -> Made:
-        def make() -> Made:
-            return run(adam(rate), dataset, seed, steps=steps, every=ADAM_EVERY, until=until)
-
-        return kept(runs / f"adam_{rate:g}_{seed}", make, like)
-
-    def by_hessian_free(seed: int) -> Made:
-        def make() -> Made:
-            steps, until = HESSIAN_FREE_STEPS, LEVELS[-1]
-            return run(hessian_free(), dataset, seed, steps=steps, every=1, until=until)
-
-        return kept(runs / f"hessian_free_{seed}", make, like)
-
-    tried = {rate: by_adam(rate, TUNING_SEED, TUNING_STEPS, LEVELS[0])[0] for rate in RATES}
-    rate = RATES[best(list(tried.values()), LEVELS[0])]
-    print(tuning_table(tried), flush=True)
-    ours = [by_hessian_free(seed) for seed in SEEDS]
-    theirs = [by_adam(rate, seed, ADAM_STEPS, LEVELS[-1]) for seed in SEEDS]
-    made = {"Hessian-free": ours, f"Adam({rate:g})": theirs}
-    curves = {name: [curve for curve, _ in of_method] for name, of_method in made.items()}
-    models = {name: of_method[0][1] for name, of_method in made.items()}
+    dataset = data.mnist10k()
+    if arguments.deep:
+        deep.compare(dataset, arguments.folder, arguments.runs)
+        return
+    runs = Runs(dataset, arguments.runs)
+    tuned = {name: runs.tuned(name) for name in METHODS}
+    curves, models = {name: [] for name in METHODS}, {}
+    for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
+        for name, (setting, _) in tuned.items():
+            curve, model = runs.made(name, setting, seed)
+            curves[name].append(curve)
+            models.setdefault(name, model)
     print(levels_table(curves), flush=True)
-    figure.draw(curves, models, dataset, arguments.folder / "autoencoder.png")
-    _write(arguments.folder, curves, tried, rate)
+    shown = {name: models[name] for name in RECONSTRUCTED}
+    figure.draw(curves, shown, dataset, arguments.folder / "autoencoder.png")
+    _write(arguments.folder, curves, tuned)
 
 
 def _write(
-    folder: Path, curves: dict[str, list[Curve]], tried: dict[float, Curve], rate: float
+    folder: Path,
+    curves: Mapping[str, Sequence[Curve]],
+    tuned: Mapping[str, tuple[Setting, Sequence[Tried]]],
 ) -> None:
     about = machine.describe()
     text = TEMPLATE.read_text().format(
@@ -71,36 +62,46 @@ def _write(
         processor=about["processor"],
         cores=about["cores"],
         batch_size=BATCH_SIZE,
-        tuned_level=LEVELS[0],
+        tuned_level=LEVELS[-1],
         tuning_seed=TUNING_SEED,
-        rate=rate,
-        every=ADAM_EVERY,
+        warm_up=WARM_UP,
+        shorter=SHORTER,
+        slack=SLACK,
+        every=", ".join(f"{method.every} of {name}" for name, method in METHODS.items()),
+        most=", ".join(f"{method.steps:,} of {name}" for name, method in METHODS.items()),
         seeds=", ".join(map(str, SEEDS)),
+        settings="\n".join(f"- {name}: {label(setting)}" for name, (setting, _) in tuned.items()),
         table=levels_table(curves),
         verdict=verdict(curves),
+        hessian_free=steps_of_hessian_free(curves),
         first_seed=SEEDS[0],
         last_steps=", ".join(
-            f"{name} after {seeds[0][-1].step} steps, at a training loss of {seeds[0][-1].loss:.1f}"
-            for name, seeds in curves.items()
+            f"{name} after {curves[name][0][-1].step} steps, at {curves[name][0][-1].loss:.1f}"
+            for name in RECONSTRUCTED
         ),
-        hessian_free_steps=HESSIAN_FREE_STEPS,
-        adam_steps=ADAM_STEPS,
-        tuning_steps=TUNING_STEPS,
-        tuning=tuning_table(tried),
+        tuning="\n\n".join(
+            f"### {name}\n\n{tuning_table(tried)}"
+            for name, (_, tried) in tuned.items()
+            if len(tried) > 1
+        ),
     )
     (folder / "autoencoder.md").write_text(text)
     results = {
         "machine": about,
         "seeds": SEEDS,
         "columns": ["step", "seconds", "processor_seconds", "loss"],
-        "curves": {name: _rounded(seeds) for name, seeds in curves.items()},
-        "tuning": {f"{rate:g}": _rounded([curve])[0] for rate, curve in tried.items()},
+        "curves": {name: [_rounded(curve) for curve in seeds] for name, seeds in curves.items()},
+        "settings": {name: setting for name, (setting, _) in tuned.items()},
+        "tuning": {
+            name: {label(setting): _rounded(curve) for setting, curve in tried}
+            for name, (_, tried) in tuned.items()
+        },
     }
     (folder / "autoencoder.json").write_text(json.dumps(results) + "\n")
 
 
-def _rounded(curves: Sequence[Curve]) -> list[list[list[float]]]:
-    return [[[round(number, 3) for number in point] for point in curve] for curve in curves]
+def _rounded(curve: Curve) -> list[list[float]]:
+    return [[round(number, 3) for number in point] for point in curve]
 
 
 if __name__ == "__main__":

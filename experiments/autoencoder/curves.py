@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -13,13 +14,22 @@ from jaxtyping import Array, Float, Int
 import curvature as cv
 import models
 from data import Dataset, batch_indices
-from training.evaluate import Evaluator
 from training.settings import MODEL_STREAM
-from training.sources import source
+from training.sources import batch_shapes, source
 from training.stepper import Stepper
 
 BATCH_SIZE = 1000
-SIZES = (256, 64, 16)
+
+
+class Network(NamedTuple):
+    """The layers of an encoder, which the decoder mirrors, and what is between them."""
+
+    sizes: tuple[int, ...]
+    activation: Callable[[Array], Array]
+
+
+SMALL = Network((256, 64, 16), jnp.tanh)
+DEEP = Network((1000, 500, 250, 30), jax.nn.relu)
 
 
 class Point(NamedTuple):
@@ -39,11 +49,11 @@ class Point(NamedTuple):
 Curve = list[Point]
 
 
-def initial_model(dataset: Dataset, seed: int) -> models.Autoencoder:
+def initial_model(dataset: Dataset, seed: int, network: Network = SMALL) -> models.Autoencoder:
     """The weights with which `python train.py experiment=autoencoder seed=...` begins."""
     key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
     make = eqx.filter_jit(models.Autoencoder)
-    return make(dataset.input_shape, dataset.output_size, sizes=SIZES, key=key)
+    return make(dataset.input_shape, dataset.output_size, **network._asdict(), key=key)
 
 
 def run(
@@ -54,28 +64,32 @@ def run(
     steps: int,
     every: int,
     until: float,
+    late: Callable[[Curve], bool] = lambda curve: False,
+    network: Network = SMALL,
 ) -> tuple[Curve, eqx.Module]:
     """Train on the batches of `train.py`, and evaluate before the first and after `every` steps.
 
-    **Arguments:** `steps`, the most steps; `until`, the loss below which the run ends.
+    **Arguments:** `steps`, the most steps; `until`, the loss below which the run ends; `late`,
+    whether it ends in any case.
 
     **Returns:** the curve and the last model.
     """
-    model = initial_model(dataset, seed)
+    model = initial_model(dataset, seed, network)
     data, draw = source(dataset)
-    evaluator = Evaluator(optimiser.objective, dataset)
-    stepper = Stepper(optimiser, model, optimiser.init(model), data, seed, draw)
+    loss = eqx.filter_jit(optimiser.objective.loss)
     assert dataset.num_train is not None
     per_epoch = dataset.num_train // BATCH_SIZE
+    state = optimiser.init(model, batch=batch_shapes(dataset, model, BATCH_SIZE))
+    stepper = Stepper(optimiser, model, state, data, seed, draw)
     stepper.compile(jax.ShapeDtypeStruct((per_epoch, BATCH_SIZE), jnp.int32))
     seconds, step = np.zeros(2), 0
 
     def point() -> Point:
         wall, processor = map(float, seconds)
-        return Point(step, wall, processor, evaluator.train(stepper.model)["loss"])
+        return Point(step, wall, processor, float(loss(stepper.model, data)))
 
     curve = [point()]
-    while step < steps and until < curve[-1].loss < np.inf:
+    while step < steps and until < curve[-1].loss < np.inf and not late(curve):
         began = _clocks()
         for _ in range(every):
             stepper.step(_batches(seed, step // per_epoch, dataset.num_train))

@@ -13,7 +13,7 @@ from data import Dataset
 from .curves import Curve
 from .levels import LEVELS
 
-COLOURS = ("#0072b2", "#d55e00")
+COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#555555")
 TICKS = (60, 70, 80, 90, 120, 200, 400)
 IMAGES = 10
 
@@ -26,7 +26,8 @@ def draw(
 ) -> None:
     """Two panels of curves, a line per seed, over rows of images: the originals, each model's.
 
-    **Arguments:** `curves` and `reconstructions`, by method; the models, of one seed.
+    **Arguments:** `curves` and `reconstructions`, by method; the models, of one seed, and perhaps
+    of fewer methods.
     """
     images = np.asarray(dataset.test[0])[:IMAGES]
     rows = {"test images": images}
@@ -34,13 +35,14 @@ def draw(
         pixels = jax.nn.sigmoid(jax.vmap(model)(images))  # pyright: ignore[reportArgumentType]
         rows[name] = np.asarray(pixels).reshape(images.shape)
     figure, panels = plt.subplot_mosaic(
-        [["step", "seconds"], *([name, name] for name in rows)],
+        [["step", "processor_seconds"], *([name, name] for name in rows)],
         figsize=(10, 4 + len(rows)),
         height_ratios=[4] + [1] * len(rows),
         layout="constrained",
     )
     _curves(panels["step"], curves, "step", "steps")
-    _curves(panels["seconds"], curves, "seconds", "seconds, without compilation and evaluation")
+    label = "processor seconds, without compilation and evaluation"
+    _curves(panels["processor_seconds"], curves, "processor_seconds", label)
     panels["step"].set_ylabel("training loss, whole part")
     panels["step"].legend()
     for name, row in rows.items():

@@ -39,12 +39,12 @@ def ratio(ours: Sequence[Point | None], theirs: Sequence[Point | None], name: st
 
 
 def best(curves: Sequence[Curve], level: float) -> int:
-    """The curve that reaches the level in the fewest steps, else that of the least last loss."""
+    """The curve that reaches the level first by the processor, else that of the least last loss."""
 
     def key(curve: Curve) -> tuple[float, float]:
         point = reached(curve, level)
         # A loss that is not a number is no loss to compare.
         last = curve[-1].loss if curve[-1].loss == curve[-1].loss else float("inf")
-        return (float("inf") if point is None else point.step, last)
+        return (float("inf") if point is None else point.processor_seconds, last)
 
     return min(range(len(curves)), key=lambda index: key(curves[index]))

@@ -1,12 +1,39 @@
-"""The two optimisers that are compared."""
+"""The optimisers that are compared, and what is tried of each on the tuning seed."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import optax
 import optimistix as optx
 
 import curvature as cv
+from training import rivals
 
 OBJECTIVE = cv.Autoencoding(cv.Bernoulli())
-RATES = (1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
+WARM_UP = 50
+"""Steps over which a rate that is scheduled grows linearly."""
+
+Setting: TypeAlias = dict[str, Any]
+"""The keyword arguments of a method."""
+
+
+class Method(NamedTuple):
+    """An optimiser and its settings.
+
+    - `make`: the optimiser of a setting.
+    - `grid`: settings that are tried first.
+    - `choices`: changes of the best one, tried one after the other; one that helps is kept.
+    - `every`: steps between two evaluations.
+    - `steps`: the most steps.
+    - `scheduled`: whether a falling learning rate is tried as well.
+    """
+
+    make: Callable[..., cv.AbstractOptimiser]
+    grid: list[Setting]
+    choices: list[Setting]
+    every: int
+    steps: int
+    scheduled: bool
 
 
 def hessian_free() -> cv.NaturalGradient:
@@ -21,6 +48,112 @@ def hessian_free() -> cv.NaturalGradient:
     )
 
 
-def adam(learning_rate: float) -> cv.FirstOrder:
-    """Adam, to be tuned over `RATES`."""
-    return cv.FirstOrder(OBJECTIVE, optax.adam(learning_rate))
+def kfac(
+    damping: float = 0.003,
+    minimum: float = 1e-3,
+    decay: float = 0.9,
+    every: int = 10,
+    examples: int | None = None,
+    inverse: Literal["exact", "factored"] = "exact",
+) -> cv.NaturalGradient:
+    """K-FAC with its own learning rate and momentum, `conf/experiment/autoencoder_kfac.yaml`.
+
+    **Arguments:** `damping` and `minimum`, of λ; `decay` and `every`, of the factors; `examples`,
+    from how many of the batch the factors are made, None for all; `inverse`, how they are damped.
+    """
+    structure = cv.KFAC(cv.SampledFisher(1), decay=decay, every=every, damping=inverse)
+    return _preconditioned(structure, damping, minimum, examples)
+
+
+def ekfac(
+    damping: float = 0.003,
+    minimum: float = 1e-3,
+    decay: float = 0.9,
+    every: int = 10,
+    examples: int | None = None,
+) -> cv.NaturalGradient:
+    """As `kfac`, with corrected eigenvalues."""
+    structure = cv.EKFAC(cv.SampledFisher(1), decay=decay, every=every)
+    return _preconditioned(structure, damping, minimum, examples)
+
+
+def adam(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
+    """Adam. **Arguments:** as for all rivals, `until`: see `rate`."""
+    return cv.FirstOrder(OBJECTIVE, optax.adam(rate(learning_rate, until), **choices))
+
+
+def muon(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
+    """Muon, with Adam at the same rate for the biases."""
+    return cv.FirstOrder(
+        OBJECTIVE,
+        optax.contrib.muon(
+            rate(learning_rate, until),
+            muon_weight_dimension_numbers=rivals.matrix_axes,
+            **choices,
+        ),
+    )
+
+
+def soap(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
+    """SOAP."""
+    return cv.FirstOrder(OBJECTIVE, rivals.soap(rate(learning_rate, until), **choices))
+
+
+def shampoo(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
+    """Shampoo, grafted from Adam."""
+    return cv.FirstOrder(OBJECTIVE, rivals.shampoo(rate(learning_rate, until), **choices))
+
+
+def rate(peak: float, until: int | None) -> optax.ScalarOrSchedule:
+    """`peak` throughout; or, up to step `until`, a linear warm-up and a linear fall to zero."""
+    if until is None:
+        return peak
+    up = optax.linear_schedule(0.0, peak, WARM_UP)
+    return optax.join_schedules([up, optax.linear_schedule(peak, 0.0, until - WARM_UP)], [WARM_UP])
+
+
+def _preconditioned(
+    structure: cv.AbstractCurvature, damping: float, minimum: float, examples: int | None
+) -> cv.NaturalGradient:
+    return cv.NaturalGradient(
+        OBJECTIVE,
+        cv.GaussNewton(),
+        cv.Preconditioned(),
+        preconditioner=structure if examples is None else cv.FirstExamples(structure, examples),
+        damping=cv.LevenbergMarquardt(initial=damping, minimum=minimum),
+        momentum=cv.QuadraticMomentum(),
+    )
+
+
+def _grid(name: str, *values: float) -> list[Setting]:
+    return [{name: value} for value in values]
+
+
+def _rival(
+    make: Callable[..., cv.AbstractOptimiser],
+    rates: tuple[float, ...],
+    choices: list[Setting],
+    every: int,
+) -> Method:
+    grid = _grid("learning_rate", *rates)
+    return Method(make, grid, choices, every, steps=3000, scheduled=True)
+
+
+def _ours(make: Callable[..., cv.AbstractOptimiser], choices: list[Setting]) -> Method:
+    grid = _grid("damping", 0.03, 0.1, 0.01, 0.3, 0.003, 0.001)
+    return Method(make, grid, choices, every=2, steps=400, scheduled=False)
+
+
+_CHEAPER = [{"examples": 500}, {"examples": 250}, {"every": 20}]
+_STEADIER = [{"decay": 0.8}, {"decay": 0.95}, {"minimum": 3e-4}]
+# Each grid begins with the likeliest rate: a run that is behind the best one so far ends early.
+_LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
+METHODS = {
+    "K-FAC": _ours(kfac, [*_CHEAPER, {"inverse": "factored"}, *_STEADIER]),
+    "EKFAC": _ours(ekfac, _CHEAPER),
+    "Adam": _rival(adam, (3e-3, 5e-3, 2e-3, 1e-3, 1e-2), [], every=20),
+    "Muon": _rival(muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
+    "SOAP": _rival(soap, (1e-2, 2e-2, 5e-2, 3e-3, 1e-1), _LESS_OFTEN, every=10),
+    "Shampoo": _rival(shampoo, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), _LESS_OFTEN, every=10),
+    "Hessian-free": Method(hessian_free, [{}], [], every=1, steps=200, scheduled=False),
+}

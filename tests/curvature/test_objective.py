@@ -27,7 +27,7 @@ LINEARISED = [
 ]
 
 
-@pytest.mark.parametrize("model", slow_but(["several_terms", "autoencoder"], LINEARISED))
+@pytest.mark.parametrize("model", slow_but(["several_terms"], LINEARISED))
 def test_linearisation(x64, model):
     """The loss, twice, and its gradient are those of the dense one by autodiff."""
     case = MODELS[model]("categorical")

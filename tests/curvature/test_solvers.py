@@ -19,12 +19,20 @@ from tests.selection import slow_but
 DAMPINGS = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]
 
 
-def network(width, depth):
-    """An MLP 784-…-10 in float32, and 64 images of which three in ten pixels are always black."""
+def mlp(width, depth):
+    """An MLP 784-…-10 in float32."""
+    return eqx.nn.MLP(784, 10, width, depth, key=jax.random.key(0))
+
+
+def images():
+    """64 of them, in which three in ten pixels are always black, with labels."""
     rng = np.random.default_rng(0)
     x = (rng.random((64, 784)) * (rng.random(784) < 0.7)).astype(np.float32)
-    y = rng.integers(10, size=64).astype(np.int32)
-    return eqx.nn.MLP(784, 10, width, depth, key=jax.random.key(0)), (x, y)
+    return x, rng.integers(10, size=64).astype(np.int32)
+
+
+def network(width, depth):
+    return mlp(width, depth), images()
 
 
 @eqx.filter_jit
@@ -186,8 +194,9 @@ def structured(structure):
 
 DIAGONAL = structured(cv.Diagonal(cv.GaussNewton()))
 LOW_RANK = structured(cv.LowRank(cv.GaussNewton(), 3))
-MEDIUM = network(width=128, depth=1)  # 100k weights, 64 × 9 rows
-SMALL = network(width=4, depth=1)  # 3,190 weights
+# Shapes are enough.
+MEDIUM = eqx.filter_eval_shape(mlp, 128, 1), images()  # 100k weights, 64 × 9 rows
+SMALL = eqx.filter_eval_shape(mlp, 4, 1), images()  # 3,190 weights
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # What bash does where Tab is pressed at the end of a line.
 SCRIPT = """
@@ -15,6 +17,14 @@ echo "${COMPREPLY[@]}"
 """
 
 
+def test_the_options_of_a_group_are_found(train, monkeypatch):
+    """What the script of `-sc install=bash` asks for."""
+    monkeypatch.setenv("COMP_LINE", "python train.py curvature=gau")
+    done = train("-sc", "query=bash")
+    assert (done.code, done.out.split()) == (0, ["curvature=gauss_newton"]), done.err
+
+
+@pytest.mark.slow
 def test_completion_in_bash():
     assert SCRIPT.splitlines()[1] in (ROOT / "README.md").read_text()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

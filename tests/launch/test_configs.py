@@ -21,7 +21,16 @@ EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 BY_ADAM = {"cartpole_plain"}
 QUICK = {"wine"}
-FIRST_FILES = dict(reversed(FILES)).items()  # one of each group
+OPTIONS = {group: [name for of, name in FILES if of == group] for group, _ in FILES}
+# Not every choice of these goes with every choice of the others; an experiment is composed below.
+ALONE = "curvature", "objective", "optimiser", "solver"
+BESIDE = [group for group in OPTIONS if group not in (*ALONE, "experiment")]
+CHOICES = [
+    {group: OPTIONS[group][k % len(OPTIONS[group])] for group in BESIDE}
+    for k in range(max(len(OPTIONS[group]) for group in BESIDE))
+]
+CHOICES += [{group: option} for group in ALONE for option in OPTIONS[group]]
+QUICK_CHOICES = [CHOICES[0], {"curvature": "averaged"}, {"optimiser": "adam"}]
 
 
 def test_there_are_files():
@@ -29,17 +38,21 @@ def test_there_are_files():
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
 
-@pytest.mark.parametrize(("group", "option"), slow_but(FIRST_FILES, FILES))
-def test_composes_and_instantiates(group, option, compose):
-    job = planned_job(compose(f"{group}={option}"), multirun=False)
-    assert job.config["choices"][group] == option
-    if group == "dataset" and option in DOWNLOADED:
-        assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
-    elif group == "recorders":
-        assert instantiate(group, job.config[group][option]) is not None
-    elif group != "experiment":
-        is_none = (group, option) == ("preconditioner", "none")
-        assert (instantiate(group, job.config[group]) is None) == is_none
+@pytest.mark.parametrize(
+    "choices", slow_but(QUICK_CHOICES, CHOICES), ids=lambda choices: "-".join(choices.values())
+)
+def test_composes_and_instantiates(choices, compose):
+    overrides = [f"{group}={option}" for group, option in choices.items()]
+    job = planned_job(compose(*overrides), multirun=False)
+    for group, option in choices.items():
+        assert job.config["choices"][group] == option
+        if group == "dataset" and option in DOWNLOADED:
+            assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
+        elif group == "recorders":
+            assert instantiate(group, job.config[group][option]) is not None
+        else:
+            is_none = (group, option) == ("preconditioner", "none")
+            assert (instantiate(group, job.config[group]) is None) == is_none
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, EXPERIMENTS))
@@ -71,12 +84,16 @@ def test_experiment_trains(name, compose, train, request):
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
 
 
-ROLES = [name for name in FILES if name[0] in ("structure", "preconditioner")]
+IN_BOTH = [("structure", "diagonal"), ("preconditioner", "diagonal")]
+STRUCTURES = [name for name in OPTIONS["structure"] if name != "full"]
+# Each in one of its roles, and one in both.
+ROLES = [(("structure", "preconditioner")[k % 2], name) for k, name in enumerate(STRUCTURES)]
+ROLES += [role for role in IN_BOTH if role not in ROLES]
 
 
 @pytest.mark.parametrize(
     ("role", "name"),
-    slow_but([("structure", "diagonal"), ("preconditioner", "diagonal")], ROLES),
+    slow_but(IN_BOTH, ROLES),
 )
 def test_structure_trains_in_either_role(role, name, train):
     arguments = "model=linear", "batch_size=20", "max_steps=2", "hydra.run.dir=run"

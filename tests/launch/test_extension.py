@@ -1,16 +1,12 @@
 """What lies outside the repository, as in the README: a module, a YAML file, `--config-dir`."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.readme import block
 
-TRAIN = Path(__file__).parents[2] / "train.py"
 # A package in the place of wandb's that prints what it is told.
 WANDB = """
 class Run:
@@ -22,7 +18,9 @@ def init(project, config, dir): print("began", project, config["seed"]); return 
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """Where the files are; what is imported from there is forgotten."""
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
     mine = tmp_path / "mine"
     files = {
         "half_fisher.py": block("class HalfFisher"),
@@ -39,19 +37,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_curvature_and_a_recorder_run(folder):
-    """In a process of its own, started somewhere else."""
+def test_a_curvature_and_a_recorder_run(folder, train):
     mine = "--config-dir", "mine", "curvature=half_fisher", "recorders=wandb"
-    cheap = "model=linear", "solver=cg", "search=learning_rate", "max_steps=2"
-    done = subprocess.run(
-        [sys.executable, str(TRAIN), *mine, *cheap, "hydra.run.dir=run"],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},  # it takes two steps
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    cheap = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20", "max_steps=2"
+    done = train(*mine, *cheap, "hydra.run.dir=run")
+    assert done.code == 0, done.err
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert (summary["curvature"], summary["steps"]) == ("half_fisher", 2)
-    told = [line for line in done.stdout.splitlines() if line.startswith(("began", "log", "end"))]
+    told = [line for line in done.out.splitlines() if line.startswith(("began", "log", "end"))]
     assert told == ["began curvature 0", "logged 1", "logged 2", "ended finished"]
 
 

@@ -107,10 +107,10 @@ def test_an_environment_has_no_training_part_to_cut(train, override):
     assert f"`{name}` needs a dataset; `cartpole` is an environment." in done.err
 
 
-def test_first_order_runs_are_called_by_their_optimiser(train, standard_promotion):
-    done = train("optimiser=adam", "model=linear", "max_steps=1", "hydra.run.dir=run")
+def test_first_order_runs_are_called_by_their_optimiser(train):
+    done = train(*FIRST_ORDER, "max_steps=1", "hydra.run.dir=run")
     assert done.code == 0, done.err
-    assert json.loads((done.folder / "run" / "summary.json").read_text())["curvature"] == "adam"
+    assert json.loads((done.folder / "run" / "summary.json").read_text())["curvature"] == "sgd"
     config = yaml.safe_load((done.folder / "run" / "config.yaml").read_text())
     assert "curvature" not in config["choices"]
 
@@ -153,20 +153,20 @@ def test_one_failed_job_does_not_end_the_sweep(train, rows):
 
     def task(config):
         ran.append(config.seed)
-        if config.seed == 1:
+        if config.seed == 0:
             raise RuntimeError("out of memory")
         return FINISHED
 
-    done = train("-m", *FIRST_ORDER, "seed=0,1,2", task=task)
-    assert ran == [0, 1, 2]
+    done = train("-m", *FIRST_ORDER, "seed=0,1", task=task)
+    assert ran == [0, 1]
     assert done.code == 1
     assert "out of memory" in done.err
     assert "Traceback" not in done.err
     table = rows(done.out)
-    assert [row["status"] for row in table] == ["finished", "failed", "finished"]
-    assert table[1]["reason"].startswith("RuntimeError: out of memory")
+    assert [row["status"] for row in table] == ["failed", "finished"]
+    assert table[0]["reason"].startswith("RuntimeError: out of memory")
     (log,) = [path for path in done.made if path.name == "error.log"]
-    assert log.parent.name == "1"
+    assert log.parent.name == "0"
     assert "RuntimeError: out of memory" in log.read_text()
 
 
@@ -223,11 +223,10 @@ def test_an_interrupted_sweep_starts_no_other_job(train, rows):
         ran.append(config.seed)
         return {"status": "interrupted", "exit_code": 75}
 
-    done = train("-m", *FIRST_ORDER, "seed=0,1,2", task=task)
+    done = train("-m", *FIRST_ORDER, "seed=0,1", task=task)
     assert ran == [0]
     assert done.code == 75
-    statuses = [row["status"] for row in rows(done.out)]
-    assert statuses == ["interrupted", "not started", "not started"]
+    assert [row["status"] for row in rows(done.out)] == ["interrupted", "not started"]
 
 
 def test_the_precision_of_a_job_is_its_own(train):
@@ -240,8 +239,8 @@ def test_the_precision_of_a_job_is_its_own(train):
         )
         return FINISHED
 
-    assert train("-m", *FIRST_ORDER, "x64=false,true,false", task=task).code == 0
-    assert dtypes == [{"float32"}, {"float64"}, {"float32"}]
+    assert train("-m", *FIRST_ORDER, "x64=true,false", task=task).code == 0
+    assert dtypes == [{"float64"}, {"float32"}]
 
 
 def test_sizes_follow_the_dataset_and_weights_the_seed(train):

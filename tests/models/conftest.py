@@ -23,14 +23,18 @@ def name(request: pytest.FixtureRequest) -> str:
 def build() -> Callable[..., eqx.Module]:
     """A model as its YAML file says, but for the sizes and what is overridden."""
 
+    @functools.cache
+    def maker(name: str, settings: str) -> Callable[..., eqx.Module]:
+        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        make = hydra.utils.instantiate(config | yaml.safe_load(settings), _convert_="all")
+        # As one program: a model that is made operation by operation compiles each of them.
+        return eqx.filter_jit(make)
+
     def build(
         name: str, input_shape: Sequence[int] = (8, 8), *, seed: int = 0, **overrides: Any
     ) -> eqx.Module:
-        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
         sizes = {"input_shape": list(input_shape), "output_size": CLASSES}
-        make = hydra.utils.instantiate(config | sizes | overrides, _convert_="all")
-        # As one program: a model that is made operation by operation compiles each of them.
-        return eqx.filter_jit(make)(key=jax.random.key(seed))
+        return maker(name, yaml.safe_dump(sizes | overrides))(key=jax.random.key(seed))
 
     return build
 

@@ -1,0 +1,84 @@
+"""The best setting of a method on one seed."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from .curves import Curve
+from .levels import LEVELS, best, reached
+from .methods import Method, Setting
+
+Late: TypeAlias = Callable[[Curve], bool]
+SLACK = 1.2
+"""A run ends when it reaches a level so much later than the best run so far."""
+SHORTER = 0.75
+"""A falling rate ends at zero after this share of the steps of the constant one."""
+
+
+class Tried(NamedTuple):
+    """A setting and the curve of its run."""
+
+    setting: Setting
+    curve: Curve
+
+
+def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting, list[Tried]]:
+    """The setting that reaches the last level in the fewest processor seconds.
+
+    First the grid; then the choices, of which those that help are kept; then, where the method has
+    a learning rate, one that grows and falls again, with the peak of the best constant one, and
+    with twice that.
+
+    **Arguments:** `run`, makes the curve of a setting, and may end where it is late.
+
+    **Returns:** the setting, and all that were tried, in this order.
+    """
+    tried: list[Tried] = []
+
+    def so_far() -> Tried:
+        return tried[best([each.curve for each in tried], LEVELS[-1])]
+
+    def attempt(setting: Setting) -> None:
+        # A rate that falls is judged where it has fallen.
+        early = tried and "until" not in setting
+        late = behind(so_far().curve) if early else never
+        tried.append(Tried(setting, run(setting, late)))
+
+    for setting in method.grid:
+        attempt(setting)
+    for choice in method.choices:
+        attempt(so_far().setting | choice)
+    constant = so_far()
+    last = reached(constant.curve, LEVELS[-1])
+    if method.scheduled and last is not None:
+        for factor in (1.0, 2.0):
+            peak = factor * constant.setting["learning_rate"]
+            until = round(SHORTER * last.step)
+            attempt(constant.setting | {"learning_rate": peak, "until": until})
+    return so_far().setting, tried
+
+
+def never(curve: Curve) -> bool:
+    """A run is never late."""
+    del curve
+    return False
+
+
+def behind(other: Curve) -> Late:
+    """Whether a run is behind another at a level that it has not reached."""
+    points = {level: reached(other, level) for level in LEVELS}
+    limits = {
+        level: SLACK * point.processor_seconds
+        for level, point in points.items()
+        if point is not None
+    }
+
+    def late(curve: Curve) -> bool:
+        now = curve[-1].processor_seconds
+        return any(now > limit and reached(curve, level) is None for level, limit in limits.items())
+
+    return late
+
+
+def label(setting: Setting) -> str:
+    """A setting in words, which is also a part of the names of files."""
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "as published"
