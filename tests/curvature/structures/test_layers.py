@@ -1,6 +1,7 @@
 """The structures of layers that are more than one matrix times vectors."""
 
 import functools
+import itertools
 from dataclasses import replace
 
 import equinox as eqx
@@ -164,9 +165,10 @@ def test_one_example_at_one_position_is_exact(x64, structure, name):
     assert np.isclose(np.trace(found), np.trace(exact), rtol=1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    slow_but([("deep_and_grouped", cv.BlockDiagonal)], itertools.product(LAYERS, STRUCTURES)),
+)
 def test_as_an_operator(x64, name, structure):
     (operator,) = operators(made(name), [structure])
     laws.check_operator(operator)
