@@ -84,12 +84,16 @@ def test_experiment_trains(name, compose, train, request):
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
 
 
-ROLES = [name for name in FILES if name[0] in ("structure", "preconditioner")]
+IN_BOTH = [("structure", "diagonal"), ("preconditioner", "diagonal")]
+STRUCTURES = [name for name in OPTIONS["structure"] if name != "full"]
+# Each in one of its roles, and one in both.
+ROLES = [(("structure", "preconditioner")[k % 2], name) for k, name in enumerate(STRUCTURES)]
+ROLES += [role for role in IN_BOTH if role not in ROLES]
 
 
 @pytest.mark.parametrize(
     ("role", "name"),
-    slow_but([("structure", "diagonal"), ("preconditioner", "diagonal")], ROLES),
+    slow_but(IN_BOTH, ROLES),
 )
 def test_structure_trains_in_either_role(role, name, train):
     arguments = "model=linear", "batch_size=20", "max_steps=2", "hydra.run.dir=run"

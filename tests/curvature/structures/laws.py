@@ -20,11 +20,12 @@ from tests.curvature.tools import distance
 
 PULLBACKS = tuple(name for name in CURVATURES if name != "identity")
 TWO = ("gauss_newton", "true_fisher")
-# Every model with two curvatures, and every curvature and likelihood with one model.
+# Every kind of model with two curvatures, and every curvature and likelihood with one model.
 QUICK = [("tanh", "categorical", TWO)]
+KINDS = [model for model in MODELS if model not in ("tanh", "relu")]
 ROWS = [
     *QUICK,
-    *((model, cases.ONE.get(model, "categorical"), TWO) for model in MODELS if model != "tanh"),
+    *((model, cases.ONE.get(model, "categorical"), TWO) for model in KINDS),
     *(("tanh", likelihood, PULLBACKS) for likelihood in cases.LIKELIHOODS),
 ]
 DAMPINGS = (1e-8, 1e-5, 1e-2, 1.0, 10.0)

@@ -42,7 +42,7 @@ def test_as_an_operator(x64, model, structure):
 
 
 TANH = ("tanh", laws.TWO)
-ALL = [("tanh", laws.PULLBACKS), ("convnet", laws.TWO), ("transformer", laws.TWO)]
+ALL = [("tanh", laws.PULLBACKS), ("convnet", laws.TWO)]
 
 
 @pytest.mark.parametrize(("model", "names"), slow_but([TANH], [TANH, *ALL]))
