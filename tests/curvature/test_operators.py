@@ -26,7 +26,7 @@ from tests.selection import slow_but
 # All curvatures of a group are made by one program.
 GROUPS = [["identity", "true_fisher", "divergence"]]
 GROUPS.append([name for name in CURVATURES if name not in GROUPS[0]])
-# All curvatures for every likelihood, and for terms of several; for other models those of one group.
+# All curvatures for each likelihood and for several terms; those of one group for other models.
 WHOLE = [*(("tanh", likelihood) for likelihood in cases.LIKELIHOODS), ("several_terms", "gaussian")]
 ROWS = [(*pair, name) for pair in WHOLE for name in CURVATURES]
 for _k, _model in enumerate(model for model in MODELS if model not in dict(WHOLE)):
