@@ -26,10 +26,11 @@ from tests.selection import slow_but
 # All curvatures of a group are made by one program.
 GROUPS = [["identity", "true_fisher", "divergence"]]
 GROUPS.append([name for name in CURVATURES if name not in GROUPS[0]])
-# Every model with one likelihood, and every likelihood with one model.
-PAIRS = [(model, cases.ONE.get(model, "categorical")) for model in MODELS]
-PAIRS += [("tanh", likelihood) for likelihood in ("bernoulli", "gaussian")]
-ROWS = [(model, likelihood, name) for model, likelihood in PAIRS for name in CURVATURES]
+# All curvatures for each likelihood and for several terms; those of one group for other models.
+WHOLE = [*(("tanh", likelihood) for likelihood in cases.LIKELIHOODS), ("several_terms", "gaussian")]
+ROWS = [(*pair, name) for pair in WHOLE for name in CURVATURES]
+for _k, _model in enumerate(model for model in MODELS if model not in dict(WHOLE)):
+    ROWS += [(_model, cases.ONE.get(_model, "categorical"), name) for name in GROUPS[_k % 2]]
 QUICK = [("tanh", "categorical", name) for name in GROUPS[0]]
 KEY = jax.random.key(3)
 
