@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PyTree, Scalar
 
 from .._trees import add_scaled, norm, vdot
 from ..linearisation import AbstractLinearisation
-from ..operators import DampedOperator
+from ..operators import DampedOperator, Solved, solved_by_product
 
 
 class RightHandSide(eqx.Module):
@@ -134,16 +134,20 @@ def solve_with(
 ) -> Solution:
     """The solution by any direct solver, with numbers that cost one product with C."""
     d, result, stats = solver.compute(solver.init(operator, {}), vector, {})
-    Cd, damping = operator.operator.mv(d), operator.damping
-    residual = jtu.tree_map(lambda b, Cd, d: b - Cd - damping.astype(d.dtype) * d, vector, Cd, d)
-    b_norm = norm(vector)
+    solved = solved_by_product(operator.operator.mv, operator.damping, vector, d)
+    return solution_of(solved, vector, stats.get("num_steps", 0), result)
+
+
+def solution_of(solved: Solved, vector: PyTree[Array], steps: Any, result: lx.RESULTS) -> Solution:
+    """The solution for the right-hand side `vector`, of which C's share of the numbers is known."""
+    d, b_norm = solved.direction, norm(vector)
     return Solution(
         direction=d,
         slope=vdot(d, vector),
-        metric=jnp.maximum(vdot(d, Cd), 0),
+        metric=solved.metric,
         squared_norm=vdot(d, d),
         vector_norm=b_norm,
-        residual=relative(norm(residual), b_norm),
-        steps=jnp.asarray(stats.get("num_steps", 0), jnp.int32),
+        residual=relative(jnp.sqrt(solved.squared_residual), b_norm),
+        steps=jnp.asarray(steps, jnp.int32),
         result=result,
     )

@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree, Scalar
 
-from .._trees import norm, vdot
 from ..operators import AbstractInvertibleOperator, AbstractPositiveOperator, DampedOperator
-from ._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
+from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solution_of
 
 _NO_INVERSE = (
     "`Structured()` solves by the damped inverse that a structure knows, and `{found}` has none: "
@@ -45,18 +44,7 @@ class Structured(AbstractSymmetricSolver):
         del start, preconditioner
         structure, damping = _split(operator)
         vector = b.vector()
-        solved = structure.solve(vector, damping)
-        d, b_norm = solved.direction, norm(vector)
-        return Solution(
-            direction=d,
-            slope=vdot(d, vector),
-            metric=solved.metric,
-            squared_norm=vdot(d, d),
-            vector_norm=b_norm,
-            residual=relative(jnp.sqrt(solved.squared_residual), b_norm),
-            steps=jnp.zeros((), jnp.int32),
-            result=lx.RESULTS.successful,
-        )
+        return solution_of(structure.solve(vector, damping), vector, 0, lx.RESULTS.successful)
 
 
 def _split(operator: lx.AbstractLinearOperator) -> tuple[AbstractInvertibleOperator, Scalar]:
