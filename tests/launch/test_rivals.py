@@ -16,7 +16,7 @@ RIVALS = ["muon", "lbfgs", "soap", "shampoo"]
 STEPS, STOP = 12, 1
 
 
-@pytest.mark.parametrize("name", slow_but(["shampoo"], RIVALS))
+@pytest.mark.parametrize("name", slow_but(["muon"], RIVALS))
 def test_the_loss_falls_and_a_restored_state_goes_on(name, compose, standard_promotion):
     """On a model of every kind of weight: kernels, their biases, matrices and vectors.
 

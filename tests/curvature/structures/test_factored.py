@@ -67,14 +67,15 @@ def test_inverses_are_those_of_the_last_refresh(x64, l2):
 def test_a_solve_reports_the_numbers_of_the_matrix_that_it_inverts(x64):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)))
     here = OBJECTIVE.linearise(one_layer(), (x, jnp.zeros((6, 3))))
-    operator = FACTORED.operator(here)
+    operator = eqx.filter_jit(FACTORED.operator)(here)
+    solve = eqx.filter_jit(lambda damping: operator.solve(here.grad, damping))
     G, A, _ = factors(np.asarray(here.params.linear.weight), np.asarray(x))
     assert distance(operator.as_matrix(), np.kron(G, A)) <= 1e-12
     assert distance(operator.diagonal(), np.diag(np.kron(G, A))) <= 1e-12
     g = np.asarray(here.grad.linear.weight).ravel()
     for damping in (1e-8, 1e-3, 10.0):
         inverse = written(G, A, damping)
-        solved = operator.solve(here.grad, jnp.asarray(damping))
+        solved = solve(jnp.asarray(damping))
         d = np.asarray(solved.direction.linear.weight).ravel()
         np.testing.assert_allclose(d, inverse @ g, rtol=1e-6)
         metric = d @ (np.linalg.inv(inverse) - damping * np.eye(9)) @ d

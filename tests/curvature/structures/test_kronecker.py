@@ -25,9 +25,9 @@ def evaluated(structure, model, names=laws.TWO):
         return laws.evaluated(model, likelihood, structure, KEY, names=names)
 
 
-QUICK = [("tanh", "kfac"), ("tanh", "ekfac")]
+QUICK = [("tanh", "ekfac")]
 # Both for the one whose blocks are sums of products; each of the others for one of them.
-OTHERS = [("several_terms", "kfac"), ("several_terms", "ekfac")]
+OTHERS = [("tanh", "kfac"), ("several_terms", "kfac"), ("several_terms", "ekfac")]
 OTHERS += [(model, "kfac") for model in ("convnet", "frozen", "rows")]
 OTHERS += [(model, "ekfac") for model in ("transformer", "called_twice", "dropout", "autoencoder")]
 
