@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import data
+from experiments.comparison.curves import Curve, Ended, rounded
+from experiments.comparison.method import WARM_UP, Setting, label
+from experiments.comparison.runs import SEEDS, TUNING_SEED, Runs
+from experiments.comparison.tables import levels_table, tuning_table
+from experiments.comparison.tuning import SHORTER, SLACK, Tried, tune
 from experiments.markdown import versions
 from training import machine
 
 from . import deep, figure
-from .curves import BATCH_SIZE, Curve
-from .levels import LEVELS
-from .methods import METHODS, WARM_UP, Setting
-from .report import levels_table, steps_of_hessian_free, tuning_table, verdict
-from .runs import SEEDS, TUNING_SEED, Runs
-from .tuning import SHORTER, SLACK, Tried, label
+from .methods import METHODS
+from .problem import BATCH_SIZE, LEVELS, small
+from .report import OURS, steps_of_hessian_free, verdict
 
 TEMPLATE = Path(__file__).with_name("template.md")
 RECONSTRUCTED = ("K-FAC", "Adam")
@@ -36,18 +38,28 @@ def main() -> None:
     if arguments.deep:
         deep.compare(dataset, arguments.folder, arguments.runs)
         return
-    runs = Runs(dataset, arguments.runs)
-    tuned = {name: runs.tuned(name) for name in METHODS}
+    runs = Runs(small(dataset), arguments.runs)
+    tuned = {name: _tuned(runs, name) for name in METHODS}
     curves, models = {name: [] for name in METHODS}, {}
     for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
         for name, (setting, _) in tuned.items():
-            curve, model = runs.made(name, setting, seed)
+            curve, model = runs.made(name, METHODS[name], setting, seed, until=LEVELS[-1])
             curves[name].append(curve)
             models.setdefault(name, model)
-    print(levels_table(curves), flush=True)
+    print(levels_table(curves, LEVELS, OURS), flush=True)
     shown = {name: models[name] for name in RECONSTRUCTED}
     figure.draw(curves, shown, dataset, arguments.folder / "autoencoder.png")
     _write(arguments.folder, curves, tuned)
+
+
+def _tuned(runs: Runs, name: str) -> tuple[Setting, Sequence[Tried]]:
+    """The best setting of a method on the tuning seed, and all that were tried."""
+
+    def run(setting: Setting, late: Ended) -> Curve:
+        made = runs.made(name, METHODS[name], setting, TUNING_SEED, until=LEVELS[-1], late=late)
+        return made[0]
+
+    return tune(METHODS[name], run, LEVELS)
 
 
 def _write(
@@ -71,7 +83,7 @@ def _write(
         most=", ".join(f"{method.steps:,} of {name}" for name, method in METHODS.items()),
         seeds=", ".join(map(str, SEEDS)),
         settings="\n".join(f"- {name}: {label(setting)}" for name, (setting, _) in tuned.items()),
-        table=levels_table(curves),
+        table=levels_table(curves, LEVELS, OURS),
         verdict=verdict(curves),
         hessian_free=steps_of_hessian_free(curves),
         first_seed=SEEDS[0],
@@ -80,7 +92,7 @@ def _write(
             for name in RECONSTRUCTED
         ),
         tuning="\n\n".join(
-            f"### {name}\n\n{tuning_table(tried)}"
+            f"### {name}\n\n{tuning_table(tried, LEVELS)}"
             for name, (_, tried) in tuned.items()
             if len(tried) > 1
         ),
@@ -90,18 +102,14 @@ def _write(
         "machine": about,
         "seeds": SEEDS,
         "columns": ["step", "seconds", "processor_seconds", "loss"],
-        "curves": {name: [_rounded(curve) for curve in seeds] for name, seeds in curves.items()},
+        "curves": {name: [rounded(curve) for curve in seeds] for name, seeds in curves.items()},
         "settings": {name: setting for name, (setting, _) in tuned.items()},
         "tuning": {
-            name: {label(setting): _rounded(curve) for setting, curve in tried}
+            name: {label(setting): rounded(curve) for setting, curve in tried}
             for name, (_, tried) in tuned.items()
         },
     }
     (folder / "autoencoder.json").write_text(json.dumps(results) + "\n")
-
-
-def _rounded(curve: Curve) -> list[list[float]]:
-    return [[round(number, 3) for number in point] for point in curve]
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data import Dataset
+from experiments.comparison.curves import Curve
+from experiments.comparison.method import Method, Setting, label
+from experiments.comparison.runs import TUNING_SEED, Runs
+from experiments.comparison.tuning import lowest
 from experiments.markdown import table, versions
 from training import machine
 
 from . import figure
-from .curves import BATCH_SIZE, DEEP, Curve, initial_model, run
-from .methods import Setting, adam, kfac
-from .runs import TUNING_SEED
-from .store import Made, kept
-from .tuning import label
+from .methods import adam, kfac
+from .problem import BATCH_SIZE, deep
 
 TEMPLATE = Path(__file__).with_name("deep.md")
 SEED = 0
@@ -26,29 +27,20 @@ GRIDS: dict[str, list[Setting]] = {
 }
 
 
-def compare(dataset: Dataset, folder: Path, runs: Path) -> None:
+def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
     """Tune on one seed, run on another, draw and write `autoencoder_deep.json, .md, .png`."""
     assert dataset.num_train is not None
     per_epoch = dataset.num_train // BATCH_SIZE
-    like = initial_model(dataset, SEED, DEEP)
-
-    def made(name: str, setting: Setting, seed: int, epochs: int) -> Made:
-        def make() -> Made:
-            optimiser, steps = MAKE[name](**setting), epochs * per_epoch
-            return run(
-                optimiser, dataset, seed, steps=steps, every=per_epoch, until=0.0, network=DEEP
-            )
-
-        file = f"deep_{name}_{label(setting)}_{seed}".replace(" ", "_").replace(",", "")
-        return kept(runs / file, make, like)
-
+    runs = Runs(deep(dataset), kept)
     tuned, curves, models = {}, {}, {}
     for name, grid in GRIDS.items():
-        tried = [made(name, setting, TUNING_SEED, TUNING_EPOCHS)[0] for setting in grid]
-        best = min(range(len(grid)), key=lambda index: tried[index][-1].loss)
-        tuned[name] = {label(each): curve for each, curve in zip(grid, tried, strict=True)}
-        title = f"{name}({label(grid[best])})"
-        curves[title], models[title] = made(name, grid[best], SEED, EPOCHS)
+        method = Method(MAKE[name], grid, [], per_epoch, TUNING_EPOCHS * per_epoch, scheduled=False)
+        best, tuned[name] = lowest(
+            method, lambda s, n=name, m=method: runs.made(n, m, s, TUNING_SEED)[0]
+        )
+        title = f"{name}({label(best)})"
+        method = method._replace(steps=EPOCHS * per_epoch)
+        curves[title], models[title] = runs.made(name, method, best, SEED)
     figure.draw(
         {name: [curve] for name, curve in curves.items()},
         models,
@@ -68,14 +60,22 @@ def compare(dataset: Dataset, folder: Path, runs: Path) -> None:
         tuning=table(
             ["method", "setting", f"loss after {TUNING_EPOCHS} epochs"],
             [
-                [name, setting, f"{curve[-1].loss:.1f}"]
-                for name, of_method in tuned.items()
-                for setting, curve in of_method.items()
+                [name, label(setting), f"{curve[-1].loss:.1f}"]
+                for name, tried in tuned.items()
+                for setting, curve in tried
             ],
         ),
     )
     (folder / "autoencoder_deep.md").write_text(text)
-    results = {"machine": about, "seed": SEED, "curves": curves, "tuning": tuned}
+    results = {
+        "machine": about,
+        "seed": SEED,
+        "curves": curves,
+        "tuning": {
+            name: {label(setting): curve for setting, curve in tried}
+            for name, tried in tuned.items()
+        },
+    }
     (folder / "autoencoder_deep.json").write_text(json.dumps(results) + "\n")
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data import Dataset
+from experiments.comparison.curves import Curve
+from experiments.comparison.lines import lines
 
-from .curves import Curve
-from .levels import LEVELS
+from .problem import LEVELS
 
-COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#555555")
 TICKS = (60, 70, 80, 90, 120, 200, 400)
 IMAGES = 10
 
@@ -54,14 +54,7 @@ def draw(
 
 
 def _curves(axes: Axes, curves: dict[str, list[Curve]], column: str, label: str) -> None:
-    # The start, of no steps, is left out: it has no place on a logarithmic axis.
-    for colour, (name, seeds) in zip(COLOURS, curves.items()):
-        for number, curve in enumerate(seeds):
-            axes.plot(
-                [getattr(point, column) for point in curve[1:]],
-                [point.loss for point in curve[1:]],
-                color=colour, linewidth=1, label=name if number == 0 else None,
-            )  # fmt: skip
+    lines(axes, curves, column)
     for level in LEVELS:
         axes.axhline(level, color="0.6", linewidth=0.7, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel=label)

@@ -1,39 +1,16 @@
 """The optimisers that are compared, and what is tried of each on the tuning seed."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 import optax
 import optimistix as optx
 
 import curvature as cv
+from experiments.comparison.method import Method, Setting, rate
 from training import rivals
 
-OBJECTIVE = cv.Autoencoding(cv.Bernoulli())
-WARM_UP = 50
-"""Steps over which a rate that is scheduled grows linearly."""
-
-Setting: TypeAlias = dict[str, Any]
-"""The keyword arguments of a method."""
-
-
-class Method(NamedTuple):
-    """An optimiser and its settings.
-
-    - `make`: the optimiser of a setting.
-    - `grid`: settings that are tried first.
-    - `choices`: changes of the best one, tried one after the other; one that helps is kept.
-    - `every`: steps between two evaluations.
-    - `steps`: the most steps.
-    - `scheduled`: whether a falling learning rate is tried as well.
-    """
-
-    make: Callable[..., cv.AbstractOptimiser]
-    grid: list[Setting]
-    choices: list[Setting]
-    every: int
-    steps: int
-    scheduled: bool
+from .problem import OBJECTIVE
 
 
 def hessian_free() -> cv.NaturalGradient:
@@ -102,14 +79,6 @@ def soap(learning_rate: float, until: int | None = None, **choices: Any) -> cv.F
 def shampoo(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
     """Shampoo, grafted from Adam."""
     return cv.FirstOrder(OBJECTIVE, rivals.shampoo(rate(learning_rate, until), **choices))
-
-
-def rate(peak: float, until: int | None) -> optax.ScalarOrSchedule:
-    """`peak` throughout; or, up to step `until`, a linear warm-up and a linear fall to zero."""
-    if until is None:
-        return peak
-    up = optax.linear_schedule(0.0, peak, WARM_UP)
-    return optax.join_schedules([up, optax.linear_schedule(peak, 0.0, until - WARM_UP)], [WARM_UP])
 
 
 def _preconditioned(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ...rows import Factor, LowerBlocks, factorise
-from .._solved import Solved, solved_by_product
+from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined, Ravelled
 
@@ -110,22 +110,35 @@ class RowsBlock(AbstractBlock):
         return self.layout.split(self.rows.squares())
 
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
-        gram = LowerBlocks.of(self.rows.gram())
-        damping = damping.astype(gram.columns[0].dtype)
-        return _RowsInverse(self, factorise(gram, damping, gram.norm()), damping)
+        return self._inverse(damping)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        d = self.inverse(damping).mv(arrays)
-        return solved_by_product(self.mv, damping, arrays, d)
+        """The residual of d = (v − Aᵀw)/λ is Aᵀ(w − A d): a product with A and the Gram matrix."""
+        inverse = self._inverse(damping)
+        d, weights = inverse.solution(self.layout.join(arrays))
+        image = self.rows.mv(d)
+        left = weights - image
+        squared = jnp.vdot(left, inverse.gram.symmetric_mv(left[:, None])[:, 0])
+        return Solved(self.layout.split(d), jnp.vdot(image, image), jnp.maximum(squared, 0))
+
+    def _inverse(self, damping: Scalar) -> "_RowsInverse":
+        gram = LowerBlocks.of(self.rows.gram())
+        damping = damping.astype(gram.columns[0].dtype)
+        return _RowsInverse(self, gram, factorise(gram, damping, gram.norm()), damping)
 
 
 class _RowsInverse(AbstractBlockMap):
     block: RowsBlock
+    gram: LowerBlocks
     factor: Factor
     damping: Scalar
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        rows, layout = self.block.rows, self.block.layout
-        array = layout.join(arrays)
+        layout = self.block.layout
+        return layout.split(self.solution(layout.join(arrays))[0])
+
+    def solution(self, array: Array) -> tuple[Array, Array]:
+        """The damped inverse times v, and w = (AAᵀ + λI)⁻¹ A v."""
+        rows = self.block.rows
         weights = self.factor.solve(rows.mv(array))
-        return layout.split((array - rows.transpose_mv(weights)) / self.damping)
+        return (array - rows.transpose_mv(weights)) / self.damping, weights

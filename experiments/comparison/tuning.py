@@ -1,13 +1,12 @@
 """The best setting of a method on one seed."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from .curves import Curve
-from .levels import LEVELS, best, reached
-from .methods import Method, Setting
+from .curves import Curve, Ended
+from .levels import best, last_loss, reached
+from .method import Method, Setting
 
-Late: TypeAlias = Callable[[Curve], bool]
 SLACK = 1.2
 """A run ends when it reaches a level so much later than the best run so far."""
 SHORTER = 0.75
@@ -21,8 +20,10 @@ class Tried(NamedTuple):
     curve: Curve
 
 
-def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting, list[Tried]]:
-    """The setting that reaches the last level in the fewest processor seconds.
+def tune(
+    method: Method, run: Callable[[Setting, Ended], Curve], levels: Sequence[float]
+) -> tuple[Setting, list[Tried]]:
+    """The setting that reaches the last of the levels in the fewest processor seconds.
 
     First the grid; then the choices, of which those that help are kept; then, where the method has
     a learning rate, one that grows and falls again, with the peak of the best constant one, and
@@ -35,12 +36,12 @@ def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting
     tried: list[Tried] = []
 
     def so_far() -> Tried:
-        return tried[best([each.curve for each in tried], LEVELS[-1])]
+        return tried[best([each.curve for each in tried], levels[-1])]
 
     def attempt(setting: Setting) -> None:
         # A rate that falls is judged where it has fallen.
         early = tried and "until" not in setting
-        late = behind(so_far().curve) if early else never
+        late = behind(so_far().curve, levels) if early else never
         tried.append(Tried(setting, run(setting, late)))
 
     for setting in method.grid:
@@ -48,7 +49,7 @@ def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting
     for choice in method.choices:
         attempt(so_far().setting | choice)
     constant = so_far()
-    last = reached(constant.curve, LEVELS[-1])
+    last = reached(constant.curve, levels[-1])
     if method.scheduled and last is not None:
         for factor in (1.0, 2.0):
             peak = factor * constant.setting["learning_rate"]
@@ -57,15 +58,21 @@ def tune(method: Method, run: Callable[[Setting, Late], Curve]) -> tuple[Setting
     return so_far().setting, tried
 
 
+def lowest(method: Method, run: Callable[[Setting], Curve]) -> tuple[Setting, list[Tried]]:
+    """The setting of the grid with the lowest last loss, and all that were tried."""
+    tried = [Tried(setting, run(setting)) for setting in method.grid]
+    return min(tried, key=lambda each: last_loss(each.curve)).setting, tried
+
+
 def never(curve: Curve) -> bool:
     """A run is never late."""
     del curve
     return False
 
 
-def behind(other: Curve) -> Late:
+def behind(other: Curve, levels: Sequence[float]) -> Ended:
     """Whether a run is behind another at a level that it has not reached."""
-    points = {level: reached(other, level) for level in LEVELS}
+    points = {level: reached(other, level) for level in levels}
     limits = {
         level: SLACK * point.processor_seconds
         for level, point in points.items()
@@ -77,8 +84,3 @@ def behind(other: Curve) -> Late:
         return any(now > limit and reached(curve, level) is None for level, limit in limits.items())
 
     return late
-
-
-def label(setting: Setting) -> str:
-    """A setting in words, which is also a part of the names of files."""
-    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "as published"

@@ -1,12 +1,11 @@
 """When a curve first reaches a loss, and what several seeds say of that together."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from .curves import Curve, Point
-
-LEVELS = (90.0, 80.0, 70.0)
 
 
 class Spread(NamedTuple):
@@ -38,13 +37,17 @@ def ratio(ours: Sequence[Point | None], theirs: Sequence[Point | None], name: st
     return Spread(statistics.median(ratios), min(ratios), max(ratios))
 
 
+def last_loss(curve: Curve) -> float:
+    """The last loss; infinite where it is not a number, which is no loss to compare."""
+    last = curve[-1].loss
+    return math.inf if math.isnan(last) else last
+
+
 def best(curves: Sequence[Curve], level: float) -> int:
     """The curve that reaches the level first by the processor, else that of the least last loss."""
 
     def key(curve: Curve) -> tuple[float, float]:
         point = reached(curve, level)
-        # A loss that is not a number is no loss to compare.
-        last = curve[-1].loss if curve[-1].loss == curve[-1].loss else float("inf")
-        return (float("inf") if point is None else point.processor_seconds, last)
+        return (math.inf if point is None else point.processor_seconds, last_loss(curve))
 
     return min(range(len(curves)), key=lambda index: key(curves[index]))

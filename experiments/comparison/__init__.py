@@ -1,0 +1,1 @@
+"""What comparisons of optimisers share: curves of runs, tuning, levels and tables."""

@@ -1,0 +1,23 @@
+"""Losses of several methods in one diagram."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from .curves import Curve
+
+COLOURS = (
+    "#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#555555", "#000000",
+)  # fmt: skip
+
+
+def lines(axes: Axes, curves: Mapping[str, Sequence[Curve]], column: str) -> None:
+    """A line per seed, against a column of the curves; a colour per method."""
+    # The start, of no steps, is left out: it has no place on a logarithmic axis.
+    for colour, (name, seeds) in zip(COLOURS, curves.items()):
+        for number, curve in enumerate(seeds):
+            axes.plot(
+                [getattr(point, column) for point in curve[1:]],
+                [point.loss for point in curve[1:]],
+                color=colour, linewidth=1, label=name if number == 0 else None,
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Every structure of the Fisher matrix on small networks: steps and seconds to Adam's last loss."""
