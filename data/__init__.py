@@ -12,4 +12,5 @@ from .mnist import mnist as mnist
 from .mnist10k import mnist10k as mnist10k
 from .parts import first_of as first_of, held_out as held_out
 from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
+from .text import text as text
 from .wine import wine as wine

@@ -1,13 +1,12 @@
 """Handwritten digits, 8 × 8 pixels, bundled with scikit-learn."""
 
 import functools
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ._base import Dataset
+from ._sklearn import sklearn_datasets
 from .splits import shuffled_split
 
 
@@ -27,15 +26,8 @@ def digits() -> Dataset:
 
 
 def _published() -> tuple[np.ndarray, np.ndarray]:
-    """What `sklearn.datasets.load_digits` returns: pixels from 0 to 16, and labels.
-
-    Reads the file that scikit-learn bundles, because importing scikit-learn takes longer than all
-    else together that a run with kept programs does before its first step.
-    """
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None, "scikit-learn is a requirement"
-    assert package.origin is not None
-    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    """What `sklearn.datasets.load_digits` returns: pixels from 0 to 16, and labels."""
+    file = sklearn_datasets() / "data" / "digits.csv.gz"
     if not file.exists():  # another version of scikit-learn may keep it elsewhere
         from sklearn.datasets import load_digits
 

@@ -104,7 +104,9 @@ def _at(config: dict[str, Any], full_key: str) -> dict[str, Any]:
 
 
 def _root(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _root(error.__cause__)
+    """What raised `error`: a sentence of the project's own, or else the first cause."""
+    own = "`" in str(error) and not isinstance(error, InstantiationException)
+    return error if own or error.__cause__ is None else _root(error.__cause__)
 
 
 def _as_written(path: str, wired: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from .classifying_autoencoder import (
     reconstruct as reconstruct,
 )
 from .convnet import ConvNet as ConvNet
+from .decoder import TransformerDecoder as TransformerDecoder
 from .differential import (
     heat_operator as heat_operator,
     negative_laplacian as negative_laplacian,

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._checks import integer, probability
-from ._dense import Dense
+from ._block import Block, check_blocks
 from ._init import lecun
 from ._keys import split
 
@@ -35,7 +34,7 @@ class TransformerEncoder(eqx.Module):
 
     embedding: eqx.nn.Linear
     positions: Float[Array, "tokens width"]
-    blocks: tuple["Block", ...]
+    blocks: tuple[Block, ...]
     norm: eqx.nn.LayerNorm
     head: eqx.nn.Linear
 
@@ -50,15 +49,7 @@ class TransformerEncoder(eqx.Module):
         dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        integer("TransformerEncoder(width=...)", width)
-        integer("TransformerEncoder(depth=...)", depth)
-        integer("TransformerEncoder(heads=...)", heads)
-        probability("TransformerEncoder(dropout=...)", dropout)
-        if width % heads:
-            raise ValueError(
-                "`TransformerEncoder(heads=...)` must divide `width`, "
-                f"got {heads} heads and a width of {width}."
-            )
+        check_blocks("TransformerEncoder", width=width, depth=depth, heads=heads, dropout=dropout)
         tokens, *token_shape = input_shape
         embedding_key, positions_key, head_key, *keys = jax.random.split(key, 3 + depth)
         self.embedding = lecun(eqx.nn.Linear, math.prod(token_shape), width, key=embedding_key)
@@ -76,36 +67,3 @@ class TransformerEncoder(eqx.Module):
         for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
             tokens = block(tokens, key=block_key)
         return self.head(jnp.mean(jax.vmap(self.norm)(tokens), axis=0))
-
-
-class Block(eqx.Module):
-    """One block of the encoder: tokens attend to each other, then each passes a perceptron."""
-
-    attention_norm: eqx.nn.LayerNorm
-    attention: eqx.nn.MultiheadAttention
-    perceptron_norm: eqx.nn.LayerNorm
-    perceptron: Dense
-    dropout: eqx.nn.Dropout
-
-    def __init__(self, width: int, heads: int, dropout: float, *, key: PRNGKeyArray):
-        attention_key, perceptron_key = jax.random.split(key)
-        self.attention_norm = eqx.nn.LayerNorm(width)
-        self.attention = eqx.nn.MultiheadAttention(
-            heads, width, dropout_p=dropout, key=attention_key
-        )
-        self.perceptron_norm = eqx.nn.LayerNorm(width)
-        # Four times as wide inside, the custom since Vaswani et al. 2017.
-        self.perceptron = Dense(
-            [width, 4 * width, width], activation=jax.nn.gelu, key=perceptron_key
-        )
-        self.dropout = eqx.nn.Dropout(dropout)
-
-    def __call__(
-        self, tokens: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "tokens width"]:
-        attention_key, attended_key, passed_key = split(key, 3)
-        normed = jax.vmap(self.attention_norm)(tokens)
-        attended = self.attention(normed, normed, normed, key=attention_key)
-        tokens = tokens + self.dropout(attended, key=attended_key)
-        passed = jax.vmap(self.perceptron)(jax.vmap(self.perceptron_norm)(tokens))
-        return tokens + self.dropout(passed, key=passed_key)

@@ -1,5 +1,7 @@
 """Laws of every dataset that needs no network, and what each one holds."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ CASES = {
     "diabetes": (data.diabetes, 353, 89),
     "wine": (data.wine, 142, 36),
     "breast_cancer": (data.breast_cancer, 455, 114),
+    "text": (functools.partial(data.text, context=1000), 38, 4),
     "digits_joint": (lambda: data.joint(data.digits()), 1437, 360),
 }
 
@@ -36,7 +39,7 @@ def test_name_and_sizes(case):
         assert {len(leaf) for leaf in jax.tree.leaves(part)} == {n}
         for inputs, _ in terms(part):
             assert inputs.shape[1:] == dataset.input_shape
-            assert inputs.dtype == np.float32
+            assert inputs.dtype == (np.int32 if name == "text" else np.float32)
 
 
 def test_both_parts_have_one_structure(case):

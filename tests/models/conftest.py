@@ -11,6 +11,8 @@ import yaml
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 CLASSES = 10
+OF_TOKENS = {"decoder"}
+"""The models whose inputs are integers from 0 to `CLASSES` − 1."""
 
 
 @pytest.fixture(params=sorted(path.stem for path in CONF.glob("*.yaml")))
@@ -20,7 +22,21 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def build() -> Callable[..., eqx.Module]:
+def example() -> Callable[..., jax.ShapeDtypeStruct]:
+    """The shape and type of one input of a model: eight tokens, or an image."""
+
+    def example(
+        name: str, image: Sequence[int] = (8, 8), dtype: jax.typing.DTypeLike = "float32"
+    ) -> jax.ShapeDtypeStruct:
+        if name in OF_TOKENS:
+            return jax.ShapeDtypeStruct((image[0],), "int32")
+        return jax.ShapeDtypeStruct(tuple(image), dtype)
+
+    return example
+
+
+@pytest.fixture(scope="session")
+def build(example: Callable[..., jax.ShapeDtypeStruct]) -> Callable[..., eqx.Module]:
     """A model as its YAML file says, but for the sizes and what is overridden."""
 
     @functools.cache
@@ -31,9 +47,10 @@ def build() -> Callable[..., eqx.Module]:
         return eqx.filter_jit(make)
 
     def build(
-        name: str, input_shape: Sequence[int] = (8, 8), *, seed: int = 0, **overrides: Any
+        name: str, input_shape: Sequence[int] | None = None, *, seed: int = 0, **overrides: Any
     ) -> eqx.Module:
-        sizes = {"input_shape": list(input_shape), "output_size": CLASSES}
+        shape = example(name).shape if input_shape is None else input_shape
+        sizes = {"input_shape": list(shape), "output_size": CLASSES}
         return maker(name, yaml.safe_dump(sizes | overrides))(key=jax.random.key(seed))
 
     return build

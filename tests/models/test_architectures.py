@@ -126,6 +126,69 @@ def test_transformer_tokens_attend_to_each_other():
     assert jnp.all(jnp.linalg.norm(jacobian, axis=(1, 3)) > 0)
 
 
+DECODER = {"width": 12, "depth": 2, "heads": 3}
+
+
+def test_decoder_does_not_look_at_later_tokens():
+    model = eqx.filter_jit(made(models.TransformerDecoder, (7,), 5, **DECODER))
+    x = np.array([0, 3, 1, 4, 4, 2, 0])
+    outputs = model(jnp.asarray(x))
+    for t in range(7):
+        changed = model(jnp.asarray(np.where(np.arange(7) > t, (x + 1) % 5, x)))
+        np.testing.assert_array_equal(changed[: t + 1], outputs[: t + 1])
+        assert np.all(np.max(np.abs(changed[t + 1 :] - outputs[t + 1 :]), axis=1) > 1e-3)
+
+
+def test_decoder_by_hand(x64):
+    """Against NumPy, one token at a time, each with the tokens up to it alone."""
+    model = made(models.TransformerDecoder, (4,), 5, width=6, depth=2, heads=3)
+    x = np.array([4, 0, 2, 2])
+
+    def normed(norm, v):
+        scaled = (v - v.mean()) / np.sqrt(v.var() + 1e-5)
+        return scaled * np.asarray(norm.weight) + np.asarray(norm.bias)
+
+    def gelu(v):
+        return v / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+
+    def attended(attention, tokens, t):
+        query, keys, values = (
+            np.asarray(projection.weight) @ tokens[: t + 1].T
+            for projection in (attention.query_proj, attention.key_proj, attention.value_proj)
+        )
+        heads = []
+        for head in (slice(0, 2), slice(2, 4), slice(4, 6)):
+            scores = np.exp(query[head, t] @ keys[head] / np.sqrt(2))
+            heads.append(values[head] @ (scores / scores.sum()))
+        return np.asarray(attention.output_proj.weight) @ np.concatenate(heads)
+
+    tokens = np.asarray(model.embedding.weight)[x] + np.asarray(model.positions)
+    for block in model.blocks:
+        first, second = block.perceptron.layers
+        normal = np.stack([normed(block.attention_norm, v) for v in tokens])
+        tokens = tokens + [attended(block.attention, normal, t) for t in range(4)]
+        normal = np.stack([normed(block.perceptron_norm, v) for v in tokens])
+        inner = gelu(normal @ np.asarray(first.weight).T + np.asarray(first.bias))
+        tokens = tokens + inner @ np.asarray(second.weight).T + np.asarray(second.bias)
+    normal = np.stack([normed(model.norm, v) for v in tokens])
+    expected = normal @ np.asarray(model.head.weight).T + np.asarray(model.head.bias)
+    np.testing.assert_allclose(eqx.filter_jit(model)(jnp.asarray(x)), expected, rtol=1e-10)
+
+
+def test_decoder_knows_nothing_at_first():
+    """The loss is near log c, that of c equal logits: normal logits of variance 1 add ½."""
+    model = made(models.TransformerDecoder, (32,), 90, width=64, depth=1)
+    tokens = jax.random.randint(KEY, (32,), 0, 90)
+    log_p = jax.nn.log_softmax(eqx.filter_jit(model)(tokens))
+    assert abs(-jnp.mean(log_p) - jnp.log(90) - 0.5) < 0.2
+
+
+def test_decoder_refuses_tokens_that_are_no_integers():
+    message = r"`TransformerDecoder\(input_shape=...\)` must be \(context,\), .*, got \(8, 8\)"
+    with pytest.raises(ValueError, match=message):
+        models.TransformerDecoder((8, 8), 4, key=KEY)
+
+
 @pytest.mark.parametrize(
     ("model", "hyper_parameters", "message"),
     [
@@ -142,8 +205,11 @@ def test_transformer_tokens_attend_to_each_other():
         ("TransformerEncoder", {"heads": 0}, r"`TransformerEncoder\(heads=...\)` must be .* got 0"),
         ("TransformerEncoder", {"width": 30}, "divide `width`, got 4 heads and a width of 30"),
         ("TransformerEncoder", {"dropout": -0.1}, r"must be in \[0, 1\), got -0\.1"),
+        ("TransformerDecoder", {"depth": 0}, r"`TransformerDecoder\(depth=...\)` must be .* got 0"),
+        ("TransformerDecoder", {"heads": 3}, "divide `width`, got 3 heads and a width of 128"),
     ],
 )
 def test_bad_hyper_parameters(model, hyper_parameters, message):
+    input_shape = (8,) if model == "TransformerDecoder" else (8, 8)
     with pytest.raises(ValueError, match=message):
-        getattr(models, model)((8, 8), 10, **hyper_parameters, key=KEY)
+        getattr(models, model)(input_shape, 10, **hyper_parameters, key=KEY)

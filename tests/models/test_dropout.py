@@ -4,17 +4,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import TransformerDecoder
+
 X = jnp.linspace(0, 1, 64).reshape(8, 8)
+TOKENS = jnp.arange(8) * 3 % 10
 
 
-@pytest.fixture(params=["mlp", "transformer"])
+@pytest.fixture(params=["mlp", "transformer", "decoder"])
 def name(request):
     return request.param
 
 
+def x_of(model):
+    return TOKENS if isinstance(model, TransformerDecoder) else X
+
+
 @eqx.filter_jit
 def output(model, key=None):
-    return model(X, key=key)
+    return model(x_of(model), key=key)
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def test_inference_is_the_model_without_dropout(built, name, model):
 
 def test_needs_a_key_in_training(model):
     with pytest.raises(RuntimeError, match="requires a key"):
-        eqx.filter_eval_shape(model, X)
+        eqx.filter_eval_shape(model, x_of(model))
 
 
 def test_a_key_changes_nothing_without_dropout(built, name):

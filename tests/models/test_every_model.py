@@ -22,8 +22,8 @@ def outputs(model, x):
     return model(x)
 
 
-# A block of the transformer is a big program, and one has all the kinds of weights.
-SIZES = {"transformer": {"depth": 1}}
+# A block of a transformer is a big program, and one has all the kinds of weights.
+SIZES = {"transformer": {"depth": 1}, "decoder": {"depth": 1, "width": 32}}
 
 
 @eqx.filter_jit
@@ -44,16 +44,22 @@ def model(built, name):
 
 
 @pytest.fixture
-def evaluated(model):
-    return numbers(model, np.random.default_rng(1).random((5, 8, 8), np.float32))
+def evaluated(model, example, name):
+    x = example(name)
+    random = np.random.default_rng(1).random((5, *x.shape), np.float32)
+    # Of five sequences of eight tokens every class must be one; positions are then all used, too.
+    inputs = random if x.dtype == "float32" else np.arange(40).reshape(5, 8) * 3 % 10
+    return numbers(model, inputs.astype(x.dtype))
 
 
-@pytest.mark.parametrize("input_shape", [(8, 8), (28, 28)], ids=["digits", "mnist"])
-def test_one_vector_per_example(build, name, input_shape):
-    x = jax.ShapeDtypeStruct(input_shape, jnp.float32)
-    model = eqx.filter_eval_shape(build, name, input_shape)
-    size = math.prod(input_shape) if "autoencoder" in name else 10
-    assert eqx.filter_eval_shape(model, x) == jax.ShapeDtypeStruct((size,), jnp.float32)
+@pytest.mark.parametrize("image", [(8, 8), (28, 28)], ids=["digits", "mnist"])
+def test_one_vector_per_example(build, example, name, image):
+    x = example(name, image)
+    model = eqx.filter_eval_shape(build, name, x.shape)
+    shape = (math.prod(image) if "autoencoder" in name else 10,)
+    # Of a sequence of tokens it is one vector per token.
+    shape = (*x.shape, 10) if name == "decoder" else shape
+    assert eqx.filter_eval_shape(model, x) == jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def test_vmap_is_a_loop(evaluated):
@@ -80,9 +86,9 @@ def test_weights_follow_the_key(build, built, name):
     assert not eqx.tree_equal(first, other)
 
 
-def test_float64(x64, build, name):
+def test_float64(x64, build, example, name):
     model = eqx.filter_eval_shape(build, name)
     leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.ShapeDtypeStruct)]
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float64")}
-    z = eqx.filter_eval_shape(outputs, model, jax.ShapeDtypeStruct((8, 8), jnp.float64))
+    z = eqx.filter_eval_shape(outputs, model, example(name, dtype="float64"))
     assert z.dtype == jnp.float64
