@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.markdown import table
 
-from .curves import Curve, Ended
+from .curves import Curve, Ended, Point
 from .levels import ratio, reached, spread
 from .method import Method, Setting
 from .problem import Problem
@@ -41,21 +41,27 @@ class Finals(NamedTuple):
         """All methods, the rivals first."""
         return self.rivals | self.ours
 
-    def table(self) -> str:
-        """One row per rival, and below it one per method of ours: how soon it gets there."""
+    def table(self, unit: float = 1.0) -> str:
+        """One row per rival, and below it one per method of ours: how soon it gets there.
+
+        **Arguments:** `unit`, what losses are divided by.
+        """
         rows = []
         for name, rival in self.rivals.items():
             ends = [curve[-1] for curve in rival.curves]
-            cells = [written(spread(ends, number)) for number in (*NUMBERS, "loss")]
-            rows.append([f"**{name}**", *cells, ""])
+            rows.append([f"**{name}**", *_cells(ends, unit), ""])
             for method, found in self.ours.items():
                 points = [
                     reached(curve, end.loss) for curve, end in zip(found.curves, ends, strict=True)
                 ]
-                cells = [written(spread(points, number)) for number in (*NUMBERS, "loss")]
                 share = written(ratio(points, ends, "processor_seconds"))
-                rows.append([f"{method} to there", *cells, share])
+                rows.append([f"{method} to there", *_cells(points, unit), share])
         return table(["", *NUMBERS.values(), "loss", "processor seconds over the rival's"], rows)
+
+
+def _cells(points: Sequence[Point | None], unit: float) -> list[str]:
+    losses = [None if point is None else point._replace(loss=point.loss / unit) for point in points]
+    return [written(spread(losses, number)) for number in (*NUMBERS, "loss")]
 
 
 def compare(

@@ -11,13 +11,18 @@ COLOURS = (
 )  # fmt: skip
 
 
-def lines(axes: Axes, curves: Mapping[str, Sequence[Curve]], column: str) -> None:
-    """A line per seed, against a column of the curves; a colour per method."""
+def lines(
+    axes: Axes, curves: Mapping[str, Sequence[Curve]], column: str, unit: float = 1.0
+) -> None:
+    """A line per seed, against a column of the curves; a colour per method.
+
+    **Arguments:** `unit`, what losses are divided by.
+    """
     # The start, of no steps, is left out: it has no place on a logarithmic axis.
     for colour, (name, seeds) in zip(COLOURS, curves.items()):
         for number, curve in enumerate(seeds):
             axes.plot(
                 [getattr(point, column) for point in curve[1:]],
-                [point.loss for point in curve[1:]],
+                [point.loss / unit for point in curve[1:]],
                 color=colour, linewidth=1, label=name if number == 0 else None,
             )  # fmt: skip

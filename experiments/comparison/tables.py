@@ -26,8 +26,8 @@ def levels_table(curves: Mapping[str, Sequence[Curve]], levels: Sequence[float],
     return table(["to a loss of", "", *NUMBERS.values(), f"{ours} over it"], rows)
 
 
-def tuning_table(tried: Sequence[Tried], levels: Sequence[float]) -> str:
-    """One row per setting, in the order in which they were tried."""
+def tuning_table(tried: Sequence[Tried], levels: Sequence[float], unit: float = 1.0) -> str:
+    """One row per setting, in the order in which they were tried; `unit` divides losses."""
     rows = []
     for setting, curve in tried:
         points = [reached(curve, level) for level in levels]
@@ -37,10 +37,10 @@ def tuning_table(tried: Sequence[Tried], levels: Sequence[float]) -> str:
                 label(setting),
                 *("–" if p is None else f"{p.step} / {p.processor_seconds:.1f}" for p in points),
                 f"{1000 * last.processor_seconds / max(last.step, 1):.0f}",
-                f"{last.loss:.4g} after {last.step}",
+                f"{last.loss / unit:.4g} after {last.step}",
             ]
         )
-    heads = (f"{level:.4g}: steps / processor seconds" for level in levels)
+    heads = (f"{level / unit:.4g}: steps / processor seconds" for level in levels)
     return table(["setting", *heads, "ms a step", "last loss"], rows)
 
 

@@ -11,6 +11,7 @@ from .runs import StoredRun
 CHOICES = "choices."
 Flat = dict[str, str]
 """Values as JSON by their dotted keys."""
+_MOST_TRIES = 2000
 
 
 class Configuration(NamedTuple):
@@ -47,6 +48,7 @@ def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
 def telling(flats: Sequence[Flat]) -> list[str]:
     """The smallest set of keys by whose values all of the different `flats` differ.
 
+    Where finding the smallest would take too many tries, a set of which no key can be left out.
     Of keys that tell the same apart, a group's choice is taken, else the one nearest the top.
     """
     keys = sorted({key: None for flat in flats for key in flat}, key=_remoteness)
@@ -61,12 +63,24 @@ def telling(flats: Sequence[Flat]) -> list[str]:
         if _parts(flats, [other for other in candidates if other != key]) < len(flats)
     ]
     others = [key for key in candidates if key not in needed]
-    for size in range(len(others) + 1):
-        for added in itertools.combinations(others, size):
-            chosen = [key for key in candidates if key in needed or key in added]
-            if _parts(flats, chosen) == len(flats):
-                return chosen
-    return candidates
+    sets = (set(more) for k in range(len(others) + 1) for more in itertools.combinations(others, k))
+    for added in itertools.islice(sets, _MOST_TRIES):
+        chosen = [key for key in candidates if key in needed or key in added]
+        if _parts(flats, chosen) == len(flats):
+            return chosen
+    return _irreducible(flats, candidates)
+
+
+def _irreducible(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
+    """A set of which no key can be left out: first those that tell the most apart."""
+    chosen: list[str] = []
+    while _parts(flats, chosen) < _parts(flats, keys):
+        chosen.append(max(keys, key=lambda key: _parts(flats, [*chosen, key])))
+    for key in list(chosen):
+        fewer = [other for other in chosen if other != key]
+        if _parts(flats, fewer) == _parts(flats, chosen):
+            chosen = fewer
+    return [key for key in keys if key in chosen]
 
 
 def _telling_part(config: dict[str, Any]) -> Flat:

@@ -111,3 +111,16 @@ def test_one_key_at_a_time_over_many_keys():
     base = {f"k{number:02}": "0" for number in range(40)}
     flats = [base, *({**base, key: "1"} for key in base)]
     assert telling(flats) == list(base)
+
+
+def test_no_key_can_be_left_out_where_the_smallest_set_would_take_long_to_find():
+    rng = random.Random(1)
+    keys = [f"k{number:02}" for number in range(60)]
+    flats = [{key: str(rng.randrange(10) == 0) for key in keys} for _ in range(40)]
+
+    def parts(chosen):
+        return len({tuple(flat[key] for key in chosen) for flat in flats})
+
+    found = telling(flats)
+    assert parts(found) == len(flats)
+    assert all(parts([k for k in found if k != key]) < len(flats) for key in found)

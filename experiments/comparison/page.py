@@ -1,0 +1,90 @@
+"""The page, the figures and the numbers of how soon methods get to the last losses of others."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from experiments.markdown import versions
+from training import machine
+
+from .curves import rounded
+from .finals import Finals, Found
+from .lines import lines
+from .method import WARM_UP, label
+from .runs import SEEDS, TUNING_SEED
+from .tables import tuning_table
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Where `python -m experiments.NAME` writes, and where it keeps runs."""
+    found = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
+    found.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    found.add_argument(
+        "--runs", type=Path, default=Path("outputs") / name, help="where runs are kept"
+    )
+    return found
+
+
+def publish(
+    found: Sequence[Finals], template: Path, folder: Path, *, unit: float = 1.0, **more: Any
+) -> None:
+    """Write `NAME.md`, `.json` and `.png`, by the name of the folder of the template.
+
+    **Arguments:** `unit`, what losses are divided by; `more`, for the template.
+    """
+    about, name = machine.describe(), template.parent.name
+    text = template.read_text().format(
+        python=about["python"],
+        versions=versions(about),
+        processor=about["processor"],
+        cores=about["cores"],
+        tuning_seed=TUNING_SEED,
+        seeds=", ".join(map(str, SEEDS)),
+        warm_up=WARM_UP,
+        tables="\n\n".join(f"## {each.problem.name}\n\n{each.table(unit)}" for each in found),
+        tuning="\n\n".join(
+            f"### {each.problem.name}: {method}\n\n{tuning_table(one.tried, each.levels, unit)}"
+            for each in found
+            for method, one in each.all().items()
+        ),
+        **more,
+    )
+    _draw(found, folder / f"{name}.png", unit)
+    (folder / f"{name}.md").write_text(text)
+    results = {
+        "machine": about,
+        "seeds": SEEDS,
+        "columns": ["step", "seconds", "processor_seconds", "loss"],
+        "problems": {
+            each.problem.name: {method: _plain(one) for method, one in each.all().items()}
+            for each in found
+        },
+    }
+    (folder / f"{name}.json").write_text(json.dumps(results) + "\n")
+
+
+def _plain(found: Found) -> dict[str, Any]:
+    return {
+        "setting": label(found.setting),
+        "curves": [rounded(curve) for curve in found.curves],
+        "tried": {label(setting): rounded(curve) for setting, curve in found.tried},
+    }
+
+
+def _draw(found: Sequence[Finals], path: Path, unit: float) -> None:
+    """Loss by processor seconds, a panel for each problem, a line per method and seed."""
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(4.5 * len(found), 4.5), layout="constrained", squeeze=False
+    )
+    for axes, finals in zip(panels[0], found, strict=True):
+        curves = {name: one.curves for name, one in finals.all().items()}
+        lines(axes, curves, "processor_seconds", unit)
+        axes.set(xscale="log", yscale="log", xlabel="processor seconds", title=finals.problem.name)
+    panels[0, 0].set_ylabel(f"loss of the {found[0].problem.part} part")
+    panels[0, 0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
