@@ -31,8 +31,10 @@ def tune(
 
     **Arguments:** `run`, makes the curve of a setting, and may end where it is late.
 
-    **Returns:** the setting, and all that were tried, in this order.
+    **Returns:** the setting, and all that were tried, in this order: none where there is no choice.
     """
+    if len(method.grid) == 1 and not method.choices and not method.scheduled:
+        return method.grid[0], []
     tried: list[Tried] = []
 
     def so_far() -> Tried:

@@ -93,6 +93,10 @@ def test_a_method_is_tuned_one_choice_after_the_other():
     assert asked[-1] == "learning_rate 1.0, until 30"
 
 
+def test_a_method_without_a_choice_is_not_tuned():
+    assert tune(Method(never_made, [{}], [], 1, 1, scheduled=False), never_made, LEVELS) == ({}, [])
+
+
 def test_a_run_is_late_where_the_best_one_had_got_to_a_level_long_before():
     late = behind(SOON, LEVELS)  # 90 after 1 second, 80 after 2, 70 after 3
     assert not late(curve(200, 95))
