@@ -17,7 +17,7 @@ from training import machine
 from . import deep, figure
 from .methods import METHODS
 from .problem import BATCH_SIZE, LEVELS, small
-from .report import OURS, steps_of_hessian_free, verdict
+from .report import OURS, soonest_table, steps_of_hessian_free, verdict
 
 TEMPLATE = Path(__file__).with_name("template.md")
 RECONSTRUCTED = ("K-FAC", "Adam")
@@ -85,6 +85,7 @@ def _write(
         settings="\n".join(f"- {name}: {label(setting)}" for name, (setting, _) in tuned.items()),
         table=levels_table(curves, LEVELS, OURS),
         verdict=verdict(curves),
+        soonest=soonest_table({name: tried for name, (_, tried) in tuned.items() if tried}),
         hessian_free=steps_of_hessian_free(curves),
         first_seed=SEEDS[0],
         last_steps=", ".join(

@@ -26,7 +26,7 @@ def hessian_free() -> cv.NaturalGradient:
 
 
 def kfac(
-    damping: float = 0.003,
+    damping: float = 0.01,
     minimum: float = 1e-3,
     decay: float = 0.9,
     every: int = 10,
@@ -43,7 +43,7 @@ def kfac(
 
 
 def ekfac(
-    damping: float = 0.003,
+    damping: float = 0.01,
     minimum: float = 1e-3,
     decay: float = 0.9,
     every: int = 10,
@@ -124,5 +124,5 @@ METHODS = {
     "Muon": _rival(muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
     "SOAP": _rival(soap, (1e-2, 2e-2, 5e-2, 3e-3, 1e-1), _LESS_OFTEN, every=10),
     "Shampoo": _rival(shampoo, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), _LESS_OFTEN, every=10),
-    "Hessian-free": Method(hessian_free, [{}], [], every=1, steps=200, scheduled=False),
+    "Hessian-free": Method(hessian_free, [{}], [], every=1, steps=60, scheduled=False),
 }

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from experiments.comparison.curves import Curve
 from experiments.comparison.levels import ratio, reached
+from experiments.comparison.method import label
+from experiments.comparison.tuning import Tried
+from experiments.markdown import table
 
 from .problem import LEVELS
 
@@ -27,6 +30,19 @@ def verdict(curves: Mapping[str, Sequence[Curve]]) -> str:
                 cells.append(f"{level:g}: {found.median:.2f}, {word}")
         lines.append(f"- at most {aim:g} of {name}'s: {'; '.join(cells)}.")
     return "\n".join(lines)
+
+
+def soonest_table(tuned: Mapping[str, Sequence[Tried]]) -> str:
+    """The fewest processor seconds to each level, by whatever setting, on the tuning seed."""
+    rows = []
+    for name, tried in tuned.items():
+        cells = []
+        for level in LEVELS:
+            points = [(reached(curve, level), label(setting)) for setting, curve in tried]
+            known = [(point.processor_seconds, by) for point, by in points if point is not None]
+            cells.append("{:.1f}, {}".format(*min(known)) if known else "–")
+        rows.append([name, *cells])
+    return table(["", *(f"{level:g}" for level in LEVELS)], rows)
 
 
 def steps_of_hessian_free(curves: Mapping[str, Sequence[Curve]]) -> str:

@@ -15,7 +15,7 @@ from experiments.autoencoder import deep, problem
 from experiments.autoencoder.__main__ import _write
 from experiments.autoencoder.figure import draw
 from experiments.autoencoder.methods import METHODS, adam, hessian_free, kfac
-from experiments.autoencoder.report import verdict
+from experiments.autoencoder.report import soonest_table, verdict
 from experiments.comparison.curves import run
 from experiments.comparison.tuning import Tried
 from launch.command import parse
@@ -49,6 +49,12 @@ def test_an_aim_is_met_by_the_median_of_the_seeds():
     assert "0.5 of Adam's: 90: 0.50, met; 80: 0.67, missed" in aims
     assert "1 of SOAP's: 90: a run never got there" in aims
     assert "70: 0.75, met" in aims
+
+
+def test_the_soonest_setting_of_each_level():
+    tried = [Tried({"x": 1}, SOON), Tried({"x": 2}, curve(200, 95, 80)), Tried({"x": 3}, NEVER)]
+    assert "| Adam | 1.0, x 1 | 2.0, x 1 | 3.0, x 1 |" in soonest_table({"Adam": tried})
+    assert "| Adam | – | – | – |" in soonest_table({"Adam": tried[2:]})
 
 
 def test_the_page_has_a_table_per_method_that_was_tuned(tmp_path):
