@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 import curvature as cv
@@ -89,6 +90,7 @@ def main(argv: list[str]) -> None:
     factors = [measure_factors(problem, options.rounds) for problem in PROBLEMS]
     console.print(table("What the factors of K-FAC add to a gradient", factors))
     case = "784-128-10"
+    jax.config.update("jax_enable_compilation_cache", False)
     compiled = compile_cost.measure(compile_cost.CASES[case], 3, METHODS)
     console.print(table(f"Tracing and compilation: {case}", compiled))
     if options.json:
