@@ -1,16 +1,16 @@
 """`python -m experiments.autoencoder`: `autoencoder.json, .md, .png`."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import data
-from experiments.comparison.curves import Curve, Ended, rounded
+from experiments.comparison.curves import Curve, rounded
 from experiments.comparison.method import WARM_UP, Setting, label
+from experiments.comparison.page import parser
 from experiments.comparison.runs import SEEDS, TUNING_SEED, Runs
 from experiments.comparison.tables import levels_table, tuning_table
-from experiments.comparison.tuning import SHORTER, SLACK, Tried, tune
+from experiments.comparison.tuning import SHORTER, SLACK, Tried
 from experiments.markdown import versions
 from training import machine
 
@@ -25,21 +25,17 @@ RECONSTRUCTED = ("K-FAC", "Adam")
 
 def main() -> None:
     """Tune, run, draw and write; runs that are kept are not made again."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.autoencoder", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("outputs/autoencoder"), help="where runs are kept"
-    )
-    parser.add_argument(
+    options = parser("autoencoder", __doc__)
+    options.add_argument(
         "--deep", action="store_true", help="the deeper network instead: `autoencoder_deep.*`"
     )
-    arguments = parser.parse_args()
+    arguments = options.parse_args()
     dataset = data.mnist10k()
     if arguments.deep:
         deep.compare(dataset, arguments.folder, arguments.runs)
         return
     runs = Runs(small(dataset), arguments.runs)
-    tuned = {name: _tuned(runs, name) for name in METHODS}
+    tuned = {name: runs.soonest(name, METHODS[name], LEVELS) for name in METHODS}
     curves, models = {name: [] for name in METHODS}, {}
     for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
         for name, (setting, _) in tuned.items():
@@ -50,16 +46,6 @@ def main() -> None:
     shown = {name: models[name] for name in RECONSTRUCTED}
     figure.draw(curves, shown, dataset, arguments.folder / "autoencoder.png")
     _write(arguments.folder, curves, tuned)
-
-
-def _tuned(runs: Runs, name: str) -> tuple[Setting, Sequence[Tried]]:
-    """The best setting of a method on the tuning seed, and all that were tried."""
-
-    def run(setting: Setting, late: Ended) -> Curve:
-        made = runs.made(name, METHODS[name], setting, TUNING_SEED, until=LEVELS[-1], late=late)
-        return made[0]
-
-    return tune(METHODS[name], run, LEVELS)
 
 
 def _write(

@@ -8,7 +8,6 @@ from data import Dataset
 from experiments.comparison.curves import Curve
 from experiments.comparison.method import Method, Setting, label
 from experiments.comparison.runs import TUNING_SEED, Runs
-from experiments.comparison.tuning import lowest
 from experiments.markdown import table, versions
 from training import machine
 
@@ -35,9 +34,7 @@ def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
     tuned, curves, models = {}, {}, {}
     for name, grid in GRIDS.items():
         method = Method(MAKE[name], grid, [], per_epoch, TUNING_EPOCHS * per_epoch, scheduled=False)
-        best, tuned[name] = lowest(
-            method, lambda s, n=name, m=method: runs.made(n, m, s, TUNING_SEED)[0]
-        )
+        best, tuned[name] = runs.lowest(name, method)
         title = f"{name}({label(best)})"
         method = method._replace(steps=EPOCHS * per_epoch)
         curves[title], models[title] = runs.made(name, method, best, SEED)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from experiments.markdown import table
 
-from .curves import Curve, Ended, Point
-from .levels import ratio, reached, spread
+from .curves import Curve, Point
+from .levels import last_loss, ratio, reached, spread
 from .method import Method, Setting
 from .problem import Problem
-from .runs import SEEDS, TUNING_SEED, Runs
+from .runs import SEEDS, Runs
 from .tables import NUMBERS, written
-from .tuning import Tried, lowest, tune
+from .tuning import Tried
 
 
 class Found(NamedTuple):
@@ -72,10 +72,10 @@ def compare(
     **Arguments:** `kept`, the folder of runs that are not made again.
     """
     runs = Runs(problem, kept)
-    tuned = {name: _lowest(runs, name, method) for name, method in rivals.items()}
-    ends = [min(each.curve[-1].loss for each in tried) for _, tried in tuned.values()]
+    tuned = {name: runs.lowest(name, method) for name, method in rivals.items()}
+    ends = [min(last_loss(each.curve) for each in tried) for _, tried in tuned.values()]
     levels = sorted(ends, reverse=True)
-    tuned |= {name: _soonest(runs, name, method, levels) for name, method in ours.items()}
+    tuned |= {name: runs.soonest(name, method, levels) for name, method in ours.items()}
     found = {name: Found(setting, tried, []) for name, (setting, tried) in tuned.items()}
     for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
         last = None
@@ -88,16 +88,3 @@ def compare(
             found[name].curves.append(curve)
     by_rivals, by_ours = ({name: found[name] for name in names} for names in (rivals, ours))
     return Finals(problem, by_rivals, by_ours, levels)
-
-
-def _lowest(runs: Runs, name: str, method: Method) -> tuple[Setting, list[Tried]]:
-    return lowest(method, lambda setting: runs.made(name, method, setting, TUNING_SEED)[0])
-
-
-def _soonest(
-    runs: Runs, name: str, method: Method, levels: Sequence[float]
-) -> tuple[Setting, list[Tried]]:
-    def run(setting: Setting, late: Ended) -> Curve:
-        return runs.made(name, method, setting, TUNING_SEED, until=levels[-1], late=late)[0]
-
-    return tune(method, run, levels)

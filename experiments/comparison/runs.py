@@ -1,13 +1,14 @@
 """The runs of a comparison, made once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from .curves import Ended, run
+from .curves import Curve, Ended, run
 from .levels import reached
 from .method import Method, Setting, label
 from .problem import Problem
 from .store import Made, kept
-from .tuning import never
+from .tuning import Tried, lowest, never, tune
 
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEED = 100
@@ -46,3 +47,17 @@ class Runs:
 
         file = f"{self._problem.name}_{name}_{label(setting)}_{seed}"
         return kept(self._folder / file.replace(" ", "_").replace(",", ""), make, self._like)
+
+    def lowest(self, name: str, method: Method) -> tuple[Setting, list[Tried]]:
+        """The setting with the lowest last loss on the tuning seed, and all that were tried."""
+        return lowest(method, lambda setting: self.made(name, method, setting, TUNING_SEED)[0])
+
+    def soonest(
+        self, name: str, method: Method, levels: Sequence[float]
+    ) -> tuple[Setting, list[Tried]]:
+        """The best setting by `tune` on the tuning seed, and all that were tried."""
+
+        def run(setting: Setting, late: Ended) -> Curve:
+            return self.made(name, method, setting, TUNING_SEED, until=levels[-1], late=late)[0]
+
+        return tune(method, run, levels)
