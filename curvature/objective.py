@@ -19,7 +19,6 @@ from .linearisation import (
     linearise,
     losses_of,
     penalised,
-    term_key,
 )
 
 _COUPLED = (
@@ -181,7 +180,7 @@ class AbstractObjective(eqx.Module):
             scale = _at_present(term.weight) / n
             if weights:
                 inputs, targets, scale = _weighted(inputs, targets, weights[0], scale)
-            keys = example_keys(term_key(key, t), n)
+            keys = example_keys(key, n, term=t, terms=len(terms))
             found.append(Example(term.example, term.likelihood, scale, inputs, targets, keys))
         return found, treedef
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, Shaped
 
 from .._precision import full_precision
 from ..likelihoods import AbstractLoss, Coefficients
-from ..linearisation import AbstractLinearisation, LinearisedTerm, example_keys, term_key
+from ..linearisation import AbstractLinearisation, LinearisedTerm, example_keys
 from ..operators import PullbackOperator
 
 
@@ -102,11 +102,14 @@ class AbstractPullback(AbstractCurvature):
         for index, term in enumerate(terms):
             if factors:
                 term = _after(term, factors[-1])
-            factors.append(self._factors(term, term_key(key, index)))
+            keys = example_keys(key, term.size, term=index, terms=len(terms))
+            factors.append(self._factors(term, keys))
         coefficients = tuple(map(self._coefficients, terms))
         return PullbackOperator(linearisation, tuple(factors), coefficients)
 
-    def _factors(self, term: LinearisedTerm, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
+    def _factors(
+        self, term: LinearisedTerm, keys: Shaped[Array, "n ..."] | None
+    ) -> lx.AbstractLinearOperator:
         def one(z: Array, y: Any, key: PRNGKeyArray | None) -> lx.AbstractLinearOperator:
             of_one = term.likelihood.unmasked(z, y)
             S = self.factor(of_one.likelihood, of_one.z, of_one.y, key=key)
@@ -119,7 +122,6 @@ class AbstractPullback(AbstractCurvature):
                 )
             return of_one.restrict(S)
 
-        keys = example_keys(key, term.size)
         return eqx.filter_vmap(one)(term.outputs, term.targets, keys)
 
     def _coefficients(self, term: LinearisedTerm) -> Coefficients | None:

@@ -152,13 +152,11 @@ def penalised(
     return loss if constant is None else loss + constant.astype(loss.dtype)
 
 
-def example_keys(key: PRNGKeyArray | None, n: int) -> Shaped[Array, "n ..."] | None:
-    """One key per example, the i-th a function of (key, i) alone."""
+def example_keys(
+    key: PRNGKeyArray | None, n: int, *, term: int, terms: int
+) -> Shaped[Array, "n ..."] | None:
+    """One key per example of a term, the i-th a function of (key, i) and of the terms alone."""
     if key is None:
         return None
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
-
-
-def term_key(key: PRNGKeyArray | None, index: int) -> PRNGKeyArray | None:
-    """The key of the `index`-th term."""
-    return None if key is None else jax.random.fold_in(key, index)
+    # A key of a term, and from it those of the examples, would be two programs to compile.
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n) * terms + term)

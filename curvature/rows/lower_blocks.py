@@ -36,15 +36,15 @@ class LowerBlocks(eqx.Module):
     def matrix(self) -> Float[Array, "m m"]:
         """The whole matrix."""
         lower = self.lower()
-        return lower + jnp.tril(lower, -1).T
+        return jnp.tril(lower) + jnp.tril(lower, -1).T
 
     def lower(self) -> Float[Array, "m m"]:
-        """The matrix with zeros above its diagonal."""
+        """The matrix on and below its diagonal; what is above has no meaning."""
         columns, above = [], 0
         for column in self.columns:
             columns.append(jnp.pad(column, ((above, 0), (0, 0))))
             above += column.shape[1]
-        return jnp.tril(jnp.concatenate(columns, axis=1))
+        return jnp.concatenate(columns, axis=1)
 
     @property
     def size(self) -> int:

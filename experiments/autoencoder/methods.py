@@ -7,6 +7,7 @@ import optax
 import optimistix as optx
 
 import curvature as cv
+from experiments.comparison.martens_grosse import martens_grosse
 from experiments.comparison.method import Method, Setting, rate
 from training import rivals
 
@@ -84,14 +85,9 @@ def shampoo(learning_rate: float, until: int | None = None, **choices: Any) -> c
 def _preconditioned(
     structure: cv.AbstractCurvature, damping: float, minimum: float, examples: int | None
 ) -> cv.NaturalGradient:
-    return cv.NaturalGradient(
-        OBJECTIVE,
-        cv.GaussNewton(),
-        cv.Preconditioned(),
-        preconditioner=structure if examples is None else cv.FirstExamples(structure, examples),
-        damping=cv.LevenbergMarquardt(initial=damping, minimum=minimum),
-        momentum=cv.QuadraticMomentum(),
-    )
+    if examples is not None:
+        structure = cv.FirstExamples(structure, examples)
+    return martens_grosse(OBJECTIVE, structure, damping, minimum)
 
 
 def _grid(name: str, *values: float) -> list[Setting]:

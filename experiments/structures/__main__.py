@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.comparison.finals import compare
 from experiments.comparison.page import parser, publish
 
-from .methods import LONGER, ours, rival
+from .methods import ours, rival
 from .problems import EPOCHS, problems, steps
 
 
@@ -22,7 +22,6 @@ def main() -> None:
         found,
         Path(__file__).with_name("template.md"),
         arguments.folder,
-        longer=LONGER,
         epochs=", ".join(f"{epochs} of {name}" for name, epochs in EPOCHS.items()),
     )
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 import optax
 
 import curvature as cv
+from experiments.comparison.martens_grosse import martens_grosse
 from experiments.comparison.method import Method, Setting, rate
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
-LONGER = 3
-"""A structure may take so many times the steps of Adam."""
 
 
 def adam(learning_rate: float, until: int | None = None) -> cv.FirstOrder:
@@ -20,11 +19,31 @@ def adam(learning_rate: float, until: int | None = None) -> cv.FirstOrder:
 
 def natural_gradient(
     structure: Callable[[cv.AbstractPullback], cv.AbstractCurvature],
+    until: int,
+    delta: float,
+    damping: float = 0.1,
+    samples: int = 1,
+) -> cv.NaturalGradient:
+    """A structure of the Fisher matrix of drawn targets; a step has a KL divergence that falls.
+
+    **Arguments:** `until`, the last step; `delta`, the divergence of the first step, in nats and
+    per example, that of the last is a hundredth; `damping`, λ; `samples`, targets per example.
+    """
+    return cv.NaturalGradient(
+        OBJECTIVE,
+        structure(cv.SampledFisher(samples)),
+        damping=damping,
+        search=cv.KLTrustRegion(optax.linear_schedule(delta, delta / 100, until)),
+    )
+
+
+def by_model(
+    structure: Callable[[cv.AbstractPullback], cv.AbstractCurvature],
     damping: float,
     samples: int = 1,
 ) -> cv.NaturalGradient:
-    """A structure of the Fisher matrix of drawn targets, with a constant λ and Armijo's search."""
-    return cv.NaturalGradient(OBJECTIVE, structure(cv.SampledFisher(samples)), damping=damping)
+    """The step by Martens and Grosse 2015: rate and momentum from the Gauss–Newton model."""
+    return martens_grosse(OBJECTIVE, structure(cv.SampledFisher(samples)), damping)
 
 
 def _full(of: cv.AbstractPullback) -> cv.AbstractPullback:
@@ -40,7 +59,7 @@ STRUCTURES = {
     "diagonal": cv.Diagonal,
     "low rank": functools.partial(cv.LowRank, rank=20),
 }
-_DAMPINGS: list[Setting] = [{"damping": damping} for damping in (0.1, 0.03, 0.3, 0.01, 1.0)]
+BY_MODEL = {"K-FAC, rate by the model": cv.KFAC, "EKFAC, rate by the model": cv.EKFAC}
 
 
 def rival(steps: int) -> Method:
@@ -52,17 +71,34 @@ def rival(steps: int) -> Method:
 
 
 def ours(steps: int) -> dict[str, Method]:
-    """Every structure; `steps`, those of Adam."""
-    return {
-        name: Method(
-            functools.partial(natural_gradient, structure),
-            _DAMPINGS,
-            [{"samples": 5}],
-            every=_every(steps),
-            steps=LONGER * steps,
-            scheduled=False,
-        )
+    """Every structure with a step of a given divergence, and two with one by the model.
+
+    **Arguments:** `steps`, those of Adam, and the most of ours.
+    """
+    sampled: Setting = {"samples": 4}
+    of_divergence = Method(
+        natural_gradient,
+        grid=[{"until": steps, "delta": delta} for delta in (0.1, 0.3, 0.03)],
+        choices=[{"damping": 0.01}, sampled, {"until": steps // 2}],
+        every=_every(steps),
+        steps=steps,
+        scheduled=False,
+    )
+    of_model = Method(
+        by_model,
+        grid=[{"damping": damping} for damping in (0.1, 1.0, 0.01)],
+        choices=[sampled],
+        every=_every(steps),
+        steps=steps,
+        scheduled=False,
+    )
+    found = {
+        name: of_divergence._replace(make=functools.partial(natural_gradient, structure))
         for name, structure in STRUCTURES.items()
+    }
+    return found | {
+        name: of_model._replace(make=functools.partial(by_model, structure))
+        for name, structure in BY_MODEL.items()
     }
 
 

@@ -148,9 +148,9 @@ def _outputs(captured: Capture) -> LowerBlocks:
 def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eigenbasis:
     """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
     G, A = nearest(left, right)
-    of_left = spectrum(jax.vmap(_lower)(G))
+    of_left = spectrum(per_slice(LowerBlocks.lower, G))
     if isinstance(A, LowerBlocks):
-        of_right = spectrum(jax.vmap(_lower)(A))
+        of_right = spectrum(per_slice(LowerBlocks.lower, A))
         vectors, numbers = of_right.vectors, of_right.values
     else:
         vectors, numbers = None, A
@@ -181,10 +181,6 @@ def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
         jax.vmap(LowerBlocks.matrix)(factor) if isinstance(factor, LowerBlocks) else factor
         for factor in factors
     ]
-
-
-def _lower(factor: LowerBlocks) -> Float[Array, "m m"]:
-    return factor.lower()
 
 
 def in_bases(
