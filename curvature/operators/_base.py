@@ -42,6 +42,13 @@ class AbstractInvertibleOperator(AbstractPositiveOperator):
     def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
         """Solves (C + λI) d = b for λ > 0; `solved_by_product` serves where nothing is cheaper."""
 
+    def solve_gradient(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        """The same for b = ∇L of the linearisation that C was made of, with all its examples.
+
+        A structure that knows the gradient without b need not use b, which is then not computed.
+        """
+        return self.solve(b, damping)
+
     @abc.abstractmethod
     def describe(self) -> str:
         """Which weights have which structure, in a few words."""

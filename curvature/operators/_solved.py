@@ -14,11 +14,14 @@ class Solved(eqx.Module):
     - `metric`: dᵀCd ≥ 0.
     - `squared_residual`: ‖b − (C + λI)d‖². Where C is known by its eigenvectors it is an estimate
       of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)²; everywhere else it is measured.
+    - `slope`, `squared_vector`: dᵀb and ‖b‖², where they were found without b, else None.
     """
 
     direction: PyTree[Array]
     metric: Scalar
     squared_residual: Scalar
+    slope: Scalar | None = None
+    squared_vector: Scalar | None = None
 
 
 def solved_by_product(

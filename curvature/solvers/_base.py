@@ -140,10 +140,11 @@ def solve_with(
 
 def solution_of(solved: Solved, vector: PyTree[Array], steps: Any, result: lx.RESULTS) -> Solution:
     """The solution for the right-hand side `vector`, of which C's share of the numbers is known."""
-    d, b_norm = solved.direction, norm(vector)
+    d = solved.direction
+    b_norm = norm(vector) if solved.squared_vector is None else jnp.sqrt(solved.squared_vector)
     return Solution(
         direction=d,
-        slope=vdot(d, vector),
+        slope=vdot(d, vector) if solved.slope is None else solved.slope,
         metric=solved.metric,
         squared_norm=vdot(d, d),
         vector_norm=b_norm,

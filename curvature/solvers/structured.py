@@ -44,7 +44,9 @@ class Structured(AbstractSymmetricSolver):
         del start, preconditioner
         structure, damping = _split(operator)
         vector = b.vector()
-        return solution_of(structure.solve(vector, damping), vector, 0, lx.RESULTS.successful)
+        of_loss = b.cotangents is not None and b.offset is None
+        solve = structure.solve_gradient if of_loss else structure.solve
+        return solution_of(solve(vector, damping), vector, 0, lx.RESULTS.successful)
 
 
 def _split(operator: lx.AbstractLinearOperator) -> tuple[AbstractInvertibleOperator, Scalar]:

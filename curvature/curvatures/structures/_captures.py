@@ -27,11 +27,13 @@ class LayerCapture(eqx.Module):
     - `inputs`: ā, for example i and position t.
     - `cotangents`: Δ, for column k of S; they hold √scale_i.
     - `scale`: scale_i.
+    - `of_loss`: the cotangents of the loss, with scale_i, where they were asked for.
     """
 
     inputs: Float[Array, "L n t in"]
     cotangents: Float[Array, "L k n t out"]
     scale: Float[Array, " n"]
+    of_loss: Float[Array, "L n t out"] | None = None
 
     def rotated(
         self, left: Float[Array, "L out out"], right: Float[Array, "L in in"] | None
@@ -87,19 +89,25 @@ def captures_of(
     linearisation: AbstractLinearisation,
     factors: tuple[lx.AbstractLinearOperator, ...],
     layers: Sequence[MatrixLayer],
+    *,
+    of_loss: bool = False,
 ) -> list[list[Capture]]:
-    """Of every layer, in the terms that use it, for one forward and k backward passes."""
+    """Of every layer, in the terms that use it, for one forward and k backward passes.
+
+    **Arguments:** `of_loss`, whether the cotangents of the loss are wanted, too: one pass more.
+    """
     wanted = [layer.weight for layer in layers]
     found: list[list[Capture]] = [[] for _ in layers]
     columns = columns_of(linearisation, factors)
-    for term, of_term in zip(linearisation.terms, columns, strict=True):
+    parts = zip(linearisation.terms, columns, linearisation.cotangents, strict=True)
+    for term, of_term, cotangents in parts:
         captured = capture(
             term.layers,
             linearisation.params,
             term.examples,
             term.closed_over,
             of_term,
-            None,
+            cotangents if of_loss else None,
             wanted,
         )
         for layer, of_layer in zip(layers, found, strict=True):
@@ -121,7 +129,11 @@ def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) 
     if layer.bias is not None:
         inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1)
     found = jnp.moveaxis(inputs.astype(dtype), 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0)
-    return LayerCapture(*found, _scale(term, dtype))
+    images = [image for use in uses if (image := use.image_cotangents()) is not None]
+    of_loss = jnp.concatenate(images, axis=2).astype(dtype) if images else None
+    return LayerCapture(
+        *found, _scale(term, dtype), None if of_loss is None else jnp.moveaxis(of_loss, 1, 0)
+    )
 
 
 def _scale(term: LinearisedTerm, dtype: Any) -> Float[Array, " n"]:

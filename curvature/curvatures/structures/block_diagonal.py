@@ -1,5 +1,4 @@
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -7,6 +6,7 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
@@ -81,7 +81,7 @@ class BlockDiagonal(AbstractStructure):
         blocks = [
             *_dense(linearisation, C.factors, dense),
             *_of_layers(linearisation, C.factors, of_layer),
-            *[_of_rows(linearisation, C.factors, group) for group in by_rows],
+            *_of_rows(linearisation, C.factors, by_rows),
         ]
         leaves = [part.leaves for part in (*dense, *of_layer, *by_rows)]
         return BlockOperator(blocks, leaves, jax.eval_shape(lambda: linearisation.params))
@@ -117,7 +117,7 @@ def _of_layers(
     linearisation: AbstractLinearisation, S: _Factors, layers: Sequence[MatrixLayer]
 ) -> list[AbstractBlock]:
     """By the Gram matrix of a layer's inputs and cotangents."""
-    captures = captures_of(linearisation, S, layers)
+    captures = captures_of(linearisation, S, layers, of_loss=linearisation.whole)
     blocks = []
     for layer, (found,) in zip(layers, captures, strict=True):
         kind, arrays = _rows_of(found, layer)
@@ -129,16 +129,17 @@ def _of_layers(
 
 def _rows_of(
     found: Capture, layer: MatrixLayer
-) -> tuple[Callable[..., AbstractBlockRows], tuple[Array, Array]]:
+) -> tuple[Callable[..., AbstractBlockRows], tuple[Array, ...]]:
     """What makes the rows of a slice, and the arrays that it takes, for all slices."""
     if isinstance(found, TokenCapture):
         make = functools.partial(_table_rows, vocabulary=found.vocabulary)
         return make, (found.tokens, found.cotangents)
-    arrays = found.inputs, found.cotangents
     if layer.groups == 1:
-        return LayerRows, arrays
+        of_loss = () if found.of_loss is None else (found.of_loss,)
+        return LayerRows, (found.inputs, found.cotangents, *of_loss)
     inputs, cotangents = (
-        array.reshape(layer.stack or 1, layer.groups, *array.shape[1:]) for array in arrays
+        array.reshape(layer.stack or 1, layer.groups, *array.shape[1:])
+        for array in (found.inputs, found.cotangents)
     )
     return _group_rows, (inputs, cotangents)
 
@@ -151,16 +152,24 @@ def _table_rows(tokens: Array, cotangents: Array, vocabulary: int) -> TableRows:
     return TableRows(TokenRows(tokens, cotangents, vocabulary))
 
 
-def _of_rows(linearisation: AbstractLinearisation, S: _Factors, group: Group) -> AbstractBlock:
-    """By the Gram matrix of rows that are made by automatic differentiation and held."""
-    rows = rows_for(linearisation, S, group.leaves)  # ravelled, weight by weight
-    ends = np.cumsum([math.prod(shape) * (group.length or 1) for shape in group.shapes])
-    parts = [
-        part.reshape(len(rows), group.length or 1, -1)
-        for part in jnp.split(rows, ends[:-1], axis=1)
-    ]
-    of_slice = jnp.swapaxes(jnp.concatenate(parts, axis=2), 0, 1)  # [L, m, p]
-    return _in_sample_space(HeldRows, (of_slice,), Ravelled(group.shapes), group.length)
+def _of_rows(
+    linearisation: AbstractLinearisation, S: _Factors, groups: Sequence[Group]
+) -> list[AbstractBlock]:
+    """By the Gram matrix of rows that are held: those of all groups are made in one pass."""
+    if not groups:
+        return []
+    leaves = jtu.tree_leaves(linearisation.params)
+    wanted = sorted(j for group in groups for j in group.leaves)
+    rows = rows_for(linearisation, S, wanted)  # ravelled, weight by weight
+    ends = np.cumsum([leaves[j].size for j in wanted])
+    of_weight = dict(zip(wanted, jnp.split(rows, ends[:-1], axis=1), strict=True))
+    blocks = []
+    for group in groups:
+        parts = [of_weight[j].reshape(len(rows), group.length or 1, -1) for j in group.leaves]
+        of_slice = jnp.swapaxes(jnp.concatenate(parts, axis=2), 0, 1)  # [L, m, p]
+        layout = Ravelled(group.shapes)
+        blocks.append(_in_sample_space(HeldRows, (of_slice,), layout, group.length))
+    return blocks
 
 
 def _in_sample_space(

@@ -33,3 +33,7 @@ class AbstractBlock(AbstractBlockMap):
     @abc.abstractmethod
     def solve(self, arrays: list[Float[Array, "..."]], damping: Scalar) -> Solved:
         """Solves (C + λI) d = b, for the arrays of b."""
+
+    def solve_gradient(self, arrays: list[Float[Array, "..."]], damping: Scalar) -> Solved:
+        """The same for the gradient of the loss; a block that knows it need not use its arrays."""
+        return self.solve(arrays, damping)

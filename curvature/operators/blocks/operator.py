@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..._precision import full_precision
-from ..._trees import work_dtype
+from ..._trees import vdot, work_dtype
 from .._base import AbstractInvertibleOperator, AbstractPositiveOperator, matrix_by_products
 from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
@@ -62,16 +62,14 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @full_precision
     def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
-        solved = []
+        return _solved(
+            [partial(block.solve, damping=damping) for block in self.blocks], self.leaves, b
+        )
 
-        def kept(block: AbstractBlock, arrays: list[Array]) -> list[Array]:
-            solved.append(block.solve(arrays, damping))
-            return solved[-1].direction
-
-        d = _applied([partial(kept, block) for block in self.blocks], self.leaves, b)
-        dtype, zero = work_dtype(b), jnp.zeros((), work_dtype(b))
-        metric = sum((one.metric.astype(dtype) for one in solved), zero)
-        return Solved(d, metric, sum((one.squared_residual.astype(dtype) for one in solved), zero))
+    @full_precision
+    def solve_gradient(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
+        solves = [partial(block.solve_gradient, damping=damping) for block in self.blocks]
+        return _solved(solves, self.leaves, b)
 
     def describe(self) -> str:
         """Each kind of block with the modules that have it, such as `exact blocks: norm`."""
@@ -115,6 +113,39 @@ class _Inverse(AbstractPositiveOperator):
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         shapes, treedef = self.structure
         return jtu.tree_unflatten(treedef, shapes)
+
+
+def _solved(
+    solves: Sequence[Callable[[list[Array]], Solved]],
+    numbers: Sequence[tuple[int, ...]],
+    b: PyTree[Array],
+) -> Solved:
+    """The solution of all blocks, and the sums of their numbers."""
+    found = []
+
+    def kept(solve: Callable[[list[Array]], Solved], arrays: list[Array]) -> list[Array]:
+        one = solve(arrays)
+        found.append(
+            Solved(
+                one.direction,
+                one.metric,
+                one.squared_residual,
+                vdot(one.direction, arrays) if one.slope is None else one.slope,
+                vdot(arrays, arrays) if one.squared_vector is None else one.squared_vector,
+            )
+        )
+        return one.direction
+
+    d = _applied([partial(kept, solve) for solve in solves], numbers, b)
+    dtype = work_dtype(b)
+    numbers_of = [
+        [
+            number.astype(dtype)
+            for number in (x.metric, x.squared_residual, x.slope, x.squared_vector)
+        ]
+        for x in found
+    ]
+    return Solved(d, *[sum(column, jnp.zeros((), dtype)) for column in zip(*numbers_of)])
 
 
 def _applied(

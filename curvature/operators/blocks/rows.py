@@ -29,6 +29,22 @@ class AbstractBlockRows(eqx.Module):
     def squares(self) -> Float[Array, "..."]:
         """The diagonal of AᵀA."""
 
+    def gradient(self) -> "AbstractRowsGradient | None":
+        """The gradient of the loss beside the rows, where it is known without being formed."""
+        return None
+
+
+class AbstractRowsGradient(eqx.Module):
+    """The gradient g of the loss, as a pullback by the layer that the rows A are of."""
+
+    @abc.abstractmethod
+    def products(self) -> tuple[Float[Array, " m"], Scalar]:
+        """A g and ‖g‖²."""
+
+    @abc.abstractmethod
+    def less(self, weights: Float[Array, " m"]) -> Float[Array, "..."]:
+        """G − Aᵀ w."""
+
 
 class HeldRows(AbstractBlockRows):
     """The rows themselves."""
@@ -54,10 +70,12 @@ class LayerRows(AbstractBlockRows):
     Their order is that of the columns k, and for each of them of the examples.
 
     - `inputs`: ā; `cotangents`: Δ, with √scale_i.
+    - `of_loss`: those of the loss, with scale_i, of which g = Σ_it D_it ā_itᵀ is made; or None.
     """
 
     inputs: Float[Array, "n t in"]
     cotangents: Float[Array, "k n t out"]
+    of_loss: Float[Array, "n t out"] | None = None
 
     def mv(self, array: Float[Array, "out in"]) -> Float[Array, " m"]:
         images = jnp.einsum("nti,oi->nto", self.inputs, array)
@@ -71,16 +89,46 @@ class LayerRows(AbstractBlockRows):
     def gram(self) -> Float[Array, "m m"]:
         k, n, t, out = self.cotangents.shape
         if t > 1:
-            rows = self._rows().reshape(k * n, -1)
-            return rows @ rows.T
-        flat, inputs = self.cotangents.reshape(k * n, out), self.inputs[:, 0]
-        return (flat @ flat.T) * jnp.tile(inputs @ inputs.T, (k, k))
+            rows = self._rows().reshape(n * k, -1)
+            products = (rows @ rows.T).reshape(n, k, n, k)
+            return products.transpose(1, 0, 3, 2).reshape(k * n, k * n)
+        flat = self.cotangents.reshape(k * n, out)
+        return (flat @ flat.T) * jnp.tile(self.similarities(), (k, k))
 
     def squares(self) -> Float[Array, "out in"]:
         return jnp.sum(self._rows() ** 2, axis=(0, 1))
 
-    def _rows(self) -> Float[Array, "k n out in"]:
-        return jnp.einsum("knto,nti->knoi", self.cotangents, self.inputs)
+    def gradient(self) -> "AbstractRowsGradient | None":
+        if self.of_loss is None or self.of_loss.shape[1] > 1:  # else forming it is cheaper
+            return None
+        return _LayerGradient(self, self.of_loss)
+
+    def similarities(self) -> Float[Array, "n n"]:
+        """The products of all inputs with all others, where there is one position."""
+        inputs = self.inputs[:, 0]
+        return inputs @ inputs.T
+
+    def _rows(self) -> Float[Array, "n k out in"]:
+        """All rows. A batch of products over the examples is fastest in this order."""
+        k, n, t, out = self.cotangents.shape
+        deltas = self.cotangents.transpose(1, 2, 0, 3).reshape(n, t, k * out)
+        return jnp.einsum("ntc,nti->nci", deltas, self.inputs).reshape(n, k, out, -1)
+
+
+class _LayerGradient(AbstractRowsGradient):
+    rows: LayerRows
+    of_loss: Float[Array, "n 1 out"]
+
+    def products(self) -> tuple[Float[Array, " m"], Scalar]:
+        of_loss = self.of_loss[:, 0]
+        image = self.rows.similarities() @ of_loss  # g ā_i for all examples
+        seen = jnp.einsum("kno,no->kn", self.rows.cotangents[:, :, 0], image)
+        return seen.ravel(), jnp.maximum(jnp.vdot(of_loss, image), 0)
+
+    def less(self, weights: Float[Array, " m"]) -> Float[Array, "out in"]:
+        per_row = weights.reshape(self.rows.cotangents.shape[:2])
+        taken = jnp.einsum("kn,kno->no", per_row, self.rows.cotangents[:, :, 0])
+        return (self.of_loss[:, 0] - taken).T @ self.rows.inputs[:, 0]
 
 
 class RowsBlock(AbstractBlock):
@@ -120,6 +168,29 @@ class RowsBlock(AbstractBlock):
         left = weights - image
         squared = jnp.vdot(left, inverse.gram.symmetric_mv(left[:, None])[:, 0])
         return Solved(self.layout.split(d), jnp.vdot(image, image), jnp.maximum(squared, 0))
+
+    def solve_gradient(self, arrays: list[Array], damping: Scalar) -> Solved:
+        """Without forming g where the rows know it: two products of its size less.
+
+        A d is (A g − K w)/λ, with the Gram matrix K, and so the numbers of d have no part of the
+        rounding of d itself, eps ‖g‖/λ: the residual has an estimate of it added.
+        """
+        gradient = self.rows.gradient()
+        if gradient is None:
+            return self.solve(arrays, damping)
+        inverse = self._inverse(damping)
+        gram, damping = inverse.gram, inverse.damping
+        seen, squared_vector = gradient.products()
+        weights = inverse.factor.solve(seen)
+        d = gradient.less(weights) / damping
+        image = (seen - gram.symmetric_mv(weights[:, None])[:, 0]) / damping
+        left, metric = weights - image, jnp.vdot(image, image)
+        slope = metric + damping * jnp.vdot(d, d) + jnp.vdot(image, left)
+        squared = jnp.vdot(left, gram.symmetric_mv(left[:, None])[:, 0])
+        eps = float(jnp.finfo(damping.dtype).eps)
+        rounding = (eps * (gram.norm() / damping + 1)) ** 2 * squared_vector
+        residual = jnp.maximum(squared, 0) + rounding
+        return Solved(self.layout.split(d), metric, residual, slope, squared_vector)
 
     def _inverse(self, damping: Scalar) -> "_RowsInverse":
         gram = LowerBlocks.of(self.rows.gram())

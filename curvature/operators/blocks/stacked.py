@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -34,10 +34,17 @@ class StackedBlock(AbstractBlock):
         return _StackedMap(inverses, self.shapes)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        slices = _slices(self.blocks, self.shapes, arrays)
-        each = eqx.filter_vmap(lambda block, b: block.solve(b, damping))(self.blocks, slices)
-        direction = _shaped(each.direction, arrays)
-        return Solved(direction, jnp.sum(each.metric), jnp.sum(each.squared_residual))
+        return self._solved(lambda block, b: block.solve(b, damping), arrays)
+
+    def solve_gradient(self, arrays: list[Array], damping: Scalar) -> Solved:
+        return self._solved(lambda block, b: block.solve_gradient(b, damping), arrays)
+
+    def _solved(
+        self, solve: Callable[[AbstractBlock, list[Array]], Solved], arrays: list[Array]
+    ) -> Solved:
+        each = eqx.filter_vmap(solve)(self.blocks, _slices(self.blocks, self.shapes, arrays))
+        numbers = each.metric, each.squared_residual, each.slope, each.squared_vector
+        return Solved(_shaped(each.direction, arrays), *jtu.tree_map(jnp.sum, numbers))
 
 
 class _StackedMap(AbstractBlockMap):

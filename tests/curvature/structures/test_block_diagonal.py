@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from curvature.solvers._base import RightHandSide
+from curvature.solvers.structured import Structured
 from tests.curvature import cases
 from tests.curvature.structures import laws
 from tests.curvature.tools import distance
@@ -72,3 +74,38 @@ def test_it_has_the_blocks_of_the_dense_matrix(x64, model, likelihood, names):
 def test_as_an_operator(x64, model, name):
     operator, _ = evaluated(model, cases.ONE.get(model, "categorical"), laws.TWO)[name]
     laws.check_operator(operator)
+
+
+@pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_gradient_need_not_be_formed(x64, samples, damping):
+    """Its solution by the cotangents of the layers has the numbers of that for the same vector."""
+    case = cases.MODELS["tanh"]("categorical")
+    here = case.objective.linearise(case.model, case.batch)
+    C = cv.BlockDiagonal(cv.SampledFisher(samples)).operator(here, key=KEY)
+    by_rows = [block.rows.gradient() for block in C.blocks if hasattr(block, "rows")]
+    assert any(gradient is not None for gradient in by_rows)
+    damped, unformed = (
+        cv.damped(C, jnp.asarray(damping)),
+        RightHandSide(here, here.cotangents, None),
+    )
+    found = Structured().solve(damped, unformed, None)
+    wanted = Structured().solve(damped, RightHandSide(here, None, here.grad), None)
+    for name in ("direction", "slope", "metric", "squared_norm", "vector_norm"):
+        got, other = (jfu.ravel_pytree(getattr(x, name))[0] for x in (found, wanted))
+        np.testing.assert_allclose(got, other, rtol=1e-9, atol=1e-11 * jnp.max(jnp.abs(other)))
+    assert found.residual < 1e-7
+
+
+def test_the_gradient_of_a_part_of_the_batch_is_not_that_of_the_whole(x64):
+    case = cases.MODELS["tanh"]("categorical")
+    opt = cv.NaturalGradient(
+        case.objective, cv.FirstExamples(cv.BlockDiagonal(cv.EmpiricalFisher()), 3), damping=0.1
+    )
+    state = opt.init(case.model, batch=case.batch)
+    new, _, _ = opt.step(case.model, case.batch, state)
+    here = case.objective.linearise(case.model, case.batch)
+    C = opt.curvature.operator(here).as_matrix() + 0.1 * np.eye(jfu.ravel_pytree(here.grad)[0].size)
+    before, after = (jfu.ravel_pytree(eqx.filter(m, eqx.is_array))[0] for m in (case.model, new))
+    step = np.linalg.solve(C, jfu.ravel_pytree(here.grad)[0])
+    np.testing.assert_allclose(before - after, step, rtol=1e-8, atol=1e-12)
