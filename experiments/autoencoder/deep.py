@@ -1,10 +1,12 @@
 """The deeper autoencoder of the published runs of K-FAC, with ReLU: the loss by epoch."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from data import Dataset
+from experiments.comparison import rivals
 from experiments.comparison.curves import Curve
 from experiments.comparison.method import Method, Setting, label
 from experiments.comparison.runs import TUNING_SEED, Runs
@@ -12,14 +14,14 @@ from experiments.markdown import table, versions
 from training import machine
 
 from . import figure
-from .methods import adam, kfac
-from .problem import BATCH_SIZE, deep
+from .methods import kfac
+from .problem import BATCH_SIZE, OBJECTIVE, deep
 
 TEMPLATE = Path(__file__).with_name("deep.md")
 SEED = 0
 EPOCHS, TUNING_EPOCHS = 45, 10
 SHOWN = (1, 2, 3, 6, 10, 20, 30, 45)
-MAKE = {"K-FAC": kfac, "Adam": adam}
+MAKE = {"K-FAC": kfac, "Adam": functools.partial(rivals.adam, OBJECTIVE)}
 GRIDS: dict[str, list[Setting]] = {
     "K-FAC": [{"damping": damping, "every": 20, "examples": 500} for damping in (3.0, 10.0, 30.0)],
     "Adam": [{"learning_rate": rate} for rate in (3e-4, 1e-3, 2e-3, 3e-3)],

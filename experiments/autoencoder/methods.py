@@ -1,15 +1,15 @@
 """The optimisers that are compared, and what is tried of each on the tuning seed."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import optax
 import optimistix as optx
 
 import curvature as cv
-from experiments.comparison.martens_grosse import martens_grosse
-from experiments.comparison.method import Method, Setting, rate
-from training import rivals
+from experiments.comparison import rivals
+from experiments.comparison.method import Method, Setting
+from experiments.comparison.ours import martens_grosse
 
 from .problem import OBJECTIVE
 
@@ -55,33 +55,6 @@ def ekfac(
     return _preconditioned(structure, damping, minimum, examples)
 
 
-def adam(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
-    """Adam. **Arguments:** as for all rivals, `until`: see `rate`."""
-    return cv.FirstOrder(OBJECTIVE, optax.adam(rate(learning_rate, until), **choices))
-
-
-def muon(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
-    """Muon, with Adam at the same rate for the biases."""
-    return cv.FirstOrder(
-        OBJECTIVE,
-        optax.contrib.muon(
-            rate(learning_rate, until),
-            muon_weight_dimension_numbers=rivals.matrix_axes,
-            **choices,
-        ),
-    )
-
-
-def soap(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
-    """SOAP."""
-    return cv.FirstOrder(OBJECTIVE, rivals.soap(rate(learning_rate, until), **choices))
-
-
-def shampoo(learning_rate: float, until: int | None = None, **choices: Any) -> cv.FirstOrder:
-    """Shampoo, grafted from Adam."""
-    return cv.FirstOrder(OBJECTIVE, rivals.shampoo(rate(learning_rate, until), **choices))
-
-
 def _preconditioned(
     structure: cv.AbstractCurvature, damping: float, minimum: float, examples: int | None
 ) -> cv.NaturalGradient:
@@ -101,6 +74,7 @@ def _rival(
     every: int,
 ) -> Method:
     grid = _grid("learning_rate", *rates)
+    make = functools.partial(make, OBJECTIVE)
     return Method(make, grid, choices, every, steps=3000, scheduled=True)
 
 
@@ -116,9 +90,9 @@ _LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
 METHODS = {
     "K-FAC": _ours(kfac, [*_CHEAPER, {"inverse": "factored"}, *_STEADIER]),
     "EKFAC": _ours(ekfac, _CHEAPER),
-    "Adam": _rival(adam, (3e-3, 5e-3, 2e-3, 1e-3, 1e-2), [], every=20),
-    "Muon": _rival(muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
-    "SOAP": _rival(soap, (1e-2, 2e-2, 5e-2, 3e-3, 1e-1), _LESS_OFTEN, every=10),
-    "Shampoo": _rival(shampoo, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), _LESS_OFTEN, every=10),
+    "Adam": _rival(rivals.adam, (3e-3, 5e-3, 2e-3, 1e-3, 1e-2), [], every=20),
+    "Muon": _rival(rivals.muon, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), [], every=10),
+    "SOAP": _rival(rivals.soap, (1e-2, 2e-2, 5e-2, 3e-3, 1e-1), _LESS_OFTEN, every=10),
+    "Shampoo": _rival(rivals.shampoo, (1e-2, 2e-2, 5e-3, 5e-2, 2e-3), _LESS_OFTEN, every=10),
     "Hessian-free": Method(hessian_free, [{}], [], every=1, steps=60, scheduled=False),
 }

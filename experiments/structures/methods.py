@@ -3,41 +3,15 @@
 import functools
 from collections.abc import Callable
 
-import optax
-
 import curvature as cv
-from experiments.comparison.martens_grosse import martens_grosse
-from experiments.comparison.method import Method, Setting, rate
+from experiments.comparison.method import Method, Setting
+from experiments.comparison.ours import martens_grosse, of_divergence
+from experiments.comparison.rivals import adam
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 
 
-def adam(learning_rate: float, until: int | None = None) -> cv.FirstOrder:
-    """Adam."""
-    return cv.FirstOrder(OBJECTIVE, optax.adam(rate(learning_rate, until)))
-
-
-def natural_gradient(
-    structure: Callable[[cv.AbstractPullback], cv.AbstractCurvature],
-    until: int,
-    delta: float,
-    damping: float = 0.1,
-    samples: int = 1,
-) -> cv.NaturalGradient:
-    """A structure of the Fisher matrix of drawn targets; a step has a KL divergence that falls.
-
-    **Arguments:** `until`, the last step; `delta`, the divergence of the first step, in nats and
-    per example, that of the last is a hundredth; `damping`, λ; `samples`, targets per example.
-    """
-    return cv.NaturalGradient(
-        OBJECTIVE,
-        structure(cv.SampledFisher(samples)),
-        damping=damping,
-        search=cv.KLTrustRegion(optax.linear_schedule(delta, delta / 100, until)),
-    )
-
-
-def by_model(
+def of_model(
     structure: Callable[[cv.AbstractPullback], cv.AbstractCurvature],
     damping: float,
     samples: int = 1,
@@ -67,7 +41,14 @@ def rival(steps: int) -> Method:
     rates = (1e-3, 3e-3, 1e-2, 3e-2)
     grid: list[Setting] = [{"learning_rate": peak} for peak in rates]
     grid += [{"learning_rate": peak, "until": steps} for peak in rates]
-    return Method(adam, grid, [], every=_every(steps), steps=steps, scheduled=False)
+    return Method(
+        functools.partial(adam, OBJECTIVE),
+        grid,
+        [],
+        every=_every(steps),
+        steps=steps,
+        scheduled=False,
+    )
 
 
 def ours(steps: int) -> dict[str, Method]:
@@ -76,16 +57,16 @@ def ours(steps: int) -> dict[str, Method]:
     **Arguments:** `steps`, those of Adam, and the most of ours.
     """
     sampled: Setting = {"samples": 4}
-    of_divergence = Method(
-        natural_gradient,
+    by_divergence = Method(
+        of_divergence,
         grid=[{"until": steps, "delta": delta} for delta in (0.1, 0.3, 0.03)],
         choices=[{"damping": 0.01}, sampled, {"until": steps // 2}],
         every=_every(steps),
         steps=steps,
         scheduled=False,
     )
-    of_model = Method(
-        by_model,
+    by_model = Method(
+        of_model,
         grid=[{"damping": damping} for damping in (0.1, 1.0, 0.01)],
         choices=[sampled],
         every=_every(steps),
@@ -93,11 +74,11 @@ def ours(steps: int) -> dict[str, Method]:
         scheduled=False,
     )
     found = {
-        name: of_divergence._replace(make=functools.partial(natural_gradient, structure))
+        name: by_divergence._replace(make=functools.partial(of_divergence, OBJECTIVE, structure))
         for name, structure in STRUCTURES.items()
     }
     return found | {
-        name: of_model._replace(make=functools.partial(by_model, structure))
+        name: by_model._replace(make=functools.partial(of_model, structure))
         for name, structure in BY_MODEL.items()
     }
 

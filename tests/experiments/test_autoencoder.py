@@ -14,8 +14,9 @@ from data import digits
 from experiments.autoencoder import deep, problem
 from experiments.autoencoder.__main__ import _write
 from experiments.autoencoder.figure import draw
-from experiments.autoencoder.methods import METHODS, adam, hessian_free, kfac
+from experiments.autoencoder.methods import METHODS, hessian_free, kfac
 from experiments.autoencoder.report import soonest_table, verdict
+from experiments.comparison import rivals
 from experiments.comparison.curves import run
 from experiments.comparison.tuning import Tried
 from launch.command import parse
@@ -86,7 +87,7 @@ def test_every_setting_makes_an_optimiser():
 @pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax multiplies floats by its step counts
 def test_a_curve_is_that_of_a_training_run(small, tmp_path):
-    optimiser = adam(3e-3)
+    optimiser = rivals.adam(problem.OBJECTIVE, 3e-3)
     settings = Settings(seed=3, batch_size=BATCH_SIZE, epochs=2)
     summary = train(
         dataclasses.replace(built("autoencoder"), optimiser=optimiser, settings=settings), tmp_path

@@ -1,0 +1,51 @@
+"""Natural gradients with a structure, and how they choose the length of a step."""
+
+from collections.abc import Callable
+
+import optax
+
+import curvature as cv
+
+
+def of_divergence(
+    objective: cv.AbstractObjective,
+    structure: Callable[[cv.AbstractPullback], cv.AbstractCurvature],
+    until: int,
+    delta: float,
+    damping: float = 0.1,
+    samples: int = 1,
+) -> cv.NaturalGradient:
+    """A structure of the Fisher matrix of drawn targets; a step has a KL divergence that falls.
+
+    **Arguments:** `until`, the last step; `delta`, the divergence of the first step, in nats and
+    per example, that of the last is a hundredth; `damping`, λ; `samples`, targets per example.
+    """
+    return cv.NaturalGradient(
+        objective,
+        structure(cv.SampledFisher(samples)),
+        damping=damping,
+        search=cv.KLTrustRegion(optax.linear_schedule(delta, delta / 100, until)),
+    )
+
+
+def martens_grosse(
+    objective: cv.AbstractObjective,
+    structure: cv.AbstractCurvature,
+    damping: float,
+    minimum: float = 1e-3,
+) -> cv.NaturalGradient:
+    """The gradient times the damped inverse of a structure, with the rate and momentum of a model.
+
+    The model is quadratic, by the Gauss–Newton matrix, and exact along the direction and the last
+    step. Levenberg and Marquardt's rule moves λ (Martens and Grosse 2015, sections 6.4, 6.5 and 7).
+
+    **Arguments:** `damping` and `minimum`, the first and the least λ.
+    """
+    return cv.NaturalGradient(
+        objective,
+        cv.GaussNewton(),
+        cv.Preconditioned(),
+        preconditioner=structure,
+        damping=cv.LevenbergMarquardt(initial=damping, minimum=minimum),
+        momentum=cv.QuadraticMomentum(),
+    )
