@@ -19,10 +19,10 @@ def main() -> None:
     arguments = parser("characters", __doc__)
     arguments.add_argument("--text", type=Path, help="a text in UTF-8; default: a bundled one")
     chosen = arguments.parse_args()
-    dataset = data.text(chosen.text, CONTEXT)
+    dataset = data.held_out(data.text(chosen.text, CONTEXT), fraction=0.1)
     model = functools.partial(models.TransformerDecoder, width=128, depth=4)
     name = "bundled text" if chosen.text is None else chosen.text.stem
-    problem = Problem(name, dataset, model, batch_size=12, part="test")
+    problem = Problem(name, dataset, model, batch_size=12, part="validation")
     finals = compare(problem, RIVALS, ours(), chosen.runs)
     print(finals.table(CONTEXT), flush=True)
     publish(

@@ -28,22 +28,20 @@ RIVALS = {
     "Muon": _rival(rivals.muon, 3e-3, 1e-2, 3e-2),
     "SOAP": _rival(rivals.soap, 1e-3, 3e-3, 1e-2),
 }
-# One drawn target for each of 12 windows is too little for blocks that are not averaged.
 OURS = {
     "K-FAC": cv.KFAC,
     "EKFAC": cv.EKFAC,
     "layer by layer": cv.BlockDiagonal,
 }
-SAMPLES = {"layer by layer": 16}
 
 
 def ours() -> dict[str, Method]:
     """Every structure."""
     grid: list[Setting] = [{"delta": delta} for delta in (1.0, 0.3, 3.0)]
     choices: list[Setting] = [{"damping": 1.0}, {"damping": 0.01}]
-    found = {}
-    for name, structure in OURS.items():
-        samples = SAMPLES.get(name, 1)
-        make = functools.partial(of_divergence, OBJECTIVE, structure, STEPS, samples=samples)
-        found[name] = _method(make, grid)._replace(choices=choices)
-    return found
+    return {
+        name: _method(functools.partial(of_divergence, OBJECTIVE, structure, STEPS), grid)._replace(
+            choices=choices
+        )
+        for name, structure in OURS.items()
+    }

@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     dataset: Dataset
     model: Callable[..., eqx.Module]
     batch_size: int
-    part: Literal["train", "test"] = "train"
+    part: Literal["train", "validation", "test"] = "train"
 
     def initial_model(self, seed: int) -> eqx.Module:
         """The weights with which `python train.py seed=...` begins."""
