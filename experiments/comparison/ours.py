@@ -2,9 +2,27 @@
 
 from collections.abc import Callable
 
-import optax
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 import curvature as cv
+
+
+class Falling(eqx.Module):
+    """A number that falls linearly to a hundredth at step `until`.
+
+    Its numbers are arrays: a step is compiled once for all settings.
+    """
+
+    first: Float[Array, ""]
+    until: Int[Array, ""]
+
+    def __init__(self, first: float, until: int):
+        self.first, self.until = jnp.asarray(first), jnp.asarray(until)
+
+    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        return self.first * (1 - 0.99 * jnp.minimum(step / self.until, 1))
 
 
 def of_divergence(
@@ -24,7 +42,7 @@ def of_divergence(
         objective,
         structure(cv.SampledFisher(samples)),
         damping=damping,
-        search=cv.KLTrustRegion(optax.linear_schedule(delta, delta / 100, until)),
+        search=cv.KLTrustRegion(Falling(delta, until)),
     )
 
 
