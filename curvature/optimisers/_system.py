@@ -9,16 +9,17 @@ import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._trees import constant, norm, scaled, vdot
-from ..curvatures import AbstractCurvature
+from ..curvatures import AbstractCurvature, AbstractStructure
 from ..damping import Batch
 from ..linearisation import AbstractLinearisation
 from ..objective import AbstractObjective
 from ..operators import AbstractInvertibleOperator, damped
+from ..rows import gradient_operations
 from ..solvers import (
     Plan,
-    Preconditioning,
     RightHandSide,
     Solution,
+    StructureCost,
     check_preconditioned,
     chosen,
     plan_for,
@@ -120,17 +121,24 @@ class System(eqx.Module):
     ) -> Plan:
         """How a step will solve, and what that is predicted to cost."""
         states, one = self.init(here), jnp.ones((), here.loss.dtype)
-        C, _ = self.curvature.update(here, states.curvature, key=key)
-        preconditioning, preconditioner = None, self.preconditioner
+        structure, of_preconditioner, preconditioner = None, None, self.preconditioner
+
+        def made() -> Any:
+            return self.curvature.update(here, states.curvature, key=key)[0]
+
+        if isinstance(self.curvature, AbstractStructure):
+            structure = StructureCost.of(made, one)
         if preconditioner is not None:
-            preconditioning = Preconditioning.of(
+            of_preconditioner = StructureCost.of(
                 lambda: _updated(preconditioner, here, states.preconditioner, key)[0], one
             )
         return plan_for(
             self.solver,
-            damped(C, one),
+            damped(made() if structure is None else structure.operator, one),
             positive_damping=positive_damping,
-            preconditioning=preconditioning,
+            structure=structure,
+            preconditioner=of_preconditioner,
+            gradient=None if structure is None else gradient_operations(here),
         )
 
 

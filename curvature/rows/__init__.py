@@ -1,5 +1,10 @@
 from .build import columns_of as columns_of, ranks_of as ranks_of, rows_of as rows_of
-from .cost import Cost as Cost, cost_of as cost_of, memory_of as memory_of
+from .cost import (
+    Cost as Cost,
+    cost_of as cost_of,
+    gradient_operations as gradient_operations,
+    memory_of as memory_of,
+)
 from .factor import Factor as Factor, factorise as factorise
 from .layout import Layout as Layout, layout_of as layout_of
 from .lower_blocks import LowerBlocks as LowerBlocks

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array
 
 from ..layers import AbstractMatrixUse, Use, operations
-from ..linearisation import LinearisedTerm
+from ..linearisation import AbstractLinearisation, LinearisedTerm
 from .layout import HELD_BYTES, Layout, Way
 
 # Gram matrix, its factor, and what factorising takes, in whole m × m matrices.
@@ -35,7 +35,7 @@ def cost_of(layout: Layout) -> Cost:
     m, terms = layout.size, layout.linearisation.terms
     gradient, gram, made = 0, 0, 0
     for term, rows in zip(terms, layout.per_term, strict=True):
-        whole = _gradient(term, layout.linearisation.params)
+        whole = _of_example(term, layout.linearisation.params)
         gradient += term.size * whole
         made += rows * whole
         # A backward pass that stops at the layers' outputs leaves out one product per weight.
@@ -62,6 +62,12 @@ def cost_of(layout: Layout) -> Cost:
         by_rows=made + 2 * m * parameters**2,
         gram=gram,
     )
+
+
+def gradient_operations(linearisation: AbstractLinearisation) -> int:
+    """Operations of a gradient of the loss, from shapes alone."""
+    params = linearisation.params
+    return sum(term.size * _of_example(term, params) for term in linearisation.terms)
 
 
 def memory_of(layout: Layout) -> int:
@@ -92,7 +98,7 @@ def _uses(layout: Layout, j: int) -> list[Use]:
     return [use for of_term in layout.uses(j) for use in of_term or ()]
 
 
-def _gradient(term: LinearisedTerm, params: Any) -> int:
+def _of_example(term: LinearisedTerm, params: Any) -> int:
     """Operations of the gradient of one example."""
     example = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),

@@ -8,7 +8,7 @@ from .cg import CG as CG
 from .direction import solve as solve
 from .plan import (
     Plan as Plan,
-    Preconditioning as Preconditioning,
+    StructureCost as StructureCost,
     name_of as name_of,
     plan_for as plan_for,
 )

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,6 +17,7 @@ from .auto import Auto
 from .cg import CG
 from .preconditioned import Preconditioned
 from .sample_space import SampleSpace
+from .structured import Structured
 
 # A pass through a model takes at least the time of so many operations, however small it is.
 _PASS = 2_000_000
@@ -28,39 +30,36 @@ _SLOWER = 2
 
 
 @dataclass(frozen=True)
-class Preconditioning:
-    """What a preconditioner M costs.
+class StructureCost:
+    """What a structure costs at a step, as the curvature or as a preconditioner.
 
-    - `made`, `applied`: operations to make it at a step, and of a product with it.
-    - `nbytes`: what it holds.
-    - `structure`: which weights have which structure.
+    - `operator`: the structure, with zeros for its numbers.
+    - `made`, `applied`: operations to make it with its damped inverse, and of a product with that;
+      at a step that makes all of it anew.
+    - `nbytes`: what the inverse holds.
     """
 
+    operator: AbstractInvertibleOperator
     made: int
     applied: int
     nbytes: int
-    structure: str
 
     @classmethod
-    def of(
-        cls, make: Callable[[], AbstractInvertibleOperator], damping: Array
-    ) -> "Preconditioning":
+    def of(cls, make: Callable[[], AbstractInvertibleOperator], damping: Array) -> "StructureCost":
         """The costs of P and (P + λI)⁻¹ by counting: `make` is traced, nothing is computed."""
-        found, described = [], []
+        P, made = _traced(make)
+        M, inverted = _traced(lambda: P.inverse(damping))
+        vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
+        applied = operations(jax.make_jaxpr(M.mv)(vector).jaxpr)
+        nbytes = sum(leaf.nbytes for leaf in jtu.tree_leaves(eqx.filter(M, eqx.is_array)))
+        return cls(P, made + inverted + _PASS, applied, nbytes)
 
-        def traced() -> list[Array]:
-            P = make()
-            described.append(P.describe())
-            M = P.inverse(damping)
-            vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
-            held = jtu.tree_leaves(eqx.filter(M, eqx.is_array))
-            found.append(operations(jax.make_jaxpr(M.mv)(vector).jaxpr))
-            found.append(sum(leaf.nbytes for leaf in held))
-            return held
 
-        made = operations(jax.make_jaxpr(traced)().jaxpr)
-        applied, nbytes = found
-        return cls(made + _PASS, applied, nbytes, *described)
+def _traced(make: Callable[[], Any]) -> tuple[Any, int]:
+    """What `make` makes, with zeros for its numbers, and the operations that it takes."""
+    jaxpr, shapes, static = eqx.filter_make_jaxpr(make)()
+    zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return eqx.combine(zeros, static), operations(jaxpr.jaxpr)
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ class Plan:
     - `solver`: the one that is used.
     - `parameters`, `rows`: P, and the m of C = AᵀA; None for an operator that is not made of rows.
     - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
-      counting operations; None for a solver or a C (a structure) of which nothing is known.
+      counting operations; of an iteration, and of a structure that is not made anew at every
+      step, the most; None for a solver or a C of which nothing is known.
     - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
     - `others`: the same cost for other solvers, by their name.
     - `preconditioner`: the share of the preconditioner in `gradients`; None where there is none.
@@ -93,7 +93,7 @@ class Plan:
             said.append(f"about {self.nbytes / 2**20:,.3g} MiB")
         if self.gradients is not None:
             others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
-            most = "at most " if isinstance(self.solver, CG) else ""
+            most = "at most " if isinstance(self.solver, CG | Structured) else ""
             cost = f"a step is predicted to cost {most}{self.gradients:,.3g} gradients"
             if self.preconditioner is not None:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
@@ -106,23 +106,26 @@ class _Costs:
     """What each solver would cost for one operator."""
 
     def __init__(
-        self, operator: lx.AbstractLinearOperator, preconditioning: Preconditioning | None
+        self,
+        operator: lx.AbstractLinearOperator,
+        structure: StructureCost | None,
+        preconditioner: StructureCost | None,
+        gradient: int | None,
     ):
-        self.preconditioning = preconditioning
+        self.of_structure, self.preconditioner = structure, preconditioner
         self.parameters = operator.in_size()
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
         self.layout: Layout | None = None
         # Of an operator made of one matrix: a product with it.
         product = 2 * self.parameters**2
         matrix = product * self.parameters
-        cost = Cost(product, by_products=matrix, by_rows=matrix, gram=0)
+        cost = Cost(gradient or product, by_products=matrix, by_rows=matrix, gram=0)
         if isinstance(inner, PullbackOperator):
             self.layout = inner.layout()
             cost = cost_of(self.layout)
         self.cost, self.diagonal = cost, lx.is_diagonal(operator)
-        # What it costs to make a structure is more than to solve with it, and not known here.
         self.structured = isinstance(inner, AbstractInvertibleOperator)
-        self.structure = None if preconditioning is None else preconditioning.structure
+        self.structure = None if preconditioner is None else preconditioner.operator.describe()
         if isinstance(inner, AbstractInvertibleOperator):
             self.structure = inner.describe()
         leaves = jtu.tree_leaves(operator.in_structure())
@@ -130,16 +133,16 @@ class _Costs:
 
     def gradients(self, solver: lx.AbstractLinearSolver) -> float | None:
         """Gradient and solve, in gradients; of an iterative solver, the most that it may take."""
-        if self.structured:
-            return None
         gradient, P = self.cost.gradient + _PASS, self.parameters
+        if self.structured:
+            return self._of_structure(solver, gradient)
         match solver:
             case Elementwise():
                 solve = 0
             case CG():
-                solve = solver.max_steps * gradient + self._preconditioner(solver)
+                solve = solver.max_steps * gradient + self._preconditioning(solver)
             case Preconditioned():
-                solve = self._preconditioner(solver)
+                solve = self._preconditioning(solver)
             case lx.Cholesky():
                 by_products = self.cost.by_products + -(-P // _COLUMNS) * _PASS
                 solve = min(by_products, self.cost.by_rows + _PASS) + _SLOWER * P**3 // 3
@@ -149,15 +152,22 @@ class _Costs:
                 return None
         return (gradient + solve) / gradient
 
-    def _preconditioner(self, solver: CG | Preconditioned) -> int:
+    def _of_structure(self, solver: lx.AbstractLinearSolver, gradient: int) -> float | None:
+        cost = self.of_structure
+        if cost is None or not isinstance(solver, CG | Elementwise | Structured):
+            return None
+        products = solver.max_steps if isinstance(solver, CG) else 1
+        return (gradient + cost.made + products * cost.applied) / gradient
+
+    def _preconditioning(self, solver: CG | Preconditioned) -> int:
         """Operations of making the preconditioner, and of its products: of CG one after each step.
 
         CG's first product is before its first step.
         """
-        if self.preconditioning is None:
+        if self.preconditioner is None:
             return 0
         steps = solver.max_steps if isinstance(solver, CG) else 0
-        return self.preconditioning.made + (steps + 1) * self.preconditioning.applied
+        return self.preconditioner.made + (steps + 1) * self.preconditioner.applied
 
     def nbytes(self, solver: lx.AbstractLinearSolver) -> int | None:
         """The memory of the solve: matrices and vectors that live at once."""
@@ -165,12 +175,12 @@ class _Costs:
         match solver:
             case Elementwise():
                 vectors = 1
-            case CG() if self.preconditioning is not None:
-                vectors, held = _CG_VECTORS + 1, self.preconditioning.nbytes
+            case CG() if self.preconditioner is not None:
+                vectors, held = _CG_VECTORS + 1, self.preconditioner.nbytes
             case CG():
                 vectors = _CG_VECTORS
-            case Preconditioned() if self.preconditioning is not None:
-                vectors, held = 1, self.preconditioning.nbytes
+            case Preconditioned() if self.preconditioner is not None:
+                vectors, held = 1, self.preconditioner.nbytes
             case lx.Cholesky():
                 vectors = 2 * self.parameters  # the matrix and its factor
             case SampleSpace() if self.layout is not None:
@@ -185,8 +195,8 @@ class _Costs:
         """The plan to use `solver`, where `others` were possible."""
         costs = {name_of(other): self.gradients(other) for other in others}
         share = None
-        if self.preconditioning is not None and isinstance(solver, CG | Preconditioned):
-            share = self._preconditioner(solver) / (self.cost.gradient + _PASS)
+        if self.preconditioner is not None and isinstance(solver, CG | Preconditioned):
+            share = self._preconditioning(solver) / (self.cost.gradient + _PASS)
         return Plan(
             solver=solver,
             parameters=self.parameters,
@@ -209,17 +219,23 @@ def plan_for(
     operator: lx.AbstractLinearOperator,
     *,
     positive_damping: bool,
-    preconditioning: Preconditioning | None = None,
+    structure: StructureCost | None = None,
+    preconditioner: StructureCost | None = None,
+    gradient: int | None = None,
 ) -> Plan:
-    """What a solver will do with an operator: its choice, where it chooses."""
-    costs = _Costs(operator, preconditioning)
+    """What a solver will do with an operator: its choice, where it chooses.
+
+    **Arguments:** `structure`, what C costs where it is one; `gradient`, the operations
+    of a gradient, wanted with it.
+    """
+    costs = _Costs(operator, structure, preconditioner, gradient)
     if not isinstance(solver, Auto):
         return costs.plan(solver)
     chosen = solver.choose(
         operator,
         positive_damping=positive_damping,
-        preconditioned=preconditioning is not None,
+        preconditioned=preconditioner is not None,
     )
     others = (solver.sample_space, lx.Cholesky(), solver.cg)
     different = tuple(other for other in others if type(other) is not type(chosen))
-    return costs.plan(chosen, () if costs.diagonal else different)
+    return costs.plan(chosen, () if costs.diagonal or costs.structured else different)

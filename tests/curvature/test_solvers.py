@@ -246,13 +246,34 @@ def test_an_operator_whose_inverse_is_not_known_is_refused():
         (cv.LowRank(cv.GaussNewton(), 3), "Structured"),
     ],
 )
-def test_the_plan_of_a_structure_predicts_no_cost(curvature, solver):
+def test_the_plan_of_a_structure_names_its_solver(curvature, solver):
     plan = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature).plan(
         *SMALL, key=jax.random.key(0)
     )
-    assert plan.gradients is None
     assert not plan.others
     assert str(plan).startswith(f"3,190 parameters; {solver}")
+    assert "; diagonal: all weights" in str(plan) or "; rank 3: all weights" in str(plan)
+
+
+def test_the_plan_of_a_structure_counts_what_makes_it():
+    model, batch = MEDIUM
+    objective, key = cv.Supervised(cv.Categorical()), jax.random.key(0)
+
+    def predicted(curvature):
+        return cv.NaturalGradient(objective, curvature).plan(model, batch, key=key).gradients
+
+    n, inputs, outputs, width = 64, 785, 129, 128
+    gradient = n * 2 * (2 * 784 * width + 3 * width * 10)  # no cotangents of the first inputs
+    second_moments = 2 * n * (inputs**2 + outputs**2 + width**2) * 2 / 3  # of symmetric matrices
+    bases, solve = (
+        9 * (inputs**3 + outputs**3 + width**3),
+        4 * width * inputs * (inputs + width),
+    )
+    known = 2 + (second_moments + bases + solve) / gradient
+    assert predicted(cv.KFAC(cv.SampledFisher(1))) == pytest.approx(known, rel=0.2)
+    # A product with C for each of its ranks.
+    few, many = (predicted(cv.LowRank(cv.GaussNewton(), rank)) for rank in (4, 16))
+    assert many > 2 * few
 
 
 def test_auto_hands_on_its_own_solvers():
