@@ -1,4 +1,4 @@
-"""`python -m experiments.structures`: `structures.json, .md, .png`."""
+"""`python -m experiments.structures [PROBLEM ...]`: `structures.json, .md, .png`."""
 
 from pathlib import Path
 
@@ -6,14 +6,21 @@ from experiments.comparison.finals import compare
 from experiments.comparison.page import parser, publish
 
 from .methods import ours, rival
-from .problems import EPOCHS, problems, steps
+from .problems import ABOUT, EPOCHS, problems, steps
 
 
 def main() -> None:
     """Tune, run, draw and write; runs that are kept are not made again."""
-    arguments = parser("structures", __doc__).parse_args()
+    options = parser("structures", __doc__)
+    options.add_argument(
+        "problems", nargs="*", default=list(EPOCHS), metavar="PROBLEM", help=f"of {[*EPOCHS]}"
+    )
+    arguments = options.parse_args()
+    if unknown := set(arguments.problems) - set(EPOCHS):
+        options.error(f"there are the problems {[*EPOCHS]}, got {sorted(unknown)}")
     found = []
-    for problem in problems():
+    chosen = [problem for problem in problems() if problem.name in arguments.problems]
+    for problem in chosen:
         of_adam = steps(problem)
         finals = compare(problem, {"Adam": rival(of_adam)}, ours(of_adam), arguments.runs)
         print(f"{problem.name}\n{finals.table()}", flush=True)
@@ -22,7 +29,11 @@ def main() -> None:
         found,
         Path(__file__).with_name("template.md"),
         arguments.folder,
-        epochs=", ".join(f"{epochs} of {name}" for name, epochs in EPOCHS.items()),
+        arguments="".join(f' "{problem.name}"' for problem in chosen if len(chosen) < len(EPOCHS)),
+        about="\n".join(
+            f"- {problem.name}: {ABOUT[problem.name]}; {EPOCHS[problem.name]} epochs of Adam"
+            for problem in chosen
+        ),
     )
 
 

@@ -8,6 +8,12 @@ from experiments.comparison.problem import Problem
 
 EPOCHS = {"convnet": 20, "transformer": 20, "mnist10k, batch 128": 5, "mnist10k, batch 2000": 25}
 """Those of Adam."""
+ABOUT = {
+    "convnet": "the convolutional network of `models/` on scikit-learn's digits, batches of 128",
+    "transformer": "the transformer encoder of `models/` on the same digits, batches of 128",
+    "mnist10k, batch 128": "784-128-10 on the dataset `mnist10k`, batches of 128",
+    "mnist10k, batch 2000": "the same with batches of 2000",
+}
 
 
 def problems() -> list[Problem]:
