@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Bool, Float, ScalarLike
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
 from ...linearisation import AbstractLinearisation
@@ -57,6 +58,12 @@ class Factors(eqx.Module):
     dense: list[Float[Array, "_L _p _p2"]]
     elementwise: list[list[Float[Array, "..."]]]
 
+    @property
+    def slices(self) -> list[int]:
+        """L, of every layer and of every dense group."""
+        of_layers = [len(jtu.tree_leaves(left)[0]) for left in self.left]
+        return of_layers + [len(matrices) for matrices in self.dense]
+
 
 class Eigenbasis(eqx.Module):
     """U, V and the products of the eigenvalues of G and A, per slice; V is None for V = I."""
@@ -76,31 +83,42 @@ class Bases(eqx.Module):
     layers: list[Any]
     dense: list[Spectrum]
 
-    def __len__(self) -> int:
-        return len(self.layers) + len(self.dense)
-
 
 def bases_of(
     factors: Factors,
     of_layer: Callable[[Sequence[LowerBlocks], Sequence[InputFactor]], Any],
     old: Bases | None = None,
-    due: Sequence[Bool[Array, ""]] = (),
+    due: Sequence[Bool[Array, " L"]] = (),
 ) -> Bases:
     """The bases of the factors; those that are not due are the old ones.
 
     **Arguments:** `of_layer`, what is made of the G_t and the A_t of a layer; `old`, None where all
     are made; `due`, in the order of layers and dense groups.
     """
-    pairs = zip(factors.left, factors.right, strict=True)
-    make = [partial(of_layer, left, right) for left, right in pairs]
-    make += [partial(spectrum, matrices) for matrices in factors.dense]
+    pairs = list(zip(factors.left, factors.right, strict=True))
+    makes = [lambda of_slices: of_layer(*of_slices)] * len(pairs) + [spectrum] * len(factors.dense)
+    groups = [*pairs, *factors.dense]
     if old is None:
-        found = [of_group() for of_group in make]
+        found = [make(of_group) for make, of_group in zip(makes, groups, strict=True)]
     else:
-        groups = zip(make, [*old.layers, *old.dense], due, strict=True)
-        found = [renewed(of_group, kept, anew) for of_group, kept, anew in groups]
-    count = len(factors.left)
-    return Bases(found[:count], found[count:])
+        parts = zip(makes, groups, [*old.layers, *old.dense], due, strict=True)
+        found = [_renewed_slices(*of_group) for of_group in parts]
+    return Bases(found[: len(pairs)], found[len(pairs) :])
+
+
+def _renewed_slices(
+    make: Callable[[Any], Any], stacked: PyTree[Array], old: PyTree[Array], due: Bool[Array, " L"]
+) -> PyTree[Array]:
+    """What `make` makes of those slices that are due, one after the other; the others are old."""
+    if len(due) == 1:
+        return renewed(partial(make, stacked), old, due[0])
+
+    def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""]]) -> PyTree[Array]:
+        of_one, kept, anew = one
+        alone = jtu.tree_map(lambda leaf: leaf[None], of_one)
+        return renewed(lambda: jtu.tree_map(lambda leaf: leaf[0], make(alone)), kept, anew)
+
+    return jax.lax.map(of_slice, (stacked, old, due))
 
 
 def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
@@ -225,13 +243,16 @@ def assembled(
     )
 
 
-def due(before: Average, after: Average, every: int, groups: int) -> list[Bool[Array, ""]]:
-    """Whether the bases of each group of weights are made anew.
+def due(
+    before: Average, after: Average, every: int, slices: Sequence[int]
+) -> list[Bool[Array, " L"]]:
+    """Whether the bases of each slice of each group of weights are made anew.
 
-    They are at the first three batches, and then at every so many: the groups one after the other,
+    They are at the first three batches, and then at every so many: the slices one after the other,
     so that no step takes much longer than its neighbours. A batch that is not finite is not
     counted.
     """
     steps, counted = before.steps, after.steps > before.steps
-    ahead = [i * every // groups for i in range(groups)]
-    return [counted & ((steps < 3) | ((steps + steps_ahead) % every == 0)) for steps_ahead in ahead]
+    ahead = (np.arange(sum(slices)) * every // sum(slices)).astype(np.int32)
+    of_groups = np.split(ahead, np.cumsum(slices)[:-1])
+    return [counted & ((steps < 3) | ((steps + of_group) % every == 0)) for of_group in of_groups]

@@ -34,7 +34,7 @@ from ._partition import Partition, partition_of
 class _State(eqx.Module):
     """The averages and the bases made of them now and then.
 
-    - `scales`: s of every layer.
+    - `scales`: s of every layer, each of its slices with an average of its own.
     """
 
     factors: Average
@@ -97,7 +97,7 @@ class EKFAC(AbstractStructure):
 
         factors, bases = eqx.filter_eval_shape(shapes, linearisation)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), bases)
-        scales = [Average.zeros(basis.values) for basis in bases.layers]
+        scales = [jax.vmap(Average.zeros)(basis.values) for basis in zeros.layers]
         return _State(Average.zeros(factors), zeros, scales)
 
     @full_precision
@@ -112,14 +112,16 @@ class EKFAC(AbstractStructure):
         captures, estimate = self._estimate(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = due(state.factors, average, self.every, len(state.bases))
+        anew = due(state.factors, average, self.every, factors.slices)
         bases = _bases(factors, state.bases, anew)
-        scales = [
-            select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
-            for new, old, of_batch in zip(anew, state.scales, _scales(captures, bases.layers))
-        ]
+
+        def averaged(new: Bool[Array, ""], old: Average, of_batch: Array) -> Average:
+            return select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
+
+        of_layers = zip(anew, state.scales, _scales(captures, bases.layers))
+        scales = [jax.vmap(averaged)(*of_layer) for of_layer in of_layers]
         scales = select(average.steps > state.factors.steps, scales, state.scales)
-        values = [of_layer.value(self.decay) for of_layer in scales]
+        values = [jax.vmap(lambda s: s.value(self.decay))(of_layer) for of_layer in scales]
         operator = _operator(factors, bases, values, partition, linearisation)
         return operator, _State(average, bases, scales)
 
@@ -132,7 +134,7 @@ class EKFAC(AbstractStructure):
 
 
 def _bases(
-    factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, ""]] = ()
+    factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, " L"]] = ()
 ) -> Bases:
     return bases_of(jax.lax.stop_gradient(factors), eigenbasis, old, due)
 

@@ -67,8 +67,8 @@ class _State(eqx.Module):
     """The averages, and what is made of them now and then.
 
     - `inverses`: the factored ones, None for blocks that have none.
-    - `due`: of layers and dense groups, which inverses `refresh` has to make anew; empty where
-      there are no inverses.
+    - `due`: of layers and dense groups, which inverses `refresh` has to make anew, those of all
+      slices at once; empty where there are no inverses.
     """
 
     factors: Average
@@ -94,8 +94,8 @@ class KFAC(AbstractStructure):
 
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
     Their eigenvectors, and so the operator, are made anew at the first three steps and then at
-    every `every`-th, the layers one after the other. A batch whose factors are not finite leaves
-    the state as it was. A derivative in the weights is refused.
+    every `every`-th, the layers and their slices one after the other. A batch whose factors are not
+    finite leaves the state as it was. A derivative in the weights is refused.
 
     **Arguments:**
 
@@ -159,7 +159,8 @@ class KFAC(AbstractStructure):
 
         factors, *others = eqx.filter_eval_shape(shapes, linearisation)
         bases, inverses = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), others)
-        return _State(Average.zeros(factors), bases, inverses, _none_due(inverses, len(bases)))
+        none_due = _none_due(inverses, len(factors.slices))
+        return _State(Average.zeros(factors), bases, inverses, none_due)
 
     @full_precision
     def update(
@@ -173,10 +174,11 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = due(state.factors, average, self.every, len(state.bases))
+        anew = due(state.factors, average, self.every, factors.slices)
         bases = bases_of(factors, self._basis, state.bases, anew)
         operator = self._operator(factors, bases, partition, linearisation)
-        return operator, _State(average, bases, state.inverses, anew if state.due else [])
+        of_groups = [of_slices[0] for of_slices in anew] if state.due else []
+        return operator, _State(average, bases, state.inverses, of_groups)
 
     @full_precision
     def refresh(

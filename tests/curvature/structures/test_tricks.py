@@ -49,13 +49,18 @@ class Listed(eqx.Module):
         return x
 
 
+def listed(model):
+    """The same model with a loop in the place of its scan."""
+    layers = model.layers[0]
+    length = len(layers.weight)
+    return Listed([jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(length)])
+
+
 @pytest.mark.parametrize("structure", slow_but([cv.EKFAC], [cv.KFAC, cv.EKFAC, cv.BlockDiagonal]))
 def test_a_scan_and_a_loop_have_the_same_blocks(x64, structure):
     stacked = made("deep")
-    layers = stacked.model.layers[0]
-    length = len(layers.weight)
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(length)]
-    looped = cases.supervised(Listed(each), "gaussian")
+    looped = cases.supervised(listed(stacked.model), "gaussian")
+    length = len(looped.model.layers)
 
     @eqx.filter_jit
     def run(model, objective, batch):
@@ -78,3 +83,25 @@ def test_a_scan_and_a_loop_have_the_same_blocks(x64, structure):
     for i, layer in enumerate(split):
         assert distance(together.weight[i], layer.weight) <= 1e-12
         assert distance(together.bias[i], layer.bias) <= 1e-12
+
+
+@pytest.mark.parametrize("structure", slow_but([cv.EKFAC], [cv.KFAC, cv.EKFAC]))
+def test_a_scan_and_a_loop_train_alike(x64, structure):
+    """Each slice has new bases, and a new average of s, at the steps of the layer in its place."""
+    stacked = made("deep")
+    opt = cv.NaturalGradient(
+        stacked.objective, structure(cv.GaussNewton(), decay=0.9, every=4), damping=0.1
+    )
+    inputs, targets = stacked.batch
+    rng, trained = np.random.default_rng(0), []
+    noise = rng.normal(size=(9, *inputs.shape))
+    for model in (stacked.model, listed(stacked.model)):
+        state = opt.init(model, batch=stacked.batch)
+        for more in noise:
+            model, state, info = opt.step(model, (inputs + more, targets), state)
+            assert info.accepted
+        trained.append(model)
+    of_scan, of_loop = listed(trained[0]), trained[1]
+    for one, other in zip(of_scan.layers, of_loop.layers, strict=True):
+        assert distance(one.weight, other.weight) <= 1e-10
+        assert distance(one.bias, other.bias) <= 1e-10
