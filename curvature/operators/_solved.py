@@ -13,7 +13,8 @@ class Solved(eqx.Module):
     - `direction`: d.
     - `metric`: dᵀCd ≥ 0.
     - `squared_residual`: ‖b − (C + λI)d‖². Where C is known by its eigenvectors it is an estimate
-      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)²; everywhere else it is measured.
+      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)²; where b is not formed, such an estimate is a
+      part of it; everywhere else it is measured.
     - `slope`, `squared_vector`: dᵀb and ‖b‖², where they were found without b, else None.
     """
 

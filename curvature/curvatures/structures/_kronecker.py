@@ -88,7 +88,7 @@ def bases_of(
     factors: Factors,
     of_layer: Callable[[Sequence[LowerBlocks], Sequence[InputFactor]], Any],
     old: Bases | None = None,
-    due: Sequence[Bool[Array, " L"]] = (),
+    due: Sequence[Bool[Array, " _L"]] = (),
 ) -> Bases:
     """The bases of the factors; those that are not due are the old ones.
 
@@ -245,7 +245,7 @@ def assembled(
 
 def due(
     before: Average, after: Average, every: int, slices: Sequence[int]
-) -> list[Bool[Array, " L"]]:
+) -> list[Bool[Array, " _L"]]:
     """Whether the bases of each slice of each group of weights are made anew.
 
     They are at the first three batches, and then at every so many: the slices one after the other,

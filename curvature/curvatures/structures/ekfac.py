@@ -134,7 +134,7 @@ class EKFAC(AbstractStructure):
 
 
 def _bases(
-    factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, " L"]] = ()
+    factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, " _L"]] = ()
 ) -> Bases:
     return bases_of(jax.lax.stop_gradient(factors), eigenbasis, old, due)
 

@@ -43,7 +43,7 @@ class AbstractRowsGradient(eqx.Module):
 
     @abc.abstractmethod
     def less(self, weights: Float[Array, " m"]) -> Float[Array, "..."]:
-        """G − Aᵀ w."""
+        """The difference g − Aᵀw."""
 
 
 class HeldRows(AbstractBlockRows):
@@ -170,10 +170,10 @@ class RowsBlock(AbstractBlock):
         return Solved(self.layout.split(d), jnp.vdot(image, image), jnp.maximum(squared, 0))
 
     def solve_gradient(self, arrays: list[Array], damping: Scalar) -> Solved:
-        """Without forming g where the rows know it: two products of its size less.
+        """Without forming g where the rows know it, for two products of its size less.
 
-        A d is (A g − K w)/λ, with the Gram matrix K, and so the numbers of d have no part of the
-        rounding of d itself, eps ‖g‖/λ: the residual has an estimate of it added.
+        A d is (A g − K w)/λ, with the Gram matrix K. It does not see the rounding of d itself,
+        eps ‖g‖/λ, of which the residual has an estimate.
         """
         gradient = self.rows.gradient()
         if gradient is None:
