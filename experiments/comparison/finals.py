@@ -55,7 +55,12 @@ class Finals(NamedTuple):
                     reached(curve, end.loss) for curve, end in zip(found.curves, ends, strict=True)
                 ]
                 share = written(ratio(points, ends, "processor_seconds"))
-                rows.append([f"{method} to there", *_cells(points, unit), share])
+                row = [*_cells(points, unit), share]
+                if None in points:
+                    made = len(points) - points.count(None)
+                    last = _cells([curve[-1] for curve in found.curves], unit)[-1]
+                    row = [f"{made} of {len(points)} seeds", "–", "–", last, share]
+                rows.append([f"{method} to there", *row])
         return table(["", *NUMBERS.values(), "loss", "processor seconds over the rival's"], rows)
 
 

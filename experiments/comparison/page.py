@@ -78,13 +78,15 @@ def _plain(found: Found) -> dict[str, Any]:
 def _draw(found: Sequence[Finals], path: Path, unit: float) -> None:
     """Loss by processor seconds, a panel for each problem, a line per method and seed."""
     figure, panels = plt.subplots(
-        1, len(found), figsize=(4.5 * len(found), 4.5), layout="constrained", squeeze=False
+        1, len(found), figsize=(4.5 * len(found) + 2, 4.5), layout="constrained", squeeze=False
     )
     for axes, finals in zip(panels[0], found, strict=True):
         curves = {name: one.curves for name, one in finals.all().items()}
         lines(axes, curves, "processor_seconds", unit)
         axes.set(xscale="log", yscale="log", xlabel="processor seconds", title=finals.problem.name)
     panels[0, 0].set_ylabel(f"loss of the {found[0].problem.part} part")
-    panels[0, 0].legend(fontsize="small")
+    figure.legend(
+        *panels[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize="small"
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
