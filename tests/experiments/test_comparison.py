@@ -148,7 +148,7 @@ def test_methods_end_below_the_last_loss_of_the_rivals(tmp_path, monkeypatch):
     monkeypatch.setattr(finals, "SEEDS", (0, 1))
     model = functools.partial(models.MLP, width=8, depth=1)
     adam = structures.rival(6)._replace(grid=[{"learning_rate": 1e-3}, {"learning_rate": 1e-2}])
-    ours = {"diagonal": structures.ours(6)["diagonal"]._replace(choices=[])}
+    ours = {"diagonal": structures.ours(30)["diagonal"]._replace(choices=[])}
     problem = Problem("small", digits(), model, 200)
     for _ in range(2):
         found = finals.compare(problem, {"Adam": adam}, ours, tmp_path)
