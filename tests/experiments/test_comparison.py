@@ -148,12 +148,13 @@ def test_methods_end_below_the_last_loss_of_the_rivals(tmp_path, monkeypatch):
     monkeypatch.setattr(finals, "SEEDS", (0, 1))
     model = functools.partial(models.MLP, width=8, depth=1)
     adam = structures.rival(6)._replace(grid=[{"learning_rate": 1e-3}, {"learning_rate": 1e-2}])
-    ours = {"diagonal": structures.ours(30)["diagonal"]._replace(choices=[])}
+    name = "K-FAC, rate by the model"
+    ours = {name: structures.ours(30)[name]._replace(choices=[])}
     problem = Problem("small", digits(), model, 200)
     for _ in range(2):
         found = finals.compare(problem, {"Adam": adam}, ours, tmp_path)
     assert found.rivals["Adam"].setting == {"learning_rate": 1e-2}
-    for ends, soonest in zip(found.rivals["Adam"].curves, found.ours["diagonal"].curves):
+    for ends, soonest in zip(found.rivals["Adam"].curves, found.ours[name].curves):
         assert len(ends) == 7
         assert soonest[-1].loss <= ends[-1].loss < soonest[-2].loss
     assert len(list(tmp_path.iterdir())) == 2 * len({*tmp_path.glob("*.json")})
