@@ -65,13 +65,8 @@ def ours(steps: int) -> dict[str, Method]:
         steps=steps,
         scheduled=False,
     )
-    by_model = Method(
-        of_model,
-        grid=[{"damping": damping} for damping in (0.1, 1.0, 0.01)],
-        choices=[sampled],
-        every=_every(steps),
-        steps=steps,
-        scheduled=False,
+    by_model = by_divergence._replace(
+        grid=[{"damping": damping} for damping in (0.1, 1.0, 0.01)], choices=[sampled]
     )
     found = {
         name: by_divergence._replace(make=functools.partial(of_divergence, OBJECTIVE, structure))

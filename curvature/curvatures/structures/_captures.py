@@ -130,10 +130,10 @@ def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) 
         inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1)
     found = jnp.moveaxis(inputs.astype(dtype), 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0)
     images = [image for use in uses if (image := use.image_cotangents()) is not None]
-    of_loss = jnp.concatenate(images, axis=2).astype(dtype) if images else None
-    return LayerCapture(
-        *found, _scale(term, dtype), None if of_loss is None else jnp.moveaxis(of_loss, 1, 0)
-    )
+    of_loss = None
+    if images:
+        of_loss = jnp.moveaxis(jnp.concatenate(images, axis=2).astype(dtype), 1, 0)
+    return LayerCapture(*found, _scale(term, dtype), of_loss)
 
 
 def _scale(term: LinearisedTerm, dtype: Any) -> Float[Array, " n"]:

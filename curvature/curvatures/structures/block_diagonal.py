@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ..._checks import positive_int
 from ..._precision import full_precision
-from ...layers import MatrixLayer, matrix_layers
+from ...layers import AbstractMatrixUse, MatrixLayer, matrix_layers
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import (
     AbstractBlock,
@@ -117,7 +117,9 @@ def _of_layers(
     linearisation: AbstractLinearisation, S: _Factors, layers: Sequence[MatrixLayer]
 ) -> list[AbstractBlock]:
     """By the Gram matrix of a layer's inputs and cotangents."""
-    captures = captures_of(linearisation, S, layers, of_loss=linearisation.whole)
+    # A pass more, which rows of several positions have no use for.
+    of_loss = linearisation.whole and any(_positions(linearisation, layer) == 1 for layer in layers)
+    captures = captures_of(linearisation, S, layers, of_loss=of_loss)
     blocks = []
     for layer, (found,) in zip(layers, captures, strict=True):
         kind, arrays = _rows_of(found, layer)
@@ -125,6 +127,12 @@ def _of_layers(
         layout = joined(replace(layer, groups=1), linearisation)
         blocks.append(_in_sample_space(kind, arrays, layout, layer.stack))
     return blocks
+
+
+def _positions(linearisation: AbstractLinearisation, layer: MatrixLayer) -> int:
+    """How many vectors a layer is given for one example, by all uses."""
+    uses = [use for term in linearisation.terms for use in term.layers.uses[layer.weight] or ()]
+    return sum(use.positions for use in uses if isinstance(use, AbstractMatrixUse))
 
 
 def _rows_of(

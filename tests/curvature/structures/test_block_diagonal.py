@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
-from curvature.solvers._base import RightHandSide
-from curvature.solvers.structured import Structured
+from curvature.solvers import RightHandSide, Structured
 from tests.curvature import cases
 from tests.curvature.structures import laws
 from tests.curvature.tools import distance
@@ -85,11 +84,8 @@ def test_the_gradient_need_not_be_formed(x64, samples, damping):
     C = cv.BlockDiagonal(cv.SampledFisher(samples)).operator(here, key=KEY)
     by_rows = [block.rows.gradient() for block in C.blocks if hasattr(block, "rows")]
     assert any(gradient is not None for gradient in by_rows)
-    damped, unformed = (
-        cv.damped(C, jnp.asarray(damping)),
-        RightHandSide(here, here.cotangents, None),
-    )
-    found = Structured().solve(damped, unformed, None)
+    damped = cv.damped(C, jnp.asarray(damping))
+    found = Structured().solve(damped, RightHandSide(here, here.cotangents, None), None)
     wanted = Structured().solve(damped, RightHandSide(here, None, here.grad), None)
     for name in ("direction", "slope", "metric", "squared_norm", "vector_norm"):
         got, other = (jfu.ravel_pytree(getattr(x, name))[0] for x in (found, wanted))
