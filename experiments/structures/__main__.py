@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.comparison.finals import compare
 from experiments.comparison.page import parser, publish
 
-from .methods import ours, rival
+from .methods import MOST_ROWS, ours, rival
 from .problems import ABOUT, EPOCHS, problems, steps
 
 
@@ -22,7 +22,8 @@ def main() -> None:
     chosen = [problem for problem in problems() if problem.name in arguments.problems]
     for problem in chosen:
         of_adam = steps(problem)
-        finals = compare(problem, {"Adam": rival(of_adam)}, ours(of_adam), arguments.runs)
+        by_ours = ours(of_adam, problem.batch_size)
+        finals = compare(problem, {"Adam": rival(of_adam)}, by_ours, arguments.runs)
         print(f"{problem.name}\n{finals.table()}", flush=True)
         found.append(finals)
     publish(
@@ -34,6 +35,7 @@ def main() -> None:
             f"- {problem.name}: {ABOUT[problem.name]}; {EPOCHS[problem.name]} epochs of Adam"
             for problem in chosen
         ),
+        most_rows=f"{MOST_ROWS:,}",
     )
 
 

@@ -33,6 +33,8 @@ STRUCTURES = {
     "diagonal": cv.Diagonal,
     "low rank": functools.partial(cv.LowRank, rank=20),
 }
+MOST_ROWS = 4096
+"""Layer by layer does not try more drawn targets than make so many rows."""
 BY_MODEL = {"K-FAC, rate by the model": cv.KFAC, "EKFAC, rate by the model": cv.EKFAC}
 
 
@@ -51,10 +53,10 @@ def rival(steps: int) -> Method:
     )
 
 
-def ours(steps: int) -> dict[str, Method]:
+def ours(steps: int, batch_size: int) -> dict[str, Method]:
     """Every structure with a step of a given divergence, and two with one by the model.
 
-    **Arguments:** `steps`, those of Adam, and the most of ours.
+    **Arguments:** `steps`, those of Adam, and the most of ours; `batch_size`, that of training.
     """
     sampled: Setting = {"samples": 4}
     by_divergence = Method(
@@ -72,6 +74,9 @@ def ours(steps: int) -> dict[str, Method]:
         name: by_divergence._replace(make=functools.partial(of_divergence, OBJECTIVE, structure))
         for name, structure in STRUCTURES.items()
     }
+    if 4 * batch_size > MOST_ROWS:
+        fewer = [choice for choice in by_divergence.choices if choice != sampled]
+        found["layer by layer"] = found["layer by layer"]._replace(choices=fewer)
     return found | {
         name: by_model._replace(make=functools.partial(of_model, structure))
         for name, structure in BY_MODEL.items()
