@@ -1,20 +1,22 @@
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ._checks import number, scalar, takes_key
+from ._checks import number, positive_int, scalar, takes_key
 from ._precision import full_precision
 from ._trees import widened
 from .likelihoods import AbstractLoss
 from .linearisation import (
+    AbstractLinearisation,
     Example,
-    Linearisation,
+    Parts,
     example_keys,
     linearise,
     losses_of,
@@ -84,9 +86,15 @@ class AbstractObjective(eqx.Module):
 
     `l2` is a number ≥ 0, or None for no such term. w are all floating-point arrays of the model,
     frozen ones too. It is a part of the loss, unlike a damping: it moves the minimum.
+
+    `micro_batch` is a positive integer: loss, gradient and products with a curvature are sums over
+    parts of a batch, of which each has at most so many examples of a term, so that the memory for
+    intermediate values does not grow with the batch. The numbers are those of the whole batch, to
+    rounding; a product costs about 4/3. None for one part.
     """
 
     l2: eqx.AbstractVar[ScalarLike | None]
+    micro_batch: eqx.AbstractVar[int | None]
 
     @abc.abstractmethod
     def terms(self) -> PyTree[Term]:
@@ -111,24 +119,57 @@ class AbstractObjective(eqx.Module):
 
         **Raises:** `ValueError` for such a target outside of a trace.
         """
-        return self.loss_and_validity(model, batch, key=key)[0]
+        _refuse_coupled(model)
+        examples, _ = self._examples(batch, model, key)
+        parts = self._parts(examples)
+        if parts.count == 1:
+            loss, _ = _of_terms(model, examples)
+        else:
+            loss, valid = parts.sum(lambda i: _of_terms(model, _part_of(examples, parts, i)))
+            if not isinstance(valid, Tracer) and not valid.all():
+                _of_terms(model, examples)  # says which targets are wrong
+        weights = widened(eqx.filter(model, eqx.is_inexact_array))
+        return penalised(loss, weights, _as_array(self.l2), None)
 
     @full_precision
-    def loss_and_validity(
-        self, model: PyTree, batch: PyTree, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Scalar, Bool[Array, ""]]:
-        """The loss, and whether all targets lie in the domains of their likelihoods."""
+    def loss_and_gradient(
+        self,
+        params: PyTree[Array],
+        frozen: PyTree,
+        batch: PyTree,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Scalar, Bool[Array, ""], PyTree[Array]]:
+        """The loss, whether all targets lie in their domains, and the gradient in `params`.
+
+        **Arguments:** `params`, `frozen`, the two parts of the model, see `equinox.partition`.
+        """
+        model = eqx.combine(params, frozen)
         _refuse_coupled(model)
-        losses, valid = [], jnp.asarray(True)
         examples, _ = self._examples(batch, model, key)
-        for fn, likelihood, scale, inputs, targets, keys in examples:
-            z = widened(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
-            nll, in_domain = losses_of(likelihood, z, targets)
-            valid &= in_domain
-            losses.append(jnp.sum(scale.astype(nll.dtype) * nll))
-        weights = widened(eqx.filter(model, eqx.is_inexact_array))
-        loss = penalised(jnp.asarray(sum(losses)), weights, _as_array(self.l2), None)
-        return loss, valid
+        parts = self._parts(examples)
+
+        def of_terms(params: PyTree, some: Sequence[Example]) -> tuple[Scalar, Bool[Array, ""]]:
+            return _of_terms(eqx.combine(params, frozen), some)
+
+        def of_part(i: Int[Array, ""]) -> tuple[PyTree[Array], Bool[Array, ""]]:
+            some = _part_of(examples, parts, i)
+            (loss, valid), grad = jax.value_and_grad(of_terms, has_aux=True)(params, some)
+            return (loss, grad), valid
+
+        def penalty(params: PyTree) -> Scalar:
+            return jnp.asarray(self.penalty(eqx.combine(params, frozen)))
+
+        if parts.count == 1:
+            (loss, valid), grad = jax.value_and_grad(of_terms, has_aux=True)(params, examples)
+        else:
+            (loss, grad), of_parts = parts.sum(of_part)
+            valid = jnp.all(of_parts)
+        if self.l2 is not None:
+            of_penalty, pull = jax.value_and_grad(penalty)(params)
+            loss += of_penalty.astype(loss.dtype)
+            grad = jtu.tree_map(jnp.add, grad, pull)
+        return loss, valid, grad
 
     @full_precision
     def linearise(
@@ -138,13 +179,13 @@ class AbstractObjective(eqx.Module):
         *,
         trainable: PyTree = eqx.is_inexact_array,
         key: PRNGKeyArray | None = None,
-    ) -> Linearisation:
+    ) -> AbstractLinearisation:
         """Linearises the outputs of all terms at the model's trainable weights, once.
 
         **Arguments:** as [`loss`][]; `trainable` is an Equinox filter specification: what it
         leaves out is frozen, and no part of the gradient or of a curvature.
 
-        **Returns:** a [`Linearisation`][], whose `loss` is that of [`loss`][] with the same key.
+        **Returns:** an [`AbstractLinearisation`][]; its `loss` is that of [`loss`][] with this key.
         """
         _refuse_coupled(model)
         params, frozen = eqx.partition(model, trainable)
@@ -159,7 +200,7 @@ class AbstractObjective(eqx.Module):
         if l2 is not None:
             others = widened(eqx.filter(frozen, eqx.is_inexact_array))
             constant = penalised(jnp.zeros_like(l2), others, l2, None)
-        return linearise(examples, treedef, params, l2, constant)
+        return linearise(examples, treedef, params, l2, constant, self.micro_batch)
 
     def penalty(self, model: PyTree) -> Scalar | float:
         """½ l2 ‖w‖², what the loss has beside its terms."""
@@ -183,6 +224,10 @@ class AbstractObjective(eqx.Module):
             keys = example_keys(key, n, term=t, terms=len(terms))
             found.append(Example(term.example, term.likelihood, scale, inputs, targets, keys))
         return found, treedef
+
+    def _parts(self, examples: Sequence[Example]) -> Parts:
+        sizes = tuple(_leading_axis(each.inputs, each.targets) for each in examples)
+        return Parts(sizes, max(sizes) if self.micro_batch is None else self.micro_batch)
 
     def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, ...]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))
@@ -209,8 +254,14 @@ class Objective(AbstractObjective):
 
     by_name: dict[str, Term]
     l2: ScalarLike | None
+    micro_batch: int | None = eqx.field(static=True)
 
-    def __init__(self, terms: dict[str, Term], l2: ScalarLike | None = None):
+    def __init__(
+        self,
+        terms: dict[str, Term],
+        l2: ScalarLike | None = None,
+        micro_batch: int | None = None,
+    ):
         if not terms or not all(isinstance(term, Term) for term in terms.values()):
             raise ValueError(
                 "`Objective(terms=...)` must be a dictionary with at least one `Term`, got "
@@ -218,6 +269,7 @@ class Objective(AbstractObjective):
             )
         self.by_name = dict(terms)
         self.l2 = _strength(l2)
+        self.micro_batch = _most(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return self.by_name
@@ -236,10 +288,17 @@ class Supervised(AbstractObjective):
 
     likelihood: AbstractLoss
     l2: ScalarLike | None
+    micro_batch: int | None = eqx.field(static=True)
 
-    def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
+    def __init__(
+        self,
+        likelihood: AbstractLoss,
+        l2: ScalarLike | None = None,
+        micro_batch: int | None = None,
+    ):
         self.likelihood = likelihood
         self.l2 = _strength(l2)
+        self.micro_batch = _most(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return Term(call_model, self.likelihood)
@@ -256,10 +315,17 @@ class Autoencoding(AbstractObjective):
 
     likelihood: AbstractLoss
     l2: ScalarLike | None
+    micro_batch: int | None = eqx.field(static=True)
 
-    def __init__(self, likelihood: AbstractLoss, l2: ScalarLike | None = None):
+    def __init__(
+        self,
+        likelihood: AbstractLoss,
+        l2: ScalarLike | None = None,
+        micro_batch: int | None = None,
+    ):
         self.likelihood = likelihood
         self.l2 = _strength(l2)
+        self.micro_batch = _most(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return Term(_ravelled, self.likelihood)
@@ -280,6 +346,12 @@ def _strength(l2: ScalarLike | None) -> ScalarLike | None:
     return scalar(l2)
 
 
+def _most(micro_batch: int | None) -> int | None:
+    if micro_batch is not None:
+        positive_int("micro_batch=...", micro_batch)
+    return micro_batch
+
+
 def _as_array(l2: ScalarLike | None) -> Scalar | None:
     return None if l2 is None else _at_present(l2)
 
@@ -287,6 +359,31 @@ def _as_array(l2: ScalarLike | None) -> Scalar | None:
 def _at_present(value: ScalarLike) -> Scalar:
     """A held number as an array, in the widest precision that JAX is set to now."""
     return value if isinstance(value, jax.Array) else jnp.asarray(value, jnp.result_type(float))
+
+
+def _of_terms(model: PyTree, examples: Sequence[Example]) -> tuple[Scalar, Bool[Array, ""]]:
+    """The sum of the terms, and whether all targets lie in the domains of their likelihoods."""
+    losses, valid = [], jnp.asarray(True)
+    for fn, likelihood, scale, inputs, targets, keys in examples:
+        z = widened(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
+        nll, in_domain = losses_of(likelihood, z, targets)
+        valid &= in_domain
+        losses.append(jnp.sum(scale.astype(nll.dtype) * nll))
+    return jnp.asarray(sum(losses)), valid
+
+
+def _part_of(examples: Sequence[Example], parts: Parts, i: Int[Array, ""]) -> list[Example]:
+    """The examples of one part; those that do not count have a scale of 0."""
+    of_terms = [
+        (each.inputs, each.targets, each.keys, jnp.broadcast_to(each.scale, (n,)))
+        for each, n in zip(examples, parts.sizes, strict=True)
+    ]
+    found = []
+    for each, (some, counts) in zip(examples, parts.cut(of_terms, i), strict=True):
+        inputs, targets, keys, scale = some
+        scale = jnp.where(counts, scale, 0)
+        found.append(each._replace(inputs=inputs, targets=targets, keys=keys, scale=scale))
+    return found
 
 
 def _weighted(

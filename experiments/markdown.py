@@ -1,7 +1,15 @@
 """What the results of all experiments are written with."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+
+def results_folder(path: str) -> Path:
+    """The folder of the results, made before anything is run."""
+    made = Path(path)
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

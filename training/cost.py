@@ -53,7 +53,7 @@ def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True) -> Cost
 
     def linearise(
         params: PyTree[Array], batch: PyTree[Array], key: Array, numbers: PyTree[Array]
-    ) -> cv.Linearisation:
+    ) -> cv.AbstractLinearisation:
         objective = eqx.combine(numbers, without_numbers)
         return objective.linearise(eqx.combine(params, static), batch, key=key)
 

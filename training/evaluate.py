@@ -22,7 +22,7 @@ REFERENCE = cv.Supervised(cv.Gaussian())
 _Measured: TypeAlias = tuple[tuple[Float[Array, "..."], Float[Array, "..."]], ...]
 
 CHUNK = 1024
-"""Examples evaluated at a time: bounds the memory, whatever the size of the part."""
+"""Examples evaluated at a time, where the objective has no `micro_batch`: bounds the memory."""
 
 
 def evaluate(
@@ -76,7 +76,7 @@ def per_example(
                 (metric.example(z, y), metric.weight(z, y)) for metric in term.likelihood.metrics()
             )
 
-        return jax.lax.map(single, pairs[name], batch_size=CHUNK)
+        return jax.lax.map(single, pairs[name], batch_size=objective.micro_batch or CHUNK)
 
     return {name: of_term(name, term) for name, term in terms(objective).items()}
 

@@ -1,8 +1,12 @@
 from ._base import (
+    AbstractEach as AbstractEach,
     AbstractLinearisation as AbstractLinearisation,
     LinearisedTerm as LinearisedTerm,
     example_keys as example_keys,
     losses_of as losses_of,
     penalised as penalised,
 )
-from .held import Example as Example, Linearisation as Linearisation, linearise as linearise
+from ._linearise import Example as Example, linearise as linearise
+from ._parts import Parts as Parts
+from .chunked import ChunkedLinearisation as ChunkedLinearisation
+from .held import Linearisation as Linearisation

@@ -1,4 +1,5 @@
 import abc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,9 @@ class LinearisedTerm(eqx.Module):
     - `inputs`, `keys`: what the model takes, leading axis n; `keys` may be None.
     - `closed_over`: the other arrays that the outputs depend on, such as frozen weights.
     - `layers`: the computation of one example's outputs, traced and recognised once.
+    - `counts`: in a part of a batch, which of its examples are no repetition; None for all. The
+      others have a scale of 0.
+    - `total`: in a part of a batch, Σ_i scale_i of the whole batch.
     """
 
     likelihood: AbstractLoss
@@ -34,6 +38,8 @@ class LinearisedTerm(eqx.Module):
     closed_over: list[Any]
     layers: Layers = eqx.field(static=True)
     outputs: Any = None  # [n, *shape]; None before they are computed
+    counts: Bool[Array, " n"] | None = None
+    total: Scalar | None = None
 
     @property
     def size(self) -> int:
@@ -43,7 +49,17 @@ class LinearisedTerm(eqx.Module):
     @property
     def scale_root(self) -> Float[Array, "*n"]:
         """√scale_i, the factor of an example's rows."""
-        return jnp.sqrt(self.scale)
+        if self.counts is None:
+            return jnp.sqrt(self.scale)
+        # The derivative of √0 is infinite.
+        return jnp.where(self.counts, jnp.sqrt(jnp.where(self.counts, self.scale, 1)), 0)
+
+    @property
+    def shares(self) -> Float[Array, " n"]:
+        """scale_i over the sum of the scales of the batch, or 0 where all of them are 0."""
+        scale = jnp.broadcast_to(self.scale, (self.size,))
+        total = jnp.sum(scale) if self.total is None else self.total
+        return scale / jnp.where(total == 0, 1, total)
 
     @property
     def examples(self) -> PyTree[Array]:
@@ -57,6 +73,11 @@ class LinearisedTerm(eqx.Module):
     def outputs_at(self, params: PyTree) -> Float[Array, "n *shape"]:
         """The outputs of all examples at other weights."""
         return jax.vmap(lambda x, key: self.example(params, x, key))(self.inputs, self.keys)
+
+    def scored(self, z: Float[Array, "n *shape"]) -> tuple[Scalar, Float[Array, "n *shape"]]:
+        """The term of the loss for outputs z, and its derivatives in them."""
+        nll, grad = jax.vmap(jax.value_and_grad(self.likelihood.nll))(z, self.targets)
+        return jnp.sum(self.scaled(nll)), self.scaled(grad)
 
     def scaled(self, per_example: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Every example's array times its `scale`."""
@@ -93,6 +114,11 @@ class AbstractLinearisation(eqx.Module):
     valid: eqx.AbstractVar[Bool[Array, ""]]
     whole: eqx.AbstractVar[bool]
 
+    @property
+    @abc.abstractmethod
+    def micro_batch(self) -> int | None:
+        """How many examples of a term are held at a time, None for all."""
+
     @abc.abstractmethod
     def jvp(self, vector: PyTree[Array]) -> tuple[Array, ...]:
         """J v: the changes of all outputs, [n, ...] per term, for a change of the weights."""
@@ -105,17 +131,43 @@ class AbstractLinearisation(eqx.Module):
     def first(self, most: int) -> "AbstractLinearisation":
         """The same of the first `most` examples of each term alone."""
 
+    @abc.abstractmethod
+    def each(
+        self, fn: Callable[["AbstractLinearisation", Any], Any], of_terms: Sequence[PyTree]
+    ) -> "AbstractEach":
+        """What `fn` makes of each part of the batch, to be added up.
+
+        **Arguments:** `fn`, of a linearisation that is held and of the arrays of its examples;
+        `of_terms`, arrays with a leading axis n, per term.
+        """
+
+    @abc.abstractmethod
+    def over_terms(self, fn: Callable[[Sequence[LinearisedTerm]], PyTree[Array]]) -> PyTree[Array]:
+        """`fn`, a sum over the examples of the terms that it is given, of all examples."""
+
     def damped(self, damping: Scalar) -> Scalar:
         """A λ plus the penalty's, which is another multiple of the identity."""
         return damping if self.l2 is None else damping + self.l2.astype(damping.dtype)
 
     def loss_at(self, params: PyTree[Array]) -> Scalar:
         """L at other weights, on the same examples."""
-        losses = []
-        for term in self.terms:
-            nll, _ = losses_of(term.likelihood, term.outputs_at(params), term.targets)
-            losses.append(jnp.sum(term.scaled(nll)))
-        return penalised(jnp.asarray(sum(losses)), params, self.l2, self.constant)
+
+        def of_terms(terms: Sequence[LinearisedTerm]) -> Scalar:
+            losses = []
+            for term in terms:
+                nll, _ = losses_of(term.likelihood, term.outputs_at(params), term.targets)
+                losses.append(jnp.sum(term.scaled(nll)))
+            return jnp.asarray(sum(losses))
+
+        return penalised(self.over_terms(of_terms), params, self.l2, self.constant)
+
+
+class AbstractEach(abc.ABC):
+    """Something of each part of a batch."""
+
+    @abc.abstractmethod
+    def sum(self, fn: Callable[[Any], PyTree[Array]] = lambda found: found) -> PyTree[Array]:
+        """Σ `fn` of what was found of each part."""
 
 
 def losses_of(

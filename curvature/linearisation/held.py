@@ -1,38 +1,21 @@
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Scalar, Shaped
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
-from .._trees import add_scaled, widened
-from ..layers import recognise
-from ..layers.graph import trace
-from ..likelihoods import AbstractLoss
-from ._base import AbstractLinearisation, LinearisedTerm, domain_of, penalised
+from .._trees import add_scaled
+from ._base import AbstractEach, AbstractLinearisation, LinearisedTerm, domain_of, penalised
 
 _NO_FORWARD_MODE = (
     "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), whose "
     "backward pass cannot be transposed either. Products with a curvature need one of the two: "
     "write the operation with `jax.custom_jvp`, or without a custom rule."
 )
-
-
-class Example(NamedTuple):
-    """One term before its linearisation; the fields are those of `LinearisedTerm`.
-
-    `fn` is `(params, x, key) -> z`, the outputs of one example.
-    """
-
-    fn: Callable[[PyTree, Any, PRNGKeyArray | None], Array]
-    likelihood: AbstractLoss
-    scale: Float[Array, "*n"]
-    inputs: PyTree[Array]
-    targets: PyTree[Array]
-    keys: Shaped[Array, "n ..."] | None
 
 
 class Linearisation(AbstractLinearisation):
@@ -57,6 +40,10 @@ class Linearisation(AbstractLinearisation):
     pull: Callable[..., Any] = eqx.field(static=True)
     whole: bool = eqx.field(static=True, default=True)
 
+    @property
+    def micro_batch(self) -> None:
+        return None
+
     def jvp(self, vector: PyTree[Array]) -> tuple[Array, ...]:
         return self.push(self.residuals, vector)
 
@@ -66,59 +53,43 @@ class Linearisation(AbstractLinearisation):
     def first(self, most: int) -> "Linearisation":
         if all(term.size <= most for term in self.terms):
             return self
-        terms = tuple(_first(term, most) for term in self.terms)
+        terms = tuple(first_of(term, most) for term in self.terms)
         treedef = jtu.tree_structure(self.outputs)
-        some = _linearised(terms, treedef, self.params, self.l2, self.constant)
+        some = linearised(terms, treedef, self.params, self.l2, self.constant)
         return dataclasses.replace(some, whole=False)
 
+    def each(
+        self, fn: Callable[[AbstractLinearisation, Any], Any], of_terms: Sequence[PyTree]
+    ) -> "_Once":
+        return _Once(fn(self, of_terms))
 
-def linearise(
-    examples: Sequence[Example],
-    treedef: Any,
-    params: PyTree[Array],
-    l2: Scalar | None,
-    constant: Scalar | None,
-) -> Linearisation:
-    """Linearises the outputs of all terms at `params`, once.
-
-    **Arguments:** `treedef`, how the terms are arranged in the batch; the others as the fields of
-    `AbstractLinearisation`.
-    """
-    dtypes = [leaf.dtype for leaf in jtu.tree_leaves(params)]
-    wide = widened(params)
-    terms = tuple(_traced(example, wide, dtypes) for example in examples)
-    return _linearised(terms, treedef, wide, l2, constant)
+    def over_terms(self, fn: Callable[[Sequence[LinearisedTerm]], PyTree[Array]]) -> PyTree[Array]:
+        return fn(self.terms)
 
 
-def _traced(example: Example, params: PyTree[Array], dtypes: list[Any]) -> LinearisedTerm:
-    def one(params: PyTree, x: Any) -> Array:
-        leaves, treedef = jtu.tree_flatten(params)
-        own = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-        return widened(example.fn(jtu.tree_unflatten(treedef, own), *x))
+class _Once(AbstractEach):
+    """Of the only part."""
 
-    of_one = jtu.tree_map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-        (example.inputs, example.keys),
-    )
-    traced, closed_over = trace(one, params, of_one)
-    return LinearisedTerm(
-        likelihood=example.likelihood,
-        scale=example.scale,
-        targets=example.targets,
-        inputs=example.inputs,
-        keys=example.keys,
-        closed_over=closed_over,
-        layers=recognise(traced),
-    )
+    def __init__(self, found: Any):
+        self._found = found
+
+    def sum(self, fn: Callable[[Any], PyTree[Array]] = lambda found: found) -> PyTree[Array]:
+        return fn(self._found)
 
 
-def _linearised(
+def linearised(
     terms: tuple[LinearisedTerm, ...],
     treedef: Any,
     params: PyTree[Array],
     l2: Scalar | None,
     constant: Scalar | None,
 ) -> Linearisation:
+    """The terms at `params`, with their outputs.
+
+    **Arguments:** `treedef`, how the terms are arranged in the batch; the others as the fields of
+    `AbstractLinearisation`.
+    """
+
     def outputs(params: PyTree) -> tuple[Array, ...]:
         return tuple(term.outputs_at(params) for term in terms)
 
@@ -129,9 +100,9 @@ def _linearised(
         in_domain = domain_of(term.likelihood, z, term.targets)
         valid &= jnp.all(in_domain)
         z = jnp.where(in_domain.reshape(-1, *[1] * (z.ndim - 1)), z, jnp.nan)
-        nll, grad = jax.vmap(jax.value_and_grad(term.likelihood.nll))(z, term.targets)
-        losses.append(jnp.sum(term.scaled(nll)))
-        cotangents.append(term.scaled(grad))
+        loss, cotangent = term.scored(z)
+        losses.append(loss)
+        cotangents.append(cotangent)
         done.append(dataclasses.replace(term, outputs=z))
     loss = penalised(jnp.asarray(sum(losses)), params, l2, constant)
     grad = pull(residuals, tuple(cotangents))
@@ -192,7 +163,8 @@ def _by_vjp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, An
     return zs, residuals, jax.jit(transposed), jax.jit(apply)
 
 
-def _first(term: LinearisedTerm, most: int) -> LinearisedTerm:
+def first_of(term: LinearisedTerm, most: int) -> LinearisedTerm:
+    """The first `most` examples of a term, without outputs; the scale is that of so many."""
     k = min(most, term.size)
     x, y, keys = jtu.tree_map(lambda leaf: leaf[:k], (term.inputs, term.targets, term.keys))
     scale = term.scale[:k] if term.scale.ndim else term.scale

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -48,14 +49,11 @@ class PullbackOperator(AbstractPositiveOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        tangents = self.linearisation.jvp(vector)
-        cotangents = tuple(
-            term.scaled(_metric(factor, tangent))
-            for term, factor, tangent in zip(
-                self.linearisation.terms, self.factors, tangents, strict=True
-            )
-        )
-        return self.linearisation.vjp(cotangents)
+        def of_part(here: AbstractLinearisation, factors: Sequence[Any]) -> PyTree[Array]:
+            parts = zip(here.terms, factors, here.jvp(vector), strict=True)
+            return here.vjp(tuple(term.scaled(_metric(S, u)) for term, S, u in parts))
+
+        return self.linearisation.each(of_part, self.factors).sum()
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -87,15 +85,19 @@ class PullbackOperator(AbstractPositiveOperator):
 @full_precision
 def _(operator: PullbackOperator, vectors: Sequence[PyTree[Array]]) -> Float[Array, "k k"]:
     """By k forward products: vᵢᵀ C vⱼ = Σ scale (J vᵢ)ᵀ M (J vⱼ)."""
-    here = operator.linearisation
     stacked = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *vectors)
-    tangents = jax.vmap(here.jvp)(stacked)
-    forms = jnp.zeros((len(vectors), len(vectors)), work_dtype(*tangents))
-    for term, factor, u in zip(here.terms, operator.factors, tangents, strict=True):
-        image = jax.vmap(lambda one, term=term, S=factor: term.scaled(_metric(S, one)))(u)
-        flat, of_image = (x.reshape(len(vectors), -1).astype(forms.dtype) for x in (u, image))
-        forms += flat @ of_image.T
-    return forms
+    k = len(vectors)
+
+    def of_part(here: AbstractLinearisation, factors: Sequence[Any]) -> Float[Array, "k k"]:
+        tangents = jax.vmap(here.jvp)(stacked)
+        forms = jnp.zeros((k, k), work_dtype(*tangents))
+        for term, factor, u in zip(here.terms, factors, tangents, strict=True):
+            image = jax.vmap(lambda one, term=term, S=factor: term.scaled(_metric(S, one)))(u)
+            flat, of_image = (x.reshape(k, -1).astype(forms.dtype) for x in (u, image))
+            forms += flat @ of_image.T
+        return forms
+
+    return operator.linearisation.each(of_part, operator.factors).sum()
 
 
 def _metric(factor: lx.AbstractLinearOperator, u: Float[Array, "n *shape"]) -> Array:

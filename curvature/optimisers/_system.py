@@ -139,6 +139,7 @@ class System(eqx.Module):
             structure=structure,
             preconditioner=of_preconditioner,
             gradient=None if structure is None else gradient_operations(here),
+            micro_batch=here.micro_batch,
         )
 
 

@@ -1,5 +1,4 @@
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
@@ -66,11 +65,7 @@ class FirstOrder(AbstractOptimiser):
         def loss_at(w: PyTree[Array]) -> Scalar:
             return self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
 
-        def loss_and_validity(w: PyTree[Array]) -> tuple[Scalar, Array]:
-            model = eqx.combine(w, frozen)
-            return self.objective.loss_and_validity(model, batch, key=model_key)
-
-        (loss, valid), grad = jax.value_and_grad(loss_and_validity, has_aux=True)(params)
+        loss, valid, grad = self.objective.loss_and_gradient(params, frozen, batch, key=model_key)
         # Some transformations take the loss, too, and line searches the function.
         transformation = optax.with_extra_args_support(self.transformation)
         updates, new_state = transformation.update(

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -113,7 +113,9 @@ class ProximalPoint(AbstractOptimiser):
 
         def proximal(candidate: PyTree[Array], args: None = None) -> tuple[Scalar, Scalar]:
             del args
-            at, divergence = self._loss_and_divergence(linearisation.terms, candidate)
+            at, divergence = linearisation.over_terms(
+                lambda terms: self._loss_and_divergence(terms, candidate)
+            )
             at = penalised(at, candidate, linearisation.l2, linearisation.constant)
             return at + strength * divergence, divergence
 
@@ -166,7 +168,7 @@ class ProximalPoint(AbstractOptimiser):
         del model, batch, trainable, key
 
     def _loss_and_divergence(
-        self, terms: tuple[LinearisedTerm, ...], candidate: PyTree[Array]
+        self, terms: Sequence[LinearisedTerm], candidate: PyTree[Array]
     ) -> tuple[Scalar, Scalar]:
         """The terms of L(w'), and D(w, w'), of one forward pass on the examples at w."""
         losses, divergences = [], []

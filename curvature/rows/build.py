@@ -20,7 +20,7 @@ from .rows import Rows
 from .stacked import StackedPart
 from .token_part import token_part
 
-_Factors = tuple[lx.AbstractLinearOperator, ...]
+_Factors = Sequence[lx.AbstractLinearOperator]
 
 
 def columns_of(

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ..layers import operations
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
+from ..operators.blocks import BlockOperator
 from ..rows import Cost, Layout, cost_of, memory_of
 from ._base import Elementwise
 from .auto import Auto
@@ -27,6 +28,11 @@ _COLUMNS = 64
 _CG_VECTORS = 5
 # Factorising was measured to run at half the speed of matrix products.
 _SLOWER = 2
+
+_ALL_AT_ONCE = (
+    "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is: "
+    "`solver=cg` or `structure=kfac` do not"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Plan:
     - `others`: the same cost for other solvers, by their name.
     - `preconditioner`: the share of the preconditioner in `gradients`; None where there is none.
     - `structure`: which weights have which structure, of C or of the preconditioner; None without.
+    - `all_at_once`: whether inputs and cotangents of all examples are held, although `micro_batch`
+      is less than the batch.
     """
 
     solver: lx.AbstractLinearSolver
@@ -85,6 +93,7 @@ class Plan:
     others: dict[str, float]
     preconditioner: float | None = None
     structure: str | None = None
+    all_at_once: bool = False
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
@@ -99,7 +108,7 @@ class Plan:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
             said.append(cost + (f" ({others})" if others else ""))
         structure = "" if self.structure is None else f"; {self.structure}"
-        return ", ".join(said) + structure
+        return ", ".join(said) + structure + (_ALL_AT_ONCE if self.all_at_once else "")
 
 
 class _Costs:
@@ -111,7 +120,9 @@ class _Costs:
         structure: StructureCost | None,
         preconditioner: StructureCost | None,
         gradient: int | None,
+        micro_batch: int | None,
     ):
+        self.micro_batch = micro_batch
         self.of_structure, self.preconditioner = structure, preconditioner
         self.parameters = operator.in_size()
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
@@ -206,7 +217,14 @@ class _Costs:
             others={name: cost for name, cost in costs.items() if cost is not None},
             preconditioner=share,
             structure=self.structure,
+            all_at_once=self.micro_batch is not None and self._has_rows(solver),
         )
+
+    def _has_rows(self, solver: lx.AbstractLinearSolver) -> bool:
+        parts = (self.of_structure, self.preconditioner)
+        structures = [part.operator for part in parts if part is not None]
+        by_rows = any(isinstance(P, BlockOperator) and P.has_rows for P in structures)
+        return by_rows or isinstance(solver, SampleSpace)
 
 
 def name_of(solver: lx.AbstractLinearSolver) -> str:
@@ -222,13 +240,14 @@ def plan_for(
     structure: StructureCost | None = None,
     preconditioner: StructureCost | None = None,
     gradient: int | None = None,
+    micro_batch: int | None = None,
 ) -> Plan:
     """What a solver will do with an operator: its choice, where it chooses.
 
     **Arguments:** `structure`, what C costs where it is one; `gradient`, the operations
-    of a gradient, wanted with it.
+    of a gradient, wanted with it; `micro_batch`, how many examples are held at a time.
     """
-    costs = _Costs(operator, structure, preconditioner, gradient)
+    costs = _Costs(operator, structure, preconditioner, gradient, micro_batch)
     if not isinstance(solver, Auto):
         return costs.plan(solver)
     chosen = solver.choose(

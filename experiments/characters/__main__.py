@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser("characters", __doc__)
     arguments.add_argument("--text", type=Path, help="a text in UTF-8; default: a bundled one")
     chosen = arguments.parse_args()
-    dataset = data.held_out(data.text(chosen.text, CONTEXT), fraction=0.1)
+    dataset = data.held_out(data.text(chosen.text, CONTEXT), fraction=0.02)
     model = functools.partial(models.TransformerDecoder, width=128, depth=4)
     name = "bundled text" if chosen.text is None else chosen.text.stem
     problem = Problem(name, dataset, model, batch_size=12, part="validation")

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from experiments.markdown import versions
+from experiments.markdown import results_folder, versions
 from training import machine
 
 from .curves import rounded
@@ -22,7 +22,9 @@ from .tables import tuning_table
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Where `python -m experiments.NAME` writes, and where it keeps runs."""
     found = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
-    found.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    found.add_argument(
+        "--folder", type=results_folder, default="docs/results", help="where to write"
+    )
     found.add_argument(
         "--runs", type=Path, default=Path("outputs") / name, help="where runs are kept"
     )

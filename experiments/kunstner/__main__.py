@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.markdown import versions
+from experiments.markdown import results_folder, versions
 from training import machine
 
 from . import figure, problems
@@ -20,7 +20,9 @@ TEMPLATE = Path(__file__).with_name("template.md")
 def main() -> None:
     """Measure, draw and write."""
     parser = argparse.ArgumentParser(prog="python -m experiments.kunstner", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    parser.add_argument(
+        "--folder", type=results_folder, default="docs/results", help="where to write"
+    )
     folder = parser.parse_args().folder
     jax.config.update("jax_enable_x64", True)
     both = problems.wine(), problems.breast_cancer()

@@ -152,7 +152,9 @@ def main() -> None:
     """Run what is missing, print the tables, and write numbers and figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
-    parser.add_argument("--into", type=Path, required=True, help="where the results are written")
+    parser.add_argument(
+        "--into", type=markdown.results_folder, required=True, help="where the results are written"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     runs = arguments.runs.resolve()

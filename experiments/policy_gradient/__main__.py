@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.markdown import table, versions
+from experiments.markdown import results_folder, table, versions
 from training import machine
 
 from . import figure
@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.policy_gradient", description=__doc__
     )
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    parser.add_argument(
+        "--folder", type=results_folder, default="docs/results", help="where to write"
+    )
     folder = parser.parse_args().folder
     chosen, tuning, found = {}, [], {}
     for method in METHODS:

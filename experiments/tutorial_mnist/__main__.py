@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 import curvature as cv
-from experiments.markdown import versions
+from experiments.markdown import results_folder, versions
 from training import machine
 
 from . import figure, rank_one, record, report, verdicts
@@ -35,7 +35,9 @@ CONTROL_BATCH = 16
 def main() -> None:
     """Tune, run, draw and write."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tutorial_mnist")
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    parser.add_argument(
+        "--folder", type=results_folder, default="docs/results", help="where to write"
+    )
     parser.add_argument("--runs", type=Path, required=True, help="where what was run is kept")
     arguments = parser.parse_args()
     folder = arguments.folder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import curvature as cv
-from experiments.markdown import table, versions
+from experiments.markdown import results_folder, table, versions
 from training import machine
 
 from .problems import problems
@@ -31,7 +31,9 @@ CURVATURES = {
 def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(prog="python -m experiments.zoo", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where to write")
+    parser.add_argument(
+        "--folder", type=results_folder, default="docs/results", help="where to write"
+    )
     folder = parser.parse_args().folder
     rows = []
     for problem in problems():

@@ -44,6 +44,7 @@ TABLE = {
     "damping.value=-1": ["ConstantDamping(value=...)", "got -1"],
     "damping.value=abc": ["ConstantDamping(value=...)", "got abc"],
     "batch_size=0": ["`batch_size`", "got 0"],
+    "micro_batch=0": ["`micro_batch=...` must be a positive integer, got 0"],
     "batch_size=1438": ["1437", "got 1438"],
     "batch_size=true": ["`batch_size`", "got True"],
     "experiment=poisson2d batch_size=64": ["`batch_size` must be null", "`poisson2d`", "got 64"],

@@ -110,6 +110,19 @@ def test_structure_trains_in_either_role(role, name, train):
     assert summary["rejected"] == 0
 
 
+def test_a_run_in_micro_batches_is_that_of_whole_batches(train):
+    """And says before it compiles what holds all examples all the same."""
+    ends = []
+    for name, override in (("whole", "micro_batch=null"), ("parts", "micro_batch=8")):
+        arguments = "model=linear", "batch_size=20", "max_steps=2", f"hydra.run.dir={name}"
+        done = train(override, *arguments)
+        assert done.code == 0, done.err
+        assert ("whatever `micro_batch` is" in done.out) == (name == "parts")
+        summary = json.loads((done.folder / name / "summary.json").read_text())
+        ends.append([summary["train_loss"], summary["test_loss"]])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", slow_but(["heat"], ["poisson2d", "heat", "poisson5d"]))
 def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
     job = planned_job(compose(f"dataset={name}", "seed=3"), multirun=False)

@@ -1,7 +1,7 @@
 """What the layers of a batch were given, and the cotangents of what they returned."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
-from ...linearisation import AbstractLinearisation, LinearisedTerm
+from ...linearisation import AbstractEach, AbstractLinearisation, LinearisedTerm
 from ...rows import LowerBlocks, columns_of, sum_over_chunks
 from ._slices import per_slice
 from ._tokens import TokenCapture
@@ -26,13 +26,13 @@ class LayerCapture(eqx.Module):
 
     - `inputs`: ā, for example i and position t.
     - `cotangents`: Δ, for column k of S; they hold √scale_i.
-    - `scale`: scale_i.
+    - `shares`: scale_i over the sum of those of the batch.
     - `of_loss`: the cotangents of the loss, with scale_i, where they were asked for.
     """
 
     inputs: Float[Array, "L n t in"]
     cotangents: Float[Array, "L k n t out"]
-    scale: Float[Array, " n"]
+    shares: Float[Array, " n"]
     of_loss: Float[Array, "L n t out"] | None = None
 
     def rotated(
@@ -43,7 +43,7 @@ class LayerCapture(eqx.Module):
         return LayerCapture(
             per_slice(jnp.matmul, self.inputs, right),
             per_slice(jnp.matmul, self.cotangents, left),
-            self.scale,
+            self.shares,
         )
 
     def squares(self) -> Float[Array, "L out in"]:
@@ -55,13 +55,13 @@ class LayerCapture(eqx.Module):
         return LayerCapture(
             jnp.mean(self.inputs, axis=2, keepdims=True),
             jnp.sum(self.cotangents, axis=3, keepdims=True),
-            self.scale,
+            self.shares,
         )
 
-    def inputs_moment(self, share: Float[Array, " n"]) -> LowerBlocks:
-        """A = Σ_it share_i ā āᵀ/t, with a leading axis L."""
+    def inputs_moment(self) -> LowerBlocks:
+        """A = Σ_it v_i ā āᵀ/t with the shares v_i, and a leading axis L."""
         L, n, t, width = self.inputs.shape
-        weighted = (self.inputs * (share / t)[None, :, None, None]).reshape(L, n * t, width)
+        weighted = (self.inputs * (self.shares / t)[None, :, None, None]).reshape(L, n * t, width)
         return per_slice(LowerBlocks.moment, self.inputs.reshape(L, n * t, width), weighted)
 
 
@@ -85,14 +85,25 @@ def _squares(
     return sum_over_chunks(of_some, examples, n, min(chunk, n))
 
 
+def captures_of_parts(
+    linearisation: AbstractLinearisation,
+    factors: Sequence[lx.AbstractLinearOperator],
+    layers: Sequence[MatrixLayer],
+) -> AbstractEach:
+    """The captures of each part of the batch that is held at a time."""
+    return linearisation.each(lambda part, S: captures_of(part, S, layers), factors)
+
+
 def captures_of(
     linearisation: AbstractLinearisation,
-    factors: tuple[lx.AbstractLinearOperator, ...],
+    factors: Sequence[lx.AbstractLinearOperator],
     layers: Sequence[MatrixLayer],
     *,
     of_loss: bool = False,
 ) -> list[list[Capture]]:
     """Of every layer, in the terms that use it, for one forward and k backward passes.
+
+    All examples of the linearisation are held.
 
     **Arguments:** `of_loss`, whether the cotangents of the loss are wanted, too: one pass more.
     """
@@ -116,6 +127,15 @@ def captures_of(
     return found
 
 
+def squares_of(captures: Sequence[Sequence[Capture]]) -> list[Float[Array, "_L _out _in"]]:
+    """The diagonal of every layer's block, the sum over its terms."""
+    found = []
+    for of_layer in captures:
+        squares = [of_term.squares() for of_term in of_layer]
+        found.append(sum(squares[1:], squares[0]))
+    return found
+
+
 def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> Capture:
     """All uses of a weight in one term: each is a position."""
     deltas = jnp.concatenate([use.cotangents() for use in uses], axis=3)
@@ -123,7 +143,7 @@ def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) 
         dtype = work_dtype(deltas)
         tokens = jnp.concatenate([use.tokens() for use in uses], axis=2)
         found = jnp.moveaxis(tokens, 1, 0), jnp.moveaxis(deltas.astype(dtype), 2, 0)
-        return TokenCapture(*found, _scale(term, dtype), layer.vocabulary)
+        return TokenCapture(*found, term.shares.astype(dtype), layer.vocabulary)
     inputs = jnp.concatenate([use.inputs() for use in uses], axis=2)
     dtype = work_dtype(inputs, deltas)
     if layer.bias is not None:
@@ -133,8 +153,4 @@ def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) 
     of_loss = None
     if images:
         of_loss = jnp.moveaxis(jnp.concatenate(images, axis=2).astype(dtype), 1, 0)
-    return LayerCapture(*found, _scale(term, dtype), of_loss)
-
-
-def _scale(term: LinearisedTerm, dtype: Any) -> Float[Array, " n"]:
-    return jnp.broadcast_to(term.scale, (term.size,)).astype(dtype)
+    return LayerCapture(*found, term.shares.astype(dtype), of_loss)

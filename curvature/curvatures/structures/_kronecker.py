@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
-from ...linearisation import AbstractLinearisation
+from ...linearisation import AbstractEach, AbstractLinearisation
 from ...operators.blocks import (
     AbstractBlock,
     BlockOperator,
@@ -129,7 +129,7 @@ def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
 def factors_of(
     linearisation: AbstractLinearisation,
     S: tuple[lx.AbstractLinearOperator, ...],
-    captures: Sequence[Sequence[Capture]],
+    captures: AbstractEach,
     partition: Partition,
     approximation: Approximation,
 ) -> Factors:
@@ -144,17 +144,15 @@ def factors_of(
     tokens' shares; the A of *reduce* has an entry for any two tokens of one example.
     """
     dense, elementwise = blocks_of(linearisation, S, partition.dense, partition.elementwise)
-    kept = captures
-    if approximation == "reduce":
-        kept = [[term.reduced() for term in layer] for layer in captures]
-    left = [[_outputs(term) for term in layer] for layer in kept]
-    right = [[_inputs(term) for term in layer] for layer in kept]
+
+    def of_part(found: Sequence[Sequence[Capture]]) -> tuple[list[Any], list[Any]]:
+        if approximation == "reduce":
+            found = [[term.reduced() for term in layer] for layer in found]
+        left = [[_outputs(term) for term in layer] for layer in found]
+        return left, [[term.inputs_moment() for term in layer] for layer in found]
+
+    left, right = captures.sum(of_part)
     return Factors(left, right, dense, elementwise)
-
-
-def _inputs(captured: Capture) -> InputFactor:
-    total = jnp.sum(captured.scale)
-    return captured.inputs_moment(captured.scale / jnp.where(total == 0, 1, total))
 
 
 def _outputs(captured: Capture) -> LowerBlocks:

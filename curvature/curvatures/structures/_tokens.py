@@ -16,12 +16,12 @@ class TokenCapture(eqx.Module):
 
     - `tokens`: v, for example i and position t; `vocabulary` itself stands for y = 0.
     - `cotangents`: Δ, for column k of S; they hold √scale_i.
-    - `scale`: scale_i.
+    - `shares`: scale_i over the sum of those of the batch.
     """
 
     tokens: Int[Array, "L n t"]
     cotangents: Float[Array, "L k n t out"]
-    scale: Float[Array, " n"]
+    shares: Float[Array, " n"]
     vocabulary: int = eqx.field(static=True)
 
     def rotated(
@@ -30,7 +30,7 @@ class TokenCapture(eqx.Module):
         """In the basis U of outputs; that of inputs is the unit vectors, `right` is None."""
         assert right is None
         rotated = per_slice(jnp.matmul, self.cotangents, left)
-        return TokenCapture(self.tokens, rotated, self.scale, self.vocabulary)
+        return TokenCapture(self.tokens, rotated, self.shares, self.vocabulary)
 
     def squares(self) -> Float[Array, "L out in"]:
         """Σ_ik (Σ_t Δ_ikt e_vᵀ)², entry by entry: the diagonal of the layer's block."""
@@ -44,8 +44,8 @@ class TokenCapture(eqx.Module):
         """The same, as for *expand*: the second moment of mean unit vectors is not diagonal."""
         return self
 
-    def inputs_moment(self, share: Float[Array, " n"]) -> Float[Array, "L in"]:
-        """The diagonal of A = Σ_it share_i e_v e_vᵀ/t; what is beside the diagonal is zero."""
+    def inputs_moment(self) -> Float[Array, "L in"]:
+        """The diagonal of A = Σ_it v_i e_v e_vᵀ/t, with the shares v_i; all else of it is zero."""
         positions = self.tokens.shape[2]
-        values = jnp.broadcast_to(share[:, None] / positions, self.tokens.shape[1:])
+        values = jnp.broadcast_to(self.shares[:, None] / positions, self.tokens.shape[1:])
         return jax.vmap(lambda tokens: added_up(tokens, values, self.vocabulary))(self.tokens)

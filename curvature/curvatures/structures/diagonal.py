@@ -9,7 +9,7 @@ from ...operators import DiagonalOperator
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import captures_of
+from ._captures import captures_of_parts, squares_of
 from ._partition import partition_of
 from ._rest import blocks_of
 from ._slices import joined
@@ -44,11 +44,9 @@ class Diagonal(AbstractStructure):
         C = self.of.operator(linearisation, key=key)
         partition = partition_of(linearisation, max_block=0)  # all but the layers elementwise
         leaves, treedef = jtu.tree_flatten(linearisation.params)
-        captures = captures_of(linearisation, C.factors, partition.layers)
-        for layer, of_terms in zip(partition.layers, captures, strict=True):
-            squares = [term.squares() for term in of_terms]
-            layout = joined(layer, linearisation)
-            split = jax.vmap(layout.split)(sum(squares[1:], squares[0]))
+        captures = captures_of_parts(linearisation, C.factors, partition.layers)
+        for layer, squares in zip(partition.layers, captures.sum(squares_of), strict=True):
+            split = jax.vmap(joined(layer, linearisation).split)(squares)
             for j, values in zip(layer.leaves, split, strict=True):
                 leaves[j] = values.reshape(leaves[j].shape).astype(leaves[j].dtype)
         _, diagonals = blocks_of(linearisation, C.factors, [], partition.elementwise)

@@ -9,12 +9,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
 from ..._checks import scalar
 from ..._precision import full_precision
 from ..._trees import select
-from ...linearisation import AbstractLinearisation
+from ...linearisation import AbstractEach, AbstractLinearisation
 from ...operators.blocks import BlockOperator
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import Capture, captures_of
+from ._captures import Capture, captures_of_parts, squares_of
 from ._kronecker import (
     Approximation,
     Bases,
@@ -127,9 +127,9 @@ class EKFAC(AbstractStructure):
 
     def _estimate(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
-    ) -> tuple[list[list[Capture]], Factors]:
+    ) -> tuple[AbstractEach, Factors]:
         S = self.of.operator(linearisation, key=key).factors
-        captures = captures_of(linearisation, S, partition.layers)
+        captures = captures_of_parts(linearisation, S, partition.layers)
         return captures, factors_of(linearisation, S, captures, partition, self.approximation)
 
 
@@ -140,14 +140,18 @@ def _bases(
 
 
 def _scales(
-    captures: Sequence[Sequence[Capture]], bases: Sequence[Eigenbasis]
+    captures: AbstractEach, bases: Sequence[Eigenbasis]
 ) -> list[Float[Array, "_L _out _in"]]:
     """The numbers s of every layer, the sum of those of its terms."""
-    found = []
-    for of_layer, basis in zip(captures, bases, strict=True):
-        of_terms = [term.rotated(basis.left, basis.right).squares() for term in of_layer]
-        found.append(sum(of_terms[1:], of_terms[0]))
-    return found
+
+    def of_part(found: Sequence[Sequence[Capture]]) -> list[Array]:
+        rotated = [
+            [term.rotated(basis.left, basis.right) for term in of_layer]
+            for of_layer, basis in zip(found, bases, strict=True)
+        ]
+        return squares_of(rotated)
+
+    return captures.sum(of_part)
 
 
 def _operator(

@@ -24,7 +24,7 @@ from ...rows import LowerBlocks
 from .._average import Average
 from .._base import AbstractPullback
 from ._base import AbstractStructure, no_batch
-from ._captures import captures_of
+from ._captures import captures_of_parts
 from ._kronecker import (
     Approximation,
     Bases,
@@ -199,7 +199,7 @@ class KFAC(AbstractStructure):
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
     ) -> Factors:
         S = self.of.operator(linearisation, key=key).factors
-        captures = captures_of(linearisation, S, partition.layers)
+        captures = captures_of_parts(linearisation, S, partition.layers)
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
     def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:

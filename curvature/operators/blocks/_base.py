@@ -22,6 +22,11 @@ class AbstractBlock(AbstractBlockMap):
     def kind(self) -> str:
         """What such blocks are called, in the plural."""
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether it holds rows, or the inputs and cotangents that they are made of."""
+        return False
+
     @abc.abstractmethod
     def diagonal(self) -> list[Float[Array, "..."]]:
         """The diagonal, shaped as the weights are."""

@@ -80,6 +80,11 @@ class BlockOperator(AbstractInvertibleOperator):
             modules.setdefault(block.kind, []).append(jtu.keystr(path).lstrip("."))
         return "; ".join(f"{kind}: {_listed(names)}" for kind, names in modules.items())
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether a block is made of its rows, for which inputs and cotangents are held."""
+        return any(block.has_rows for block in self.blocks)
+
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         shapes, treedef = self.structure
         return jtu.tree_unflatten(treedef, shapes)

@@ -150,6 +150,10 @@ class RowsBlock(AbstractBlock):
     def kind(self) -> str:
         return "exact blocks by rows"
 
+    @property
+    def has_rows(self) -> bool:
+        return True
+
     def mv(self, arrays: list[Array]) -> list[Array]:
         seen = self.rows.mv(self.layout.join(arrays))
         return self.layout.split(self.rows.transpose_mv(seen))

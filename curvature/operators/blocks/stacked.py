@@ -23,6 +23,10 @@ class StackedBlock(AbstractBlock):
     def kind(self) -> str:
         return self.blocks.kind
 
+    @property
+    def has_rows(self) -> bool:
+        return self.blocks.has_rows
+
     def mv(self, arrays: list[Array]) -> list[Array]:
         return _products(self.blocks, self.shapes, arrays)
 

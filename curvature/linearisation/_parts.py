@@ -1,0 +1,77 @@
+"""Parts of a batch of equal size, one after the other, of which one is held at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the examples of every term fall into parts.
+
+    Every part has examples of every term, ⌈n_t / count⌉ of them. The last one may not be full: it
+    then begins earlier, with examples that were in the part before and do not count again.
+
+    - `sizes`: n_t, the examples of each term.
+    - `most`: how many of one term a part may have.
+    """
+
+    sizes: tuple[int, ...]
+    most: int
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return max(-(-n // self.most) for n in self.sizes)
+
+    def cut(
+        self, of_terms: Sequence[PyTree], part: Int[Array, ""]
+    ) -> list[tuple[PyTree, Bool[Array, " _size"]]]:
+        """Of every term the arrays [n, ...] of a part's examples, and which of these count."""
+        found = []
+        for n, of_term in zip(self.sizes, of_terms, strict=True):
+            size = -(-n // self.count)
+            start = jnp.minimum(part * size, n - size)
+            arrays, others = eqx.partition(of_term, eqx.is_array)
+            some = jtu.tree_map(
+                lambda leaf, start=start, size=size: jax.lax.dynamic_slice_in_dim(
+                    leaf, start, size
+                ),
+                arrays,
+            )
+            counts = start + jnp.arange(size, dtype=part.dtype) >= part * size
+            found.append((eqx.combine(some, others), counts))
+        return found
+
+    def join(self, of_parts: Sequence[Shaped[Array, "parts _size ..."]]) -> list[Array]:
+        """Of every term the arrays [n, ...] of all examples, from those of the parts."""
+        joined = []
+        for n, stacked in zip(self.sizes, of_parts, strict=True):
+            size = -(-n // self.count)
+            part, place = np.divmod(np.arange(n), size)
+            place += np.maximum(part * size - (n - size), 0)
+            joined.append(stacked.reshape(-1, *stacked.shape[2:])[part * size + place])
+        return joined
+
+    def sum(
+        self, fn: Callable[[Int[Array, ""]], tuple[PyTree[Array], PyTree[Array]]]
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The sum of the first things that `fn` makes of each part, and all second ones, stacked.
+
+        What is in between is not kept for a derivative, but made anew.
+        """
+        of_part = jax.checkpoint(fn, prevent_cse=False)  # in a loop nothing is to be prevented
+        shapes, _ = jax.eval_shape(of_part, jnp.zeros((), jnp.int32))
+
+        def add(total: PyTree[Array], part: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
+            summand, other = of_part(part)
+            return jtu.tree_map(jnp.add, total, summand), other
+
+        zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(add, zeros, jnp.arange(self.count, dtype=jnp.int32))
