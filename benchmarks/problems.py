@@ -38,22 +38,25 @@ class Problem:
 
 @dataclass(frozen=True)
 class Images:
-    """A model of the zoo on random images of 8 × 8 pixels; `opaque` hides its structure."""
+    """A model of the zoo on random images; `opaque` hides its structure."""
 
     name: str
     build: Callable[[PRNGKeyArray], Any]
     batch_size: int
     batches: int
     opaque: bool = False
+    pixels: tuple[int, ...] = (8, 8)
 
     def model(self) -> Any:
         model = self.build(jax.random.key(0))
         return Opaque(model) if self.opaque else model
 
-    def data(self) -> tuple[Float[Array, "batches n 8 8"], Int[Array, "batches n"]]:
+    def data(self) -> tuple[Float[Array, "batches n ..."], Int[Array, "batches n"]]:
         x_key, y_key = jax.random.split(jax.random.key(1))
         shape = (self.batches, self.batch_size)
-        return jax.random.uniform(x_key, (*shape, 8, 8)), jax.random.randint(y_key, shape, 0, 10)
+        return jax.random.uniform(x_key, (*shape, *self.pixels)), jax.random.randint(
+            y_key, shape, 0, 10
+        )
 
 
 class Opaque(eqx.Module):
