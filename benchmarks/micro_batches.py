@@ -1,0 +1,116 @@
+"""What micro-batches save and cost: `python -m benchmarks.micro_batches [--json FILE]`.
+
+Steps on one large batch, held as a whole and in micro-batches: the memory that the compiled step
+takes beside its arguments and results, and its time as a multiple of that of the whole. One core,
+one run, ratios within a round.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import optax
+import optimistix as optx
+from jaxtyping import PyTree
+from rich.console import Console
+
+import curvature as cv
+import models
+from training import machine
+
+from .problems import Images, Problem
+from .tables import table
+from .timing import Rounds
+
+BATCH, MICRO_BATCH = 16_384, 256
+PROBLEMS = (
+    Problem(1024, BATCH, 1),
+    Images(
+        f"convnet, 3 × 32 × 32 pixels, batch {BATCH:,}",
+        lambda key: models.ConvNet((32, 32, 3), 10, key=key),
+        batch_size=BATCH,
+        batches=1,
+        pixels=(32, 32, 3),
+    ),
+)
+
+
+def _natural(objective: cv.Supervised, *parts: Any) -> cv.NaturalGradient:
+    return cv.NaturalGradient(objective, *parts, damping=1e-2, search=optx.LearningRate(1e-3))
+
+
+METHODS: dict[str, Callable[[cv.Supervised], cv.AbstractOptimiser]] = {
+    "SGD": lambda objective: cv.FirstOrder(objective, optax.sgd(1e-3)),
+    "Gauss–Newton, 5 steps of CG": lambda objective: _natural(
+        objective, cv.GaussNewton(), cv.CG(max_steps=5)
+    ),
+    "K-FAC": lambda objective: _natural(objective, cv.KFAC(cv.SampledFisher(1))),
+}
+
+
+class Step:
+    """A compiled step on one batch."""
+
+    def __init__(self, problem: Problem | Images, optimiser: cv.AbstractOptimiser):
+        model = problem.model()
+        self._batch = jax.tree.map(lambda array: array[0], problem.data())
+        state = optimiser.init(model, batch=self._batch)
+        self._arrays, static = eqx.partition((model, state), eqx.is_array)
+
+        def step(arrays: PyTree, batch: Any, key: Any) -> PyTree:
+            model, state = eqx.combine(arrays, static)
+            return eqx.filter(optimiser.step(model, batch, state, key=key), eqx.is_array)
+
+        arguments = self._arrays, self._batch, jax.random.key(0)
+        self._run = jax.jit(step).lower(*arguments).compile()
+
+    def __call__(self) -> object:
+        return self._run(self._arrays, self._batch, jax.random.key(0))
+
+    def mebibytes(self) -> float:
+        """The memory beside arguments and results."""
+        found = self._run.memory_analysis()
+        assert found is not None, "XLA says so on every platform"
+        return found.temp_size_in_bytes / 2**20
+
+
+def measure(problem: Problem | Images, name: str, rounds: int) -> dict[str, Any]:
+    """One row."""
+    likelihood, make = cv.Categorical(), METHODS[name]
+    whole = Step(problem, make(cv.Supervised(likelihood)))
+    parts = Step(problem, make(cv.Supervised(likelihood, micro_batch=MICRO_BATCH)))
+    times = Rounds({"whole": whole, "parts": parts}, rounds)
+    return {
+        "step": name,
+        "whole batch, MiB": round(whole.mebibytes(), 1),
+        "micro-batches, MiB": round(parts.mebibytes(), 1),
+        "time over that of the whole": times.ratio("parts", "whole"),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro_batches", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
+    options = parser.parse_args(argv)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
+    about, console = machine.describe(), Console()
+    console.print(f"{about['processor']}; {about['versions']}")
+    found: dict[str, Any] = {}
+    for problem in PROBLEMS:
+        found[problem.name] = [measure(problem, name, options.rounds) for name in METHODS]
+        console.print(table(f"{problem.name}, micro-batches of {MICRO_BATCH}", found[problem.name]))
+    if options.json:
+        figures = {"machine": about, "steps": found}
+        options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
