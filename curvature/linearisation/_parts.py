@@ -10,6 +10,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
+from .._trees import widened
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -64,14 +66,16 @@ class Parts:
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """The sum of the first things that `fn` makes of each part, and all second ones, stacked.
 
-        What is in between is not kept for a derivative, but made anew.
+        Half precision is added up in single. What is in between is not kept for a derivative, but
+        made anew.
         """
         of_part = jax.checkpoint(fn, prevent_cse=False)  # in a loop nothing is to be prevented
         shapes, _ = jax.eval_shape(of_part, jnp.zeros((), jnp.int32))
 
         def add(total: PyTree[Array], part: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
             summand, other = of_part(part)
-            return jtu.tree_map(jnp.add, total, summand), other
+            return jtu.tree_map(jnp.add, total, widened(summand)), other
 
-        zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.scan(add, zeros, jnp.arange(self.count, dtype=jnp.int32))
+        zeros = widened(jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        total, others = jax.lax.scan(add, zeros, jnp.arange(self.count, dtype=jnp.int32))
+        return jtu.tree_map(lambda leaf, s: leaf.astype(s.dtype), total, shapes), others

@@ -265,3 +265,20 @@ def test_memory_does_not_grow_with_the_batch(name):
     whole = STEPS[name](cv.Supervised(cv.Categorical()))
     assert per_example < 2 * 64 * 4 / 2  # half of two layers' outputs
     assert (temporaries(whole, 4096) - temporaries(whole, 1024)) / 3072 > 2 * 64 * 4
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_half_precision_is_added_up_in_single():
+    """Sixty-four equal parts: in half precision their sum would stand still long before."""
+    n, most = 256, 4
+    model = jtu.tree_map(lambda w: w.astype(jnp.bfloat16), eqx.nn.Linear(2, 2, key=KEY))
+    batch = jnp.ones((n, 2), jnp.bfloat16), jnp.zeros(n, int)
+    wide = jtu.tree_map(lambda w: w.astype(jnp.float32), (model, batch[0]))
+    objective = cv.Supervised(cv.Categorical(), micro_batch=most)
+    found, expected = (
+        objective.loss_and_gradient(*eqx.partition(of, eqx.is_inexact_array), (inputs, batch[1]))[2]
+        for of, inputs in ((model, batch[0]), wide)
+    )
+    for a, b in zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(float), b, rtol=2**-7)

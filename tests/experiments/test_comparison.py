@@ -149,7 +149,7 @@ def test_methods_end_below_the_last_loss_of_the_rivals(tmp_path, monkeypatch):
     model = functools.partial(models.MLP, width=8, depth=1)
     adam = structures.rival(6)._replace(grid=[{"learning_rate": 1e-3}, {"learning_rate": 1e-2}])
     name = "K-FAC, rate by the model"
-    ours = {name: structures.ours(30)[name]._replace(choices=[])}
+    ours = {name: structures.ours(30, batch_size=32)[name]._replace(choices=[])}
     problem = Problem("small", digits(), model, 200)
     for _ in range(2):
         found = finals.compare(problem, {"Adam": adam}, ours, tmp_path)
