@@ -55,11 +55,15 @@ class LinearisedTerm(eqx.Module):
         return jnp.where(self.counts, jnp.sqrt(jnp.where(self.counts, self.scale, 1)), 0)
 
     @property
+    def scales(self) -> Float[Array, " n"]:
+        """`scale` of every example."""
+        return jnp.broadcast_to(self.scale, (self.size,))
+
+    @property
     def shares(self) -> Float[Array, " n"]:
         """scale_i over the sum of the scales of the batch, or 0 where all of them are 0."""
-        scale = jnp.broadcast_to(self.scale, (self.size,))
-        total = jnp.sum(scale) if self.total is None else self.total
-        return scale / jnp.where(total == 0, 1, total)
+        total = jnp.sum(self.scales) if self.total is None else self.total
+        return self.scales / jnp.where(total == 0, 1, total)
 
     @property
     def examples(self) -> PyTree[Array]:

@@ -148,7 +148,7 @@ def _terms_of(
 ) -> tuple[LinearisedTerm, ...]:
     """The terms with the examples of one part."""
     of_examples = [
-        (term.inputs, term.targets, term.keys, term.outputs, _scale(term)) for term in terms
+        (term.inputs, term.targets, term.keys, term.outputs, term.scales) for term in terms
     ]
     found = []
     for term, (some, counts) in zip(terms, parts.cut(of_examples, i), strict=True):
@@ -162,11 +162,7 @@ def _terms_of(
                 outputs=outputs,
                 scale=jnp.where(counts, scale, 0),
                 counts=counts,
-                total=jnp.sum(_scale(term)),
+                total=jnp.sum(term.scales),
             )
         )
     return tuple(found)
-
-
-def _scale(term: LinearisedTerm) -> Float[Array, " n"]:
-    return jnp.broadcast_to(term.scale, (term.size,))

@@ -33,7 +33,7 @@ STRUCTURES = {
     "diagonal": cv.Diagonal,
     "low rank": functools.partial(cv.LowRank, rank=20),
 }
-MOST_ROWS = 4096
+MOST_ROWS = cv.BlockDiagonal(cv.SampledFisher()).max_size
 """Layer by layer does not try more drawn targets than make so many rows."""
 BY_MODEL = {"K-FAC, rate by the model": cv.KFAC, "EKFAC, rate by the model": cv.EKFAC}
 

@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole, tmp_path):
 def test_killed_at_random_moments(whole, tmp_path):
     """Half of them at random times, half at random operations on the run's files."""
     generator, killed, number = random.Random(0), 0, 0
-    while killed < 8:
+    while killed < 12:
         folder = tmp_path / str(number)
         number += 1
         for attempt in range(8):
