@@ -16,6 +16,9 @@ from training import CHANGEABLE, CONFIG, is_restart
 from .errors import ConfigError
 from .unused import OPTIONAL, ROOTS, is_used, reached
 
+AUTO = "auto"
+"""The `micro_batch` that is found by what fits the device."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -32,6 +35,15 @@ class Job:
     config: dict[str, Any]
     folder: Path
     resume: bool
+
+    @property
+    def finds_micro_batch(self) -> bool:
+        """Whether the micro-batch is still to be found, by `with_micro_batch`."""
+        return self.config.get("micro_batch") == AUTO  # earlier versions have no such key
+
+    def with_micro_batch(self, micro_batch: int | None) -> "Job":
+        """The job with a micro-batch in place of `auto`."""
+        return dataclasses.replace(self, config=_with_micro_batch(self.config, micro_batch))
 
     @property
     def label(self) -> str:
@@ -86,14 +98,30 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         if option is not None and is_used(group, paths)
     }
     plain["choices"] = choices
-    return Job(plain, folder, resume=_goes_on(plain, folder))
+    job = Job(plain, folder, resume=False)
+    return _continued(job) if is_restart(folder) else job
 
 
-def _goes_on(config: dict[str, Any], folder: Path) -> bool:
-    """Whether a scheduler has started the same job again, to go on where it was stopped."""
-    if not is_restart(folder):
-        return False
-    return yaml.safe_load((folder / CONFIG).read_text()) == config
+def _continued(job: Job) -> Job:
+    """The job of the folder, if a scheduler has started it again to go on where it was stopped."""
+    stored = yaml.safe_load((job.folder / CONFIG).read_text())
+    same = job
+    if job.finds_micro_batch and "micro_batch" in stored:  # it was found when the run began
+        same = job.with_micro_batch(stored["micro_batch"])
+    return dataclasses.replace(same, resume=True) if same.config == stored else job
+
+
+def _with_micro_batch(node: Any, micro_batch: int | None) -> Any:
+    if isinstance(node, list):
+        return [_with_micro_batch(each, micro_batch) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: micro_batch
+        if key == "micro_batch" and value == AUTO
+        else _with_micro_batch(value, micro_batch)
+        for key, value in node.items()
+    }
 
 
 def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:

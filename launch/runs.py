@@ -10,7 +10,7 @@ import jax
 
 from data import Dataset, first_of, held_out
 from environments import OnPolicy
-from training import Run, Settings
+from training import Run, Settings, fitting_micro_batch
 from training.settings import MODEL_STREAM
 
 from .compiled import AUTO, use_cache
@@ -34,6 +34,15 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     **Raises:** `ConfigError` or `ValueError` for values that cannot be used, and
     `data.DatasetError` for a dataset that cannot be had; each is one sentence.
     """
+    if job.finds_micro_batch:
+        micro_batch = fitting_micro_batch(
+            lambda most: _built(job.with_micro_batch(most), shapes_only=True)
+        )
+        job = job.with_micro_batch(micro_batch)
+    return _built(job, shapes_only=shapes_only)
+
+
+def _built(job: Job, *, shapes_only: bool) -> Run:
     config = job.config
     for name in ("x64", "debug"):
         if not isinstance(config[name], bool):

@@ -12,7 +12,7 @@ from .folder import (
     check_folder as check_folder,
     make_folder as make_folder,
 )
-from .preflight import preflight as preflight
+from .preflight import fitting_micro_batch as fitting_micro_batch, preflight as preflight
 from .provenance import is_restart as is_restart
 from .recorders import AbstractRecorder as AbstractRecorder, Arrays as Arrays
 from .run import train as train

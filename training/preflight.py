@@ -1,7 +1,8 @@
 """Refusing a run that cannot work, before anything is compiled or written."""
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,34 +14,84 @@ from data import Dataset
 from ._base import Run
 from .device import memory, shapes_on_device
 from .evaluate import REFERENCE, per_example
+from .memory import Needs, needs_of
 from .sources import batch_shapes
 from .terms import examples, terms
 
 
-def preflight(run: Run) -> cv.Plan | None:
-    """Check that model, objective, optimiser and dataset fit each other, by shapes alone.
+class Found(NamedTuple):
+    """What is known of a run before it begins.
 
-    **Returns:** how the optimiser will solve for its steps; None where it does not.
+    - `plan`: how the optimiser will solve for its steps; None where it does not.
+    - `needs`: the memory that it needs.
+    """
+
+    plan: cv.Plan | None
+    needs: Needs
+
+
+def preflight(run: Run) -> Found:
+    """Check that model, objective, optimiser and dataset fit each other, by shapes alone.
 
     **Raises:** `ValueError`, one sentence.
     """
     _check_batch_size(run)
     if isinstance(run.dataset, Dataset):
         _check_examples(run, run.dataset)
-    plan = _check_step(run)
-    if plan is not None:
-        _check_memory(plan)
-    return plan
+    found = _check_step(run)
+    if found.plan is not None:
+        _check_memory(found.plan)
+    return found
 
 
-def in_one_line(run: Run, plan: cv.Plan | None) -> str:
-    """What will run: parameters, rows, solver, its memory, and what a step costs in gradients.
+def in_one_line(run: Run, found: Found) -> str:
+    """What will run: parameters, rows, solver, memory, and what a step costs in gradients.
 
     Where the optimiser has a structure of a curvature, that is named first.
     """
-    if plan is not None:
-        return f"{run.label}: {''.join(_structures(run.optimiser))}{plan}"
-    return f"{run.label}: {run.parameters:,} parameters; nothing is solved, a step is one gradient"
+    what = f"{run.parameters:,} parameters; nothing is solved, a step is one gradient"
+    if found.plan is not None:
+        what = f"{''.join(_structures(run.optimiser))}{found.plan}"
+    return f"{run.label}: {what}; memory {found.needs}"
+
+
+def too_much(run: Run, found: Found) -> str | None:
+    """A sentence where the run may not fit the device, with what would make it fit."""
+    available = memory()
+    if found.needs.total <= available:
+        return None
+    return (
+        f"The run may need more memory than the {available / 2**30:,.3g} GiB of the device: take "
+        "`micro_batch=auto`, a smaller `batch_size`, or a smaller model."
+    )
+
+
+def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
+    """The largest micro-batch with which a run takes at most a third of the device's memory.
+
+    A third, because what a step needs is known to a factor of about three. It is None, the whole
+    batch, or a power of two.
+
+    **Arguments:** `run_of`, makes the run with a micro-batch.
+
+    **Raises:** `ValueError` where no micro-batch is small enough.
+    """
+    run, limit = run_of(None), memory() / 3
+    needs = needs_of(run)
+    if needs.total <= limit:
+        return None
+    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+    micro_batch = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+    while micro_batch > 1 and needs.total - needs.step <= limit:
+        micro_batch = 2 ** math.ceil(math.log2(micro_batch) - 1)
+        needs = needs_of(run_of(micro_batch))
+        if needs.total <= limit:
+            return micro_batch
+    raise ValueError(
+        f"`micro_batch=auto` found none: the run needs {needs}, and it may take "
+        f"a third of the {memory() / 2**30:,.3g} GiB of the device: take a smaller model, another "
+        "solver, or fewer data."
+    )
 
 
 def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
@@ -130,14 +181,13 @@ def _evaluate(objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[A
     return objective.loss(eqx.nn.inference_mode(model), part), per_example(objective, model, part)
 
 
-def _check_step(run: Run) -> cv.Plan | None:
+def _check_step(run: Run) -> Found:
     """Trace one step: parts that do not go together say so themselves."""
     key = jax.random.key(0)
     try:
+        needs = needs_of(run)
         batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
-        state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=batch)
-        eqx.filter_eval_shape(run.optimiser.step, run.model, batch, state, key=key)
-        return run.optimiser.plan(run.model, batch, key=key)
+        return Found(run.optimiser.plan(run.model, batch, key=key), needs)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(_first_line(error)) from error
 

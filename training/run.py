@@ -19,7 +19,7 @@ from .exit_codes import ExitCode
 from .log import Log
 from .loop import Loop, Outputs
 from .machine import versions
-from .preflight import in_one_line, preflight
+from .preflight import in_one_line, preflight, too_much
 from .profile import Profile
 from .progress import progress, report
 from .provenance import write_provenance
@@ -52,7 +52,7 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     cannot be used, or checkpoints none of which can be. What a step raises is raised again, after a
     summary with the status `failed`; `FolderError` where the folder takes no more.
     """
-    plan = preflight(run)
+    found = preflight(run)
     files.check_folder(folder, resume=resume)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     (data, draw), state = source(run.dataset), run.optimiser.init(run.model, batch=batch)
@@ -74,7 +74,9 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
                     records.rewind(tally.steps)
                 files.write_config(folder, run.config)
                 write_provenance(folder)
-                log.say(in_one_line(run, plan))
+                log.say(in_one_line(run, found))
+                if warning := too_much(run, found):
+                    log.warn(warning)
                 recorders.tell(lambda recorder: recorder.begin(folder, run.config, tally.steps))
                 profile = Profile(folder, run.settings.profile_steps, run.total_steps)
                 with progress(log, run.label, run.total_steps) as display:

@@ -1,7 +1,6 @@
 """How many operations a computation takes, read off its shapes."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from jax.extend import core
@@ -32,7 +31,7 @@ def _of_equation(equation: core.JaxprEqn) -> int:
             return made * _shape(equation.invars[0])[-1]
         case "eigh":
             return 9 * made * _shape(equation.invars[0])[-1]
-    inner = [operations(jaxpr) for jaxpr in _inner(params)]
+    inner = [operations(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if not inner:
         return made
     turns = params["length"] if equation.primitive.name == "scan" else 1
@@ -41,12 +40,3 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
-
-
-def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    for value in params.values():
-        for found in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(found, core.ClosedJaxpr):
-                yield found.jaxpr
-            elif isinstance(found, core.Jaxpr):
-                yield found

@@ -1,10 +1,12 @@
 """Every file under conf/ composes and instantiates, and every experiment trains."""
 
 import json
+import sys
 from pathlib import Path
 
 import hydra
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from launch import instantiate
@@ -121,6 +123,18 @@ def test_a_run_in_micro_batches_is_that_of_whole_batches(train):
         summary = json.loads((done.folder / name / "summary.json").read_text())
         ends.append([summary["train_loss"], summary["test_loss"]])
     assert ends[1] == pytest.approx(ends[0], rel=1e-5)
+
+
+def test_a_micro_batch_that_is_found_is_written_down(train, monkeypatch):
+    """So a run that goes on elsewhere has the same one."""
+    monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: 8 * 2**20)
+    arguments = "model.width=256", "batch_size=1024", "epochs=1", "hydra.run.dir=run"
+    done = train("optimiser=sgd", "micro_batch=auto", *arguments)
+    assert done.code == 0, done.err
+    config = yaml.safe_load((done.folder / "run" / "config.yaml").read_text())
+    assert config["micro_batch"] == config["optimiser"]["objective"]["micro_batch"] < 1024
+    monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: 2**30)
+    assert train("resume=run", "epochs=2").code == 0
 
 
 @pytest.mark.parametrize("name", slow_but(["heat"], ["poisson2d", "heat", "poisson5d"]))

@@ -77,7 +77,7 @@ def test_a_run_and_its_resumption(train):
 def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):
     """In the folder that says that it is this job's, with the same configuration alone."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    command = [*FIRST_ORDER, "max_steps=2", "hydra.run.dir=run"]
+    command = [*FIRST_ORDER, "max_steps=2", "micro_batch=auto", "hydra.run.dir=run"]
     assert train(*command).code == 0
     assert train(*command).code == 2  # nothing was restarted
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

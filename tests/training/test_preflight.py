@@ -149,12 +149,12 @@ def test_parts_that_do_not_go_together(make_run):
 
 
 def test_a_first_order_run_has_no_plan(make_run):
-    assert preflight(make_run()) is None
+    assert preflight(make_run()).plan is None
 
 
 def test_the_plan_is_that_of_the_batch(make_run, model):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
-    plan = preflight(make_run(optimiser=optimiser, batch_size=4))
+    plan = preflight(make_run(optimiser=optimiser, batch_size=4)).plan
     assert plan.rows == 4 * 9
     assert plan.parameters == sum(
         leaf.size for leaf in jax.tree.leaves(model) if eqx.is_array(leaf)
@@ -175,7 +175,7 @@ def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher(), solver=lx.Cholesky()
     )
-    needs = preflight(make_run(optimiser=optimiser)).nbytes
+    needs = preflight(make_run(optimiser=optimiser)).plan.nbytes
     assert needs == 2 * 4 * make_run().parameters ** 2
     monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: needs - 1)
     with pytest.raises(ValueError, match=r"`Cholesky` needs about .* GiB for 610 parameters"):
@@ -198,4 +198,6 @@ def test_one_line_says_what_will_run(make_run):
     run = make_run(optimiser=cv.Averaged(structured, decay=0.9), batch_size=4, label="mine")
     line = in_one_line(run, preflight(run))
     assert line.startswith("mine: curvature Diagonal of ExactFisher, 610 parameters; Elementwise")
-    assert in_one_line(make_run(), None).startswith("sgd: 610 parameters; nothing is solved")
+    run = make_run()
+    line = in_one_line(run, preflight(run))
+    assert line.startswith("sgd: 610 parameters; nothing is solved")

@@ -75,7 +75,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(on_policy, tmp_path, rea
 
 def test_the_plan_counts_the_time_steps(on_policy):
     optimiser = cv.NaturalGradient(OBJECTIVE, cv.ExactFisher(), cv.CG(rtol=1e-3, max_steps=2))
-    plan = preflight(on_policy(optimiser=optimiser))
+    plan = preflight(on_policy(optimiser=optimiser)).plan
     assert plan.rows == 200 * 2
 
 

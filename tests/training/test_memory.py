@@ -1,0 +1,122 @@
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+import optimistix as optx
+import pytest
+
+import curvature as cv
+from training import fitting_micro_batch, preflight
+from training.memory import most_held, needs_of
+from training.preflight import in_one_line, too_much
+
+KIB = jnp.zeros(256, jnp.float32)
+
+
+def held(fn, *arguments):
+    return most_held(jax.make_jaxpr(fn)(*arguments).jaxpr) / 1024
+
+
+def test_arrays_that_live_at_once():
+    assert held(lambda x: jnp.sin(jnp.sin(jnp.sin(x))), KIB) == 2  # one is made from one
+    assert held(lambda x: (jnp.sin(x), jnp.cos(x), jnp.exp(x)), KIB) == 3
+    assert held(lambda x: jnp.sin(x).reshape(16, 16)[None], KIB) == 1
+
+
+def test_what_is_not_used_is_not_made():
+    def fn(x):
+        jnp.outer(x, x)
+        return jnp.sin(x)
+
+    assert held(fn, KIB) == 1
+
+
+def test_what_is_made_within():
+    def outer(x):
+        return jnp.sum(jnp.outer(x, x))
+
+    alone = held(outer, KIB)
+    assert alone >= 256
+    assert held(jax.jit(outer), KIB) == alone
+    assert held(lambda x: jax.lax.cond(x[0] > 0, outer, jnp.sum, x), KIB) == pytest.approx(
+        alone, rel=0.01
+    )
+    # In a loop one turn's are held at a time.
+    turns = held(lambda x: jax.lax.scan(lambda s, _: (s + outer(x), None), 0.0, length=9), KIB)
+    assert turns == pytest.approx(alone, rel=0.01)
+
+
+def natural(curvature, *solver, **options):
+    return cv.NaturalGradient(
+        cv.Supervised(cv.Categorical(), **options),
+        curvature,
+        *solver,
+        damping=1.0,
+        search=optx.LearningRate(1e-2),
+    )
+
+
+def wide():
+    net = eqx.nn.MLP(64, 10, 512, 2, key=jax.random.key(0))
+    return eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), net])
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        cv.FirstOrder(cv.Supervised(cv.Categorical()), optax.sgd(1e-3, momentum=0.9)),
+        natural(cv.GaussNewton(), cv.CG(max_steps=3)),
+        natural(cv.SampledFisher(1), cv.SampleSpace()),
+        pytest.param(natural(cv.KFAC(cv.SampledFisher(1))), marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_needs_about_what_the_compiled_one_takes(make_run, optimiser):
+    model = wide()
+    run = make_run(model=model, optimiser=optimiser, batch_size=1024)
+    x, y = (jnp.asarray(array[:1024]) for array in run.dataset.train)
+    state = optimiser.init(model, batch=(x, y))
+    arrays, static = eqx.partition((model, state), eqx.is_array)
+
+    def step(arrays, batch, key):
+        model, state = eqx.combine(arrays, static)
+        return eqx.filter(optimiser.step(model, batch, state, key=key), eqx.is_array)
+
+    compiled = jax.jit(step).lower(arrays, (x, y), jax.random.key(0)).compile()
+    needs, taken = needs_of(run), compiled.memory_analysis().temp_size_in_bytes
+    assert needs.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    assert taken / 3 < needs.step < 3 * taken
+
+
+def test_data_are_counted(make_run, dataset):
+    parts = jax.tree.leaves((dataset.train, dataset.test))
+    assert needs_of(make_run()).data == sum(array.nbytes for array in parts)
+
+
+def with_memory(monkeypatch, nbytes):
+    monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: nbytes)
+
+
+def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
+    def run_of(micro_batch):
+        objective = cv.Supervised(cv.Categorical(), micro_batch=micro_batch)
+        optimiser = cv.FirstOrder(objective, optax.sgd(1e-2))
+        return make_run(model=wide(), optimiser=optimiser, batch_size=1000)
+
+    with_memory(monkeypatch, 3 * needs_of(run_of(None)).total)
+    assert fitting_micro_batch(run_of) is None
+    with_memory(monkeypatch, 3 * needs_of(run_of(128)).total)
+    assert fitting_micro_batch(run_of) == 128
+    with_memory(monkeypatch, needs_of(run_of(1)).total)
+    with pytest.raises(ValueError, match=r"`micro_batch=auto` found none: .* about .*MiB"):
+        fitting_micro_batch(run_of)
+
+
+def test_what_may_not_fit_is_said(make_run, monkeypatch):
+    run = make_run()
+    found = preflight(run)
+    assert "; memory about " in in_one_line(run, found)
+    assert too_much(run, found) is None
+    with_memory(monkeypatch, found.needs.total - 1)
+    assert "`micro_batch=auto`" in too_much(run, found)
