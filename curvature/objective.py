@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ._checks import number, positive_int, scalar, takes_key
+from ._devices import refuse_explicit
 from ._precision import full_precision
 from ._trees import widened
 from .likelihoods import AbstractLoss
@@ -231,8 +232,10 @@ class AbstractObjective(eqx.Module):
 
     def _flatten(self, batch: PyTree) -> tuple[list[Term], list[tuple[Any, ...]], Any]:
         terms, treedef = jtu.tree_flatten(self.terms(), is_leaf=lambda x: isinstance(x, Term))
+        batch = jtu.tree_map(jnp.asarray, batch)
+        refuse_explicit(batch)
         try:
-            pairs = treedef.flatten_up_to(self.examples(jtu.tree_map(jnp.asarray, batch)))
+            pairs = treedef.flatten_up_to(self.examples(batch))
         except (ValueError, TypeError):
             pairs = None
         if pairs is None or not all(

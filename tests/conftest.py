@@ -30,6 +30,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# Tests of several devices have as many processors as they like; all others are on the first.
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+jax.config.update("jax_num_cpu_devices", 8)
+
 # A product in a dtype, or between ranks, that nobody asked for is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

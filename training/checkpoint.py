@@ -99,7 +99,7 @@ class Checkpoints:
                 continue
             for bad in refused:
                 bad.rename(bad.with_name(f"{bad.name}.refused"))
-            stepper.leaves = leaves
+            stepper.replace(leaves)
             return Restored(tally, versions, list(refused.values()))
         if refused:
             raise CheckpointError(

@@ -33,11 +33,12 @@ class Cost(NamedTuple):
         return self.step + self.turn * max(solver_steps - 1, 0)
 
 
-def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True) -> Cost:
+def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True, devices: int = 1) -> Cost:
     """The cost of the compiled `step` of a run; NaN where XLA does not count.
 
     **Arguments:** `solves`: whether the step has an iterative solver. Without one `turn` is 0:
     tracing the products that it counts takes longer than all else in the start of a run by Adam.
+    `devices`: how many share the step; XLA counts what one of them does.
     """
     # Arguments, not constants: as constants they would give every value its own program.
     numbers, without_numbers = eqx.partition(run.optimiser.objective, eqx.is_array)
@@ -68,7 +69,7 @@ def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True) -> Cost
         at = eqx.filter_eval_shape(linearise, params, batch, key, numbers)
         shapes, others = eqx.partition(at, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
         turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
-    return Cost(flops(step) / flops(gradient.compile()), turn)
+    return Cost(devices * flops(step) / flops(gradient.compile()), turn)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from data import batch_indices
@@ -118,7 +117,7 @@ class Loop:
         epoch = step // self._run.steps_per_epoch
         if epoch != self._epoch:
             order = batch_indices(settings.seed, epoch, n, settings.batch_size)
-            self._epoch, self._batches = epoch, jnp.asarray(order, jnp.int32)
+            self._epoch, self._batches = epoch, self._stepper.placed(order)
         return self._batches
 
     def _settle(self) -> None:

@@ -13,6 +13,7 @@ from data import Dataset
 
 from ._base import Run
 from .device import shapes_on_device
+from .mesh import placement, share_of
 from .sources import batch_shapes
 
 # They make no array of their own: XLA has them read where they are used.
@@ -20,7 +21,7 @@ _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop
 
 
 class Needs(NamedTuple):
-    """The bytes that a run needs on its device.
+    """The bytes that a run needs on each of its devices.
 
     - `data`: all parts of the dataset.
     - `weights`: the model's arrays and the optimiser's state.
@@ -46,7 +47,8 @@ class Needs(NamedTuple):
 
 def needs_of(run: Run) -> Needs:
     """What `run` needs; its step is traced, nothing is computed."""
-    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+    placed = placement(run.settings.devices, run.settings.sharding)
+    batch = share_of(batch_shapes(run.dataset, run.model, run.settings.batch_size), placed.size)
     state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=batch)
     traced, *_ = eqx.filter_make_jaxpr(run.optimiser.step)(
         run.model, batch, state, key=jax.random.key(0)
@@ -57,7 +59,10 @@ def needs_of(run: Run) -> Needs:
         data = _nbytes(shapes_on_device(parts))
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
-    return Needs(data, _nbytes((run.model, state)), drawn + most_held(traced.jaxpr))
+    weights = _nbytes((run.model, state))
+    if placed.sharding == "fsdp":
+        weights //= placed.size
+    return Needs(data, weights, drawn + most_held(traced.jaxpr))
 
 
 def most_held(jaxpr: core.Jaxpr) -> int:

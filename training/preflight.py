@@ -15,6 +15,7 @@ from ._base import Run
 from .device import memory, shapes_on_device
 from .evaluate import REFERENCE, per_example
 from .memory import Needs, needs_of
+from .mesh import check_divides, placement
 from .sources import batch_shapes
 from .terms import examples, terms
 
@@ -187,6 +188,7 @@ def _check_step(run: Run) -> Found:
     try:
         needs = needs_of(run)
         batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+        check_divides(batch, placement(run.settings.devices, run.settings.sharding).size)
         return Found(run.optimiser.plan(run.model, batch, key=key), needs)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(_first_line(error)) from error

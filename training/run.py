@@ -19,6 +19,7 @@ from .exit_codes import ExitCode
 from .log import Log
 from .loop import Loop, Outputs
 from .machine import versions
+from .mesh import Placement, placement
 from .preflight import in_one_line, preflight, too_much
 from .profile import Profile
 from .progress import progress, report
@@ -52,11 +53,17 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     cannot be used, or checkpoints none of which can be. What a step raises is raised again, after a
     summary with the status `failed`; `FolderError` where the folder takes no more.
     """
+    placed = placement(run.settings.devices, run.settings.sharding)
+    with placed.context():
+        return _train(run, folder, placed, resume=resume)
+
+
+def _train(run: Run, folder: Path, placed: Placement, *, resume: bool) -> Summary:
     found = preflight(run)
     files.check_folder(folder, resume=resume)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     (data, draw), state = source(run.dataset), run.optimiser.init(run.model, batch=batch)
-    stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw)
+    stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw, placed)
     evaluator = evaluator_of(run.dataset, run.optimiser.objective)
     with _possessed(folder, resume=resume) as records, Log(quiet=run.settings.quiet) as log:
         recorders = Guarded(run.recorders, log)
@@ -81,7 +88,9 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
                 profile = Profile(folder, run.settings.profile_steps, run.total_steps)
                 with progress(log, run.label, run.total_steps) as display:
                     _compile(run, stepper, tally)
-                    cost = cost_of(run, stepper.compiled, solves=stepper.solves)
+                    cost = cost_of(
+                        run, stepper.compiled, solves=stepper.solves, devices=placed.size
+                    )
                     outputs = Outputs(records, recorders, checkpoints, profile, display)
                     loop = Loop(run, stepper, tally, cost, evaluator, outputs, stop)
                     outcome = loop()

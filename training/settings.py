@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from typing import TypeGuard
+from typing import TypeGuard, get_args
+
+from .mesh import Devices, Sharding
 
 MAX_SEED = 2**32 - 1
 MODEL_STREAM = 2**32 - 1
@@ -15,8 +17,11 @@ POSITIVE = (
 _KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug", "compilation_cache")
 ASIDE = ("resume", "recorders", "profile_steps", *_KEEPING)
 """Keys of a configuration that change no number of a run."""
-CHANGEABLE = ("resume", "epochs", "max_steps", "max_rejections", *_KEEPING)
-"""What may change from one part of a run to its continuation: how long and how loud it goes on."""
+CHANGEABLE = (
+    *("resume", "epochs", "max_steps", "max_rejections", "devices", "sharding"),
+    *_KEEPING,
+)
+"""What may change from one part of a run to its continuation: how long, where and how loud."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,9 @@ class Settings:
     - `keep_checkpoints`: how many of the newest are kept, beside the best.
     - `quiet`: say nothing but warnings.
     - `profile_steps`: trace so many steps for JAX's profiler; None: none.
+    - `devices`: how many share every batch, or `all`; with another number of them a run gives the
+        same numbers to rounding.
+    - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `mesh.Placement`.
     - `stop_at_nan`: end at the first step that is rejected because something is not finite, and say
         what that was.
 
@@ -58,6 +66,8 @@ class Settings:
     quiet: bool = False
     profile_steps: int | None = None
     stop_at_nan: bool = False
+    devices: Devices = 1
+    sharding: Sharding = "replicated"
 
     def __post_init__(self):
         if not is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
@@ -76,6 +86,14 @@ class Settings:
         if not _is_number(validation) or not 0 <= validation < 1:
             raise ValueError(
                 f"`validation` must be a fraction from 0 to less than 1, got {validation!r}."
+            )
+        if self.devices != "all" and (not is_int(self.devices) or self.devices < 1):
+            raise ValueError(
+                f"`devices` must be a positive integer or `all`, got {self.devices!r}."
+            )
+        if self.sharding not in get_args(Sharding):
+            raise ValueError(
+                f"`sharding` must be one of {', '.join(get_args(Sharding))}, got {self.sharding!r}."
             )
         for name in ("quiet", "stop_at_nan"):
             if not isinstance(value := getattr(self, name), bool):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
 
+from .mesh import ON_ONE_DEVICE, Placement
 from .sources import Draw, gather
 
 Order = Int[Array, "batches batch_size"] | None
@@ -49,8 +50,9 @@ class Stepper:
     - `data`: the training part, on the device.
     - `seed`: step s, counted from 0, has the key `fold_in(key(seed), s)`.
     - `draw`: makes a batch of `data`, see `sources.Source`.
+    - `placement`: the devices; every one has a share of each batch.
 
-    `leaves` is a list of all carried arrays. Replacing it continues elsewhere.
+    `leaves` is a list of all carried arrays; `replace` continues elsewhere.
     """
 
     def __init__(
@@ -61,22 +63,36 @@ class Stepper:
         data: PyTree[Array],
         seed: int,
         draw: Draw = gather,
+        placement: Placement = ON_ONE_DEVICE,
     ):
         arrays, self._static = eqx.partition((model, state, jnp.int32(0)), eqx.is_array)
         leaves, self._treedef = jax.tree.flatten(arrays)
         # Copies: they are donated, and the caller's model must survive. Strongly typed, as
         # whatever was read from a checkpoint is.
-        self.leaves = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
+        copies = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
+        self._placement = placement
+        self.replace(copies)
         numbers, self._without_numbers = eqx.partition(optimiser, eqx.is_array)
-        self._fixed = Fixed(numbers, jax.random.key(seed), data)
+        self._fixed = placement.replicated(Fixed(numbers, jax.random.key(seed), data))
         self._optimiser, self._draw = optimiser, draw
+
+    def replace(self, leaves: list[Array]) -> None:
+        """Continue with other carried arrays, of the same shapes."""
+        self.leaves = self._placement.carried(leaves)
+
+    def placed(self, order: Int[np.ndarray, "batches batch_size"]) -> Order:
+        """The batches of an epoch, on the devices."""
+        return self._placement.replicated(jnp.asarray(order, jnp.int32))
 
     def compile(self, order: Order | jax.ShapeDtypeStruct) -> "Stepper":
         """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
 
         **Returns:** itself.
         """
-        jitted = jax.jit(self._step, donate_argnums=0)
+        if isinstance(order, jax.ShapeDtypeStruct):
+            order = self._placement.replicated_shape(order)
+        out = self._placement.of_step(self.leaves)
+        jitted = jax.jit(self._step, donate_argnums=0, out_shardings=out)
         self._compiled = jitted.lower(self.leaves, self._fixed, order).compile()
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
         self._sentences: dict[int, str] = {}
@@ -163,7 +179,7 @@ class Stepper:
         row = None if order is None else order[count % order.shape[0]]
         key = jax.random.fold_in(fixed.key, count)
         batch, numbers = self._draw(fixed.data, row, model, step=count, key=key)
-        return batch, numbers, key
+        return self._placement.spread(batch), numbers, key
 
     def _gradient_of(self, leaves: list[Array], fixed: Fixed, order: Order) -> PyTree[Array]:
         model, _, count = self._combined(leaves)

@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
+from .._devices import everywhere, shared
 from .._trees import widened
 
 
@@ -42,8 +43,9 @@ class Parts:
             start = jnp.minimum(part * size, n - size)
             arrays, others = eqx.partition(of_term, eqx.is_array)
             some = jtu.tree_map(
-                lambda leaf, start=start, size=size: jax.lax.dynamic_slice_in_dim(
-                    leaf, start, size
+                # Of several devices each has a share of every part.
+                lambda leaf, start=start, size=size: shared(
+                    jax.lax.dynamic_slice_in_dim(everywhere(leaf), start, size)
                 ),
                 arrays,
             )

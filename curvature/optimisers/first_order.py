@@ -4,6 +4,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
+from .._devices import by_compiler
 from .._precision import full_precision
 from .._trees import like, norm
 from ..objective import AbstractObjective
@@ -50,6 +51,7 @@ class FirstOrder(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
+    @by_compiler("model", "state", None)
     def step(
         self,
         model: PyTree,

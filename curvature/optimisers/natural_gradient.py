@@ -9,6 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
+from .._devices import by_compiler
 from .._precision import full_precision
 from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
@@ -141,6 +142,7 @@ class NaturalGradient(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
+    @by_compiler("model", "state", None)
     def step(
         self,
         model: PyTree,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._devices import by_compiler
 from .._precision import full_precision
 from .._trees import like, widened, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
@@ -139,6 +140,7 @@ class _Scaler(eqx.Module):
     # Jitted, so that a loop that is not compiles it once.
     @eqx.filter_jit
     @full_precision
+    @by_compiler("updates", "state")
     def update(
         self,
         updates: PyTree[Array],

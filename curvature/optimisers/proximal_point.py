@@ -7,6 +7,7 @@ import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import number, positive_int, scalar
+from .._devices import by_compiler
 from .._precision import full_precision
 from .._rounding import rounding
 from .._trees import add_scaled, like, norm
@@ -95,6 +96,7 @@ class ProximalPoint(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
+    @by_compiler("model", "state", None)
     def step(
         self,
         model: PyTree,

@@ -2,7 +2,10 @@ import abc
 from dataclasses import dataclass
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
+
+from .._devices import everywhere, shared
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Slab:
         return array[slice(*self.columns), slice(*self.examples)]
 
 
+def row_products(
+    first: Float[Array, "ra na p"], second: Float[Array, "rb nb p"]
+) -> Float[Array, "ra na rb nb"]:
+    """The products of some rows with others; every device makes those of a share of examples."""
+    return jnp.einsum("rnp,smp->rnsm", shared(first, axis=1), everywhere(second))
+
+
 class AbstractPart(eqx.Module):
     """The columns of A that belong to some of the weights, for all rows of all terms.
 
@@ -40,7 +50,7 @@ class AbstractPart(eqx.Module):
     """
 
     @abc.abstractmethod
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         """This part's share of the products of the rows in `a` with those in `b`; None for 0."""
 
     @abc.abstractmethod

@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from .._devices import everywhere
 from ..layers import Captured, capture
 from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
@@ -85,6 +86,7 @@ def rows_of(
             parts.append(HeldPart(rows, None if of_weight is None else of_weight.ravel()))
     # Weights in half precision are added up in the precision of the outputs.
     parts = jtu.tree_map(lambda array: _as(array, columns[0].dtype), parts)
+    parts = everywhere(parts)  # blocks of rows are cut out of them
     most_rows = layout.size
     if Way.GENERAL in ways:
         part, most_rows = _general(layout, columns, projected)
@@ -110,7 +112,7 @@ def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     inputs = [None if u is None else jnp.moveaxis(u.inputs()[..., 0, :], 1, 0) for u in uses]
     images = [None if u is None else u.image_cotangents() for u in uses]
     images = [None if i is None else jnp.moveaxis(i[..., 0, :], 1, 0) for i in images]
-    arrays = tuple(deltas), tuple(images), tuple(inputs)
+    arrays = tuple(deltas), tuple(images), everywhere(tuple(inputs))
     if len(jtu.tree_leaves(inputs)[0]) > 1:
         return StackedPart(eqx.filter_vmap(lambda a: DensePart(*a, bias=bias))(arrays))
     return DensePart(*jtu.tree_map(lambda leaf: leaf[0], arrays), bias=bias)

@@ -30,10 +30,10 @@ class ChunkedPart(AbstractPart):
     image: PyTree[Array] | None
     chunk: int = eqx.field(static=True)
 
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         second = self.rows(b).reshape(b.size, -1)
         products = self._map(a, lambda rows: rows @ second.T)  # [examples, columns, b]
-        return jnp.swapaxes(products, 0, 1).reshape(a.size, b.size)
+        return jnp.swapaxes(products, 0, 1).reshape(*a.shape, *b.shape)
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         image = self.ravelled_image()

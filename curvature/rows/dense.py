@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ._base import AbstractPart, Slab
+from ._base import AbstractPart, Slab, row_products
 from .width import block_width
 
 
@@ -34,22 +34,18 @@ class DensePart(AbstractPart):
     ):
         self.deltas, self.images = deltas, images
         self.products = {
-            (t, s): (symmetric_product(a) if t == s else a @ b.T) + float(bias)
+            (t, s): (symmetric_product(a) if t == s else _products(a, b)) + float(bias)
             for t, a in enumerate(inputs)
             for s, b in enumerate(inputs[: t + 1])
             if a is not None and b is not None
         }
 
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         first, second = self.deltas[a.term], self.deltas[b.term]
         if first is None or second is None:
             return None
-        out = first.shape[-1]
-        outputs = a.of(first).reshape(-1, out) @ b.of(second).reshape(-1, out).T
         inputs = self.products[a.term, b.term][slice(*a.examples), slice(*b.examples)]
-        return (outputs.reshape(*a.shape, *b.shape) * inputs[None, :, None, :]).reshape(
-            a.size, b.size
-        )
+        return row_products(a.of(first), b.of(second)) * inputs[None, :, None, :]
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         # W-shaped, v would cost a product of its own: (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j.
@@ -72,8 +68,12 @@ def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
     """A aᵀ, of which the blocks above the diagonal are copies."""
     n = len(a)
     if n <= block_width(n):
-        return a @ a.T
+        return _products(a, a)
     half = n // 2
     first, second = symmetric_product(a[:half]), symmetric_product(a[half:])
-    below = a[half:] @ a[:half].T
+    below = _products(a[half:], a[:half])
     return jnp.block([[first, below.T], [below, second]])
+
+
+def _products(a: Float[Array, "n in"], b: Float[Array, "n2 in"]) -> Float[Array, "n n2"]:
+    return row_products(a[None], b[None])[0, :, 0]

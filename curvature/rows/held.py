@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ._base import AbstractPart, Slab
+from ._base import AbstractPart, Slab, row_products
 
 
 class HeldPart(AbstractPart):
@@ -14,12 +14,11 @@ class HeldPart(AbstractPart):
     rows: tuple[Float[Array, "_r _n _p"] | None, ...]
     image: Float[Array, " p"] | None
 
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         first, second = self.rows[a.term], self.rows[b.term]
         if first is None or second is None:
             return None
-        width = first.shape[-1]
-        return a.of(first).reshape(-1, width) @ b.of(second).reshape(-1, width).T
+        return row_products(a.of(first), b.of(second))
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         assert self.image is not None, "made without a vector to project"

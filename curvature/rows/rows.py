@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
+from .._devices import everywhere
 from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
 from .lower_blocks import LowerBlocks
@@ -77,8 +78,9 @@ class Rows(eqx.Module):
 
     def _block(self, a: Slab, b: Slab) -> Float[Array, "a b"]:
         blocks = [part.block(a, b) for part in self.parts]
-        none = jnp.zeros((a.size, b.size), self.columns[0].dtype)
-        return _sum([block for block in blocks if block is not None], none)
+        none = jnp.zeros((*a.shape, *b.shape), self.columns[0].dtype)
+        found = _sum([block for block in blocks if block is not None], none)
+        return everywhere(found).reshape(a.size, b.size)
 
     def _slabs(self) -> list[Slab]:
         """All rows, in blocks of nearly equal size."""

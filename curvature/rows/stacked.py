@@ -16,7 +16,7 @@ class StackedPart(AbstractPart):
 
     slices: AbstractPart
 
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         return self._sum(lambda part: part.block(a, b))
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:

@@ -23,7 +23,7 @@ class TokenPart(AbstractPart):
     rows: tuple[TokenRows | None, ...]
     images: tuple[Float[Array, "_n _t out"] | None, ...]
 
-    def block(self, a: Slab, b: Slab) -> Float[Array, "a b"] | None:
+    def block(self, a: Slab, b: Slab) -> Float[Array, "ra na rb nb"] | None:
         first, second = self.rows[a.term], self.rows[b.term]
         if first is None or second is None:
             return None

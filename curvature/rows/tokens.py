@@ -34,17 +34,15 @@ class TokenRows(eqx.Module):
         tokens, squares = jax.vmap(_squares, in_axes=(0, 1))(self.tokens, self.cotangents)
         return added_up(tokens, squares, self.vocabulary)
 
-    def products(self, other: "TokenRows") -> Float[Array, "a b"]:
+    def products(self, other: "TokenRows") -> Float[Array, "k n k2 n2"]:
         """The products of all rows with all of another: O(a b t out) operations."""
-        k, n, t, out = self.cotangents.shape
-        k2, n2, t2, _ = other.cotangents.shape
+        t, t2 = self.cotangents.shape[2], other.cotangents.shape[2]
         if t == t2 == 1:
             # Where two tokens are equal, the product of the cotangents.
             first, second = self.tokens, other.tokens.T
             equal = (first == second) & (first < self.vocabulary)
-            found = self.cotangents.reshape(k * n, out) @ other.cotangents.reshape(k2 * n2, out).T
-            found = jnp.where(equal[None, :, None, :], found.reshape(k, n, k2, n2), 0)
-            return found.reshape(k * n, k2 * n2)
+            found = jnp.einsum("kno,cmo->kncm", self.cotangents[:, :, 0], other.cotangents[:, :, 0])
+            return jnp.where(equal[None, :, None, :], found, 0)
 
         def of_example(example: tuple[Array, Array]) -> Float[Array, "k n k2"]:
             """With its rows in a table of its own tokens alone."""
@@ -59,7 +57,7 @@ class TokenRows(eqx.Module):
 
         examples = other.tokens, jnp.swapaxes(other.cotangents, 0, 1)
         found = jax.lax.map(of_example, examples)  # [n2, k, n, k2]
-        return jnp.moveaxis(found, 0, -1).reshape(k * n, k2 * n2)
+        return jnp.moveaxis(found, 0, -1)
 
 
 def added_up(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Float, Int
 
 import curvature as cv
@@ -56,6 +57,8 @@ def martens_grosse(
 
     The model is quadratic, by the Gauss–Newton matrix, and exact along the direction and the last
     step. Levenberg and Marquardt's rule moves λ (Martens and Grosse 2015, sections 6.4, 6.5 and 7).
+    Unlike there, a step that would raise its batch's loss is halved: the rule looks at that loss
+    anyway, and without it a few such steps in a row can end a run.
 
     **Arguments:** `damping` and `minimum`, the first and the least λ.
     """
@@ -66,4 +69,5 @@ def martens_grosse(
         preconditioner=structure,
         damping=cv.LevenbergMarquardt(initial=damping, minimum=minimum),
         momentum=cv.QuadraticMomentum(),
+        search=optx.BacktrackingArmijo(decrease_factor=0.5, slope=0.1, step_init=1.0),
     )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from ..._checks import fraction, one_of, positive_int
+from ..._devices import on_one_device
 from ...linearisation import AbstractEach, AbstractLinearisation
 from ...operators.blocks import (
     AbstractBlock,
@@ -101,24 +102,38 @@ def bases_of(
     if old is None:
         found = [make(of_group) for make, of_group in zip(makes, groups, strict=True)]
     else:
-        parts = zip(makes, groups, [*old.layers, *old.dense], due, strict=True)
+        # Each slice on a device of its own, as far as there are so many.
+        firsts = np.cumsum([0, *map(len, due)])[:-1].tolist()
+        parts = zip(makes, groups, [*old.layers, *old.dense], due, firsts, strict=True)
         found = [_renewed_slices(*of_group) for of_group in parts]
     return Bases(found[: len(pairs)], found[len(pairs) :])
 
 
 def _renewed_slices(
-    make: Callable[[Any], Any], stacked: PyTree[Array], old: PyTree[Array], due: Bool[Array, " L"]
+    make: Callable[[Any], Any],
+    stacked: PyTree[Array],
+    old: PyTree[Array],
+    due: Bool[Array, " L"],
+    first: int,
 ) -> PyTree[Array]:
-    """What `make` makes of those slices that are due, one after the other; the others are old."""
+    """What `make` makes of those slices that are due, one after the other; the others are old.
+
+    **Arguments:** `first`, the number of the device that makes the first slice.
+    """
     if len(due) == 1:
-        return renewed(partial(make, stacked), old, due[0])
+        return renewed(partial(on_one_device, make, stacked, first), old, due[0])
 
-    def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""]]) -> PyTree[Array]:
-        of_one, kept, anew = one
+    def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""], Any]) -> PyTree[Array]:
+        of_one, kept, anew, number = one
         alone = jtu.tree_map(lambda leaf: leaf[None], of_one)
-        return renewed(lambda: jtu.tree_map(lambda leaf: leaf[0], make(alone)), kept, anew)
 
-    return jax.lax.map(of_slice, (stacked, old, due))
+        def made() -> PyTree[Array]:
+            return jtu.tree_map(lambda leaf: leaf[0], on_one_device(make, alone, number))
+
+        return renewed(made, kept, anew)
+
+    numbers = np.arange(first, first + len(due), dtype=np.int32)
+    return jax.lax.map(of_slice, (stacked, old, due, numbers))
 
 
 def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:

@@ -9,6 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar, ScalarLike
 
 from ..._checks import one_of, scalar
+from ..._devices import on_one_device
 from ..._precision import full_precision
 from ...linearisation import AbstractLinearisation
 from ...operators.blocks import (
@@ -152,7 +153,7 @@ class KFAC(AbstractStructure):
             bases = bases_of(factors, self._basis)
             operator = self._operator(factors, bases, partition, linearisation)
             inverses = [
-                _inverse(block, linearisation.loss) if is_made_of(block, FactoredBlock) else None
+                _inverse((block, linearisation.loss)) if is_made_of(block, FactoredBlock) else None
                 for block in operator.blocks
             ]
             return factors, bases, inverses
@@ -188,7 +189,8 @@ class KFAC(AbstractStructure):
         blocks, inverses = [*operator.blocks], [*state.inverses]
         for i, old in enumerate(inverses):
             if old is not None:
-                make = partial(_inverse, blocks[i], damping.astype(old.damping.dtype))
+                given = blocks[i], damping.astype(old.damping.dtype)
+                make = partial(on_one_device, _inverse, given, i)
                 inverse = inverses[i] = renewed(make, old, state.due[i])
                 blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
         refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
@@ -252,7 +254,8 @@ def _none_due(inverses: Sequence[_Inverse | None], groups: int) -> list[Bool[Arr
     return [jnp.zeros((), bool) for _ in range(groups)]
 
 
-def _inverse(block: AbstractBlock, damping: Scalar) -> _Inverse:
+def _inverse(given: tuple[AbstractBlock, Scalar]) -> _Inverse:
+    block, damping = given
     return _Inverse(block.inverse(damping), damping)
 
 

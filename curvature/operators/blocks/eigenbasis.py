@@ -1,6 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
+from ..._devices import shared
 from .._solved import Solved, solved_by_eigenvalues
 from ._base import AbstractBlock
 from .layouts import Joined
@@ -39,7 +40,7 @@ class EigenbasisBlock(AbstractBlock):
         return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
 
     def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
-        return self.left.T @ self.layer.join(arrays) @ self.right
+        return shared(self.left.T @ self.layer.join(arrays) @ self.right)
 
     def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
         return self.layer.split(self.left @ rotated @ self.right.T)

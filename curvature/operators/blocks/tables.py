@@ -20,7 +20,8 @@ class TableRows(AbstractBlockRows):
         return self.tokens.transpose_mv(per_row).T
 
     def gram(self) -> Float[Array, "m m"]:
-        return self.tokens.products(self.tokens)
+        k, n = self.tokens.cotangents.shape[:2]
+        return self.tokens.products(self.tokens).reshape(k * n, k * n)
 
     def squares(self) -> Float[Array, "out in"]:
         return self.tokens.squares().T

@@ -1,0 +1,144 @@
+"""Several devices: whoever puts a batch on a mesh needs nothing else."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.sharding import AxisType, PartitionSpec, auto_axes, get_abstract_mesh
+from jaxtyping import Array, Int, PyTree
+
+_EXPLICIT = (
+    "The batch lies on a mesh with explicit axes, where every operation is to say where its result "
+    "lies: give it to `step` of an optimiser, which does without, or call this within "
+    "`jax.sharding.auto_axes`."
+)
+
+_Given = TypeVar("_Given")
+_Arrays = TypeVar("_Arrays", bound=PyTree[Array])
+
+
+def by_compiler(
+    *like: str | None,
+) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., tuple[Any, ...]]]:
+    """Decorates a method in which the compiler decides what lies on which device.
+
+    In a mesh with explicit axes every operation is to say where its result lies. In a step none
+    does: within it the axes are automatic.
+
+    **Arguments:** `like`, for each result the name of the argument that it lies beside, or None for
+    one that lies on all devices.
+    """
+
+    def decorate(method: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+            given = signature.bind(*args, **kwargs).arguments
+            arrays, static = eqx.partition(given, eqx.is_array)
+            if not any(_is_explicit(leaf) for leaf in jtu.tree_leaves(arrays)):
+                return method(*args, **kwargs)
+            others: list[Any] = []
+
+            def automatic(arrays: dict[str, Any]) -> tuple[Any, ...]:
+                made, other = eqx.partition(method(**eqx.combine(arrays, static)), eqx.is_array)
+                others[:] = other
+                return made
+
+            where = tuple(
+                PartitionSpec() if name is None else jtu.tree_map(_spec, arrays[name])
+                for name in like
+            )
+            made: Any = auto_axes(automatic, out_sharding=where)(arrays)
+            return eqx.combine(made, tuple(others))
+
+        return wrapped
+
+    return decorate
+
+
+def refuse_explicit(arrays: PyTree[Array]) -> None:
+    """Raise where the compiler may not decide what lies where."""
+    if any(_is_explicit(leaf) for leaf in jtu.tree_leaves(arrays)):
+        raise ValueError(_EXPLICIT)
+
+
+def _is_explicit(leaf: Array) -> bool:
+    return AxisType.Explicit in jax.typeof(leaf).sharding.mesh.axis_types
+
+
+def _spec(leaf: Array) -> PartitionSpec:
+    return jax.typeof(leaf).sharding.spec
+
+
+# The compiler shares out what follows from where the batch lies. What it would rather do on every
+# device, or gather in pieces, is said here. It needs a mesh that is set (`jax.set_mesh`): where
+# arrays lie on an automatic one is not known before compilation.
+
+
+def shared(array: Array, axis: int = 0) -> Array:
+    """The same array, of which every device makes a share of an axis that divides evenly."""
+    names = _automatic_axes()
+    if not names or array.shape[axis] % _size(names):
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, names))
+
+
+def everywhere(arrays: _Arrays) -> _Arrays:
+    """The same arrays, gathered on every device at once."""
+    if not _automatic_axes():
+        return arrays
+    return jtu.tree_map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), arrays
+    )
+
+
+def on_one_device(
+    make: Callable[[_Given], _Arrays], given: _Given, number: int | Int[Array, ""]
+) -> _Arrays:
+    """`make(given)`, made by one device and sent to all others.
+
+    For factorisations, which the compiler would have every device do: with different numbers
+    different devices do them, at the same time.
+    """
+    names = _automatic_axes()
+    if not names:
+        return make(given)
+    size = _size(names)
+
+    def on_each(given: _Given, number: Int[Array, ""]) -> _Arrays:
+        def others(given: _Given) -> _Arrays:
+            shapes = jax.eval_shape(make, given)
+            return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        is_own = number % size == jax.lax.axis_index(names)
+        return jax.lax.psum(jax.lax.cond(is_own, make, others, given), names)
+
+    spec = PartitionSpec()
+    each = jax.shard_map(
+        on_each, in_specs=spec, out_specs=spec, axis_names=set(names), check_vma=False
+    )
+    return each(given, jnp.asarray(number, jnp.int32))
+
+
+def _automatic_axes() -> tuple[str, ...]:
+    """The axes of the mesh that is set, over which the compiler may share out.
+
+    None on one device.
+    """
+    mesh = get_abstract_mesh()
+    if mesh.empty or _size(mesh.axis_names) == 1:
+        return ()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+
+
+def _size(names: tuple[str, ...]) -> int:
+    sizes = get_abstract_mesh().shape
+    return math.prod(sizes[name] for name in names)

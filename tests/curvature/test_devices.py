@@ -1,0 +1,201 @@
+"""A batch on a mesh of eight devices: the numbers of one device, and a share of its work."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import optimistix as optx
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import curvature as cv
+from tests.curvature.cases import CURVATURES, curvature
+from tests.selection import slow_but
+
+N, DEVICES = 32, 8
+KEY = jax.random.key(3)
+CATEGORICAL = cv.Supervised(cv.Categorical())
+STRUCTURES = {
+    "KFAC": cv.KFAC,
+    "factored": lambda of: cv.KFAC(of, damping="factored"),
+    "EKFAC": cv.EKFAC,
+    "BlockDiagonal": cv.BlockDiagonal,
+    "Diagonal": cv.Diagonal,
+    "LowRank": lambda of: cv.LowRank(of, 3),
+}
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def natural(metric, *solver, objective=CATEGORICAL, **parts):
+    parts = {"damping": 0.1, "search": optx.LearningRate(0.1)} | parts
+    return cv.NaturalGradient(objective, metric, *solver, **parts)
+
+
+def of(name):
+    return curvature(name, "categorical")
+
+
+IN_PARTS = cv.Supervised(cv.Categorical(), micro_batch=16)
+OPTIMISERS = {
+    "sgd": lambda: cv.FirstOrder(CATEGORICAL, optax.sgd(0.1, momentum=0.9)),
+    "micro-batches": lambda: natural(cv.GaussNewton(), cv.CG(max_steps=3), objective=IN_PARTS),
+    "preconditioned": lambda: natural(
+        cv.GaussNewton(), cv.CG(max_steps=2), preconditioner=cv.KFAC(cv.SampledFisher())
+    ),
+    "searched": lambda: natural(
+        cv.GaussNewton(),
+        cv.CG(max_steps=3),
+        damping=cv.LevenbergMarquardt(),
+        search=optx.BacktrackingArmijo(),
+    ),
+    "spring": lambda: natural(cv.EmpiricalFisher(), cv.SampleSpace(), momentum=cv.SPRING(0.9)),
+    "averaged": lambda: cv.Averaged(cv.FirstOrder(CATEGORICAL, optax.sgd(0.1)), decay=0.9),
+}
+OPTIMISERS |= {
+    f"{name} by CG": lambda name=name: natural(of(name), cv.CG(max_steps=3)) for name in CURVATURES
+}
+OPTIMISERS |= {
+    f"{name} by rows": lambda name=name: natural(of(name), cv.SampleSpace())
+    for name in CURVATURES
+    if name != "identity"
+}
+OPTIMISERS |= {
+    f"{structure} of {name}": lambda name=name, make=make: natural(make(of(name)))
+    for structure, make in STRUCTURES.items()
+    for name in CURVATURES
+    if name != "identity"
+}
+QUICK = ["sgd", "micro-batches", "gauss_newton by CG", "true_fisher by rows", "KFAC of true_fisher"]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    with jax.enable_x64(True):
+        model = eqx.nn.Sequential(
+            [
+                eqx.nn.Linear(6, 16, key=jax.random.key(0)),
+                eqx.nn.Lambda(jnp.tanh),
+                eqx.nn.Dropout(0.2),
+                eqx.nn.Linear(16, 5, key=jax.random.key(1)),
+            ]
+        )
+        rng = np.random.default_rng(0)
+        batch = jnp.asarray(rng.normal(size=(N, 6))), jnp.asarray(rng.integers(5, size=N))
+        return model, batch
+
+
+def mesh_of(kind):
+    return jax.make_mesh((DEVICES,), ("examples",), (kind,), devices=jax.devices()[:DEVICES])
+
+
+def on(mesh, tree, *axes):
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*axes))), static)
+
+
+def two_steps(optimiser, model, batch, put=lambda tree, *axes: tree):
+    """The change of all numbers, weights and state, by two steps; the second compiles nothing."""
+    state = optimiser.init(model, batch=batch)
+    model, state, key = put(model), put(state), put(KEY)
+    batch = put(batch, "examples")
+    before = eqx.filter((model, state), eqx.is_inexact_array)
+    for _ in range(2):
+        model, state, info = optimiser.step(model, batch, state, key=key)
+    assert info.accepted
+    after = eqx.filter((model, state), eqx.is_inexact_array)
+    change = jtu.tree_map(lambda a, b: np.asarray(a) - np.asarray(b), after, before)
+    return jtu.tree_leaves(change), (float(info.loss), float(info.step_norm))
+
+
+def assert_same(found, expected):
+    (found, numbers), (expected, expected_numbers) = found, expected
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1e-3, np.max(np.abs(b))))
+    assert numbers == pytest.approx(expected_numbers, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, list(OPTIMISERS)))
+def test_steps_are_those_of_one_device(name, problem):
+    """Draws, dropout and states included, on a mesh that is set and on one that is not."""
+    optimiser, (model, batch) = OPTIMISERS[name](), problem
+    expected = two_steps(optimiser, model, batch)
+    mesh = mesh_of(AxisType.Auto)
+    with jax.set_mesh(mesh):
+        assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+    assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+
+
+EXPLICIT = [name for name in OPTIMISERS if "true_fisher" in name or " " not in name]
+
+
+@pytest.mark.parametrize("name", slow_but(["KFAC of true_fisher", "averaged"], EXPLICIT))
+def test_a_mesh_with_explicit_axes(name, problem):
+    optimiser, (model, batch) = OPTIMISERS[name](), problem
+    expected = two_steps(optimiser, model, batch)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+
+
+def test_the_face_of_optax_on_explicit_axes(problem):
+    model, batch = problem
+    structure = cv.KFAC(cv.SampledFisher())
+    params = eqx.filter(model, eqx.is_inexact_array)
+
+    def direction(params, model, batch, key):
+        transformation = cv.scale_by_curvature(
+            CATEGORICAL, curvature=structure, model=model, batch=batch
+        )
+        state = transformation.init(params)
+        extra = {"model": model, "batch": batch, "key": key}
+        return transformation.update(params, state, params, **extra)[0]
+
+    expected = direction(params, model, batch, KEY)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        found = direction(
+            on(mesh, params), on(mesh, model), on(mesh, batch, "examples"), on(mesh, KEY)
+        )
+    for a, b in zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-10, atol=1e-13)
+
+
+def test_what_explicit_axes_do_not_allow_is_said(problem):
+    model, batch = problem
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"`jax\.sharding\.auto_axes`"):
+        CATEGORICAL.loss(on(mesh, model), on(mesh, batch, "examples"))
+
+
+def compiled(optimiser, model, batch, put):
+    state = optimiser.init(model, batch=batch)
+    arrays, static = eqx.partition((model, state), eqx.is_array)
+
+    def step(arrays, batch, key):
+        model, state = eqx.combine(arrays, static)
+        return eqx.filter(optimiser.step(model, batch, state, key=key), eqx.is_array)
+
+    return jax.jit(step).lower(put(arrays), put(batch, "examples"), put(KEY)).compile()
+
+
+@pytest.mark.parametrize("name", ["sgd", "gauss_newton by CG", "in parts"])
+def test_every_device_does_its_share(name):
+    """Of a batch that is large enough for the examples to be the work."""
+    objective = cv.Supervised(cv.Categorical(), micro_batch=256)
+    in_parts = natural(cv.GaussNewton(), cv.CG(max_steps=3), objective=objective)
+    optimiser = in_parts if name == "in parts" else OPTIMISERS[name]()
+    model = eqx.nn.MLP(32, 10, 64, 2, key=jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = jnp.asarray(rng.normal(size=(512, 32))), jnp.asarray(rng.integers(10, size=512))
+    mesh = mesh_of(AxisType.Auto)
+    with jax.set_mesh(mesh):
+        shared = compiled(optimiser, model, batch, lambda *of: on(mesh, *of))
+    alone = compiled(optimiser, model, batch, lambda tree, *axes: tree)
+    flops = [program.cost_analysis()["flops"] for program in (shared, alone)]
+    assert flops[0] <= 0.2 * flops[1]
+    if name != "in parts":  # which are cut out of all inputs
+        assert not re.search(r" all-gather(-start)?\(", shared.as_text())

@@ -1,0 +1,83 @@
+"""Runs on several devices: the numbers of one, wherever they go on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+
+import curvature as cv
+from training import preflight, train
+from training.mesh import placement
+
+
+def natural(curvature, *solver):
+    return cv.NaturalGradient(
+        cv.Supervised(cv.Categorical()),
+        curvature,
+        *solver,
+        damping=1.0,
+        search=optx.LearningRate(0.5),
+    )
+
+
+OPTIMISERS = {
+    "cg": natural(cv.GaussNewton(), cv.CG(max_steps=3)),
+    "kfac": natural(cv.KFAC(cv.SampledFisher())),
+}
+
+
+def numbers(records):
+    names = "loss", "grad_norm", "step_norm", "solver_residual"
+    return np.array(
+        [[record[name] for name in names if record[name] is not None] for record in records]
+    )
+
+
+@pytest.mark.parametrize("name", ["cg", pytest.param("kfac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp_path):
+    """And it may go on with another number of devices."""
+    optimiser = OPTIMISERS[name]
+
+    def run(**settings):
+        return make_run(optimiser=optimiser, **settings)
+
+    train(run(max_steps=6), tmp_path / "one")
+    train(run(max_steps=4, devices=8, sharding=sharding), tmp_path / "many")
+    summary = train(run(max_steps=6, devices=2), tmp_path / "many", resume=True)
+    assert summary["steps"] == 6
+    one, many = (numbers(read_records(tmp_path / folder)) for folder in ("one", "many"))
+    np.testing.assert_allclose(many, one, rtol=2e-4)
+
+
+def test_the_same_devices_give_the_same_bits(make_run, read_records, tmp_path):
+    def run(steps):
+        return make_run(optimiser=OPTIMISERS["cg"], max_steps=steps, devices=4, sharding="fsdp")
+
+    train(run(5), tmp_path / "whole")
+    train(run(3), tmp_path / "parts")
+    train(run(5), tmp_path / "parts", resume=True)
+    whole, parts = (read_records(tmp_path / name) for name in ("whole", "parts"))
+    assert [{**r, "seconds": 0} for r in whole] == [{**r, "seconds": 0} for r in parts]
+
+
+def test_weights_are_shared_out(make_run):
+    placed = placement(8, "fsdp")
+    weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
+    shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.carried(weights)]
+    assert shapes == [(3, 2), (5,), ()]
+    alone, shared = (preflight(make_run(devices=n, sharding="fsdp")).needs for n in (1, 8))
+    assert shared.weights == alone.weights // 8
+    assert shared.step < alone.step
+
+
+def test_all_devices():
+    assert placement("all", "replicated").size == len(jax.devices())
+
+
+def test_what_cannot_be_shared_out_is_refused(make_run):
+    with pytest.raises(ValueError, match=r"`devices=99`, but JAX sees \d+ \(cpu\): JAX_NUM_CPU"):
+        preflight(make_run(devices=99))
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100: set `batch_size`"):
+        preflight(make_run(devices=8, batch_size=100))

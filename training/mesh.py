@@ -1,0 +1,116 @@
+"""The devices of a run, and what lies where on them."""
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+Devices: TypeAlias = int | Literal["all"]
+Sharding: TypeAlias = Literal["replicated", "fsdp"]
+
+EXAMPLES = "examples"
+"""The only axis of a mesh: the examples of a batch lie along it."""
+
+
+class Placement(NamedTuple):
+    """What lies where.
+
+    - `mesh`: the devices; None for one, on which everything lies.
+    - `sharding`: `replicated`, every device has all weights; `fsdp`, each has a share of every
+        array that divides evenly (fully sharded data parallelism).
+    """
+
+    mesh: Mesh | None = None
+    sharding: Sharding = "replicated"
+
+    @property
+    def size(self) -> int:
+        """How many devices there are."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def context(self) -> AbstractContextManager[Any]:
+        """In it the library sees the devices."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def replicated(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """Arrays on all devices."""
+        return tree if self.mesh is None else jax.device_put(tree, self._at())
+
+    def replicated_shape(self, of: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The shape of an array on all devices."""
+        if self.mesh is None:
+            return of
+        return jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=self._at())
+
+    def carried(self, leaves: list[Array]) -> list[Array]:
+        """The weights and the state, by `sharding`."""
+        return leaves if self.mesh is None else jax.device_put(leaves, self._of_leaves(leaves))
+
+    def spread(self, batch: PyTree[Array]) -> PyTree[Array]:
+        """In a compiled step: a batch, of which every device has a share of the examples."""
+        if self.mesh is None:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self._at(EXAMPLES))
+
+    def of_step(self, leaves: list[Array]) -> Any:
+        """`out_shardings` of a step: the leaves stay where they are, the record is everywhere."""
+        return None if self.mesh is None else (self._of_leaves(leaves), self._at())
+
+    def _at(self, *axes: str | None) -> NamedSharding:
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def _of_leaves(self, leaves: list[Array]) -> list[NamedSharding]:
+        return [self._at(*self._axes(leaf)) for leaf in leaves]
+
+    def _axes(self, leaf: Array) -> list[str | None]:
+        axes: list[str | None] = [None] * leaf.ndim
+        shares = [n if n % self.size == 0 else 0 for n in leaf.shape]
+        if self.sharding == "fsdp" and any(shares):
+            axes[int(np.argmax(shares))] = EXAMPLES
+        return axes
+
+
+ON_ONE_DEVICE = Placement()
+
+
+def placement(devices: Devices, sharding: Sharding) -> Placement:
+    """Where the arrays of a run lie.
+
+    **Raises:** `ValueError` where there are not so many devices.
+    """
+    found = jax.devices()
+    count = len(found) if devices == "all" else devices
+    if count > len(found):
+        kind = found[0].platform
+        more = f": JAX_NUM_CPU_DEVICES={count} makes a processor so many" if kind == "cpu" else ""
+        raise ValueError(f"`devices={count}`, but JAX sees {len(found)} ({kind}){more}.")
+    if count == 1:
+        return ON_ONE_DEVICE
+    mesh = jax.make_mesh((count,), (EXAMPLES,), (AxisType.Auto,), devices=found[:count])
+    return Placement(mesh, sharding)
+
+
+def check_divides(batch: PyTree[Any], size: int) -> None:
+    """Check that a batch can be shared out evenly.
+
+    **Raises:** `ValueError` where it cannot.
+    """
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] % size:
+            raise ValueError(
+                f"`devices={size}` must divide the number of examples in a batch, got "
+                f"{leaf.shape[0]}: set `batch_size` (of all data, `train_examples`) to a multiple."
+            )
+
+
+def share_of(batch: PyTree[Any], size: int) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes of a device's share of a batch."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // size, *leaf.shape[1:]), leaf.dtype),
+        batch,
+    )
