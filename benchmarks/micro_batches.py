@@ -25,7 +25,7 @@ import models
 from training import machine
 
 from .problems import Images, Problem
-from .tables import table
+from .tables import mebibytes, table
 from .timing import Rounds
 
 BATCH, MICRO_BATCH = 16_384, 256
@@ -75,9 +75,7 @@ class Step:
 
     def mebibytes(self) -> float:
         """The memory beside arguments and results."""
-        found = self._run.memory_analysis()
-        assert found is not None, "XLA says so on every platform"
-        return found.temp_size_in_bytes / 2**20
+        return mebibytes(self._run)
 
 
 def measure(problem: Problem | Images, name: str, rounds: int) -> dict[str, Any]:

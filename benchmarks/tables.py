@@ -1,5 +1,6 @@
 from typing import Any
 
+import jax
 from rich.table import Table
 
 
@@ -11,3 +12,16 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         made.add_row(*("" if value is None else str(value) for value in row.values()))
     return made
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The same for a page."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mebibytes(program: jax.stages.Compiled) -> float:
+    """The memory that a program takes beside arguments and results."""
+    found = program.memory_analysis()
+    assert found is not None, "XLA says so on every platform"
+    return found.temp_size_in_bytes / 2**20

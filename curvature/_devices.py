@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ _EXPLICIT = (
     "`jax.sharding.auto_axes`."
 )
 
+_Parameters = ParamSpec("_Parameters")
 _Given = TypeVar("_Given")
 _Arrays = TypeVar("_Arrays", bound=PyTree[Array])
 
@@ -97,6 +98,29 @@ def everywhere(arrays: _Arrays) -> _Arrays:
     return jtu.tree_map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), arrays
     )
+
+
+def on_every_device(
+    make: Callable[_Parameters, _Arrays],
+) -> Callable[_Parameters, _Arrays]:
+    """Decorates a function of arrays that every device is to compute as a whole.
+
+    For what is small and has many steps, such as a factorisation: shared out by the compiler, it
+    would be an exchange of arrays in each of them.
+    """
+
+    @functools.wraps(make)
+    def wrapped(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Arrays:
+        names = _automatic_axes()
+        if not names:
+            return make(*args, **kwargs)
+        spec = PartitionSpec()
+        each: Callable[..., _Arrays] = jax.shard_map(
+            make, in_specs=spec, out_specs=spec, axis_names=set(names), check_vma=False
+        )
+        return each(*args, **kwargs)
+
+    return wrapped
 
 
 def on_one_device(

@@ -1,3 +1,4 @@
+from ._base import row_products as row_products
 from .build import columns_of as columns_of, ranks_of as ranks_of, rows_of as rows_of
 from .cost import (
     Cost as Cost,

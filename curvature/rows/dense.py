@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from .._devices import everywhere
 from ._base import AbstractPart, Slab, row_products
 from .width import block_width
 
@@ -45,7 +46,8 @@ class DensePart(AbstractPart):
         if first is None or second is None:
             return None
         inputs = self.products[a.term, b.term][slice(*a.examples), slice(*b.examples)]
-        return row_products(a.of(first), b.of(second)) * inputs[None, :, None, :]
+        outputs = row_products(a.of(first), b.of(second))
+        return outputs * everywhere(inputs)[None, :, None, :]
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         # W-shaped, v would cost a product of its own: (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j.
@@ -76,4 +78,4 @@ def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
 
 
 def _products(a: Float[Array, "n in"], b: Float[Array, "n2 in"]) -> Float[Array, "n n2"]:
-    return row_products(a[None], b[None])[0, :, 0]
+    return everywhere(row_products(a[None], b[None])[0, :, 0])

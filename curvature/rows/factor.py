@@ -5,6 +5,7 @@ from jax.lax import dynamic_update_slice
 from jax.lax.linalg import cholesky, triangular_solve
 from jaxtyping import Array, Float, Scalar
 
+from .._devices import on_every_device
 from .lower_blocks import LowerBlocks
 
 # Squared pivots below this many units of roundoff of the largest diagonal entry are noise.
@@ -25,6 +26,7 @@ class Factor(eqx.Module):
     lower: Float[Array, "m m"]
     damping: Scalar
 
+    @on_every_device
     def solve(self, b: Float[Array, " m"]) -> Float[Array, " m"]:
         """(K + λ'I)⁻¹ b by forward and backward substitution."""
         # Our array is row-major and LAPACK's is column-major: passing Lᵀ avoids a copy.
@@ -33,6 +35,7 @@ class Factor(eqx.Module):
         return triangular_solve(upper, forward, left_side=True, lower=False)[:, 0]
 
 
+@on_every_device
 def factorise(gram: LowerBlocks, damping: Scalar, norm: Scalar) -> Factor:
     """Factorises K + λI by Cholesky's method, with a larger λ' where that is needed.
 

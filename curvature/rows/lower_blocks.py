@@ -2,6 +2,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._devices import on_every_device
 from .width import block_width
 
 # Of so many blocks is a matrix that is given: a program of more takes long to compile.
@@ -55,6 +56,7 @@ class LowerBlocks(eqx.Module):
         """The diagonal."""
         return jnp.concatenate([jnp.diagonal(column) for column in self.columns])
 
+    @on_every_device
     def norm(self) -> Float[Array, ""]:
         """The Frobenius norm."""
         squared = jnp.zeros((), self.columns[0].dtype)
@@ -72,6 +74,7 @@ class LowerBlocks(eqx.Module):
 
         return LowerBlocks(tuple(shift(column) for column in self.columns))
 
+    @on_every_device
     def symmetric_mv(self, x: Float[Array, "m k"]) -> Float[Array, "m k"]:
         """The product of the symmetric matrix with vectors, each block read once."""
         if x.shape[1] == 1:

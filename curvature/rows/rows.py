@@ -1,4 +1,5 @@
 import functools
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ class Rows(eqx.Module):
             jnp.einsum("rnc,nc->rn", _flat(columns), tangent.reshape(len(tangent), -1))
             for columns, tangent in zip(self.columns, tangents, strict=True)
         ]
-        return jnp.concatenate([product.ravel() for product in products])
+        return joined(products)
 
     def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "_n *_shape"], ...]:
         """What of the outputs `transpose_mv(u)` is the pullback: Aᵀu = Jᵀ cotangents."""
@@ -73,8 +74,8 @@ class Rows(eqx.Module):
         for t, columns in enumerate(self.columns):
             none = jnp.zeros(columns.shape[:2], columns.dtype)
             of_term = [share[t] for share, _ in found]
-            shares.append(jnp.ravel(_sum([share for share in of_term if share is not None], none)))
-        return jnp.concatenate(shares), jnp.asarray(sum(squared for _, squared in found))
+            shares.append(_sum([share for share in of_term if share is not None], none))
+        return joined(shares), jnp.asarray(sum(squared for _, squared in found))
 
     def _block(self, a: Slab, b: Slab) -> Float[Array, "a b"]:
         blocks = [part.block(a, b) for part in self.parts]
@@ -111,6 +112,11 @@ class Rows(eqx.Module):
             if t > slab.term
         ]
         return [part for part in (*rest, *later) if part.size]
+
+
+def joined(of_terms: Sequence[Float[Array, "_r _n"]]) -> Float[Array, " m"]:
+    """A vector of the sample space, on every device: blocks are cut out of it."""
+    return everywhere(jnp.concatenate([of_term.ravel() for of_term in of_terms]))
 
 
 def _flat(columns: Float[Array, "r n *shape"]) -> Float[Array, "r n c"]:

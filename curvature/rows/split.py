@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ..likelihoods import Coefficients
 from ..linearisation import AbstractLinearisation
+from .rows import joined
 
 # Larger coefficients stand for rows that are so small beside the gradient that rounding errors of
 # the other rows' products would drown it.
@@ -63,9 +64,9 @@ def split_gradient(
                 remainders.append(cotangent - covered)
         else:
             remainders.append(jnp.zeros_like(cotangent))
-        found.append(rho.ravel())
+        found.append(rho)
     bounded = all(c is not None and c.bounded for c in known)
-    return Split(jnp.concatenate(found), None if bounded else tuple(remainders))
+    return Split(joined(found), None if bounded else tuple(remainders))
 
 
 def _multiple(columns: Float[Array, "r *shape"], gradient: Float[Array, "*shape"]) -> Array:

@@ -52,7 +52,7 @@ OPTIMISERS = {
         damping=cv.LevenbergMarquardt(),
         search=optx.BacktrackingArmijo(),
     ),
-    "spring": lambda: natural(cv.EmpiricalFisher(), cv.SampleSpace(), momentum=cv.SPRING(0.9)),
+    "spring": lambda: natural(cv.EmpiricalFisher(), cv.SampleSpace(), momentum=cv.Spring(0.9)),
     "averaged": lambda: cv.Averaged(cv.FirstOrder(CATEGORICAL, optax.sgd(0.1)), decay=0.9),
 }
 OPTIMISERS |= {
@@ -199,3 +199,34 @@ def test_every_device_does_its_share(name):
     assert flops[0] <= 0.2 * flops[1]
     if name != "in parts":  # which are cut out of all inputs
         assert not re.search(r" all-gather(-start)?\(", shared.as_text())
+
+
+@pytest.mark.parametrize("curvature", [cv.SampledFisher(1), cv.BlockDiagonal(cv.SampledFisher(1))])
+def test_rows_are_gathered_and_not_cut_in_pieces(curvature):
+    """Blocks of the Gram matrix are cut out of arrays that every device has."""
+    model = eqx.nn.MLP(8, 4, 24, 1, key=jax.random.key(0))
+    batch = jnp.zeros((256, 8)), jnp.zeros(256, jnp.int32)
+    mesh = mesh_of(AxisType.Auto)
+    with jax.set_mesh(mesh):
+        program = compiled(natural(curvature), model, batch, lambda *of: on(mesh, *of)).as_text()
+    assert not re.search(r" (collective-permute|all-to-all)(-start)?\(", program)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_derivative_through_a_step(problem):
+    """With what every device computes as a whole."""
+    model, batch = problem
+
+    def after(damping, model, batch, key):
+        optimiser = natural(cv.SampledFisher(), cv.SampleSpace(), damping=damping)
+        state = optimiser.init(model)
+        model, _, _ = optimiser.step(model, batch, state, key=key)
+        return CATEGORICAL.loss(model, batch, key=key)
+
+    expected = jax.grad(after)(0.1, model, batch, KEY)
+    mesh = mesh_of(AxisType.Auto)
+    with jax.set_mesh(mesh):
+        found = eqx.filter_jit(jax.grad(after))(
+            on(mesh, jnp.asarray(0.1)), on(mesh, model), on(mesh, batch, "examples"), on(mesh, KEY)
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-10)

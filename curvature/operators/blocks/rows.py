@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ...rows import Factor, LowerBlocks, factorise
+from ..._devices import everywhere
+from ...rows import Factor, LowerBlocks, factorise, row_products
 from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined, Ravelled
@@ -87,13 +88,14 @@ class LayerRows(AbstractBlockRows):
         return jnp.einsum("nto,nti->oi", deltas, self.inputs)
 
     def gram(self) -> Float[Array, "m m"]:
-        k, n, t, out = self.cotangents.shape
+        k, n, t, _ = self.cotangents.shape
         if t > 1:
             rows = self._rows().reshape(n * k, -1)
             products = (rows @ rows.T).reshape(n, k, n, k)
             return products.transpose(1, 0, 3, 2).reshape(k * n, k * n)
-        flat = self.cotangents.reshape(k * n, out)
-        return (flat @ flat.T) * jnp.tile(self.similarities(), (k, k))
+        deltas = self.cotangents[:, :, 0]
+        products = row_products(deltas, deltas) * self.similarities()[None, :, None, :]
+        return everywhere(products).reshape(k * n, k * n)
 
     def squares(self) -> Float[Array, "out in"]:
         return jnp.sum(self._rows() ** 2, axis=(0, 1))
@@ -105,8 +107,8 @@ class LayerRows(AbstractBlockRows):
 
     def similarities(self) -> Float[Array, "n n"]:
         """The products of all inputs with all others, where there is one position."""
-        inputs = self.inputs[:, 0]
-        return inputs @ inputs.T
+        inputs = self.inputs[None, :, 0]
+        return everywhere(row_products(inputs, inputs)[0, :, 0])
 
     def _rows(self) -> Float[Array, "n k out in"]:
         """All rows. A batch of products over the examples is fastest in this order."""
