@@ -25,9 +25,10 @@ import models
 from training import machine
 
 from .problems import Images, Problem
-from .tables import mebibytes, table
+from .tables import markdown, mebibytes, table
 from .timing import Rounds
 
+TEMPLATE = Path(__file__).with_suffix(".md")
 BATCH, MICRO_BATCH = 16_384, 256
 PROBLEMS = (
     Problem(1024, BATCH, 1),
@@ -96,6 +97,7 @@ def main(argv: list[str]) -> None:
     """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro_batches", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write a page to this file")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
     options = parser.parse_args(argv)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
@@ -108,6 +110,17 @@ def main(argv: list[str]) -> None:
     if options.json:
         figures = {"machine": about, "steps": found}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+    if options.markdown:
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
+        text = TEMPLATE.read_text().format(
+            processor=about["processor"],
+            versions=versions,
+            rounds=options.rounds,
+            micro_batch=MICRO_BATCH,
+            tables=tables,
+        )
+        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

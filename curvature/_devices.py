@@ -10,13 +10,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.sharding import AxisType, PartitionSpec, auto_axes, get_abstract_mesh
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    PartitionSpec,
+    auto_axes,
+    get_abstract_mesh,
+    use_abstract_mesh,
+)
 from jaxtyping import Array, Int, PyTree
 
 _EXPLICIT = (
-    "The batch lies on a mesh with explicit axes, where every operation is to say where its result "
-    "lies: give it to `step` of an optimiser, which does without, or call this within "
-    "`jax.sharding.auto_axes`."
+    "The batch lies on a mesh with explicit axes, where every operation must say where its result "
+    "lies, and those of a linearisation do not. Call an optimiser's `step`, which handles explicit "
+    "axes, or wrap this call in `jax.sharding.auto_axes`."
 )
 
 _Parameters = ParamSpec("_Parameters")
@@ -29,7 +36,7 @@ def by_compiler(
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., tuple[Any, ...]]]:
     """Decorates a method in which the compiler decides what lies on which device.
 
-    In a mesh with explicit axes every operation is to say where its result lies. In a step none
+    In a mesh with explicit axes every operation must say where its result lies. In a step none
     does: within it the axes are automatic.
 
     **Arguments:** `like`, for each result the name of the argument that it lies beside, or None for
@@ -43,7 +50,8 @@ def by_compiler(
         def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
             given = signature.bind(*args, **kwargs).arguments
             arrays, static = eqx.partition(given, eqx.is_array)
-            if not any(_is_explicit(leaf) for leaf in jtu.tree_leaves(arrays)):
+            mesh = _explicit_mesh(arrays)
+            if mesh is None:
                 return method(*args, **kwargs)
             others: list[Any] = []
 
@@ -56,7 +64,8 @@ def by_compiler(
                 PartitionSpec() if name is None else jtu.tree_map(_spec, arrays[name])
                 for name in like
             )
-            made: Any = auto_axes(automatic, out_sharding=where)(arrays)
+            with use_abstract_mesh(mesh):  # which need not be set
+                made: Any = auto_axes(automatic, out_sharding=where)(arrays)
             return eqx.combine(made, tuple(others))
 
         return wrapped
@@ -66,12 +75,17 @@ def by_compiler(
 
 def refuse_explicit(arrays: PyTree[Array]) -> None:
     """Raise where the compiler may not decide what lies where."""
-    if any(_is_explicit(leaf) for leaf in jtu.tree_leaves(arrays)):
+    if _explicit_mesh(arrays) is not None:
         raise ValueError(_EXPLICIT)
 
 
-def _is_explicit(leaf: Array) -> bool:
-    return AxisType.Explicit in jax.typeof(leaf).sharding.mesh.axis_types
+def _explicit_mesh(arrays: PyTree[Array]) -> AbstractMesh | None:
+    """The mesh with explicit axes that some of the arrays lie on."""
+    for leaf in jtu.tree_leaves(arrays):
+        mesh = jax.typeof(leaf).sharding.mesh
+        if AxisType.Explicit in mesh.axis_types:
+            return mesh
+    return None
 
 
 def _spec(leaf: Array) -> PartitionSpec:
@@ -89,6 +103,13 @@ def shared(array: Array, axis: int = 0) -> Array:
     if not names or array.shape[axis] % _size(names):
         return array
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, names))
+
+
+def evenly(size: int, most: int) -> int:
+    """The next number that devices can share out evenly, or `most` where that is less."""
+    names = _automatic_axes()
+    devices = _size(names) if names else 1
+    return min(-(-size // devices) * devices, most)
 
 
 def everywhere(arrays: _Arrays) -> _Arrays:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+from jax.sharding import AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, PyTree
 
 import curvature as cv
@@ -62,14 +63,16 @@ def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True, devices
         at = eqx.combine(shapes, others)
         return at.vjp(at.jvp(vector))
 
-    # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
-    gradient = jax.jit(jax.grad(loss)).lower(params, batch, key, numbers)
     turn = 0.0
-    if solves:
-        at = eqx.filter_eval_shape(linearise, params, batch, key, numbers)
-        shapes, others = eqx.partition(at, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
-    return Cost(devices * flops(step) / flops(gradient.compile()), turn)
+    with use_abstract_mesh(AbstractMesh((), ())):  # on one device, wherever the step is made
+        gradient = jax.jit(jax.grad(loss)).lower(params, batch, key, numbers)
+        if solves:
+            at = eqx.filter_eval_shape(linearise, params, batch, key, numbers)
+            shapes, others = eqx.partition(at, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+            turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
+        # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
+        gradient = gradient.compile()
+    return Cost(devices * flops(step) / flops(gradient), turn)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -13,7 +13,7 @@ from data import Dataset
 
 from ._base import Run
 from .device import shapes_on_device
-from .mesh import placement, share_of
+from .mesh import check_divides, placement, share_of
 from .sources import batch_shapes
 
 # They make no array of their own: XLA has them read where they are used.
@@ -38,6 +38,11 @@ class Needs(NamedTuple):
         """All of it."""
         return sum(self)
 
+    @property
+    def most(self) -> int:
+        """The most that it may turn out to be."""
+        return self.data + self.weights + 3 * self.step
+
     def __str__(self) -> str:
         data, weights, step = (_written(nbytes) for nbytes in self)
         return (
@@ -46,23 +51,33 @@ class Needs(NamedTuple):
 
 
 def needs_of(run: Run) -> Needs:
-    """What `run` needs; its step is traced, nothing is computed."""
+    """What `run` needs; its step is traced, nothing is computed.
+
+    On several devices a step is traced with a device's share of the batch, or in micro-batches with
+    the whole, which is more than it holds. Matrices that every device has as a whole are counted by
+    the plan of the solve.
+    """
     placed = placement(run.settings.devices, run.settings.sharding)
-    batch = share_of(batch_shapes(run.dataset, run.model, run.settings.batch_size), placed.size)
-    state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=batch)
-    traced, *_ = eqx.filter_make_jaxpr(run.optimiser.step)(
-        run.model, batch, state, key=jax.random.key(0)
-    )
-    dataset, data, drawn = run.dataset, 0, _nbytes(batch)
+    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+    check_divides(batch, placed.size)
+    share = share_of(batch, placed.size)
+    traced = share if run.optimiser.objective.micro_batch is None else batch
+    key = jax.random.key(0)
+    state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=traced)
+    jaxpr, *_ = eqx.filter_make_jaxpr(run.optimiser.step)(run.model, traced, state, key=key)
+    step = most_held(jaxpr.jaxpr)
+    if placed.size > 1:
+        plan = run.optimiser.plan(run.model, batch, key=key)
+        step = max(step, 0 if plan is None or plan.nbytes is None else plan.nbytes)
+    dataset, data, drawn = run.dataset, 0, _nbytes(share)
     if isinstance(dataset, Dataset):
         parts = dataset.train, dataset.test, dataset.validation, dataset.reference
         data = _nbytes(shapes_on_device(parts))
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
-    weights = _nbytes((run.model, state))
-    if placed.sharding == "fsdp":
-        weights //= placed.size
-    return Needs(data, weights, drawn + most_held(traced.jaxpr))
+    carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))
+    shares = [jax.ShapeDtypeStruct(placed.own_shape(leaf), leaf.dtype) for leaf in carried]
+    return Needs(data, _nbytes(shares), drawn + step)
 
 
 def most_held(jaxpr: core.Jaxpr) -> int:
@@ -115,9 +130,13 @@ def _nbytes(arrays: PyTree[Any]) -> int:
     sizes = (
         int(np.prod(leaf.shape, dtype=np.int64)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(arrays)
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        if _is_shaped(leaf)
     )
     return sum(sizes)
+
+
+def _is_shaped(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _written(nbytes: int) -> str:

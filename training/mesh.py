@@ -50,6 +50,13 @@ class Placement(NamedTuple):
         """The weights and the state, by `sharding`."""
         return leaves if self.mesh is None else jax.device_put(leaves, self._of_leaves(leaves))
 
+    def own_shape(self, leaf: Any) -> tuple[int, ...]:
+        """The shape of what one device has of a weight, or of an array of the state."""
+        return tuple(
+            n if axis is None else n // self.size
+            for n, axis in zip(leaf.shape, self._axes(leaf), strict=True)
+        )
+
     def spread(self, batch: PyTree[Array]) -> PyTree[Array]:
         """In a compiled step: a batch, of which every device has a share of the examples."""
         if self.mesh is None:
@@ -67,7 +74,7 @@ class Placement(NamedTuple):
     def _of_leaves(self, leaves: list[Array]) -> list[NamedSharding]:
         return [self._at(*self._axes(leaf)) for leaf in leaves]
 
-    def _axes(self, leaf: Array) -> list[str | None]:
+    def _axes(self, leaf: Any) -> list[str | None]:
         axes: list[str | None] = [None] * leaf.ndim
         shares = [n if n % self.size == 0 else 0 for n in leaf.shape]
         if self.sharding == "fsdp" and any(shares):
@@ -104,7 +111,8 @@ def check_divides(batch: PyTree[Any], size: int) -> None:
         if leaf.shape[0] % size:
             raise ValueError(
                 f"`devices={size}` must divide the number of examples in a batch, got "
-                f"{leaf.shape[0]}: set `batch_size` (of all data, `train_examples`) to a multiple."
+                f"{leaf.shape[0]}: take a multiple as `batch_size`, or as `train_examples` where "
+                "`batch_size` is null, or other devices."
             )
 
 

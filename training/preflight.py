@@ -1,5 +1,6 @@
 """Refusing a run that cannot work, before anything is compiled or written."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from ._base import Run
 from .device import memory, shapes_on_device
 from .evaluate import REFERENCE, per_example
 from .memory import Needs, needs_of
-from .mesh import check_divides, placement
 from .sources import batch_shapes
 from .terms import examples, terms
 
@@ -36,9 +36,7 @@ def preflight(run: Run) -> Found:
 
     **Raises:** `ValueError`, one sentence.
     """
-    _check_batch_size(run)
-    if isinstance(run.dataset, Dataset):
-        _check_examples(run, run.dataset)
+    _check_fit(run)
     found = _check_step(run)
     if found.plan is not None:
         _check_memory(found.plan)
@@ -68,31 +66,35 @@ def too_much(run: Run, found: Found) -> str | None:
 
 
 def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
-    """The largest micro-batch with which a run takes at most a third of the device's memory.
+    """The largest micro-batch with which a run fits, whatever its step turns out to need.
 
-    A third, because what a step needs is known to a factor of about three. It is None, the whole
-    batch, or a power of two.
+    It is None, the whole batch, or a power of two.
 
     **Arguments:** `run_of`, makes the run with a micro-batch.
 
-    **Raises:** `ValueError` where no micro-batch is small enough.
+    **Raises:** `ValueError` where no micro-batch is small enough, and as `preflight`.
     """
-    run, limit = run_of(None), memory() / 3
-    needs = needs_of(run)
-    if needs.total <= limit:
+    run, available = run_of(None), memory()
+    _check_fit(run)
+    if _needs(run).most <= available:
         return None
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
-    micro_batch = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-    while micro_batch > 1 and needs.total - needs.step <= limit:
-        micro_batch = 2 ** math.ceil(math.log2(micro_batch) - 1)
-        needs = needs_of(run_of(micro_batch))
-        if needs.total <= limit:
-            return micro_batch
-    raise ValueError(
-        f"`micro_batch=auto` found none: the run needs {needs}, and it may take "
-        f"a third of the {memory() / 2**30:,.3g} GiB of the device: take a smaller model, another "
-        "solver, or fewer data."
-    )
+    largest = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+    # By halving: 2^fits fits, 2^beyond does not.
+    fits, beyond = -1, math.ceil(math.log2(largest))
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if _needs(run_of(2**middle)).most <= available:
+            fits = middle
+        else:
+            beyond = middle
+    if fits < 0:
+        raise ValueError(
+            f"`micro_batch=auto` found none: with 1 the run needs {_needs(run_of(1))}, the step "
+            f"perhaps three times that, and the device has {available / 2**30:,.3g} GiB: take a "
+            "smaller model, another solver, or fewer data."
+        )
+    return 2**fits
 
 
 def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
@@ -106,6 +108,12 @@ def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
             names = [getattr(entry, "name", "") for entry in path]
             role = "preconditioner" if "preconditioner" in names else "curvature"
             yield f"{role} {type(part).__name__} of {type(part.of).__name__}, "
+
+
+def _check_fit(run: Run) -> None:
+    _check_batch_size(run)
+    if isinstance(run.dataset, Dataset):
+        _check_examples(run, run.dataset)
 
 
 def _check_memory(plan: cv.Plan) -> None:
@@ -184,12 +192,21 @@ def _evaluate(objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[A
 
 def _check_step(run: Run) -> Found:
     """Trace one step: parts that do not go together say so themselves."""
-    key = jax.random.key(0)
+    needs = _needs(run)
+    batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
+    with _one_line():
+        return Found(run.optimiser.plan(run.model, batch, key=jax.random.key(0)), needs)
+
+
+def _needs(run: Run) -> Needs:
+    with _one_line():
+        return needs_of(run)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
     try:
-        needs = needs_of(run)
-        batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
-        check_divides(batch, placement(run.settings.devices, run.settings.sharding).size)
-        return Found(run.optimiser.plan(run.model, batch, key=key), needs)
+        yield
     except (ValueError, NotImplementedError) as error:
         raise ValueError(_first_line(error)) from error
 

@@ -95,6 +95,8 @@ class Settings:
             raise ValueError(
                 f"`sharding` must be one of {', '.join(get_args(Sharding))}, got {self.sharding!r}."
             )
+        if self.devices == 1 and self.sharding != "replicated":
+            raise ValueError(f"`sharding={self.sharding}` needs several `devices`, got 1.")
         for name in ("quiet", "stop_at_nan"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")

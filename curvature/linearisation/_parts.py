@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from .._devices import everywhere, shared
+from .._devices import evenly, everywhere, shared
 from .._trees import widened
 
 
@@ -18,8 +18,9 @@ from .._trees import widened
 class Parts:
     """How the examples of every term fall into parts.
 
-    Every part has examples of every term, ⌈n_t / count⌉ of them. The last one may not be full: it
-    then begins earlier, with examples that were in the part before and do not count again.
+    Every part has examples of every term, in proportion to their numbers, and as many as devices
+    can share out evenly. The last parts may not be full: they then begin earlier, with examples
+    that were in a part before and do not count again.
 
     - `sizes`: n_t, the examples of each term.
     - `most`: how many of one term a part may have.
@@ -31,7 +32,12 @@ class Parts:
     @property
     def count(self) -> int:
         """How many parts there are."""
-        return max(-(-n // self.most) for n in self.sizes)
+        return max(-(-n // self.size(n)) for n in self.sizes)
+
+    def size(self, n: int) -> int:
+        """How many of n examples are in a part."""
+        fewest = max(-(-size // self.most) for size in self.sizes)
+        return evenly(-(-n // fewest), n)
 
     def cut(
         self, of_terms: Sequence[PyTree], part: Int[Array, ""]
@@ -39,7 +45,7 @@ class Parts:
         """Of every term the arrays [n, ...] of a part's examples, and which of these count."""
         found = []
         for n, of_term in zip(self.sizes, of_terms, strict=True):
-            size = -(-n // self.count)
+            size = self.size(n)
             start = jnp.minimum(part * size, n - size)
             arrays, others = eqx.partition(of_term, eqx.is_array)
             some = jtu.tree_map(
@@ -57,7 +63,7 @@ class Parts:
         """Of every term the arrays [n, ...] of all examples, from those of the parts."""
         joined = []
         for n, stacked in zip(self.sizes, of_parts, strict=True):
-            size = -(-n // self.count)
+            size = self.size(n)
             part, place = np.divmod(np.arange(n), size)
             place += np.maximum(part * size - (n - size), 0)
             joined.append(stacked.reshape(-1, *stacked.shape[2:])[part * size + place])

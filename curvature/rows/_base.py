@@ -39,7 +39,8 @@ def row_products(
     first: Float[Array, "ra na p"], second: Float[Array, "rb nb p"]
 ) -> Float[Array, "ra na rb nb"]:
     """The products of some rows with others; every device makes those of a share of examples."""
-    first, second = everywhere((first, second))  # shares of a cut are no cuts of shares
+    # They are slices. A slice of an array that is shared out would be exchanged piece by piece.
+    first, second = everywhere((first, second))
     return jnp.einsum("rnp,smp->rnsm", shared(first, axis=1), second)
 
 

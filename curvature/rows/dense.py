@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .._devices import everywhere
+from .._devices import evenly, everywhere
 from ._base import AbstractPart, Slab, row_products
 from .width import block_width
 
@@ -71,7 +71,7 @@ def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
     n = len(a)
     if n <= block_width(n):
         return _products(a, a)
-    half = n // 2
+    half = evenly(n // 2, n)
     first, second = symmetric_product(a[:half]), symmetric_product(a[half:])
     below = _products(a[half:], a[:half])
     return jnp.block([[first, below.T], [below, second]])

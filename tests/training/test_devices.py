@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import optimistix as optx
 import pytest
 
@@ -22,6 +23,7 @@ def natural(curvature, *solver):
 
 
 OPTIMISERS = {
+    "sgd": cv.FirstOrder(cv.Supervised(cv.Categorical(), micro_batch=100), optax.sgd(0.1)),
     "cg": natural(cv.GaussNewton(), cv.CG(max_steps=3)),
     "kfac": natural(cv.KFAC(cv.SampledFisher())),
 }
@@ -34,7 +36,7 @@ def numbers(records):
     )
 
 
-@pytest.mark.parametrize("name", ["cg", pytest.param("kfac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["sgd", "cg", pytest.param("kfac", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
 def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp_path):
     """And it may go on with another number of devices."""
@@ -47,6 +49,8 @@ def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp
     train(run(max_steps=4, devices=8, sharding=sharding), tmp_path / "many")
     summary = train(run(max_steps=6, devices=2), tmp_path / "many", resume=True)
     assert summary["steps"] == 6
+    spent = [read_records(tmp_path / name)[3]["gradient_equivalents"] for name in ("one", "many")]
+    assert spent[1] == pytest.approx(spent[0], rel=0.25)
     one, many = (numbers(read_records(tmp_path / folder)) for folder in ("one", "many"))
     np.testing.assert_allclose(many, one, rtol=2e-4)
 
@@ -66,10 +70,12 @@ def test_weights_are_shared_out(make_run):
     placed = placement(8, "fsdp")
     weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
     shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.carried(weights)]
-    assert shapes == [(3, 2), (5,), ()]
-    alone, shared = (preflight(make_run(devices=n, sharding="fsdp")).needs for n in (1, 8))
-    assert shared.weights == alone.weights // 8
+    assert shapes == [(3, 2), (5,), ()] == [placed.own_shape(leaf) for leaf in weights]
+    alone, shared = (preflight(make_run(devices=n)).needs for n in (1, 8))
+    assert shared.weights == alone.weights
     assert shared.step < alone.step
+    weights = preflight(make_run(devices=8, sharding="fsdp")).needs.weights
+    assert alone.weights // 8 < weights < alone.weights  # the last layer has ten rows
 
 
 def test_all_devices():
@@ -79,5 +85,15 @@ def test_all_devices():
 def test_what_cannot_be_shared_out_is_refused(make_run):
     with pytest.raises(ValueError, match=r"`devices=99`, but JAX sees \d+ \(cpu\): JAX_NUM_CPU"):
         preflight(make_run(devices=99))
-    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100: set `batch_size`"):
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100: take a multiple"):
         preflight(make_run(devices=8, batch_size=100))
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4:"):
+        preflight(make_run(devices=8, batch_size=4))
+    with pytest.raises(ValueError, match=r"`sharding=fsdp` needs several `devices`, got 1\."):
+        make_run(sharding="fsdp")
+
+
+def test_what_every_device_has_as_a_whole_is_counted(make_run):
+    optimiser = natural(cv.ExactFisher(), cv.SampleSpace())
+    found = preflight(make_run(optimiser=optimiser, devices=8))
+    assert found.needs.step >= found.plan.nbytes > 0
