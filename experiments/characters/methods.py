@@ -37,7 +37,7 @@ OURS = {
 
 def ours() -> dict[str, Method]:
     """Every structure."""
-    grid: list[Setting] = [{"delta": delta} for delta in (1.0, 0.3, 3.0)]
+    grid: list[Setting] = [{"delta": delta} for delta in (0.1, 0.03, 0.3)]
     choices: list[Setting] = [{"damping": 1.0}, {"damping": 0.01}]
     return {
         name: _method(functools.partial(of_divergence, OBJECTIVE, structure, STEPS), grid)._replace(
