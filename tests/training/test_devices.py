@@ -50,7 +50,7 @@ def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp
     summary = train(run(max_steps=6, devices=2), tmp_path / "many", resume=True)
     assert summary["steps"] == 6
     spent = [read_records(tmp_path / name)[3]["gradient_equivalents"] for name in ("one", "many")]
-    assert spent[1] == pytest.approx(spent[0], rel=0.25)
+    assert 0.9 < spent[1] / spent[0] < 1.5  # what every device does as a whole counts for each
     one, many = (numbers(read_records(tmp_path / folder)) for folder in ("one", "many"))
     np.testing.assert_allclose(many, one, rtol=2e-4)
 
