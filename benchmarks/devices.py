@@ -8,6 +8,7 @@ Operations are XLA's count, in which factorisations by LAPACK are nothing.
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -100,10 +101,7 @@ def exchanges(program: jax.stages.Compiled) -> dict[str, Any]:
 
 def _nbytes(dtype: str, shape: str) -> int:
     bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype) or 8)
-    size = 1
-    for n in filter(None, shape.split(",")):
-        size *= int(n)
-    return size * bits // 8
+    return math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -139,8 +137,9 @@ def main(argv: list[str]) -> None:
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
     if options.markdown:
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-        text = TEMPLATE.read_text().format(title=title, versions=versions, table=markdown(rows))
+        text = TEMPLATE.read_text().format(
+            title=title, versions=machine.versions_in_one_line(about), table=markdown(rows)
+        )
         options.markdown.write_text(text)
 
 

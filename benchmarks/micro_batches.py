@@ -111,11 +111,10 @@ def main(argv: list[str]) -> None:
         figures = {"machine": about, "steps": found}
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
     if options.markdown:
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
         text = TEMPLATE.read_text().format(
             processor=about["processor"],
-            versions=versions,
+            versions=machine.versions_in_one_line(about),
             rounds=options.rounds,
             micro_batch=MICRO_BATCH,
             tables=tables,

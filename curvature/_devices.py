@@ -107,8 +107,7 @@ def shared(array: Array, axis: int = 0) -> Array:
 
 def evenly(size: int, most: int) -> int:
     """The next number that devices can share out evenly, or `most` where that is less."""
-    names = _automatic_axes()
-    devices = _size(names) if names else 1
+    devices = _size(_automatic_axes())
     return min(-(-size // devices) * devices, most)
 
 
@@ -155,21 +154,16 @@ def on_one_device(
     names = _automatic_axes()
     if not names:
         return make(given)
-    size = _size(names)
 
     def on_each(given: _Given, number: Int[Array, ""]) -> _Arrays:
         def others(given: _Given) -> _Arrays:
             shapes = jax.eval_shape(make, given)
             return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        is_own = number % size == jax.lax.axis_index(names)
+        is_own = number % _size(names) == jax.lax.axis_index(names)
         return jax.lax.psum(jax.lax.cond(is_own, make, others, given), names)
 
-    spec = PartitionSpec()
-    each = jax.shard_map(
-        on_each, in_specs=spec, out_specs=spec, axis_names=set(names), check_vma=False
-    )
-    return each(given, jnp.asarray(number, jnp.int32))
+    return on_every_device(on_each)(given, jnp.asarray(number, jnp.int32))
 
 
 def _automatic_axes() -> tuple[str, ...]:

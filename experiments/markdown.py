@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 
 def results_folder(path: str) -> Path:
@@ -16,8 +15,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def versions(about: dict[str, Any]) -> str:
-    """The packages of `machine.describe()` and their versions, in one line."""
-    return ", ".join(f"{name} {version}" for name, version in about["versions"].items())

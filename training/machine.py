@@ -32,6 +32,11 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def versions_in_one_line(about: dict[str, Any]) -> str:
+    """The packages of what `describe` returned and their versions, for a page of results."""
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+
+
 @functools.cache
 def git_state() -> dict[str, Any] | None:
     """The commit of the code, and whether its files differ from it; None outside a repository.

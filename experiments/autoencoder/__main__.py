@@ -11,7 +11,6 @@ from experiments.comparison.page import parser
 from experiments.comparison.runs import SEEDS, TUNING_SEED, Runs
 from experiments.comparison.tables import levels_table, tuning_table
 from experiments.comparison.tuning import SHORTER, SLACK, Tried
-from experiments.markdown import versions
 from training import machine
 
 from . import deep, figure
@@ -56,7 +55,7 @@ def _write(
     about = machine.describe()
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         processor=about["processor"],
         cores=about["cores"],
         batch_size=BATCH_SIZE,

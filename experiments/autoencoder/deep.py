@@ -10,7 +10,7 @@ from experiments.comparison import rivals
 from experiments.comparison.curves import Curve
 from experiments.comparison.method import Method, Setting, label
 from experiments.comparison.runs import TUNING_SEED, Runs
-from experiments.markdown import table, versions
+from experiments.markdown import table
 from training import machine
 
 from . import figure
@@ -48,7 +48,7 @@ def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
     )
     about = machine.describe()
     text = TEMPLATE.read_text().format(
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         python=about["python"],
         processor=about["processor"],
         cores=about["cores"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from experiments.markdown import results_folder, versions
+from experiments.markdown import results_folder
 from training import machine
 
 from .curves import rounded
@@ -41,7 +41,7 @@ def publish(
     about, name = machine.describe(), template.parent.name
     text = template.read_text().format(
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         processor=about["processor"],
         cores=about["cores"],
         tuning_seed=TUNING_SEED,

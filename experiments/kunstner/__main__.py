@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.markdown import results_folder, versions
+from experiments.markdown import results_folder
 from training import machine
 
 from . import figure, problems
@@ -42,7 +42,7 @@ def _write(
     ]
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         newton=newton_table(newton),
         scaling="\n\n".join(tables),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.markdown import results_folder, table, versions
+from experiments.markdown import results_folder, table
 from training import machine
 
 from . import figure
@@ -71,7 +71,7 @@ def _write(
     about = machine.describe()
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         time_steps=SOURCE.time_steps,
         tuning_seeds=f"{TUNING_SEEDS[0]}–{TUNING_SEEDS[-1]}",
         seeds=f"{SEEDS[0]}–{SEEDS[-1]}",

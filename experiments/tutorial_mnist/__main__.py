@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 import curvature as cv
-from experiments.markdown import results_folder, versions
+from experiments.markdown import results_folder
 from training import machine
 
 from . import figure, rank_one, record, report, verdicts
@@ -117,7 +117,7 @@ def _write(
     text = TEMPLATE.read_text().format(
         command=COMMAND,
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         cores=about["cores"],
         processor=about["processor"],
         parameters=sum(leaf.size for leaf in jax.tree.leaves(_start())),

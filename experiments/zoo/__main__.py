@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import curvature as cv
-from experiments.markdown import results_folder, table, versions
+from experiments.markdown import results_folder, table
 from training import machine
 
 from .problems import problems
@@ -63,7 +63,7 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
     about = machine.describe()
     text = TEMPLATE.read_text().format(
         python=about["python"],
-        versions=versions(about),
+        versions=machine.versions_in_one_line(about),
         table=table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]),
     )
     (folder / "zoo.md").write_text(text)

@@ -118,15 +118,18 @@ def assert_same(found, expected):
     assert numbers == pytest.approx(expected_numbers, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, list(OPTIMISERS)))
-def test_steps_are_those_of_one_device(name, problem):
-    """Draws, dropout and states included, on a mesh that is set and on one that is not."""
-    optimiser, (model, batch) = OPTIMISERS[name](), problem
+def assert_those_of_one_device(optimiser, model, batch, mesh):
+    """On a mesh that is set and on one that is not."""
     expected = two_steps(optimiser, model, batch)
-    mesh = mesh_of(AxisType.Auto)
     with jax.set_mesh(mesh):
         assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
     assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, list(OPTIMISERS)))
+def test_steps_are_those_of_one_device(name, problem):
+    """Draws, dropout and states included."""
+    assert_those_of_one_device(OPTIMISERS[name](), *problem, mesh_of(AxisType.Auto))
 
 
 EXPLICIT = [name for name in OPTIMISERS if "true_fisher" in name or " " not in name]
@@ -134,13 +137,7 @@ EXPLICIT = [name for name in OPTIMISERS if "true_fisher" in name or " " not in n
 
 @pytest.mark.parametrize("name", slow_but(["KFAC of true_fisher", "averaged"], EXPLICIT))
 def test_a_mesh_with_explicit_axes(name, problem):
-    optimiser, (model, batch) = OPTIMISERS[name](), problem
-    expected = two_steps(optimiser, model, batch)
-    mesh = mesh_of(AxisType.Explicit)
-    with jax.set_mesh(mesh):
-        assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
-    # Nor need it be set.
-    assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+    assert_those_of_one_device(OPTIMISERS[name](), *problem, mesh_of(AxisType.Explicit))
 
 
 def test_the_face_of_optax_on_explicit_axes(problem):
