@@ -32,6 +32,10 @@ class FirstOrderState(eqx.Module):
 class FirstOrder(AbstractOptimiser):
     """Any optax gradient transformation, with the `init` and `step` of the others: the baselines.
 
+    It is told what it may ask for by name: `value`, `grad` and `value_fn` for line searches, and
+    `model`, `batch` and `key` for [`scale_by_curvature`][], alone or in a chain with momentum,
+    schedules and clipping.
+
     A step whose loss, gradient or update is not finite is rejected: neither the weights nor the
     state of the transformation change.
     """
@@ -68,10 +72,17 @@ class FirstOrder(AbstractOptimiser):
             return self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
 
         loss, valid, grad = self.objective.loss_and_gradient(params, frozen, batch, key=model_key)
-        # Some transformations take the loss, too, and line searches the function.
         transformation = optax.with_extra_args_support(self.transformation)
         updates, new_state = transformation.update(
-            grad, state.transformation, params, value=loss, grad=grad, value_fn=loss_at
+            grad,
+            state.transformation,
+            params,
+            value=loss,
+            grad=grad,
+            value_fn=loss_at,
+            model=model,
+            batch=batch,
+            key=key,
         )
         grad_norm, step_norm = norm(grad), norm(updates)
         result = result_where(

@@ -90,6 +90,21 @@ def test_a_plain_optax_loop_makes_the_steps_of_natural_gradient(x64, name):
         assert info.accepted
 
 
+def test_first_order_takes_it_alone_and_in_a_chain(x64):
+    case = case_of(l2=L2)
+    parts = {"curvature": cv.SampledFisher(2), "solver": lx.Cholesky(), "damping": DAMPING}
+    opt = cv.NaturalGradient(case.objective, search=optx.LearningRate(RATE), **parts)
+    scaled = cv.scale_by_curvature(case.objective, **parts)
+    other = cv.FirstOrder(case.objective, optax.chain(scaled, optax.scale(-RATE)))
+    model, state = case.model, opt.init(case.model)
+    other_model, other_state = case.model, other.init(case.model)
+    for batch, key in zip(batches_of(case), jax.random.split(jax.random.key(1), STEPS)):
+        model, state, _ = opt.step(model, batch, state, key=key)
+        other_model, other_state, info = other.step(other_model, batch, other_state, key=key)
+        np.testing.assert_allclose(flat(other_model), flat(model), rtol=1e-9, atol=1e-11)
+        assert info.accepted
+
+
 @pytest.mark.parametrize("solver", slow_but(["sample space"], SOLVERS))
 def test_any_vector_is_solved_for(x64, solver):
     """The sample space knows more of the gradient than of another vector."""
