@@ -97,6 +97,11 @@ def _spec(leaf: Array) -> PartitionSpec:
 # arrays lie on an automatic one is not known before compilation.
 
 
+def several() -> bool:
+    """Whether there are several devices to share with."""
+    return bool(_automatic_axes())
+
+
 def shared(array: Array, axis: int = 0) -> Array:
     """The same array, of which every device makes a share of an axis that divides evenly."""
     names = _automatic_axes()

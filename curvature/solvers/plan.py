@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array
 
+from .._devices import several
 from ..layers import operations
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ..operators.blocks import BlockOperator
@@ -33,6 +34,7 @@ _ALL_AT_ONCE = (
     "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is: "
     "`solver=cg` or `structure=kfac` do not"
 )
+_ON_EVERY_DEVICE = "; every device factorises the whole matrix, the rest is shared out"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Plan:
     - `structure`: which weights have which structure, of C or of the preconditioner; None without.
     - `all_at_once`: whether inputs and cotangents of all examples are held, although `micro_batch`
       is less than the batch.
+    - `on_every_device`: whether several devices share the batch, and each factorises the whole
+      matrix, which does not get faster by their number.
     """
 
     solver: lx.AbstractLinearSolver
@@ -94,6 +98,7 @@ class Plan:
     preconditioner: float | None = None
     structure: str | None = None
     all_at_once: bool = False
+    on_every_device: bool = False
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
@@ -108,7 +113,8 @@ class Plan:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
             said.append(cost + (f" ({others})" if others else ""))
         structure = "" if self.structure is None else f"; {self.structure}"
-        return ", ".join(said) + structure + (_ALL_AT_ONCE if self.all_at_once else "")
+        notes = (_ALL_AT_ONCE, self.all_at_once), (_ON_EVERY_DEVICE, self.on_every_device)
+        return ", ".join(said) + structure + "".join(note for note, holds in notes if holds)
 
 
 class _Costs:
@@ -208,6 +214,7 @@ class _Costs:
         share = None
         if self.preconditioner is not None and isinstance(solver, CG | Preconditioned):
             share = self._preconditioning(solver) / (self.cost.gradient + _PASS)
+        by_rows = self._has_rows(solver)
         return Plan(
             solver=solver,
             parameters=self.parameters,
@@ -217,7 +224,8 @@ class _Costs:
             others={name: cost for name, cost in costs.items() if cost is not None},
             preconditioner=share,
             structure=self.structure,
-            all_at_once=self.micro_batch is not None and self._has_rows(solver),
+            all_at_once=self.micro_batch is not None and by_rows,
+            on_every_device=several() and (by_rows or isinstance(solver, lx.Cholesky)),
         )
 
     def _has_rows(self, solver: lx.AbstractLinearSolver) -> bool:

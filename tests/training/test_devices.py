@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optax
 import optimistix as optx
@@ -27,6 +28,14 @@ OPTIMISERS = {
     "cg": natural(cv.GaussNewton(), cv.CG(max_steps=3)),
     "kfac": natural(cv.KFAC(cv.SampledFisher())),
 }
+
+PLANS = [
+    (natural(cv.SampledFisher(), cv.SampleSpace()), True),
+    (natural(cv.GaussNewton(), lx.Cholesky()), True),
+    (natural(cv.BlockDiagonal(cv.SampledFisher())), True),
+    (OPTIMISERS["cg"], False),
+    (OPTIMISERS["kfac"], False),
+]
 
 
 def numbers(records):
@@ -97,3 +106,13 @@ def test_what_every_device_has_as_a_whole_is_counted(make_run):
     optimiser = natural(cv.ExactFisher(), cv.SampleSpace())
     found = preflight(make_run(optimiser=optimiser, devices=8))
     assert found.needs.step >= found.plan.nbytes > 0
+
+
+@pytest.mark.parametrize(("optimiser", "whole"), PLANS)
+def test_the_plan_says_what_every_device_does(optimiser, whole, make_run):
+    run = make_run(optimiser=optimiser)
+    for devices in (1, 8):
+        with placement(devices, "replicated").context():
+            plan = preflight(run).plan
+        said = "every device factorises the whole matrix" in str(plan)
+        assert said == plan.on_every_device == (whole and devices > 1)
