@@ -1,6 +1,7 @@
 """Datasets: arrays, and what a model has to know about them."""
 
 from ._base import Dataset as Dataset, DatasetError as DatasetError
+from .arrays import arrays as arrays
 from .batches import batch_indices as batch_indices
 from .breast_cancer import breast_cancer as breast_cancer
 from .diabetes import diabetes as diabetes
@@ -12,5 +13,6 @@ from .mnist import mnist as mnist
 from .mnist10k import mnist10k as mnist10k
 from .parts import first_of as first_of, held_out as held_out
 from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
+from .table import csv as csv
 from .text import text as text
 from .wine import wine as wine

@@ -5,5 +5,9 @@ from jaxtyping import Float
 def standardise(
     columns: Float[np.ndarray, "n d"], *, by: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, "n d"]:
-    """Each column from its mean over `by`, in units of its standard deviation there; float32."""
-    return ((columns - by.mean(axis=0)) / by.std(axis=0)).astype(np.float32)
+    """Each column from its mean over `by`, in units of its standard deviation there; float32.
+
+    A column that is constant over `by` is only centred.
+    """
+    deviation = by.std(axis=0)
+    return ((columns - by.mean(axis=0)) / np.where(deviation > 0, deviation, 1)).astype(np.float32)

@@ -21,6 +21,8 @@ PATHS = [path for path in PATHS if path.parts[0] != "hydra"]
 FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in PATHS]
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
+OF_THE_USER = {"arrays", "csv"}
+"""Read a file of the user's, which there is none of by default: see test_own_data.py."""
 BY_ADAM = {"cartpole_plain"}
 QUICK = {"wine"}
 OPTIONS = {group: [name for of, name in FILES if of == group] for group, _ in FILES}
@@ -48,7 +50,7 @@ def test_composes_and_instantiates(choices, compose):
     job = planned_job(compose(*overrides), multirun=False)
     for group, option in choices.items():
         assert job.config["choices"][group] == option
-        if group == "dataset" and option in DOWNLOADED:
+        if group == "dataset" and option in DOWNLOADED | OF_THE_USER:
             assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
         elif group == "recorders":
             assert instantiate(group, job.config[group][option]) is not None

@@ -1,0 +1,135 @@
+"""A table of one's own, in a file of comma-separated values."""
+
+import csv as reader
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ._base import Dataset, DatasetError
+from ._standardise import standardise
+from .arrays import existing, num_train
+from .splits import shuffled_split
+
+_FUNCTION = "csv"
+
+
+def csv(
+    path: str | Path | None = None, target: str | None = None, test: float | None = None
+) -> Dataset:
+    """A table with a line of names: one column is to be predicted from all others, of numbers.
+
+    If the entries of the target's column are integers, or text, they are the names of classes, which
+    are numbered from 0 in their order. Else they are numbers to regress on: one of them is written
+    3.0 rather than 3. Inputs, and targets to regress on, are in units of their standard
+    deviation over the training part, from their mean there; a column that is constant there is 0.
+
+    Inputs `[n, columns − 1]`; targets `[n]` of int32, or `[n, 1]` of floats.
+
+    **Arguments:**
+
+    - `path`: the file, in UTF-8; `~` is the user's home.
+    - `target`: the name of the column to predict.
+    - `test`: the fraction of the lines that is cut off to test, the same in every run; None: a
+        fifth.
+
+    **Raises:** `DatasetError` if the file cannot be read or is no such table, if it has no column
+    of that name, if an entry is missing or no finite number, and where `test` cannot be honoured.
+    """
+    file = existing(path, _FUNCTION, "a file of comma-separated values")
+    names, rows = _read(file)
+    if target not in names:
+        raise DatasetError(
+            f"`csv(target=...)` must be a column of `{file}`, one of "
+            f"{', '.join(f'`{name}`' for name in names)}, got {target!r}: set `dataset.target`."
+        )
+    at = names.index(target)
+    inputs = np.stack(
+        [_numbers([row[k] for row in rows], name, file) for k, name in enumerate(names) if k != at],
+        axis=-1,
+    )
+    targets, classes = _targets([row[at] for row in rows], target, file)
+    split = num_train(len(rows), test, str(file))
+    (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets, split)
+    x = standardise(x_train, by=x_train), standardise(x_test, by=x_train)
+    y = y_train, y_test
+    if classes is None:
+        y = standardise(y_train, by=y_train), standardise(y_test, by=y_train)
+    return Dataset(file.stem, (x[0], y[0]), (x[1], y[1]), (len(names) - 1,), classes or 1)
+
+
+def _read(file: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and all lines after them as they are written."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as text:
+            # A blank line is none: there is often one at the end.
+            lines = [[cell.strip() for cell in line] for line in reader.reader(text) if line]
+    except (OSError, UnicodeDecodeError, reader.Error) as error:
+        raise DatasetError(f"`csv(path=...)` cannot read `{file}`: {error}.") from error
+    names, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if len(names) < 2 or len(set(names)) < len(names) or not rows:
+        raise DatasetError(
+            f"`{file}` must begin with a line of different names, separated by commas, at least "
+            f"two, and have lines of numbers after it, got {', '.join(names) or 'nothing'} and "
+            f"{len(rows)} lines."
+        )
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(names):
+            raise DatasetError(
+                f"Row {number} of `{file}` must have {len(names)} entries, as the first has, got "
+                f"{len(row)}."
+            )
+    return names, rows
+
+
+def _numbers(cells: list[str], name: str, file: Path) -> Float[np.ndarray, " n"]:
+    numbers = np.empty(len(cells))
+    for index, cell in enumerate(cells):
+        number = _number(cell)
+        if number is None or not np.isfinite(number):
+            raise DatasetError(
+                f"`{file}` must have a finite number in every row of the column `{name}`, got "
+                f"{cell or 'nothing'!r} in row {index + 2}: give text a number, and fill in or "
+                "leave out rows that lack a value."
+            )
+        numbers[index] = number
+    return numbers
+
+
+def _targets(
+    cells: list[str], name: str, file: Path
+) -> tuple[Shaped[np.ndarray, "n ..."], int | None]:
+    """The targets; and how many classes they are of, None where they are numbers."""
+    if "" in cells:
+        raise DatasetError(
+            f"`{file}` must have an entry in every row of the column `{name}`, got nothing in row "
+            f"{cells.index('') + 2}: leave out rows that lack a target."
+        )
+    is_number = [_number(cell) is not None for cell in cells]
+    is_text = not any(is_number)
+    if not is_text and not all(is_number):
+        raise DatasetError(
+            f"`{file}` must have numbers in all rows of the column `{name}` or text in all, got "
+            f"{cells[is_number.index(True)]!r} in row {is_number.index(True) + 2} and "
+            f"{cells[is_number.index(False)]!r} in row {is_number.index(False) + 2}."
+        )
+    if not is_text and not all(map(_is_integer, cells)):
+        return _numbers(cells, name, file)[:, None], None
+    names, labels = np.unique(cells if is_text else list(map(int, cells)), return_inverse=True)
+    if len(names) < 2:
+        raise DatasetError(
+            f"The column `{name}` of `{file}` must have at least two classes, got {cells[0]!r} in "
+            "every row."
+        )
+    return labels.astype(np.int32), len(names)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.lstrip("+-").isdecimal()

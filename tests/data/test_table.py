@@ -1,0 +1,92 @@
+"""Tables of one's own, against the same numbers standardised by hand."""
+
+import numpy as np
+import pytest
+
+import data
+from data import DatasetError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(*lines):
+        (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+        return tmp_path / "own.csv"
+
+    return make
+
+
+def lines(kind, n=10):
+    """Two columns, of which one is constant, and a target of a kind between them."""
+    targets = [kind[k % len(kind)] for k in range(n)]
+    return ["a,y,b", *(f"{k * k},{target}, 5" for k, target in enumerate(targets))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"),
+    [(["cat", "dog", "ape"], ["ape", "cat", "dog"]), (["10", "9"], ["9", "10"])],
+)
+def test_text_and_integers_are_classes_in_their_order(write, kind, classes):
+    dataset = data.csv(write(*lines(kind)), "y")
+    assert (dataset.num_train, dataset.num_test) == (8, 2)
+    assert (dataset.input_shape, dataset.output_size) == ((2,), len(classes))
+    order = np.random.RandomState(0).permutation(10)
+    expected = np.array([classes.index(kind[k % len(kind)]) for k in range(10)])[order]
+    for part, chosen in ((dataset.train, slice(8)), (dataset.test, slice(8, None))):
+        assert part[1].dtype == np.int32
+        np.testing.assert_array_equal(part[1], expected[chosen])
+    column = (np.arange(10.0) ** 2)[order]
+    by = column[:8]
+    np.testing.assert_allclose(
+        dataset.test[0][:, 0], (column[8:] - by.mean()) / by.std(), rtol=1e-6
+    )
+    np.testing.assert_array_equal(dataset.test[0][:, 1], 0)  # constant over the training part
+
+
+def test_numbers_are_standardised_by_the_training_part(write):
+    dataset = data.csv(write(*lines(["0.5", "2", "1e3"])), "y", test=0.4)
+    assert (dataset.num_train, dataset.output_size) == (6, 1)
+    y = np.array([[0.5, 2, 1e3][k % 3] for k in np.random.RandomState(0).permutation(10)])
+    by = y[:6]
+    np.testing.assert_allclose(
+        np.concatenate([dataset.train[1], dataset.test[1]])[:, 0],
+        (y - by.mean()) / by.std(),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "target", "said"),
+    [
+        (lines("01"), "z", "one of `a`, `y`, `b`, got 'z'"),
+        (lines("01"), None, "got None: set `dataset.target`"),
+        ([], "y", "got nothing and 0 lines"),
+        (["a,y"], "y", "got a, y and 0 lines"),
+        (["a,a", "1,2"], "a", "different names"),
+        (["a,y", "1,2", "3"], "y", "Row 3 .* must have 2 entries, .* got 1"),
+        (["a,y", "1,0", "x,1"], "y", "column `a`, got 'x' in row 3"),
+        (["a,y", "1,0", ",1"], "y", "column `a`, got 'nothing' in row 3"),
+        (["a,y", "1,0", "nan,1"], "y", "column `a`, got 'nan' in row 3"),
+        (["a,y", "1,0", "1,"], "y", "column `y`, got nothing in row 3"),
+        (["a,y", "1,0.5", "1,nan"], "y", "column `y`, got 'nan' in row 3"),
+        (["a,y", "1,0.5", "1,NA"], "y", "got '0.5' in row 2 and 'NA' in row 3"),
+        (["a,y", "1,b", "1,b"], "y", "at least two classes, got 'b'"),
+        (["a,y", "1,0", "1,1"], "y", "`test=0.2` of the 2 examples"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(write, written, target, said):
+    with pytest.raises(DatasetError, match=said) as refused:
+        data.csv(write(*written), target)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_no_file_and_no_text(tmp_path):
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\xff")
+    for path, said in (
+        (None, "got None: set `dataset.path`"),
+        (tmp_path / "nope.csv", "no such file"),
+        (tmp_path / "bytes.csv", "cannot read"),
+        (tmp_path, "cannot read"),
+    ):
+        with pytest.raises(DatasetError, match=said):
+            data.csv(path, "y")
