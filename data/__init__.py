@@ -1,4 +1,4 @@
-"""Datasets: arrays, and what a model has to know about them."""
+"""Datasets: arrays, or what yields them, and what a model has to know about them."""
 
 from ._base import Dataset as Dataset, DatasetError as DatasetError
 from .arrays import arrays as arrays
@@ -12,7 +12,15 @@ from .joint import joint as joint
 from .mnist import mnist as mnist
 from .mnist10k import mnist10k as mnist10k
 from .parts import first_of as first_of, held_out as held_out
+from .passes import Drawn as Drawn, passes as passes
 from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
+from .rows import Rows as Rows
+from .stream import (
+    KeepsPlace as KeepsPlace,
+    Stream as Stream,
+    StreamPart as StreamPart,
+    batches_of as batches_of,
+)
 from .table import csv as csv
 from .text import text as text
 from .wine import wine as wine

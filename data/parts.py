@@ -2,26 +2,32 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from ._base import Dataset, DatasetError
+from .rows import Rows
+from .stream import Stream
+
+_Data = TypeVar("_Data", bound=Dataset | Stream)
 
 
-def held_out(dataset: Dataset, fraction: float) -> Dataset:
+def held_out(dataset: _Data, fraction: float) -> _Data:
     """`dataset` with a random part of its training part as its validation part.
 
     The examples are drawn by `numpy.random.RandomState(0)`, of each term by itself: the part is the
     same in every run that is compared. It has the nearest whole number of them.
 
-    **Raises:** `DatasetError` where nothing would be held out, or nothing left.
+    **Raises:** `DatasetError` where nothing would be held out, or nothing left; and for a stream
+    that yields batches.
     """
+    _check_is_held(dataset, "validation", "as a part of its own, `Stream(validation=...)`")
 
     def cut(term: PyTree[np.ndarray]) -> tuple[PyTree[np.ndarray], PyTree[np.ndarray]]:
-        n = len(jax.tree.leaves(term)[0])
+        n = len(jax.tree.leaves(term)[0])  # of an array, or of `Rows`
         held = round(fraction * n)
         if not 0 < held < n:
             raise DatasetError(
@@ -39,11 +45,13 @@ def held_out(dataset: Dataset, fraction: float) -> Dataset:
     )
 
 
-def first_of(dataset: Dataset, count: int) -> Dataset:
+def first_of(dataset: _Data, count: int) -> _Data:
     """`dataset` with the first `count` examples of its training part alone.
 
-    **Raises:** `DatasetError` where there are fewer, or where terms have different numbers of them.
+    **Raises:** `DatasetError` where there are fewer, where terms have different numbers of them, or
+    for a stream that yields batches.
     """
+    _check_is_held(dataset, "train_examples", "by what makes the stream")
     if dataset.num_train is None:
         raise DatasetError(
             f"`train_examples` must be null for the dataset `{dataset.name}`, whose terms have "
@@ -54,11 +62,22 @@ def first_of(dataset: Dataset, count: int) -> Dataset:
             f"`train_examples` must be at most the number of training examples, "
             f"{dataset.num_train}, got {count}."
         )
-    return dataclasses.replace(dataset, train=jax.tree.map(lambda a: a[:count], dataset.train))
+    return dataclasses.replace(dataset, train=_rows(dataset.train, slice(count)))
 
 
-def _rows(term: PyTree[np.ndarray], rows: np.ndarray) -> PyTree[np.ndarray]:
-    return jax.tree.map(lambda array: array[rows], term)
+def _check_is_held(dataset: Dataset | Stream, setting: str, instead: str) -> None:
+    if isinstance(dataset, Stream) and not isinstance(dataset.train, Rows):
+        raise DatasetError(
+            f"`{setting}` cannot be cut out of the stream `{dataset.name}`, whose examples come in "
+            f"batches: choose them {instead}."
+        )
+
+
+def _rows(term: PyTree[np.ndarray], rows: np.ndarray | slice) -> PyTree[np.ndarray]:
+    def taken(array: np.ndarray | Rows) -> np.ndarray | Rows:
+        return array.subset(rows) if isinstance(array, Rows) else array[rows]
+
+    return jax.tree.map(taken, term)
 
 
 def _by_term(function: Callable[[PyTree[np.ndarray]], Any], part: PyTree[np.ndarray]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Cutting one set of examples into a training part and a test part."""
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 Part = tuple[Shaped[np.ndarray, "..."], Shaped[np.ndarray, "..."]]
 
@@ -16,6 +16,13 @@ def shuffled_split(
 
     **Returns:** the training part and the test part, each `(inputs, targets)`.
     """
-    order = np.random.RandomState(0).permutation(len(inputs))
-    train, test = order[:num_train], order[num_train:]
+    train, test = shuffled_numbers(len(inputs), num_train)
     return (inputs[train], targets[train]), (inputs[test], targets[test])
+
+
+def shuffled_numbers(
+    n: int, num_train: int
+) -> tuple[Int[np.ndarray, " num_train"], Int[np.ndarray, " num_test"]]:
+    """The numbers of the examples that `shuffled_split` puts into either part."""
+    order = np.random.RandomState(0).permutation(n)
+    return order[:num_train], order[num_train:]

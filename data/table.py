@@ -19,10 +19,11 @@ def csv(
 ) -> Dataset:
     """A table with a line of names: one column is to be predicted from all others, of numbers.
 
-    If the entries of the target's column are integers, or text, they are the names of classes, which
-    are numbered from 0 in their order. Else they are numbers to regress on: one of them is written
-    3.0 rather than 3. Inputs, and targets to regress on, are in units of their standard
-    deviation over the training part, from their mean there; a column that is constant there is 0.
+    If the entries of the target's column are integers, or text, they are the names of classes,
+    which are numbered from 0 in their order. Else they are numbers to regress on: at least one of
+    them is written 3.0 rather than 3. Inputs, and targets to regress on, are in units of their
+    standard deviation over the training part, from their mean there; a column that is constant
+    there is 0.
 
     Inputs `[n, columns − 1]`; targets `[n]` of int32, or `[n, 1]` of floats.
 
@@ -49,7 +50,7 @@ def csv(
         axis=-1,
     )
     targets, classes = _targets([row[at] for row in rows], target, file)
-    split = num_train(len(rows), test, str(file))
+    split = num_train(len(rows), test, file)
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets, split)
     x = standardise(x_train, by=x_train), standardise(x_test, by=x_train)
     y = y_train, y_test

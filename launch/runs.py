@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from data import Dataset, first_of, held_out
+from data import Dataset, Stream, first_of, held_out
 from environments import OnPolicy
 from training import Run, Settings, fitting_micro_batch
 from training.settings import MODEL_STREAM
@@ -57,7 +57,7 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
     use_cache(config.get("compilation_cache", AUTO))  # runs of earlier versions have no such key
     # Set both ways: the jobs of a sweep share one process.
     jax.config.update("jax_enable_x64", config["x64"])
-    dataset = _parts_of(_dataset(json.dumps(config["dataset"])), settings)
+    dataset = _parts_of(_dataset_of(json.dumps(config["dataset"])), settings)
     # An average wraps the optimiser that it is of.
     optimiser = "average" if config.get("average") else "optimiser"
     structured = config["choices"].get("structure", "full") != "full"
@@ -75,13 +75,22 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
     )
 
 
+def _dataset_of(config: str) -> Dataset | Stream | OnPolicy:
+    dataset = _dataset(config)
+    if isinstance(dataset, Stream):  # the next run begins it anew
+        _dataset.cache_clear()
+    return dataset
+
+
 @functools.lru_cache(maxsize=1)
-def _dataset(config: str) -> Dataset | OnPolicy:
+def _dataset(config: str) -> Dataset | Stream | OnPolicy:
     # Kept, because the check before the launch and every job of a sweep ask for the same one.
     return instantiate("dataset", json.loads(config))
 
 
-def _parts_of(dataset: Dataset | OnPolicy, settings: Settings) -> Dataset | OnPolicy:
+def _parts_of(
+    dataset: Dataset | Stream | OnPolicy, settings: Settings
+) -> Dataset | Stream | OnPolicy:
     """The dataset with a part held out for validation, and with as many examples as are asked."""
     if settings.validation:
         dataset = held_out(_no_environment(dataset, "validation"), settings.validation)
@@ -90,14 +99,14 @@ def _parts_of(dataset: Dataset | OnPolicy, settings: Settings) -> Dataset | OnPo
     return dataset
 
 
-def _no_environment(dataset: Dataset | OnPolicy, name: str) -> Dataset:
-    if isinstance(dataset, Dataset):
+def _no_environment(dataset: Dataset | Stream | OnPolicy, name: str) -> Dataset | Stream:
+    if isinstance(dataset, Dataset | Stream):
         return dataset
     raise ConfigError(f"`{name}` needs a dataset; `{dataset.name}` is an environment.")
 
 
 def _model(
-    config: dict[str, Any], dataset: Dataset | OnPolicy, seed: int, *, shapes_only: bool
+    config: dict[str, Any], dataset: Dataset | Stream | OnPolicy, seed: int, *, shapes_only: bool
 ) -> eqx.Module:
     sizes = {"input_shape": list(dataset.input_shape), "output_size": dataset.output_size}
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}

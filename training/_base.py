@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from data import Dataset
+from data import Dataset, Stream
 from environments import OnPolicy
 
 from .recorders import AbstractRecorder
@@ -25,8 +25,8 @@ class Run:
     - `optimiser`: has a field `objective`, `init(model) -> state`,
         `step(model, batch, state, *, key) -> (model, state, info)` and
         `plan(model, batch, *, key)`, as `curvature.NaturalGradient`.
-    - `dataset`: its train and test parts have the batch structure of the objective; or the
-        environment in which the model makes its own batches.
+    - `dataset`: its train and test parts have the batch structure of the objective; or the stream
+        that yields such batches; or the environment in which the model makes its own.
     - `settings`: how long and on which batches to train.
     - `config`: the resolved configuration, written to `config.yaml`; plain values only.
     - `label`: what the run is called beside others, such as `true_fisher` or `adam`.
@@ -35,16 +35,22 @@ class Run:
 
     model: eqx.Module
     optimiser: Any
-    dataset: Dataset | OnPolicy
+    dataset: Dataset | Stream | OnPolicy
     settings: Settings
     config: dict[str, Any]
     label: str
     recorders: Mapping[str, AbstractRecorder] = dataclasses.field(default_factory=dict)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """One of the whole training part, or as many as there are full batches."""
+    def steps_per_epoch(self) -> int | None:
+        """One of the whole training part, or as many as there are full batches.
+
+        None for a stream that does not say how many batches it has; where it does, a short last one
+        is counted.
+        """
         batch_size, n = self.settings.batch_size, self.dataset.num_train
+        if isinstance(self.dataset, Stream) and n is None:
+            return self.dataset.num_batches
         if batch_size is None:
             return 1
         assert n is not None, "`preflight` refuses batches of terms with different numbers"
@@ -58,9 +64,13 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """`epochs` or `max_steps`, whichever comes first."""
-        steps = self.settings.epochs * self.steps_per_epoch
-        return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
+        """The most steps there may be: `epochs` or `max_steps`, whichever comes first."""
+        size, most = self.steps_per_epoch, self.settings.max_steps
+        if size is None:
+            assert most is not None, "`preflight` refuses a run without an end"
+            return most
+        steps = self.settings.epochs * size
+        return steps if most is None else min(steps, most)
 
 
 @dataclasses.dataclass
@@ -74,6 +84,8 @@ class Tally:
     - `rejected_in_a_row`: the latest of them, since the last accepted step.
     - `reason`: of the last rejection, a sentence.
     - `gradient_equivalents`: spent in all, see `cost.Cost`.
+    - `epochs`: passes over the training part.
+    - `place`: where a stream stands, see `data.Drawn`; None where `steps` says it.
     - `epoch_loss`: the sum of the losses of the present epoch's batches.
     - `best`, `best_step`: the lowest loss by which states are judged, see `Loop`, and its step.
     """
@@ -85,6 +97,8 @@ class Tally:
     rejected_in_a_row: int = 0
     reason: str = ""
     gradient_equivalents: float = 0.0
+    epochs: float = 0.0
+    place: dict[str, Any] | None = None
     epoch_loss: float = 0.0
     best: float | None = None
     best_step: int | None = None

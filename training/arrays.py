@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .recorders import AbstractRecorder, Arrays, Guarded
-from .stepper import Order, Stepper
+from .stepper import Stepper
 
 
 class ArraysOfSteps:
@@ -17,12 +17,12 @@ class ArraysOfSteps:
         self._stepper, self._recorders = stepper, recorders
         self._step: int | None = None
 
-    def before(self, step: int, order: Order) -> bool:
+    def before(self, step: int, given: PyTree[Array]) -> bool:
         """Whether the arrays of step number `step`, which is next, are wanted; if so take them."""
         wanted = bool(self._recorders.wanting_arrays(step))
         if wanted:
             self._step = step
-            self._before = self._weights(), by_path(self._stepper.gradient(order))
+            self._before = self._weights(), by_path(self._stepper.gradient(given))
         return wanted
 
     def after(self, step: int) -> None:

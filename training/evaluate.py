@@ -1,8 +1,8 @@
 """Loss and metrics of a model over a whole part of a dataset."""
 
 import abc
-import functools
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import curvature as cv
-from data import Dataset
+from data import Dataset, Stream, StreamPart
 
+from .chunks import Chunk, chunks, chunks_of, is_held
 from .device import on_device
+from .mesh import ON_ONE_DEVICE, Placement
 from .terms import examples, terms
 
 REFERENCE = cv.Supervised(cv.Gaussian())
@@ -26,14 +28,14 @@ CHUNK = 1024
 
 
 def evaluate(
-    objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[Array]
+    objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[np.ndarray | Array]
 ) -> dict[str, float]:
     """The loss and the metrics of `model`, in inference mode, over all examples of `part`.
 
     The mean over the examples is taken once, in float64, over one number per example. So it does
-    not depend on the size of the last chunk, and hardly on the precision of the model. In the
-    loss every example counts the same; in a metric, by the metric's weight. There is one trace
-    per shape of `part`, whatever the weights of the model are.
+    not depend on how the examples are cut into chunks, and hardly on the precision of the model. In
+    the loss every example counts the same; in a metric, by the metric's weight. There is one trace
+    per shape of a chunk, whatever the weights of the model are.
 
     **Arguments:** `objective`, which must not need a key in inference mode; `model`; `part`, a
     batch of the objective's structure.
@@ -41,8 +43,22 @@ def evaluate(
     **Returns:** `{"loss": ...}` and each term's metrics, such as `"accuracy"`; in an objective
     of several terms `"name/accuracy"`.
     """
+    return _evaluate(objective, model, chunks(part, chunk_size(objective)), ON_ONE_DEVICE)
+
+
+def chunk_size(objective: cv.AbstractObjective) -> int:
+    """The most examples that are evaluated at a time."""
+    return objective.micro_batch or CHUNK
+
+
+def _evaluate(
+    objective: cv.AbstractObjective,
+    model: eqx.Module,
+    chunks: Iterable[Chunk],
+    placement: Placement,
+) -> dict[str, float]:
     found = {"loss": float(objective.penalty(model))}
-    values = per_example(objective, model, part)
+    values = _of_all(objective, model, chunks, placement)
     for name, term in terms(objective).items():
         losses, measured = values[name]
         found["loss"] += _total(losses) / len(losses)
@@ -53,17 +69,50 @@ def evaluate(
     return found
 
 
-def _total(values: Float[Array, " n"]) -> float:
-    return float(np.sum(np.asarray(values), dtype=np.float64))
+def _total(values: Float[np.ndarray, " n"]) -> float:
+    return float(np.sum(values, dtype=np.float64))
+
+
+def _of_all(
+    objective: cv.AbstractObjective,
+    model: eqx.Module,
+    chunks: Iterable[Chunk],
+    placement: Placement,
+) -> dict[str, Any]:
+    """As `per_example`, of all chunks together, as NumPy arrays; without what is repeated."""
+    found: list[dict[str, Any]] = []
+    in_flight: tuple[dict[str, Any], Chunk] | None = None
+    for chunk in chunks:
+        arrays = placement.shared_out(on_device(chunk.arrays))
+        values = per_example(objective, model, arrays)
+        # One chunk is computed while the next is read; more of them would only fill the memory.
+        if in_flight is not None:
+            found.append(_own(objective, *in_flight))
+        in_flight = values, chunk
+    assert in_flight is not None, "no part is empty"
+    found.append(_own(objective, *in_flight))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
+
+
+def _own(objective: cv.AbstractObjective, values: dict[str, Any], chunk: Chunk) -> dict[str, Any]:
+    """Wait for the values of a chunk, and leave out those of what is repeated."""
+    lengths = {
+        name: len(jax.tree.leaves(pair)[0]) for name, pair in examples(objective, chunk.own).items()
+    }
+
+    def of_term(length: int, term: Any) -> Any:
+        return jax.tree.map(lambda array: np.asarray(array)[:length], term)
+
+    return {name: of_term(length, values[name]) for name, length in lengths.items()}
 
 
 @eqx.filter_jit
 def per_example(
-    objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[Array]
+    objective: cv.AbstractObjective, model: eqx.Module, chunk: PyTree[Array]
 ) -> dict[str, tuple[Float[Array, " _n"], _Measured]]:
     """Per term and example: its share of the loss, and each metric's value and weight."""
     model = eqx.nn.inference_mode(model)
-    pairs = examples(objective, part)
+    pairs = examples(objective, chunk)
 
     def of_term(name: str, term: cv.Term) -> tuple[Float[Array, " _n"], _Measured]:
         alone = cv.Objective({name: term})
@@ -76,7 +125,7 @@ def per_example(
                 (metric.example(z, y), metric.weight(z, y)) for metric in term.likelihood.metrics()
             )
 
-        return jax.lax.map(single, pairs[name], batch_size=objective.micro_batch or CHUNK)
+        return jax.vmap(single)(pairs[name])
 
     return {name: of_term(name, term) for name, term in terms(objective).items()}
 
@@ -101,42 +150,44 @@ class AbstractEvaluator(abc.ABC):
 
 
 class Evaluator(AbstractEvaluator):
-    """The parts of a dataset on the device, to be evaluated again and again.
+    """Evaluates over the parts of a dataset or a stream, which stay where they are.
 
-    A part is put there when it is first asked for.
+    A chunk at a time is put on the devices, and shared out over them.
     """
 
-    def __init__(self, objective: cv.AbstractObjective, dataset: Dataset):
-        self._objective, self._dataset = objective, dataset
+    def __init__(
+        self,
+        objective: cv.AbstractObjective,
+        dataset: Dataset | Stream,
+        placement: Placement = ON_ONE_DEVICE,
+    ):
+        self._objective, self._dataset, self._placement = objective, dataset, placement
         self.judges_by = "train_loss" if dataset.validation is None else "validation_loss"
 
     def train(self, model: eqx.Module) -> dict[str, float]:
-        """Loss and metrics over the training part."""
-        return evaluate(self._objective, model, on_device(self._dataset.train))
+        """Loss and metrics over the training part; empty where that may never end."""
+        dataset = self._dataset
+        if isinstance(dataset, Stream) and not is_held(dataset.train) and not dataset.num_batches:
+            return {}
+        return self._over("train", model)
 
     def validation(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the validation part."""
-        part = self._validation
-        return {} if part is None else evaluate(self._objective, model, part)
+        return {} if self._dataset.validation is None else self._over("validation", model)
 
     def test(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the test part; and `l2_error`, if the dataset has a reference.
 
         That is √(mean ‖model(x) − u(x)‖²/c) for the c numbers of the reference u.
         """
-        found = evaluate(self._objective, model, self._test)
-        if self._reference is not None:
-            found["l2_error"] = evaluate(REFERENCE, model, self._reference)["l2_error"]
+        found = self._over("test", model)
+        if (reference := self._dataset.reference) is not None:
+            most, size = chunk_size(self._objective), self._placement.size
+            cut = chunks(reference, most, size)
+            found["l2_error"] = _evaluate(REFERENCE, model, cut, self._placement)["l2_error"]
         return found
 
-    @functools.cached_property
-    def _test(self) -> PyTree[Array]:
-        return on_device(self._dataset.test)
-
-    @functools.cached_property
-    def _validation(self) -> PyTree[Array] | None:
-        return on_device(self._dataset.validation)
-
-    @functools.cached_property
-    def _reference(self) -> tuple[Array, Array] | None:
-        return on_device(self._dataset.reference)
+    def _over(self, part: StreamPart, model: eqx.Module) -> dict[str, float]:
+        most, size = chunk_size(self._objective), self._placement.size
+        cut = chunks_of(self._dataset, part, most, size)
+        return _evaluate(self._objective, model, cut, self._placement)

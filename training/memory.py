@@ -9,10 +9,11 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
-from data import Dataset
+from data import Dataset, Stream
 
 from ._base import Run
 from .device import shapes_on_device
+from .feed import IN_FLIGHT
 from .mesh import check_divides, placement, share_of
 from .sources import batch_shapes
 
@@ -23,7 +24,8 @@ _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop
 class Needs(NamedTuple):
     """The bytes that a run needs on each of its devices.
 
-    - `data`: all parts of the dataset.
+    - `data`: the training part, or the batches of a stream that are on their way. Other parts are
+        evaluated a chunk at a time.
     - `weights`: the model's arrays and the optimiser's state.
     - `step`: what a step holds beside these when it holds the most: the batch, intermediate values,
       vectors, matrices. To a factor of about three: XLA fuses some of it away.
@@ -71,10 +73,11 @@ def needs_of(run: Run) -> Needs:
         step = max(step, 0 if plan is None or plan.nbytes is None else plan.nbytes)
     dataset, data, drawn = run.dataset, 0, _nbytes(share)
     if isinstance(dataset, Dataset):
-        parts = dataset.train, dataset.test, dataset.validation, dataset.reference
-        data = _nbytes(shapes_on_device(parts))
+        data = _nbytes(shapes_on_device(dataset.train))
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
+    if isinstance(dataset, Stream):
+        data, drawn = IN_FLIGHT * drawn, 0
     carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))
     shares = [jax.ShapeDtypeStruct(placed.own_shape(leaf), leaf.dtype) for leaf in carried]
     return Needs(data, _nbytes(shares), drawn + step)

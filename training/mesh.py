@@ -46,6 +46,19 @@ class Placement(NamedTuple):
             return of
         return jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=self._at())
 
+    def shared_out(self, batch: PyTree[np.ndarray]) -> PyTree[Array]:
+        """A batch on the devices, of which every one has a share of the examples."""
+        return jax.device_put(batch, None if self.mesh is None else self._at(EXAMPLES))
+
+    def shared_out_shapes(self, of: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of a batch that is shared out."""
+        if self.mesh is None:
+            return of
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._at(EXAMPLES)),
+            of,
+        )
+
     def carried(self, leaves: list[Array]) -> list[Array]:
         """The weights and the state, by `sharding`."""
         return leaves if self.mesh is None else jax.device_put(leaves, self._of_leaves(leaves))

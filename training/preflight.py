@@ -3,18 +3,19 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
 import curvature as cv
-from data import Dataset
+from data import Dataset, Rows, Stream, StreamPart
 
 from ._base import Run
+from .chunks import head
 from .device import memory, shapes_on_device
-from .evaluate import REFERENCE, per_example
+from .evaluate import REFERENCE, chunk_size, per_example
 from .memory import Needs, needs_of
 from .sources import batch_shapes
 from .terms import examples, terms
@@ -111,8 +112,10 @@ def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
 
 
 def _check_fit(run: Run) -> None:
+    if isinstance(run.dataset, Stream):
+        _check_length(run, run.dataset)
     _check_batch_size(run)
-    if isinstance(run.dataset, Dataset):
+    if isinstance(run.dataset, Dataset | Stream):
         _check_examples(run, run.dataset)
 
 
@@ -126,14 +129,35 @@ def _check_memory(plan: cv.Plan) -> None:
         )
 
 
-def _check_examples(run: Run, dataset: Dataset) -> None:
-    """Check the model by shapes, and the targets of every part by their numbers."""
+def _check_length(run: Run, stream: Stream) -> None:
+    if isinstance(stream.train, Rows):
+        if run.settings.batch_size is None:
+            raise ValueError(
+                f"`batch_size` must be a number for the dataset `{stream.name}`, which is read "
+                "batch by batch, got null."
+            )
+    elif stream.num_batches is None and run.settings.max_steps is None:
+        raise ValueError(
+            f"`max_steps` must be set for the stream `{stream.name}`, which does not say how many "
+            "batches an epoch has."
+        )
+
+
+def _check_examples(run: Run, dataset: Dataset | Stream) -> None:
+    """Check the model by shapes, and the targets by their numbers: of a stream the first few."""
     objective = run.optimiser.objective
-    _check_model(run, dataset)
+    parts = {name: getattr(dataset, name) for name in get_args(StreamPart)}
+    if isinstance(dataset, Stream):
+        most = chunk_size(objective)
+        parts = {
+            name: None if part is None else head(dataset, name, most)
+            for name, part in parts.items()
+        }
+    _check_model(run, dataset, parts["test"])
     for name, scored_by, part in (
-        ("the training part", objective, dataset.train),
-        ("the validation part", objective, dataset.validation),
-        ("the test part", objective, dataset.test),
+        ("the training part", objective, parts["train"]),
+        ("the validation part", objective, parts["validation"]),
+        ("the test part", objective, parts["test"]),
         ("the reference", REFERENCE, dataset.reference),
     ):
         if part is not None:
@@ -155,6 +179,9 @@ def _check_batch_size(run: Run) -> None:
     batch_size, available = run.settings.batch_size, run.dataset.num_train
     if batch_size is None:
         return
+    if isinstance(run.dataset, Stream) and available is None:
+        run.dataset.like(batch_size)
+        return
     if available is None:
         raise ValueError(
             "`batch_size` must be null (all examples at every step) for the dataset "
@@ -168,9 +195,9 @@ def _check_batch_size(run: Run) -> None:
         )
 
 
-def _check_model(run: Run, dataset: Dataset) -> None:
+def _check_model(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> None:
     objective = run.optimiser.objective
-    parts = [(objective, dataset.test)]
+    parts = [(objective, test)]
     if dataset.reference is not None:
         parts.append((REFERENCE, dataset.reference))
     try:

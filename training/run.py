@@ -5,9 +5,6 @@ import functools
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
 from . import folder as files
 from ._base import Run as Run, Tally
 from .atomic import remove_leftovers
@@ -16,6 +13,7 @@ from .cost import cost_of
 from .digest import digest_of_config
 from .evaluate import AbstractEvaluator
 from .exit_codes import ExitCode
+from .feed import AbstractFeed, feed_of
 from .log import Log
 from .loop import Loop, Outputs
 from .machine import versions
@@ -64,7 +62,7 @@ def _train(run: Run, folder: Path, placed: Placement, *, resume: bool) -> Summar
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     (data, draw), state = source(run.dataset), run.optimiser.init(run.model, batch=batch)
     stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw, placed)
-    evaluator = evaluator_of(run.dataset, run.optimiser.objective)
+    evaluator = evaluator_of(run.dataset, run.optimiser.objective, placed)
     with _possessed(folder, resume=resume) as records, Log(quiet=run.settings.quiet) as log:
         recorders = Guarded(run.recorders, log)
         checkpoints = Checkpoints(
@@ -86,13 +84,14 @@ def _train(run: Run, folder: Path, placed: Placement, *, resume: bool) -> Summar
                     log.warn(warning)
                 recorders.tell(lambda recorder: recorder.begin(folder, run.config, tally.steps))
                 profile = Profile(folder, run.settings.profile_steps, run.total_steps)
-                with progress(log, run.label, run.total_steps) as display:
-                    _compile(run, stepper, tally)
+                feed = feed_of(run, placed, tally, lambda: stop.received is not None, log.warn)
+                with progress(log, run.label, run.total_steps) as display, feed:
+                    _compile(stepper, feed, tally)
                     cost = cost_of(
                         run, stepper.compiled, solves=stepper.solves, devices=placed.size
                     )
                     outputs = Outputs(records, recorders, checkpoints, profile, display)
-                    loop = Loop(run, stepper, tally, cost, evaluator, outputs, stop)
+                    loop = Loop(run, stepper, feed, tally, cost, evaluator, outputs, stop)
                     outcome = loop()
                 files.write_model(folder, stepper.evaluated)
                 summary = _evaluated(run, evaluator, stepper, tally, outcome)
@@ -155,10 +154,9 @@ def _reason(error: Exception, folder: Path) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _compile(run: Run, stepper: Stepper, tally: Tally) -> None:
+def _compile(stepper: Stepper, feed: AbstractFeed, tally: Tally) -> None:
     began = time.perf_counter()
-    shape = run.steps_per_epoch, run.settings.batch_size
-    stepper.compile(None if shape[1] is None else jax.ShapeDtypeStruct(shape, jnp.int32))
+    stepper.compile(feed.shapes)
     seconds = time.perf_counter() - began
     tally.seconds += seconds
     tally.compile_seconds += seconds

@@ -32,8 +32,8 @@ class Settings:
 
     - `seed`: seeds the order of the data and the key of every step; from 0 to 2³² − 1.
     - `batch_size`: examples per step; the last short batch of an epoch is dropped. None: the whole
-        training part at every step, which is an epoch then.
-    - `epochs`, `max_steps`: whichever comes first ends the run.
+        training part at every step, which is an epoch then; or the batches that a stream yields.
+    - `epochs`, `max_steps`: whichever comes first ends the run. An epoch of a stream is a pass.
     - `max_rejections`: the run stops as diverged after so many rejected steps in a row.
     - `evaluate_every`: the test part is evaluated after every so many steps, and at the end; None:
         at the end alone.

@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: rows of a dataset, or what the model itself makes."""
+"""Where the batches of a run come from: a dataset, a stream, or what the model itself makes."""
 
 import functools
 from collections.abc import Callable
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
-from data import Dataset
+from data import Dataset, Stream
 from environments import OnPolicy
 
 from .device import on_device, shapes_on_device
 from .evaluate import AbstractEvaluator, Evaluator
+from .mesh import Placement
 
 ROLLOUT_STREAM = 2**32 - 1
 """Folded into the key of a step: none of the keys that an optimiser splits from it."""
@@ -27,8 +28,8 @@ class Source(NamedTuple):
     """How a step gets its batch, inside the compiled program.
 
     - `data`: arrays on the device.
-    - `draw`: `(data, row, model, *, step, key) -> (batch, numbers)`; `row`, the indices of the
-        examples that are due, `step` and `key`, the step's own; `numbers` are recorded.
+    - `draw`: `(data, given, model, *, step, key) -> (batch, numbers)`; `given`, what the step was
+        given, see `feed.Given`; `step` and `key`, its own; `numbers` are recorded.
     """
 
     data: PyTree[Array]
@@ -37,23 +38,34 @@ class Source(NamedTuple):
 
 def gather(
     data: PyTree[Array],
-    row: Int[Array, " batch_size"] | None,
+    given: Int[Array, "batches batch_size"] | None,
     model: PyTree,
     *,
     step: Int[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[PyTree[Array], Numbers]:
-    """The examples of `data` that are due, all where `row` is None."""
-    del model, step, key
-    if row is None:
+    """The examples of `data` that are due at a step, of an epoch's batches; all for None."""
+    del model, key
+    if given is None:
         return data, {}
+    row = given[step % given.shape[0]]
     return jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data), {}
+
+
+def as_given(
+    data: Any, given: PyTree[Array], model: Any, *, step: Any, key: Any
+) -> tuple[PyTree[Array], Numbers]:
+    """The batch that the step was given."""
+    del data, model, step, key
+    return given, {}
 
 
 @functools.singledispatch
 def source(dataset: Any) -> Source:
     """The source of a run on `dataset`."""
-    raise TypeError(f"`Run(dataset=...)` must be a `Dataset` or an `OnPolicy`, got {dataset!r}.")
+    raise TypeError(
+        f"`Run(dataset=...)` must be a `Dataset`, a `Stream` or an `OnPolicy`, got {dataset!r}."
+    )
 
 
 @source.register
@@ -62,9 +74,15 @@ def _(dataset: Dataset) -> Source:
 
 
 @source.register
+def _(dataset: Stream) -> Source:
+    del dataset
+    return Source((), as_given)
+
+
+@source.register
 def _(dataset: OnPolicy) -> Source:
-    def draw(data: Any, row: Any, model: Any, *, step: Any, key: Any) -> tuple[PyTree, Numbers]:
-        del data, row
+    def draw(data: Any, given: Any, model: Any, *, step: Any, key: Any) -> tuple[PyTree, Numbers]:
+        del data, given
         return dataset.batch(model, step=step, key=jax.random.fold_in(key, ROLLOUT_STREAM))
 
     return Source((), draw)
@@ -77,6 +95,12 @@ def batch_shapes(
     """The shapes of a batch, nothing being computed."""
     del model
     return shapes_on_device(jax.tree.map(lambda array: array[:batch_size], dataset.train))
+
+
+@batch_shapes.register
+def _(dataset: Stream, model: eqx.Module, batch_size: int | None) -> PyTree[jax.ShapeDtypeStruct]:
+    del model
+    return shapes_on_device(dataset.like(batch_size))
 
 
 @batch_shapes.register
@@ -114,12 +138,14 @@ class Returns(AbstractEvaluator):
 
 
 @functools.singledispatch
-def evaluator_of(dataset: Any, objective: cv.AbstractObjective) -> AbstractEvaluator:
+def evaluator_of(
+    dataset: Any, objective: cv.AbstractObjective, placement: Placement
+) -> AbstractEvaluator:
     """What evaluates the models of a run on `dataset`."""
-    return Evaluator(objective, dataset)
+    return Evaluator(objective, dataset, placement)
 
 
 @evaluator_of.register
-def _(dataset: OnPolicy, objective: cv.AbstractObjective) -> Returns:
-    del objective
+def _(dataset: OnPolicy, objective: cv.AbstractObjective, placement: Placement) -> Returns:
+    del objective, placement
     return Returns(dataset)

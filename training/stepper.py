@@ -17,14 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
 
 from .mesh import ON_ONE_DEVICE, Placement
 from .sources import Draw, gather
-
-Order = Int[Array, "batches batch_size"] | None
 
 
 class Fixed(NamedTuple):
@@ -80,44 +78,37 @@ class Stepper:
         """Continue with other carried arrays, of the same shapes."""
         self.leaves = self._placement.carried(leaves)
 
-    def placed(self, order: Int[np.ndarray, "batches batch_size"]) -> Order:
-        """The batches of an epoch, on the devices."""
-        return self._placement.replicated(jnp.asarray(order, jnp.int32))
-
-    def compile(self, order: Order | jax.ShapeDtypeStruct) -> "Stepper":
-        """Compile for batches of the shape of `order`; `step` traces and compiles nothing.
+    def compile(self, given: PyTree[Array | jax.ShapeDtypeStruct]) -> "Stepper":
+        """Compile for what steps are given, or its shapes; `step` traces and compiles nothing.
 
         **Returns:** itself.
         """
-        if isinstance(order, jax.ShapeDtypeStruct):
-            order = self._placement.replicated_shape(order)
         out = self._placement.of_step(self.leaves)
         jitted = jax.jit(self._step, donate_argnums=0, out_shardings=out)
-        self._compiled = jitted.lower(self.leaves, self._fixed, order).compile()
+        self._compiled = jitted.lower(self.leaves, self._fixed, given).compile()
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
         self._sentences: dict[int, str] = {}
         return self
 
-    def step(self, order: Order) -> Float[Array, " fields"]:
+    def step(self, given: PyTree[Array]) -> Float[Array, " fields"]:
         """Take one step, without waiting for it.
 
-        **Arguments:** `order`: the batches of the epoch; the step takes the one of its number, or
-        all data where there are no batches (None).
+        **Arguments:** `given`: what `draw` makes the batch of, see `feed.Given`.
 
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
         """
-        self.leaves, packed = self._compiled(self.leaves, self._fixed, order)
+        self.leaves, packed = self._compiled(self.leaves, self._fixed, given)
         return packed
 
-    def gradient(self, order: Order) -> PyTree[Array]:
+    def gradient(self, given: PyTree[Array]) -> PyTree[Array]:
         """The gradient of the loss of the next step's batch; what is random is drawn anew."""
-        return self._gradient(self.leaves, self._fixed, order)
+        return self._gradient(self.leaves, self._fixed, given)
 
-    def latest_batch(self, order: Order) -> tuple[PyTree[Array], PRNGKeyArray]:
+    def latest_batch(self, given: PyTree[Array]) -> tuple[PyTree[Array], PRNGKeyArray]:
         """The batch of the latest step and its key, provided that the step was rejected."""
         model, _, count = self._combined(self.leaves)
-        batch, _, key = self._batch(model, count - 1, self._fixed, order)
+        batch, _, key = self._batch(model, count - 1, self._fixed, given)
         return batch, key
 
     def read(self, packed: Float[Array, " fields"]) -> dict[str, Any]:
@@ -157,10 +148,10 @@ class Stepper:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
     def _step(
-        self, leaves: list[Array], fixed: Fixed, order: Order
+        self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]
     ) -> tuple[list[Array], Float[Array, " fields"]]:
         model, state, count = self._combined(leaves)
-        batch, numbers, key = self._batch(model, count, fixed, order)
+        batch, numbers, key = self._batch(model, count, fixed, given)
         optimiser = eqx.combine(fixed.optimiser, self._without_numbers)
         model, state, info = optimiser.step(model, batch, state, key=key)
         arrays = eqx.filter((model, state, count + 1), eqx.is_array)
@@ -173,17 +164,18 @@ class Stepper:
         return leaves, self._pack(info, numbers)
 
     def _batch(
-        self, model: eqx.Module, count: Array, fixed: Fixed, order: Order
+        self, model: eqx.Module, count: Array, fixed: Fixed, given: PyTree[Array]
     ) -> tuple[PyTree[Array], dict[str, Scalar], PRNGKeyArray]:
         """The batch of step `count`, the numbers that came with it, and the step's key."""
-        row = None if order is None else order[count % order.shape[0]]
         key = jax.random.fold_in(fixed.key, count)
-        batch, numbers = self._draw(fixed.data, row, model, step=count, key=key)
+        batch, numbers = self._draw(fixed.data, given, model, step=count, key=key)
         return self._placement.spread(batch), numbers, key
 
-    def _gradient_of(self, leaves: list[Array], fixed: Fixed, order: Order) -> PyTree[Array]:
+    def _gradient_of(
+        self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]
+    ) -> PyTree[Array]:
         model, _, count = self._combined(leaves)
-        batch, _, key = self._batch(model, count, fixed, order)
+        batch, _, key = self._batch(model, count, fixed, given)
         optimiser = eqx.combine(fixed.optimiser, self._without_numbers)
         return optimiser.objective.linearise(model, batch, key=key).grad
 

@@ -42,7 +42,7 @@ class Summary(TypedDict):
     The final model is what `curvature.evaluated` says, an average perhaps; `model.eqx` holds it.
 
     - `status`, `reason` (unless finished), `exit_code`: how it ended.
-    - `steps`, `epochs`: steps taken, and that number over the steps per epoch.
+    - `steps`, `epochs`: steps taken, and the passes over the training part that they are.
     - `rejected`: those of the steps that left the weights as they were.
     - `seconds`: spent in training, compilation included, over all resumptions.
     - `compile_seconds`: of them, compiling the step.
@@ -110,7 +110,7 @@ def summarise(
         "curvature": run.label,
         "seed": run.settings.seed,
         "steps": tally.steps,
-        "epochs": tally.steps / run.steps_per_epoch,
+        "epochs": tally.epochs,
         "seconds": tally.seconds,
         "compile_seconds": tally.compile_seconds,
         "gradient_equivalents": spent,

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 import curvature as cv
 from data import batch_indices
-from training.device import on_device
 from training.evaluate import evaluate
 from training.sources import batch_shapes, source
 from training.stepper import Stepper
@@ -65,7 +64,7 @@ def run(
     """
     dataset, model = problem.dataset, problem.initial_model(seed)
     data, draw = source(dataset)
-    part = on_device(getattr(dataset, problem.part))
+    part = getattr(dataset, problem.part)
     assert dataset.num_train is not None
     per_epoch = dataset.num_train // problem.batch_size
     state = optimiser.init(model, batch=batch_shapes(dataset, model, problem.batch_size))

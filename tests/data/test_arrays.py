@@ -1,4 +1,4 @@
-"""Arrays of one's own: what is read is what was written, and bad files are refused in a sentence."""
+"""Arrays of one's own: what is read is what was written, and bad files are refused."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_one_part_is_cut_in_two_the_same_each_time(write):
 @pytest.mark.parametrize(
     ("arrays", "test", "said"),
     [
-        ({"x": inputs()}, None, "lacks `inputs`, `targets`, and has no arrays"),
+        ({"x": inputs()}, None, "lacks `inputs`, `targets`, and has none of them"),
         ({"inputs": inputs()}, None, "lacks `targets`, and has `inputs`"),
         ({"train_inputs": inputs(), "targets": inputs()}, None, "lacks `train_targets`, `test_in"),
         ({"inputs": inputs(3), "targets": np.zeros(4)}, None, "got 3 and 4"),
@@ -57,7 +57,7 @@ def test_one_part_is_cut_in_two_the_same_each_time(write):
         ({"inputs": inputs(), "targets": np.array([None] * 10)}, None, "Object arrays cannot be"),
         ({"inputs": inputs(), "targets": np.zeros(())}, None, "`targets`.*got a single number"),
         ({"inputs": inputs(), "targets": np.full(10, -1)}, None, "got the integer -1"),
-        ({"inputs": np.full((10, 2), np.inf), "targets": np.zeros(10)}, None, "got 20 that are not"),
+        ({"inputs": np.full((9, 2), np.inf), "targets": np.zeros(9)}, None, "got 18 that are not"),
         ({"inputs": inputs(2), "targets": np.zeros(2)}, None, "`test=0.2` of the 2 examples"),
         ({"inputs": inputs(), "targets": np.zeros(10)}, 1, "between 0 and 1, got 1"),
         ({"inputs": inputs(), "targets": np.zeros(10)}, "a", "between 0 and 1, got 'a'"),
@@ -75,9 +75,64 @@ def test_parts_must_be_of_one_shape_and_a_fraction_is_not_ignored(write):
     with pytest.raises(DatasetError, match=r"one shape and kind, got \(2, 3\) of .* and \(3,\)"):
         data.arrays(write(**parts | {"test_inputs": x[:, 0]}))
     with pytest.raises(DatasetError, match=r"got \(1,\) of float64 and \(\) of int32"):
-        data.arrays(write(**parts | {"test_targets": y.astype(int)}))
+        data.arrays(write(**parts | {"test_targets": y.astype(np.int32)}))
     with pytest.raises(DatasetError, match=r"`test` must be null, since .* got 0.1"):
         data.arrays(write(**parts), test=0.1)
+
+
+@pytest.fixture
+def write_folder(tmp_path):
+    def make(**arrays):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        for name, array in arrays.items():
+            np.save(tmp_path / "own" / f"{name}.npy", array)
+        return tmp_path / "own"
+
+    return make
+
+
+@pytest.mark.parametrize("targets", [np.arange(10) % 3, np.arange(10.0), np.arange(10) > 3])
+def test_a_folder_has_the_examples_of_a_file(write, write_folder, targets):
+    whole = {"inputs": inputs(), "targets": targets}
+    parts = {f"{part}_{name}": array for part in ("train", "test") for name, array in whole.items()}
+    for arrays in (whole, parts):
+        dataset, stream = data.arrays(write(**arrays)), data.arrays(write_folder(**arrays))
+        assert isinstance(stream, data.Stream)
+        assert stream.num_train == dataset.num_train
+        assert (stream.input_shape, stream.output_size) == (
+            dataset.input_shape,
+            dataset.output_size,
+        )
+        for rows, part in ((stream.train, dataset.train), (stream.test, dataset.test)):
+            assert isinstance(rows.arrays[0], np.memmap)
+            for found, expected in zip(rows[:], part, strict=True):
+                np.testing.assert_array_equal(found, expected, strict=True)
+        for file in write_folder().iterdir():
+            file.unlink()
+
+
+def test_bad_folders(write_folder):
+    folder = write_folder(inputs=np.array([None] * 10), targets=np.zeros(10))
+    with pytest.raises(DatasetError, match=r"Cannot read `.*inputs.npy`: .*Python objects"):
+        data.arrays(folder)
+    (folder / "inputs.npy").write_text("")
+    with pytest.raises(DatasetError, match=r"Cannot read `.*inputs.npy`"):
+        data.arrays(folder)
+    (folder / "inputs.npy").unlink()
+    with pytest.raises(DatasetError, match="lacks `inputs`, and has `targets`"):
+        data.arrays(folder)
+
+
+def test_validation_and_the_first_few_of_a_folder_are_not_read(write_folder):
+    folder = write_folder(inputs=inputs(20), targets=np.arange(20.0))
+    stream = data.held_out(data.arrays(folder), 0.25)
+    assert (len(stream.train), len(stream.validation), len(stream.test)) == (12, 4, 4)
+    together = np.concatenate(
+        [part[:][1] for part in (stream.train, stream.validation, stream.test)]
+    )
+    np.testing.assert_array_equal(np.sort(together[:, 0]), np.arange(20))
+    first = data.first_of(stream, 5).train
+    np.testing.assert_array_equal(first[:][1], stream.train[:5][1])
 
 
 def test_no_file_and_no_npz(tmp_path):
@@ -85,7 +140,7 @@ def test_no_file_and_no_npz(tmp_path):
     for path, said in (
         (None, "got None: set `dataset.path`"),
         (tmp_path / "nope.npz", "no such file"),
-        (tmp_path / "text.npz", "which is not"),
+        (tmp_path / "text.npz", "which is neither"),
     ):
         with pytest.raises(DatasetError, match=said):
             data.arrays(path)

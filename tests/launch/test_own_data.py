@@ -1,8 +1,12 @@
 """Own data, from a file to a trained model, without a line of Python."""
 
 import json
+import sys
 
 import numpy as np
+import pytest
+
+from tests.readme import block
 
 CHEAP = "model=linear", "optimiser=sgd", "batch_size=20", "epochs=20", "hydra.run.dir=run"
 
@@ -24,6 +28,56 @@ def test_arrays_train(train, tmp_path):
     done = summary(train("dataset=arrays", "dataset.path=own.npz", *CHEAP))
     assert done["steps"] == 20 * (80 // 20)
     assert done["test"]["accuracy"] > 0.9
+
+
+def test_a_folder_has_the_numbers_of_a_file(train, tmp_path):
+    x, y = points()
+    np.savez(tmp_path / "own.npz", inputs=x, targets=y)
+    (tmp_path / "own").mkdir()
+    np.save(tmp_path / "own" / "inputs.npy", x)
+    np.save(tmp_path / "own" / "targets.npy", y)
+    models = []
+    for path in ("own.npz", "own"):
+        run = *CHEAP[:-1], f"hydra.run.dir=run_{path}", "validation=0.1"
+        assert train("dataset=arrays", f"dataset.path={path}", *run).code == 0
+        models.append((tmp_path / f"run_{path}" / "model.eqx").read_bytes())
+    assert models[0] == models[1]
+
+
+@pytest.fixture
+def own_stream(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    (tmp_path / "mine" / "dataset").mkdir(parents=True)
+    (tmp_path / "mine" / "lines.py").write_text(block("class Lines"))
+    (tmp_path / "mine" / "dataset" / "lines.yaml").write_text(block("lines.lines"))
+    return "--config-dir", "mine", "dataset=lines", *CHEAP[:-2]
+
+
+def test_a_stream_of_ones_own_trains_and_goes_on(own_stream, train, tmp_path):
+    for folder, first in (("whole", 40), ("parts", 10)):
+        done = train(*own_stream, f"max_steps={first}", f"hydra.run.dir={folder}")
+        assert done.code == 0, done.err
+    done = train("--config-dir", "mine", "resume=parts", "max_steps=40")
+    assert done.code == 0, done.err
+    assert "`lines` was read again from its beginning to go on, 10 batches" in done.err
+    models = [(tmp_path / name / "model.eqx").read_bytes() for name in ("whole", "parts")]
+    assert models[0] == models[1]
+    found = json.loads((tmp_path / "parts" / "summary.json").read_text())
+    assert found["test"]["accuracy"] > 0.9
+
+
+def test_a_stream_without_an_end_needs_one(own_stream, train, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    for arguments, said in (
+        ([], "`max_steps` must be set for the stream `lines`"),
+        (["max_steps=5", "validation=0.1"], "`validation` cannot be cut out of the stream"),
+        (["max_steps=5", "train_examples=9"], "`train_examples` cannot be cut out of"),
+    ):
+        done = train(*own_stream, *arguments)
+        assert done.code == 2
+        assert said in done.err
+        assert len(done.err.splitlines()) == 1
+    assert {path for path in tmp_path.rglob("*") if "__pycache__" not in str(path)} == before
 
 
 def test_a_table_trains_to_regress(train, tmp_path):

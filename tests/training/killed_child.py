@@ -1,6 +1,7 @@
-"""A run in a process of its own, to be killed: `python killed_child.py FOLDER [EVENT]`.
+"""A run in a process of its own, to be killed: `python killed_child.py FOLDER KIND [EVENT]`.
 
-With EVENT it kills itself at so many operations on the files of its folder, checkpoints included.
+KIND is that of its data, `memory` or one of the streams'. With EVENT it kills
+itself at so many operations on the files of its folder, checkpoints included.
 """
 
 import os
@@ -13,13 +14,14 @@ import jax
 
 import curvature as cv
 from data import digits, held_out
+from tests.training.streams import stream_of
 from training import Run, Settings, train
 
-STEPS = 100
+STEPS, BATCH_SIZE, EVERY = 100, 32, 25
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
-def run() -> Run:
+def run(folder: Path, kind: str) -> Run:
     """Every state that there is: damping, momentum, warm start, drawn targets.
 
     The solver is that whose program is traced and compiled soonest.
@@ -35,9 +37,18 @@ def run() -> Run:
         [eqx.nn.Lambda(jax.numpy.ravel), eqx.nn.MLP(64, 10, 16, 1, key=jax.random.key(0))]
     )
     settings = Settings(
-        seed=3, batch_size=32, epochs=3, max_steps=STEPS, checkpoint_seconds=0.005, validation=0.1
+        seed=3,
+        batch_size=BATCH_SIZE,
+        epochs=3,
+        max_steps=STEPS,
+        checkpoint_seconds=0.005,
+        validation=0.1,
+        evaluate_every=EVERY,
     )
     dataset = held_out(digits(), settings.validation)
+    if kind != "memory":
+        files = folder.with_name("files")
+        dataset = stream_of(dataset, kind, settings.seed, BATCH_SIZE, files)
     return Run(net, optimiser, dataset, settings, {"name": "killed"}, "killed")
 
 
@@ -57,6 +68,6 @@ def kill_at(event: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    if len(sys.argv) > 2:
-        kill_at(int(sys.argv[2]), folder)
-    train(run(), folder, resume=folder.exists())
+    if len(sys.argv) > 3:
+        kill_at(int(sys.argv[3]), folder)
+    train(run(folder, sys.argv[2]), folder, resume=folder.exists())

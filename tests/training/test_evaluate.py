@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import curvature as cv
-from data import Dataset
+from data import Dataset, Rows, Stream
 from tests.selection import slow_but
 from training import evaluate
+from training.chunks import chunks
 from training.device import on_device
 from training.evaluate import CHUNK, Evaluator
+from training.mesh import placement
 
 KEY = jax.random.key(11)
 
@@ -218,3 +220,64 @@ def test_other_weights_trace_nothing():
     doubled = jax.tree.map(lambda leaf: 2 * leaf, linear())
     assert evaluate(objective, Counting(doubled, calls), data) != first
     assert len(calls) == traced
+
+
+def as_stream(part, kind):
+    """A dataset whose test part comes in another way."""
+    x, y = jax.tree.map(np.asarray, part)
+    n = len(x)
+    cut = range(0, n, 700)
+    found = {
+        "memory": (x, y),
+        "rows": Rows((x[::-1], y[::-1]), chosen=np.arange(n)[::-1]),
+        "batches": [(x[k : k + 700], y[k : k + 700]) for k in cut],
+    }[kind]
+    return Stream("test", [(x, y)], found, (3,), 4)
+
+
+@pytest.mark.parametrize("kind", ["memory", "rows", "batches"])
+def test_the_same_numbers_however_a_part_comes(kind):
+    """And by one program: the last chunk is as long as the others."""
+    traces = []
+
+    class Traced(eqx.Module):
+        inner: eqx.nn.Linear
+
+        def __call__(self, x):
+            traces.append(x.shape)
+            return self.inner(x)
+
+    examples = part(2 * CHUNK + 37, "labels")
+    objective, model = cv.Supervised(cv.Categorical()), Traced(linear())
+    found = Evaluator(objective, as_stream(examples, kind)).test(model)
+    assert len(traces) == 2  # of one trace: for the loss, and for the metrics
+    expected = evaluate(objective, linear(), examples)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
+    assert found["accuracy"] == expected["accuracy"]
+
+
+def test_several_devices_share_the_chunks():
+    """Also where they do not divide the examples: what is repeated counts nowhere."""
+    placed, examples = placement(8, "replicated"), part(CHUNK + 37, "numbers")
+    objective, model = cv.Supervised(cv.Gaussian()), linear()
+    with placed.context():
+        found = Evaluator(objective, as_stream(examples, "memory"), placed).test(model)
+    expected = evaluate(objective, model, examples)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+def test_chunks_of_terms_side_by_side_have_every_example_once():
+    lengths = {"few": 3, "some": 70, "many": 101}
+    terms = {name: (np.arange(n), np.arange(n) + 0.5) for name, n in lengths.items()}
+    for most, multiple in ((10, 1), (10, 4), (200, 1), (1, 1)):
+        found = list(chunks(terms, most, multiple))
+        shapes = {str(jax.tree.map(np.shape, chunk.arrays)) for chunk in found}
+        assert len(shapes) == 1
+        for name in lengths:
+            for leaf, whole in enumerate(terms[name]):
+                own = np.concatenate([chunk.own[name][leaf] for chunk in found])
+                np.testing.assert_array_equal(own, whole)
+        size = len(found[0].arrays["many"][0])
+        assert size % multiple == 0
+        assert size <= -(-most // multiple) * multiple

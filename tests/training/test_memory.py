@@ -8,7 +8,9 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from data import Rows, Stream
 from training import fitting_micro_batch, preflight
+from training.feed import IN_FLIGHT
 from training.memory import most_held, needs_of
 from training.preflight import in_one_line, too_much
 
@@ -90,8 +92,16 @@ def test_a_step_needs_about_what_the_compiled_one_takes(make_run, optimiser):
 
 
 def test_data_are_counted(make_run, dataset):
-    parts = jax.tree.leaves((dataset.train, dataset.test))
+    parts = jax.tree.leaves(dataset.train)
     assert needs_of(make_run()).data == sum(array.nbytes for array in parts)
+
+
+def test_of_a_stream_the_batches_on_their_way_are_counted(make_run, dataset):
+    stream = Stream("rows", Rows(dataset.train), dataset.test, (8, 8), 10)
+    needs = needs_of(make_run(dataset=stream, batch_size=100))
+    assert needs.data == IN_FLIGHT * 100 * (64 + 1) * 4
+    in_memory = needs_of(make_run(batch_size=100))
+    assert needs.step == in_memory.step - 100 * (64 + 1) * 4
 
 
 def with_memory(monkeypatch, nbytes):

@@ -1,0 +1,161 @@
+"""The training batches of a stream, pass after pass, each with the place where it leaves it."""
+
+import time
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from . import _places
+from ._base import DatasetError
+from .batches import batch_indices
+from .rows import Rows
+from .stream import KeepsPlace, Stream, next_batch
+
+
+class Drawn(NamedTuple):
+    """A batch, and where the stream stands after it.
+
+    - `batch`: its arrays.
+    - `epoch`: the passes before its own.
+    - `number`: its own in its pass, from 1.
+    - `is_last`: whether the pass ends with it.
+    - `place`: plain values, from which `passes` goes on; None where the number of steps says it.
+    - `warning`: a sentence, if there is one.
+    """
+
+    batch: PyTree[np.ndarray]
+    epoch: int
+    number: int
+    is_last: bool
+    place: dict[str, Any] | None = None
+    warning: str = ""
+
+
+def passes(
+    stream: Stream, *, seed: int, batch_size: int | None, steps: int, place: dict[str, Any] | None
+) -> Iterator[Drawn]:
+    """The batches of the training part, for ever, after `steps` of them have been taken.
+
+    **Arguments:** `seed`, `batch_size`: of the order of `Rows`; what yields batches has its own.
+    `place`: where the last step left it; None at the beginning.
+
+    **Raises:** `DatasetError` where the source raises, where a batch has other shapes than the
+    first, or where a pass has no batch.
+    """
+    if isinstance(stream.train, Rows):
+        assert batch_size is not None, "`preflight` refuses all examples at every step"
+        return _shuffled(stream.train, seed, batch_size, steps)
+    return _iterated(stream, place or {"epoch": 0, "batches": 0})
+
+
+def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Drawn]:
+    size = len(rows) // batch_size
+    for epoch in count(steps // size):
+        order = batch_indices(seed, epoch, len(rows), batch_size)
+        for number in range(max(steps - epoch * size, 0), size):
+            yield Drawn(rows[order[number]], epoch, number + 1, number + 1 == size)
+
+
+def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
+    epoch, number = place["epoch"], place["batches"]
+    iterator, warning = _brought_to(stream, place)
+    while True:
+        for drawn in _one_pass(stream, iterator, epoch, number):
+            yield drawn._replace(warning=warning)
+            warning = ""
+        epoch, number, iterator = epoch + 1, 0, stream.begin("train")
+
+
+def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> Iterator[Drawn]:
+    """The rest of a pass: a batch is held back until it is known whether it is the last."""
+    held: Drawn | None = None
+    short = False
+    while True:
+        which = f"batch {number + 1} of pass {epoch + 1}"
+        batch = next_batch(iterator, stream.name, which)
+        if batch is None:
+            break
+        if short or not _fits(batch, stream.first):
+            raise DatasetError(_other_shapes(stream, batch, which))
+        short = _shapes(batch) != _shapes(stream.first)
+        number += 1
+        if short:
+            continue
+        if held is not None:
+            yield held
+        held = Drawn(batch, epoch, number, False, _place(stream, iterator, epoch, number))
+    if held is None:
+        raise DatasetError(
+            f"The stream `{stream.name}` has no whole batch in its pass {epoch + 1}: it must begin "
+            "anew whenever it is iterated over."
+        )
+    yield held._replace(is_last=True, place={"epoch": epoch + 1, "batches": 0})
+
+
+def _place(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> dict[str, Any]:
+    place: dict[str, Any] = {"epoch": epoch, "batches": number}
+    if isinstance(iterator, KeepsPlace):
+        place["state"] = _places.written(iterator.get_state(), stream.name)
+    return place
+
+
+def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
+    """An iterator at a place, and a warning of what it cost to bring it there."""
+    iterator = stream.begin("train")
+    if isinstance(iterator, KeepsPlace):
+        if "state" in place:
+            iterator.set_state(_places.read(place["state"]))
+        return iterator, ""
+    began, read = time.perf_counter(), 0
+    for epoch in range(place["epoch"]):
+        for _ in _replayed(stream, iterator, epoch):
+            read += 1
+        iterator = stream.begin("train")
+    for _ in zip(range(place["batches"]), _replayed(stream, iterator, place["epoch"])):
+        read += 1
+    if not read:
+        return iterator, ""
+    return iterator, (
+        f"The stream `{stream.name}` was read again from its beginning to go on, {read} batches in "
+        f"{time.perf_counter() - began:.1f} s: iterators with `get_state` and `set_state` go on "
+        "at once."
+    )
+
+
+def _replayed(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:
+    for number in count(1):
+        batch = next_batch(iterator, stream.name, f"batch {number} of pass {epoch + 1}")
+        if batch is None:
+            return
+        yield batch
+
+
+def _fits(batch: PyTree[np.ndarray], first: PyTree[np.ndarray]) -> bool:
+    """Whether a batch is like the first, but for a smaller number of examples."""
+    if jax.tree.structure(batch) != jax.tree.structure(first):
+        return False
+    return all(
+        a.dtype == b.dtype and a.shape[1:] == b.shape[1:] and a.ndim and len(a) <= len(b)
+        for a, b in zip(jax.tree.leaves(batch), jax.tree.leaves(first))
+    )
+
+
+def _other_shapes(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
+    return (
+        f"All batches of the stream `{stream.name}` must have the shapes and types of the first, "
+        f"{_described(stream.first)}, but for a shorter last one; got {_described(batch)} at "
+        f"{which}."
+    )
+
+
+def _shapes(batch: PyTree[np.ndarray]) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(batch)]
+
+
+def _described(batch: PyTree[np.ndarray]) -> str:
+    shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
+    return str(shown).replace("'", "")

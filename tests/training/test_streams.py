@@ -1,0 +1,291 @@
+"""A stream has the numbers of the same batches in memory, and says what is wrong with it."""
+
+import os
+import signal
+import threading
+from itertools import pairwise
+
+import jax
+import numpy as np
+import pytest
+
+from data import DatasetError, Rows, Stream, batch_indices
+from tests.selection import slow_but
+from tests.training.streams import KINDS, Batches, Placed, mapped, stream_of
+from training import AbstractRecorder, train
+from training.prefetch import AHEAD, Prefetched
+
+SEED, SIZE = 3, 256
+"""As `make_run` has them."""
+
+
+class Given:
+    """Yields the batches that it was given, each as it is; or raises one of them."""
+
+    def __init__(self, *batches):
+        self.batches, self.read = batches, 0
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.read += 1
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class Endless(Given):
+    """The same for ever."""
+
+    def __iter__(self):
+        while True:
+            yield from Given.__iter__(self)
+
+
+@pytest.fixture
+def make_stream(dataset):
+    def make(train, **parts) -> Stream:
+        return Stream("own", train, parts.pop("test", dataset.test), (8, 8), 10, **parts)
+
+    return make
+
+
+@pytest.fixture
+def batch(dataset):
+    """The first batch of the digits, as in a file."""
+    return jax.tree.map(lambda leaf: np.array(leaf[:SIZE]), dataset.train)
+
+
+def alive() -> bool:
+    return any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("kind", slow_but(["rows", "iterable"], KINDS))
+def test_the_numbers_are_those_of_arrays_in_memory(
+    kind, make_run, dataset, whole, read_records, tmp_path
+):
+    stream = stream_of(dataset, kind, SEED, SIZE, tmp_path / "files")
+    summary = train(make_run(dataset=stream, max_steps=20), tmp_path / "run")
+    assert summary["status"] == "finished"
+    assert not alive()
+    assert (tmp_path / "run" / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+    found, expected = read_records(tmp_path / "run"), read_records(whole)
+    for record in (*found, *expected):
+        del record["seconds"], record["gradient_equivalents"]  # which count the gathering
+        if kind in ("placed", "grain"):  # they do not say how long an epoch is
+            del record["epoch"]
+    assert found == expected
+
+
+def test_several_devices_share_the_batches(make_run, dataset, whole, read_records, tmp_path):
+    stream = stream_of(dataset, "rows", SEED, SIZE, tmp_path / "files")
+    train(make_run(dataset=stream, devices=4), tmp_path / "run")
+    pairs = zip(read_records(tmp_path / "run"), read_records(whole), strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_the_place_is_that_of_the_steps_taken(make_run, dataset, whole, tmp_path, capsys):
+    """Whatever had been read ahead; what cannot find it again is read again, which is said."""
+    for kind, warned in (("iterable", True), ("placed", False)):
+        folder = tmp_path / kind
+        for resume in (False, True):
+            stream = stream_of(dataset, kind, SEED, SIZE, tmp_path / "files")
+            steps = 20 if resume else 7
+            train(make_run(dataset=stream, max_steps=steps, quiet=True), folder, resume=resume)
+        assert (folder / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+        err = capsys.readouterr().err.replace("\n", " ")
+        assert ("read again from its beginning to go on, 7 batches in" in err) == warned
+
+
+def test_an_epoch_is_a_pass_where_no_length_is_known(make_run, make_stream, batch, tmp_path):
+    stream = make_stream(Given(batch, batch, batch))
+    summary = train(make_run(dataset=stream, epochs=2, max_steps=100), tmp_path)
+    assert (summary["status"], summary["steps"], summary["epochs"]) == ("finished", 6, 2)
+    assert summary["best"]["step"] in (3, 6)
+    assert summary["train_loss"] is None
+    with pytest.raises(ValueError, match="`max_steps` must be set for the stream `own`"):
+        train(make_run(dataset=make_stream(Given(batch))), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_short_last_batch_is_left_out(make_run, make_stream, batch, tmp_path, read_records):
+    short = jax.tree.map(lambda leaf: leaf[:100], batch)
+    stream = make_stream([batch, batch, short])
+    summary = train(make_run(dataset=stream, epochs=2), tmp_path)
+    assert (summary["steps"], summary["epochs"]) == (4, 2)
+    assert [record["epoch"] for record in read_records(tmp_path)] == [1 / 3, 1, 4 / 3, 2]
+
+
+def test_a_source_may_use_its_memory_again(make_run, make_stream, dataset, tmp_path, whole):
+    class Reusing(Batches):
+        def __iter__(self):
+            held = None
+            for batch in Batches.__iter__(self):
+                held = batch if held is None else held
+                for kept, leaf in zip(held, batch, strict=True):
+                    kept[...] = leaf
+                yield held
+
+    stream = make_stream(Reusing(dataset.train, SEED, SIZE))
+    train(make_run(dataset=stream), tmp_path)
+    assert (tmp_path / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+
+
+def reshaped(batch):
+    x, y = batch
+    return {
+        "short in between": (x[:9], y[:9]),
+        "longer": (np.concatenate([x, x]), np.concatenate([y, y])),
+        "of another shape": (x[:, :4], y),
+        "of another type": (x, y.astype(np.int64)),
+        "of another structure": {"x": x, "y": y},
+    }
+
+
+@pytest.mark.parametrize("what", reshaped((np.zeros((9, 9)), np.zeros(9))))
+def test_other_shapes_are_refused(what, make_run, make_stream, batch, tmp_path):
+    stream = make_stream([batch, reshaped(batch)[what], batch])
+    with pytest.raises(
+        DatasetError, match=r"the stream `own` must .* \(float32\[256, 8, 8\], .* at batch [23] of"
+    ):
+        train(make_run(dataset=stream), tmp_path)
+    assert not alive()
+
+
+def test_an_error_of_the_source_is_one_sentence(make_run, make_stream, batch, tmp_path):
+    stream = make_stream(Given(batch, batch, OSError("the disk is gone")))
+    said = "The stream `own` failed at batch 3 of pass 1: OSError: the disk is gone"
+    with pytest.raises(DatasetError, match=said):
+        train(make_run(dataset=stream, max_steps=9), tmp_path)
+    assert not alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_waits_for_its_source(
+    number, make_run, make_stream, batch, tmp_path
+):
+    released = threading.Event()
+
+    class Stuck(Endless):
+        def __iter__(self):
+            yield batch
+            yield batch
+            os.kill(os.getpid(), number)
+            released.wait()
+
+    try:
+        run = make_run(dataset=make_stream(Stuck()), max_steps=9)
+        summary = train(run, tmp_path)
+    finally:
+        released.set()
+    assert summary["status"] == "interrupted"
+    assert summary["steps"] <= 2
+    resumed = make_run(dataset=make_stream(Endless(batch)), max_steps=9)
+    assert train(resumed, tmp_path, resume=True)["status"] == "finished"
+
+
+def test_no_more_is_read_than_is_needed_soon(make_run, make_stream, batch, tmp_path):
+    """The step in flight and its successor have theirs; one is held back, one may be on its way."""
+    source, leads = Endless(batch), []
+
+    class Watch(AbstractRecorder):
+        def begin(self, folder, config, steps):
+            pass
+
+        def end(self, summary):
+            pass
+
+        def record(self, record):
+            leads.append(source.read - record["step"])
+
+    train(make_run(dataset=make_stream(source), max_steps=9, recorders={"w": Watch()}), tmp_path)
+    assert len(leads) == 9
+    assert max(leads) <= AHEAD + 4
+
+
+def test_what_was_prefetched_comes_in_order_and_the_thread_ends():
+    never = lambda: False  # noqa: E731
+    with Prefetched(iter(range(100))) as ahead:
+        taken = [ahead.next(never) for _ in range(50)]
+    assert taken == list(range(50))
+    assert all(b - a == 1 for a, b in pairwise(taken))
+    assert not alive()
+    with Prefetched(iter(())) as ahead:
+        assert ahead.next(lambda: True) is None
+
+
+class Stated(Placed):
+    """With a state of any kind."""
+
+    kept = None
+
+    def get_state(self):
+        return self.kept
+
+
+def test_a_state_is_json_or_bytes(make_stream, dataset):
+    stated = Stated(dataset.train, SEED, SIZE)
+    stated.kept = np.int64(3)
+    with pytest.raises(DatasetError, match="`get_state` of the iterator of the stream `own` must"):
+        make_stream(stated)
+
+
+class InBytes(Placed):
+    def get_state(self):
+        return str(self.step).encode()
+
+    def set_state(self, state):
+        self.step = int(state.decode())
+
+
+def test_a_state_in_bytes_is_kept(make_run, make_stream, dataset, whole, tmp_path):
+    for resume, steps in ((False, 7), (True, 20)):
+        stream = make_stream(InBytes(dataset.train, SEED, SIZE))
+        train(make_run(dataset=stream, max_steps=steps), tmp_path, resume=resume)
+    assert (tmp_path / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+
+
+def test_what_can_be_read_once_is_refused(make_stream, batch):
+    with pytest.raises(DatasetError, match=r"`Stream\(train=...\)` must begin anew .* `generator`"):
+        make_stream(iter([batch]) and (each for each in [batch]))
+
+
+def test_what_begins_only_once_is_named(make_run, make_stream, batch, tmp_path):
+    class Once(Given):
+        def __iter__(self):
+            begun, self.times = getattr(self, "times", 0), getattr(self, "times", 0) + 1
+            return iter(self.batches if begun < 2 else ())  # the first time is for the shapes
+
+    with pytest.raises(DatasetError, match="`own` has no whole batch in its pass 2"):
+        train(make_run(dataset=make_stream(Once(batch)), max_steps=9), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "train_part", "said"),
+    [
+        ({"batch_size": 100}, "batches", "`batch_size` must be the number .* `own`, 256, or null"),
+        ({"batch_size": None}, "rows", "`batch_size` must be a number for the dataset `own`"),
+        ({"batch_size": 2000}, "rows", "at most the number of training examples, 1437, got 2000"),
+        ({}, "empty", r"`Stream\(train=...\)` yields no batch in the stream `own`"),
+    ],
+)
+def test_what_cannot_work_is_refused_before(
+    settings, train_part, said, make_run, make_stream, dataset, batch, tmp_path
+):
+    source = {"batches": [batch], "rows": Rows(dataset.train), "empty": []}[train_part]
+    with pytest.raises((ValueError, DatasetError), match=said):
+        train(make_run(dataset=make_stream(source), **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_size_may_be_the_streams_own(make_run, make_stream, batch, tmp_path):
+    run = make_run(dataset=make_stream([batch]), batch_size=None, epochs=2)
+    assert train(run, tmp_path)["steps"] == 2
+
+
+def test_rows_are_read_as_they_are_asked_for(dataset, tmp_path):
+    rows = mapped(dataset.train, tmp_path).subset(np.arange(100, 0, -1))
+    order = batch_indices(0, 0, 100, 10)[3]
+    for found, expected in zip(rows.subset(order)[2:5], dataset.train, strict=True):
+        np.testing.assert_array_equal(found, expected[100 - order[2:5]])
+    assert len(rows.subset(order)) == 10

@@ -1,0 +1,162 @@
+"""What each step of a run is given, and where the data stand after it."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from data import Drawn, Stream, batch_indices, passes
+
+from ._base import Run, Tally
+from .mesh import Placement
+from .prefetch import AHEAD, Prefetched
+from .sources import batch_shapes
+
+IN_FLIGHT = AHEAD + 3
+"""Batches of a stream that are on the device at once: two more in steps, one that is being put."""
+
+
+class Given(NamedTuple):
+    """What a step is given.
+
+    - `arrays`: the batch; or, where the data are on the device, the batches of its epoch, indices
+        `[batches, batch_size]`, of which it takes the one of its number; None: all data.
+    - `epochs`: passes over the training part when the step is over.
+    - `epoch_steps`: of an epoch that ends with the step, how many there were; else None.
+    - `place`: where the data stand then, as plain values; None where the number of steps says it.
+    """
+
+    arrays: PyTree[Array]
+    epochs: float
+    epoch_steps: int | None = None
+    place: dict[str, Any] | None = None
+
+
+class AbstractFeed(abc.ABC):
+    """Hands out what the steps are given, one after another; a context manager."""
+
+    shapes: PyTree[jax.ShapeDtypeStruct]
+    """Of all `Given.arrays`, on the devices."""
+
+    @abc.abstractmethod
+    def next(self, step: int) -> Given | None:
+        """What step number `step`, counted from 0, is given; None if the run is to end before it.
+
+        **Raises:** `data.DatasetError` where the source of a stream fails.
+        """
+
+    def __enter__(self) -> "AbstractFeed":
+        return self
+
+    def __exit__(self, *exception: object) -> None:  # noqa: B027 (nothing is to be ended)
+        pass
+
+
+def feed_of(
+    run: Run,
+    placement: Placement,
+    tally: Tally,
+    is_stopped: Callable[[], bool],
+    warn: Callable[[str], None],
+) -> AbstractFeed:
+    """The feed of a run, from where `tally` stands.
+
+    **Arguments:** `is_stopped`: whether a batch that is long in coming is still waited for; `warn`
+    is told what resuming has cost.
+    """
+    if isinstance(run.dataset, Stream):
+        return Streamed(run, run.dataset, placement, tally, is_stopped, warn)
+    return Resident(run, placement)
+
+
+class Resident(AbstractFeed):
+    """For data on the device: the batches of an epoch, sent once per epoch."""
+
+    def __init__(self, run: Run, placement: Placement):
+        self._run, self._placement, self._epoch = run, placement, -1
+        self._batches: Array | None = None
+        self._is_whole = run.settings.batch_size is None or run.dataset.num_train is None
+        self.shapes = None
+        if not self._is_whole:
+            shape = run.steps_per_epoch, run.settings.batch_size
+            self.shapes = placement.replicated_shape(jax.ShapeDtypeStruct(shape, jnp.int32))
+
+    def next(self, step: int) -> Given:
+        size = self._run.steps_per_epoch
+        assert size is not None, "all but streams know it"
+        ends = (step + 1) % size == 0
+        return Given(self._order(step // size), (step + 1) / size, size if ends else None)
+
+    def _order(self, epoch: int) -> Array | None:
+        if epoch != self._epoch and not self._is_whole:
+            settings, n = self._run.settings, self._run.dataset.num_train
+            assert n is not None
+            assert settings.batch_size is not None
+            order = batch_indices(settings.seed, epoch, n, settings.batch_size)
+            self._batches = self._placement.replicated(jnp.asarray(order, jnp.int32))
+        self._epoch = epoch
+        return self._batches
+
+
+class Streamed(AbstractFeed):
+    """For a stream: its batches, read and put on the devices ahead of time.
+
+    The place that goes with a batch is that after it, however far the stream has been read.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stream: Stream,
+        placement: Placement,
+        tally: Tally,
+        is_stopped: Callable[[], bool],
+        warn: Callable[[str], None],
+    ):
+        self._run, self._placement, self._is_stopped, self._warn = run, placement, is_stopped, warn
+        shapes = batch_shapes(stream, run.model, run.settings.batch_size)
+        self.shapes = placement.shared_out_shapes(shapes)
+        settings = run.settings
+        drawn = passes(
+            stream,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            steps=tally.steps,
+            place=tally.place,
+        )
+        self._ahead = Prefetched(map(self._on_device, drawn))
+
+    def next(self, step: int) -> Given | None:
+        del step
+        drawn = self._ahead.next(self._is_stopped)
+        if drawn is None or drawn.epoch >= self._run.settings.epochs:
+            return None
+        if drawn.warning:
+            self._warn(drawn.warning)
+        ends = drawn.number if drawn.is_last else None
+        return Given(drawn.batch, self._epochs(drawn), ends, drawn.place)
+
+    def __enter__(self) -> "Streamed":
+        self._ahead.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ahead.__exit__(*exception)
+
+    def _on_device(self, drawn: Drawn) -> Drawn:
+        def typed(array: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
+            return array.astype(like.dtype, copy=False)
+
+        batch = jax.tree.map(typed, drawn.batch, self.shapes)
+        return drawn._replace(batch=self._placement.shared_out(batch))
+
+    def _epochs(self, drawn: Drawn) -> float:
+        """The passes that are over after a batch; whole ones where their length is not known."""
+        size = self._run.steps_per_epoch
+        if drawn.is_last or size is None:
+            return float(drawn.epoch + drawn.is_last)
+        return (drawn.epoch * size + drawn.number) / size
