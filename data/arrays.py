@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ._base import Dataset, DatasetError
+from ._own import existing, num_train
 from .rows import Rows
 from .splits import shuffled_numbers, shuffled_split
 from .stream import Stream
 
-TEST_FRACTION = 0.2
 PARTS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 WHOLE = ("inputs", "targets")
 
@@ -56,31 +56,6 @@ def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset
         a, b, c, d = (found[name] for name in PARTS)
         train, held = (a, b), (c, d)
     return Dataset(place.stem, train, held, train[0].shape[1:], _output_size(found))
-
-
-def existing(path: str | Path | None, function: str, kind: str) -> Path:
-    """`path`, which the user has given to `function`, as one that exists."""
-    if path is None:
-        raise DatasetError(f"`{function}(path=...)` must be {kind}, got None: set `dataset.path`.")
-    file = Path(path).expanduser().absolute()
-    if not file.exists():
-        raise DatasetError(f"`{function}(path=...)` must be {kind}, got `{file}`: no such file.")
-    return file
-
-
-def num_train(n: int, test: float | None, source: Path) -> int:
-    """How many of `n` examples are left to train."""
-    fraction = TEST_FRACTION if test is None else test
-    is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not is_number or not 0 < fraction < 1:
-        raise DatasetError(f"`test` must be a fraction between 0 and 1, got {fraction!r}.")
-    held = round(fraction * n)
-    if not 0 < held < n:
-        raise DatasetError(
-            f"`test={fraction:g}` of the {n} examples of `{source}` are {held}; at least one must "
-            "be cut off to test and at least one left to train."
-        )
-    return n - held
 
 
 def _read_by_batch(found: _Arrays, test: float | None, folder: Path) -> Stream:

@@ -139,12 +139,18 @@ def as_batch(given: Any) -> PyTree[np.ndarray]:
     """A batch as the objectives take it, in memory of its own.
 
     What yields batches may use its memory again for the next.
+
+    **Raises:** `TypeError` for a leaf that is not made of numbers.
     """
     if isinstance(given, list | tuple):
         return tuple(as_batch(each) for each in given)
     if isinstance(given, dict):
         return {name: as_batch(each) for name, each in given.items()}
-    return np.array(given)
+    # Tensors of PyTorch take no `copy`: as an array first.
+    array = np.asarray(given)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"a batch must be made of arrays of numbers, got `{type(given).__name__}`")
+    return array.copy()
 
 
 def batches_of(stream: Stream, part: StreamPart) -> Iterator[PyTree[np.ndarray]]:

@@ -131,6 +131,39 @@ def test_a_source_may_use_its_memory_again(make_run, make_stream, dataset, tmp_p
     assert (tmp_path / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
 
 
+class Tensor:
+    """Like one of PyTorch: no array, but it makes one."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None):
+        return self.array
+
+
+def test_a_loader_of_tensors(make_run, make_stream, dataset, tmp_path, whole):
+    class Loader(Batches):
+        def __iter__(self):
+            for batch in Batches.__iter__(self):
+                yield [Tensor(leaf) for leaf in batch]
+
+    stream = make_stream(Loader(dataset.train, SEED, SIZE))
+    train(make_run(dataset=stream), tmp_path)
+    assert (tmp_path / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+
+
+@pytest.mark.usefixtures("x64")
+def test_batches_are_in_the_precision_of_the_run(make_run, make_net, dataset, tmp_path):
+    """Which may be that of the thread that trains alone, not of the one that reads."""
+    model = make_net(10)
+    assert model.mlp.layers[0].weight.dtype == np.float64
+    stream = stream_of(dataset, "rows", SEED, SIZE, tmp_path / "files")
+    for name, of in (("memory", dataset), ("rows", stream)):
+        train(make_run(model=model, dataset=of, epochs=1), tmp_path / name)
+    models = [(tmp_path / name / "model.eqx").read_bytes() for name in ("memory", "rows")]
+    assert models[0] == models[1]
+
+
 def reshaped(batch):
     x, y = batch
     return {
@@ -267,12 +300,14 @@ def test_what_begins_only_once_is_named(make_run, make_stream, batch, tmp_path):
         ({"batch_size": None}, "rows", "`batch_size` must be a number for the dataset `own`"),
         ({"batch_size": 2000}, "rows", "at most the number of training examples, 1437, got 2000"),
         ({}, "empty", r"`Stream\(train=...\)` yields no batch in the stream `own`"),
+        ({}, "text", "failed at batch 1: TypeError: a batch must be made of arrays of numbers"),
     ],
 )
 def test_what_cannot_work_is_refused_before(
     settings, train_part, said, make_run, make_stream, dataset, batch, tmp_path
 ):
-    source = {"batches": [batch], "rows": Rows(dataset.train), "empty": []}[train_part]
+    source = {"batches": [batch], "rows": Rows(dataset.train), "empty": []}
+    source = (source | {"text": [("a", "b")]})[train_part]
     with pytest.raises((ValueError, DatasetError), match=said):
         train(make_run(dataset=make_stream(source), **settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
