@@ -108,7 +108,7 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
     iterator = stream.begin("train")
     if isinstance(iterator, KeepsPlace):
         if "state" in place:
-            iterator.set_state(_places.read(place["state"]))
+            _restore(stream, iterator, place["state"])
         return iterator, ""
     began, read = time.perf_counter(), 0
     for epoch in range(place["epoch"]):
@@ -124,6 +124,16 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
         f"{time.perf_counter() - began:.1f} s: iterators with `get_state` and `set_state` go on "
         "at once."
     )
+
+
+def _restore(stream: Stream, iterator: KeepsPlace, state: Any) -> None:
+    try:
+        iterator.set_state(_places.read(state))
+    except Exception as error:  # whatever an iterator raises
+        raise DatasetError(
+            f"The stream `{stream.name}` does not go on from where it stood: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _replayed(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:

@@ -278,6 +278,22 @@ def test_a_state_in_bytes_is_kept(make_run, make_stream, dataset, whole, tmp_pat
     assert (tmp_path / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
 
 
+class Changed(Placed):
+    """Of a version that does not know the state of the one before."""
+
+    def set_state(self, state):
+        if state["step"]:
+            raise KeyError("place")
+
+
+def test_a_state_that_is_not_taken_is_one_sentence(make_run, make_stream, dataset, tmp_path):
+    before, after = (make_stream(kind(dataset.train, SEED, SIZE)) for kind in (Placed, Changed))
+    train(make_run(dataset=before, max_steps=2), tmp_path)
+    said = "The stream `own` does not go on from where it stood: KeyError: 'place'"
+    with pytest.raises(DatasetError, match=said):
+        train(make_run(dataset=after, max_steps=4), tmp_path, resume=True)
+
+
 def test_what_can_be_read_once_is_refused(make_stream, batch):
     with pytest.raises(DatasetError, match=r"`Stream\(train=...\)` must begin anew .* `generator`"):
         make_stream(iter([batch]) and (each for each in [batch]))
