@@ -22,8 +22,8 @@ class _Raised(NamedTuple):
 class Prefetched(Generic[T]):
     """Takes the items of an endless iterator in one background thread, a few ahead of their use.
 
-    The thread ends when the context is left. An iterator that does not return by then is not waited
-    for, and does not keep the process alive.
+    The thread ends when the context is left. If the iterator is long in returning then, it is not
+    waited for: the thread ends when it returns, and does not keep the process alive.
     """
 
     def __init__(self, items: Iterator[T]):

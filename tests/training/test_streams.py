@@ -56,7 +56,11 @@ def batch(dataset):
 
 
 def alive() -> bool:
-    return any(thread.name == "prefetch" for thread in threading.enumerate())
+    """Whether a thread reads on, or waits, once its source has returned."""
+    ours = [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    for thread in ours:
+        thread.join(60)
+    return any(thread.is_alive() for thread in ours)
 
 
 @pytest.mark.parametrize("kind", slow_but(["rows", "iterable"], KINDS))
