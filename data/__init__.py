@@ -14,6 +14,7 @@ from .mnist10k import mnist10k as mnist10k
 from .parts import first_of as first_of, held_out as held_out
 from .passes import Drawn as Drawn, passes as passes
 from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
+from .redrawn import Redrawn as Redrawn
 from .rows import Rows as Rows
 from .stream import (
     KeepsPlace as KeepsPlace,

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ._base import Dataset
+from .redrawn import Redrawn
+from .stream import Stream
 
 Points = Float[np.ndarray, "n d"]
 Values = Float[np.ndarray, "n 1"]
@@ -18,26 +20,25 @@ TEST_SEED = 2**32
 def equation(
     name: str,
     draw: Callable[[np.random.Generator], dict[str, Term]],
+    reference: Term,
     *,
     seed: int,
-    reference: Term,
-) -> Dataset:
+    resample_every: int | None,
+) -> Dataset | Stream:
     """The dataset of an equation for a function of d coordinates.
 
     **Arguments:**
 
     - `draw`: random points and the right-hand sides there, per term.
-    - `seed`: of the points to train at. Those to test at are always the same.
     - `reference`: points, and the solution u* there.
+    - `seed`: of the points to train at. Those to test at are always the same.
+    - `resample_every`: points to train at are drawn anew for every so many steps; None: once.
     """
-    return Dataset(
-        name,
-        draw(np.random.default_rng(seed)),
-        draw(np.random.default_rng(TEST_SEED)),
-        input_shape=(reference[0].shape[1],),
-        output_size=1,
-        reference=reference,
-    )
+    test, shape = draw(np.random.default_rng(TEST_SEED)), reference[0].shape[1:]
+    if resample_every is None:
+        train = draw(np.random.default_rng(seed))
+        return Dataset(name, train, test, shape, 1, reference)
+    return Stream(name, Redrawn(draw, seed, resample_every), test, shape, 1, reference)
 
 
 def on_side(points: Points, axis: int, position: float) -> Points:

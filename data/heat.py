@@ -4,14 +4,15 @@ import numpy as np
 
 from ._base import Dataset
 from ._collocation import Points, Term, Values, equation, grid, on_side
+from .stream import Stream
 
 
-def heat(seed: int) -> Dataset:
+def heat(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """∂u/∂t = ¼ ∂²u/∂x² for (t, x) in the unit square; u* = exp(−π²t/4) sin πx.
 
     Terms `interior` (900 points, target 0) and `boundary`: 60 points at t = 0 with u*, and 30 on
-    each side, x = 0 and x = 1, with 0. All are uniform and drawn from `seed`; in float64. The
-    reference is u* on a grid of 200 × 200 points.
+    each side, x = 0 and x = 1, with 0. All are uniform and drawn from `seed`, anew for every
+    `resample_every` steps; in float64. The reference is u* on a grid of 200 × 200 points.
     """
 
     def solution(x: Points) -> Values:
@@ -29,4 +30,6 @@ def heat(seed: int) -> Dataset:
         }
 
     points = grid(200)
-    return equation("heat", draw, seed=seed, reference=(points, solution(points)))
+    return equation(
+        "heat", draw, seed=seed, reference=(points, solution(points)), resample_every=resample_every
+    )

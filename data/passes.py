@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from . import _places
 from ._base import DatasetError
 from .batches import batch_indices
+from .redrawn import Redrawn
 from .rows import Rows
 from .stream import KeepsPlace, Stream, next_batch
 
@@ -49,6 +50,8 @@ def passes(
     if isinstance(stream.train, Rows):
         assert batch_size is not None, "`preflight` refuses all examples at every step"
         return _shuffled(stream.train, seed, batch_size, steps)
+    if isinstance(stream.train, Redrawn):
+        return (Drawn(stream.train.at(step), step, 1, True) for step in count(steps))
     return _iterated(stream, place or {"epoch": 0, "batches": 0})
 
 

@@ -4,13 +4,15 @@ import numpy as np
 
 from ._base import Dataset
 from ._collocation import Points, Term, Values, equation, grid, on_side
+from .stream import Stream
 
 
-def poisson2d(seed: int) -> Dataset:
+def poisson2d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """−Δu = 2π² sin πx sin πy on the unit square, u = 0 on its boundary; u* = sin πx sin πy.
 
     Terms `interior` (900 points, target −Δu) and `boundary` (30 points on each side, target u),
-    uniform and drawn from `seed`; in float64. The reference is u* on a grid of 200 × 200 points.
+    uniform and drawn from `seed`, anew for every `resample_every` steps; in float64. The reference
+    is u* on a grid of 200 × 200 points.
     """
 
     def solution(x: Points) -> Values:
@@ -30,14 +32,16 @@ def poisson2d(seed: int) -> Dataset:
         }
 
     points = grid(200)
-    return equation("poisson2d", draw, seed=seed, reference=(points, solution(points)))
+    reference = points, solution(points)
+    return equation("poisson2d", draw, reference, seed=seed, resample_every=resample_every)
 
 
-def poisson5d(seed: int) -> Dataset:
+def poisson5d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """−Δu = π² Σ_i cos πx_i on the unit cube of R⁵, u = u* on its boundary; u* = Σ_i cos πx_i.
 
     Terms `interior` (3,000 points, target −Δu) and `boundary` (500 points, target u), uniform and
-    drawn from `seed`; in float64. The reference is u* at 10,000 uniform points.
+    drawn from `seed`, anew for every `resample_every` steps; in float64. The reference is u* at
+    10,000 uniform points.
     """
 
     def solution(x: Points) -> Values:
@@ -53,4 +57,5 @@ def poisson5d(seed: int) -> Dataset:
         }
 
     points = np.random.default_rng(0).uniform(size=(10_000, 5))
-    return equation("poisson5d", draw, seed=seed, reference=(points, solution(points)))
+    reference = points, solution(points)
+    return equation("poisson5d", draw, reference, seed=seed, resample_every=resample_every)

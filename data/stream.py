@@ -43,9 +43,9 @@ class Stream:
 
     - `name`: what reports call it.
     - `train`: `Rows`, which a run takes in batches of its `batch_size`, in the order that arrays in
-        memory have. Or what yields the batches of a pass each time that it is iterated over: a
-        list, a PyTorch `DataLoader`, a dataset of `grain`, any object with `__iter__`. Or an
-        iterator that keeps its place, see `KeepsPlace`.
+        memory have. Or `Redrawn`, of which a step takes all. Or what yields the batches of a pass
+        each time that it is iterated over: a list, a PyTorch `DataLoader`, a dataset of `grain`,
+        any object with `__iter__`. Or an iterator that keeps its place, see `KeepsPlace`.
     - `test`, `validation`: arrays, as those of a `Dataset`; or as `train`. None where there is no
         validation part.
     - `input_shape`, `output_size`, `reference`: as those of a `Dataset`.

@@ -6,8 +6,6 @@ python -m experiments.physics --runs outputs/physics --into docs/results
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +13,13 @@ from experiments import markdown
 from training import machine
 
 from . import figure
+from .runs import adam, by_adam, curve, gauss_newton, resampled, summary, train, training_seconds
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ("poisson2d", "heat", "poisson5d")
 LEVELS = (1e-4, 1e-6)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 PROBE_STEPS = 100
 """Steps of the run of Adam that tells how long one takes."""
-
-
-def train(folder: Path, *overrides: str) -> Path:
-    """Run `train.py` in `folder`, or finish the run that is there already; returns `folder`."""
-    if not (folder / "summary.json").exists() or summary(folder)["status"] != "finished":
-        begun = (folder / "config.yaml").exists()
-        how = [f"resume={folder}"] if begun else [*overrides, f"hydra.run.dir={folder}"]
-        command = [sys.executable, str(ROOT / "train.py"), *how]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run."""
-    return json.loads((folder / "summary.json").read_text())
-
-
-def curve(folder: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, error) wherever a run was evaluated; compilation is not counted."""
-    compiling = summary(folder)["compile_seconds"]
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [
-        (record["step"], record["seconds"] - compiling, record["test"]["l2_error"])
-        for record in records
-        if "test" in record
-    ]
-
-
-def training_seconds(folder: Path) -> float:
-    """The time of a run's steps, without compilation and evaluation."""
-    found = summary(folder)
-    return found["seconds"] - found["compile_seconds"]
-
-
-def gauss_newton(runs: Path, experiment: str, seed: int) -> Path:
-    """The run of the experiment as it is."""
-    return train(runs / f"{experiment}_{seed}", f"experiment={experiment}", f"seed={seed}")
-
-
-def adam(
-    runs: Path, experiment: str, seed: int, *, rate: float, seconds: float, per_step: float
-) -> Path:
-    """The same experiment by Adam, for about as many seconds."""
-    steps = max(1, round(seconds / per_step))
-    return train(
-        runs / f"{experiment}_adam_{rate:g}_{seed}",
-        *_by_adam(experiment, seed, rate, steps),
-        f"evaluate_every={max(1, steps // 100)}",
-    )
-
-
-def _by_adam(experiment: str, seed: int, rate: float, steps: int) -> tuple[str, ...]:
-    return (
-        f"experiment={experiment}",
-        f"seed={seed}",
-        "optimiser=adam",
-        "~optimiser.max_search_steps",
-        f"optimiser.transformation.learning_rate={rate}",
-        f"epochs={steps}",
-    )
 
 
 def measure(runs: Path, experiment: str, seeds: range) -> dict[str, list[Path]]:
@@ -90,19 +28,20 @@ def measure(runs: Path, experiment: str, seeds: range) -> dict[str, list[Path]]:
     seconds = [training_seconds(run) for run in ours]
     probe = train(
         runs / f"{experiment}_adam_probe",
-        *_by_adam(experiment, seeds[0], RATES[0], PROBE_STEPS),
+        *by_adam(experiment, seeds[0], RATES[0], PROBE_STEPS),
         "evaluate_every=null",
     )
     per_step = training_seconds(probe) / PROBE_STEPS
 
-    def by_adam(number: int, rate: float) -> Path:
+    def at_rate(number: int, rate: float) -> Path:
         seed, budget = seeds[number], seconds[number]
         return adam(runs, experiment, seed, rate=rate, seconds=budget, per_step=per_step)
 
-    best = min(RATES, key=lambda rate: summary(by_adam(0, rate))["train_loss"])
+    best = min(RATES, key=lambda rate: summary(at_rate(0, rate))["train_loss"])
     return {
         "gauss_newton": ours,
-        f"adam({best:g})": [by_adam(number, best) for number in range(len(seeds))],
+        "gauss_newton, fresh points": [resampled(runs, experiment, seed) for seed in seeds],
+        f"adam({best:g})": [at_rate(number, best) for number in range(len(seeds))],
     }
 
 

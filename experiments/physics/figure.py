@@ -16,7 +16,7 @@ Curve = list[tuple[int, float, float]]
 
 _REFERENCES = {"poisson2d": data.poisson2d, "heat": data.heat, "poisson5d": data.poisson5d}
 _AXES = {"poisson2d": ("x", "y"), "heat": ("t", "x")}
-_COLOURS = ("tab:blue", "tab:orange")
+_COLOURS = ("tab:blue", "tab:green", "tab:orange")
 
 
 def draw(file: Path, experiment: str, curves: dict[str, list[Curve]], run: Path) -> None:
@@ -39,6 +39,12 @@ def draw(file: Path, experiment: str, curves: dict[str, list[Curve]], run: Path)
         axes[3].set(xlabel="u − u*", ylabel="points", title="u − u*, seed 0")
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def trained(run: Path, dimensions: int) -> MLP:
+    """The model that a run has left."""
+    like = MLP((dimensions,), 1, width=64, depth=1, activation=jnp.tanh, key=jax.random.key(0))
+    return eqx.tree_deserialise_leaves(run / "model.eqx", like)
 
 
 def _convergence(axis: Axes, curves: dict[str, list[Curve]], column: int, label: str) -> None:
@@ -87,7 +93,5 @@ def _reference(experiment: str) -> tuple[np.ndarray, np.ndarray]:
 def _outputs(run: Path, inputs: np.ndarray) -> np.ndarray:
     """What a run gives at the points, by the weights that a run has left."""
     with jax.enable_x64(True):
-        shape = (inputs.shape[1],)
-        like = MLP(shape, 1, width=64, depth=1, activation=jnp.tanh, key=jax.random.key(0))
-        model = eqx.tree_deserialise_leaves(run / "model.eqx", like)
+        model = trained(run, inputs.shape[1])
         return np.asarray(jax.vmap(model)(jnp.asarray(inputs)))[:, 0]

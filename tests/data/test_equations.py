@@ -1,10 +1,13 @@
 """Laws of the datasets that are equations: points in and on the cube, and what is asked there."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
 import data
+from data import passes
 
 # Interior and boundary points, points of the reference, coordinates.
 CASES = {
@@ -99,6 +102,29 @@ def test_points_follow_the_seed_and_the_test_does_not(case):
     for term in ("interior", "boundary"):
         assert not np.array_equal(first.train[term][0], other.train[term][0])
         assert not np.array_equal(first.train[term][0], first.test[term][0])
+
+
+def test_points_drawn_anew_are_others_every_so_many_steps(case):
+    _, load, inside, *_ = case
+    stream = load(seed=0, resample_every=3)
+    assert (stream.num_train, stream.num_batches) == (None, 1)
+    drawn = passes(stream, seed=9, batch_size=None, steps=0, place=None)
+    taken = [each.batch["interior"][0] for each in itertools.islice(drawn, 7)]
+    assert all(len(x) == inside for x in taken)
+    same = [np.array_equal(one, other) for one, other in itertools.pairwise(taken)]
+    assert same == [True, True, False, True, True, False]
+    # No point is one of those to test at, of the fixed ones, or of another seed.
+    others = [load(seed=0).train, stream.test, load(seed=1, resample_every=3).train.at(0)]
+    for x in (taken[0], taken[3]):
+        assert not any(np.isin(x, part["interior"][0]).any() for part in others)
+    later = passes(stream, seed=9, batch_size=None, steps=5, place=None)
+    np.testing.assert_array_equal(next(later).batch["interior"][0], taken[5])
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "often"])
+def test_a_resampling_that_is_no_number_of_steps_is_refused(every):
+    with pytest.raises(data.DatasetError, match="`resample_every` must be a positive number"):
+        data.poisson2d(seed=0, resample_every=every)
 
 
 def test_the_reference_is_a_grid_with_its_edges():

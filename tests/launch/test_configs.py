@@ -145,6 +145,16 @@ def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
     assert job.config["dataset"]["seed"] == 3
 
 
+def test_points_drawn_anew_are_those_of_the_steps_that_are_left(train):
+    arguments = "experiment=poisson2d", "dataset.resample_every=2", "evaluate_every=null"
+    for folder, steps in (("whole", 5), ("parts", 3)):
+        done = train(*arguments, f"epochs={steps}", f"hydra.run.dir={folder}")
+        assert done.code == 0, done.err
+    assert train("resume=parts", "epochs=5").code == 0
+    whole, parts = ((done.folder / name / "model.eqx") for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["poisson2d", "heat"])
 def test_a_physics_informed_network_finds_the_solution(name, train):
