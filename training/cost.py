@@ -34,12 +34,20 @@ class Cost(NamedTuple):
         return self.step + self.turn * max(solver_steps - 1, 0)
 
 
-def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True, devices: int = 1) -> Cost:
+def cost_of(
+    run: Run,
+    step: jax.stages.Compiled,
+    *,
+    solves: bool = True,
+    devices: int = 1,
+    runs: int = 1,
+) -> Cost:
     """The cost of the compiled `step` of a run; NaN where XLA does not count.
 
     **Arguments:** `solves`: whether the step has an iterative solver. Without one `turn` is 0:
     tracing the products that it counts takes longer than all else in the start of a run by Adam.
-    `devices`: how many share the step; XLA counts what one of them does.
+    `devices`: how many share the step; XLA counts what one of them does. `runs`: of how many XLA
+    counts the step.
     """
     # Arguments, not constants: as constants they would give every value its own program.
     numbers, without_numbers = eqx.partition(run.optimiser.objective, eqx.is_array)
@@ -72,7 +80,7 @@ def cost_of(run: Run, step: jax.stages.Compiled, *, solves: bool = True, devices
             turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
         # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
         gradient = gradient.compile()
-    return Cost(devices * flops(step) / flops(gradient), turn)
+    return Cost(devices * flops(step) / (runs * flops(gradient)), turn)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -50,7 +50,8 @@ class Stepper:
     - `draw`: makes a batch of `data`, see `sources.Source`.
     - `placement`: the devices; every one has a share of each batch.
 
-    `leaves` is a list of all carried arrays; `replace` continues elsewhere.
+    `leaves` is a list of all carried arrays; `replace` continues elsewhere. `fixed` are the
+    arguments that do not change.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Stepper:
         self._placement = placement
         self.replace(copies)
         numbers, self._without_numbers = eqx.partition(optimiser, eqx.is_array)
-        self._fixed = placement.replicated(Fixed(numbers, jax.random.key(seed), data))
+        self.fixed = placement.replicated(Fixed(numbers, jax.random.key(seed), data))
         self._optimiser, self._draw = optimiser, draw
+        self._sentences: dict[int, str] = {}
+        self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
 
     def replace(self, leaves: list[Array]) -> None:
         """Continue with other carried arrays, of the same shapes."""
@@ -84,10 +87,8 @@ class Stepper:
         **Returns:** itself.
         """
         out = self._placement.of_step(self.leaves)
-        jitted = jax.jit(self._step, donate_argnums=0, out_shardings=out)
-        self._compiled = jitted.lower(self.leaves, self._fixed, given).compile()
-        self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
-        self._sentences: dict[int, str] = {}
+        jitted = jax.jit(self.stepped, donate_argnums=0, out_shardings=out)
+        self._compiled = jitted.lower(self.leaves, self.fixed, given).compile()
         return self
 
     def step(self, given: PyTree[Array]) -> Float[Array, " fields"]:
@@ -98,17 +99,17 @@ class Stepper:
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
         """
-        self.leaves, packed = self._compiled(self.leaves, self._fixed, given)
+        self.leaves, packed = self._compiled(self.leaves, self.fixed, given)
         return packed
 
     def gradient(self, given: PyTree[Array]) -> PyTree[Array]:
         """The gradient of the loss of the next step's batch; what is random is drawn anew."""
-        return self._gradient(self.leaves, self._fixed, given)
+        return self._gradient(self.leaves, self.fixed, given)
 
     def latest_batch(self, given: PyTree[Array]) -> tuple[PyTree[Array], PRNGKeyArray]:
         """The batch of the latest step and its key, provided that the step was rejected."""
         model, _, count = self._combined(self.leaves)
-        batch, _, key = self._batch(model, count - 1, self._fixed, given)
+        batch, _, key = self._batch(model, count - 1, self.fixed, given)
         return batch, key
 
     def read(self, packed: Float[Array, " fields"]) -> dict[str, Any]:
@@ -147,9 +148,10 @@ class Stepper:
     def _combined(self, leaves: list[Array]) -> tuple[eqx.Module, PyTree, Array]:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
-    def _step(
+    def stepped(
         self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]
     ) -> tuple[list[Array], Float[Array, " fields"]]:
+        """What is compiled: the leaves after a step, and its record for `read`."""
         model, state, count = self._combined(leaves)
         batch, numbers, key = self._batch(model, count, fixed, given)
         optimiser = eqx.combine(fixed.optimiser, self._without_numbers)

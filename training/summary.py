@@ -44,7 +44,8 @@ class Summary(TypedDict):
     - `status`, `reason` (unless finished), `exit_code`: how it ended.
     - `steps`, `epochs`: steps taken, and the passes over the training part that they are.
     - `rejected`: those of the steps that left the weights as they were.
-    - `seconds`: spent in training, compilation included, over all resumptions.
+    - `seconds`: spent in training, compilation included, over all resumptions. Of a program that
+      trains several runs, each has spent the same share.
     - `compile_seconds`: of them, compiling the step.
     - `gradient_equivalents`, `gradient_equivalents_per_step`: operations in gradients of the loss
       on the same batch, in all and on average, see `cost.Cost`; NaN where they are not known.
@@ -53,6 +54,7 @@ class Summary(TypedDict):
     - `validation_loss`, `validation`: the same of the validation part, where one is held out.
     - `best`: the best state on the way, not chosen by the test part; None where there is none.
     - `machine`, `git`: device and versions, and the commit of the code.
+    - `vectorised`: how many runs shared the program, where there were several.
     - `curvature`: the run's label; `seed`; `parameters`: the number of floating-point weights.
     """
 
@@ -75,6 +77,7 @@ class Summary(TypedDict):
     rejected: int
     parameters: int
     best: Best | None
+    vectorised: NotRequired[int]
     machine: dict[str, Any]
     git: dict[str, Any] | None
 
@@ -90,6 +93,7 @@ def summarise(
     tally: Tally,
     outcome: Outcome,
     *,
+    runs: int = 1,
     judged_by: str | None = None,
     train: Mapping[str, float] = MappingProxyType({}),
     validation: Mapping[str, float] = MappingProxyType({}),
@@ -97,8 +101,9 @@ def summarise(
 ) -> Summary:
     """Put a summary together.
 
-    **Arguments:** `judged_by`: see `AbstractEvaluator.judges_by`; `train`, `validation`, `test`:
-    what `evaluate` returned, if anything.
+    **Arguments:** `runs`: how many shared the program; `judged_by`: see
+    `AbstractEvaluator.judges_by`; `train`, `validation`, `test`: what `evaluate` returned, if
+    anything.
     """
     spent = tally.gradient_equivalents
     best = None
@@ -121,6 +126,7 @@ def summarise(
         "best": best,
         "rejected": tally.rejected,
         "parameters": run.parameters,
+        **({"vectorised": runs} if runs > 1 else {}),
         **described(),
     }
     if outcome.reason:

@@ -102,7 +102,7 @@ def test_a_profile_is_a_trace_that_can_be_looked_at(make_run, tmp_path):
 
 def test_warnings_of_a_resumed_run(make_run, tmp_path, capsys, monkeypatch):
     train(make_run(max_steps=7), tmp_path)
-    monkeypatch.setattr("training.run.versions", lambda: {"jax": "99"})
+    monkeypatch.setattr("training.writer.versions", lambda: {"jax": "99"})
     train(make_run(quiet=True), tmp_path, resume=True)
     out, err = capsys.readouterr()
     assert "now 99" in err

@@ -1,0 +1,80 @@
+"""What the loop steps: one run, or several at once."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PyTree
+
+from .stepper import Stepper
+
+
+class AbstractProgram(abc.ABC):
+    """The compiled step of one run or of several, which are at the same step."""
+
+    @abc.abstractmethod
+    def compile(self, given: PyTree[jax.ShapeDtypeStruct]) -> None:
+        """Compile for what a step of one run is given, of these shapes."""
+
+    @abc.abstractmethod
+    def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, "..."]:
+        """Take one step of every run, without waiting for it.
+
+        **Arguments:** `given`: for each run what `Stepper.step` takes.
+        """
+
+    @abc.abstractmethod
+    def read(self, packed: Float[Array, "..."]) -> Sequence[dict[str, Any]]:
+        """Wait for a step; return what `Stepper.read` does, for each run."""
+
+    @abc.abstractmethod
+    def show(self) -> None:
+        """Bring each run's `Stepper` to the latest step, where its arrays can be looked at."""
+
+    @property
+    @abc.abstractmethod
+    def compiled(self) -> jax.stages.Compiled:
+        """The compiled step."""
+
+    @property
+    @abc.abstractmethod
+    def counted(self) -> int:
+        """Of how many runs XLA counts the operations in `compiled`."""
+
+    @property
+    @abc.abstractmethod
+    def solves(self) -> bool:
+        """As `Stepper.solves`."""
+
+
+class Alone(AbstractProgram):
+    """The program of one run: its stepper's."""
+
+    def __init__(self, stepper: Stepper):
+        self._stepper = stepper
+
+    def compile(self, given: PyTree[jax.ShapeDtypeStruct]) -> None:
+        self._stepper.compile(given)
+
+    def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, " fields"]:
+        (arrays,) = given
+        return self._stepper.step(arrays)
+
+    def read(self, packed: Float[Array, " fields"]) -> list[dict[str, Any]]:
+        return [self._stepper.read(packed)]
+
+    def show(self) -> None:
+        """Nothing is to be done: the stepper itself steps."""
+
+    @property
+    def compiled(self) -> jax.stages.Compiled:
+        return self._stepper.compiled
+
+    @property
+    def counted(self) -> int:
+        return 1
+
+    @property
+    def solves(self) -> bool:
+        return self._stepper.solves

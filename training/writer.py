@@ -1,0 +1,252 @@
+"""What is written down of a run in its folder, while it goes on and when it ends."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+
+from . import folder as files
+from ._base import Run, Tally
+from .arrays import ArraysOfSteps
+from .checkpoint import Checkpoints
+from .clock import Clock
+from .digest import digest_of_config
+from .evaluate import AbstractEvaluator
+from .exit_codes import ExitCode
+from .feed import AbstractFeed, Given, feed_of
+from .log import Log
+from .machine import versions
+from .mesh import Placement
+from .nan import NOT_FINITE, origin_of_nan
+from .progress import Bar, Lines, progress, report
+from .provenance import write_provenance
+from .recorders import Guarded
+from .records import Records
+from .settings import CHANGEABLE
+from .stepper import Stepper
+from .summary import Outcome, Summary, entries, summarise
+
+
+class Writer:
+    """Writes down one run: its steps, its best state, its checkpoints and its summary.
+
+    **Arguments:**
+
+    - `run`, `folder`: what is trained, and where it is written down.
+    - `stepper`: its arrays, wherever the run stands.
+    - `evaluator`: of its models.
+    - `records`, `log`: open.
+    - `resume`: bring `stepper` to the newest checkpoint in the folder.
+    - `runs`: how many share the program.
+
+    `tally` says where the run stands; `summary` is None until the run has ended.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        stepper: Stepper,
+        evaluator: AbstractEvaluator,
+        records: Records,
+        log: Log,
+        *,
+        resume: bool = False,
+        runs: int = 1,
+    ):
+        self.run, self.folder, self._stepper, self._evaluator = run, folder, stepper, evaluator
+        self._records, self._log, self._resume, self._runs = records, log, resume, runs
+        self._recorders = Guarded(run.recorders, log)
+        self._arrays = ArraysOfSteps(stepper, self._recorders)
+        self._checkpoints = Checkpoints(
+            folder / files.CHECKPOINTS,
+            digest_of_config(run.config, but=CHANGEABLE),
+            versions(),
+            run.settings.keep_checkpoints,
+        )
+        log.open(folder)
+        self.tally = _restored(self._checkpoints, stepper, log) if resume else Tally()
+        self.summary: Summary | None = None
+
+    def begin(self, plan: str, warning: str | None) -> None:
+        """Write what is known before the first step.
+
+        **Arguments:** `plan`: a line on what will run; `warning`: another, if there is one.
+        """
+        if self._resume:
+            self._records.rewind(self.tally.steps)
+        files.write_config(self.folder, self.run.config)
+        write_provenance(self.folder)
+        self._log.say(plan)
+        if warning is not None:
+            self._log.warn(warning)
+        self._recorders.tell(
+            lambda recorder: recorder.begin(self.folder, self.run.config, self.tally.steps)
+        )
+
+    def fed(self, placed: Placement, is_stopped: Callable[[], bool]) -> AbstractFeed:
+        """What the steps to come are given, while it is entered; `is_stopped`: see `feed_of`."""
+        return feed_of(self.run, placed, self.tally, is_stopped, self._log.warn)
+
+    def shown(self) -> Bar | Lines:
+        """The display of the steps: they are shown while it is entered."""
+        self._display = progress(self._log, self.run.label, self.run.total_steps)
+        return self._display
+
+    def wants_arrays(self, step: int) -> bool:
+        """Whether a recorder wants the arrays of step number `step`."""
+        return bool(self._recorders.wanting_arrays(step))
+
+    def take_arrays(self, step: int, given: Given) -> None:
+        """Take the arrays that step number `step`, which is next, begins with."""
+        self._arrays.before(step, given.arrays)
+
+    def settle(self, info: dict[str, Any], given: Given, spent: float, clock: Clock) -> None:
+        """Write down a step that is over.
+
+        **Arguments:** `info`: what `Stepper.read` returned; `given`: what the step was given;
+        `spent`: gradient-equivalents.
+        """
+        self.tally.count(info, clock.seconds, spent)
+        self.tally.epochs, self.tally.place = given.epochs, given.place
+        if not info["result"]:
+            del info["result"]
+        record: dict[str, Any] = {
+            "step": self.tally.steps,
+            "epoch": self.tally.epochs,
+            "seconds": self.tally.seconds,
+            "gradient_equivalents": self.tally.gradient_equivalents,
+            **info,
+        }
+        with clock.apart():
+            if self._is_validated(self.tally.steps, given):
+                record.update(entries("validation", self._found(self._evaluator.validation)))
+            if self._is_tested(self.tally.steps):
+                record.update(entries("test", self._found(self._evaluator.test)))
+        self._records.write(record)
+        self._recorders.tell(lambda recorder: recorder.record(record))
+        self._arrays.after(self.tally.steps)
+        self._display.update(record)
+        self._judge(record, given)
+
+    def is_looked_at(self, step: int, given: Given) -> bool:
+        """Whether step number `step` may be the last, or its weights are looked at.
+
+        No other may follow before it is known.
+        """
+        settings = self.run.settings
+        return (
+            settings.stop_at_nan
+            or self.tally.rejected_in_a_row + 1 >= settings.max_rejections
+            or self.wants_arrays(step)
+            or (self._evaluator.judges_by == "train_loss" and given.epoch_steps is not None)
+            or self._is_validated(step, given)
+            or self._is_tested(step)
+        )
+
+    def diverged(self, given: Given) -> Outcome | None:
+        """How the run has ended, if the latest step has ended it."""
+        tally, settings = self.tally, self.run.settings
+        if settings.stop_at_nan and tally.rejected_in_a_row > 0 and tally.reason in NOT_FINITE:
+            return Outcome("diverged", ExitCode.FAILED, self._origin_of_nan(given))
+        if tally.rejected_in_a_row >= settings.max_rejections:
+            reason = f"Stopped after {settings.max_rejections} rejected steps in a row."
+            return Outcome("diverged", ExitCode.FAILED, f"{reason} {tally.reason}")
+        return None
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self._records.synchronise()
+        self._checkpoints.save(self.tally, self._stepper)
+
+    def end(self, outcome: Outcome) -> None:
+        """Write the final weights and the summary.
+
+        It has losses, unless a scheduler is waiting for this process to be gone.
+        """
+        model = self._stepper.evaluated
+        files.write_model(self.folder, model)
+        is_evaluated = outcome.exit_code is not ExitCode.RESUMABLE
+        parts = ("train", "validation", "test") if is_evaluated else ()
+        self._summarise(outcome, **{part: getattr(self._evaluator, part)(model) for part in parts})
+
+    def break_off(self, outcome: Outcome) -> None:
+        """Write the summary of a run that ends within a step; not where it has ended before."""
+        if self.summary is None:
+            self._summarise(outcome)
+
+    def tell_the_end(self) -> None:
+        """Tell the recorders that the run has ended."""
+        summary = self.summary
+        assert summary is not None, "`end` or `break_off` was called"
+        self._recorders.tell(lambda recorder: recorder.end(summary))
+
+    def close(self) -> Summary:
+        """Tell recorders and person that the run has ended, and how.
+
+        **Returns:** the summary.
+        """
+        self.tell_the_end()
+        assert self.summary is not None
+        report(self._log, self.summary, self.folder)
+        return self.summary
+
+    def _summarise(self, outcome: Outcome, **losses: dict[str, float]) -> None:
+        judged_by = self._evaluator.judges_by
+        self.summary = summarise(
+            self.run, self.tally, outcome, runs=self._runs, judged_by=judged_by, **losses
+        )
+        files.write_summary(self.folder, self.summary)
+
+    def _found(self, evaluate: Callable[[eqx.Module], dict[str, float]]) -> dict[str, float]:
+        return evaluate(self._stepper.evaluated)
+
+    def _judge(self, record: dict[str, Any], given: Given) -> None:
+        """Hold the state as the best, if its loss is the lowest so far.
+
+        That is the loss of the validation part; where there is none, the mean of the losses of an
+        epoch's batches, at the epoch's end.
+        """
+        loss = record.get("validation_loss")
+        if given.epoch_steps is not None:
+            mean = self.tally.end_epoch(given.epoch_steps)
+            if self._evaluator.judges_by == "train_loss":
+                loss = mean
+        if loss is not None and self.tally.improves(loss):
+            self._checkpoints.hold_best(self.tally, self._stepper)
+
+    def _origin_of_nan(self, given: Given) -> str:
+        batch, key = self._stepper.latest_batch(given.arrays)
+        origin = origin_of_nan(self.run.optimiser.objective, self._stepper.model, batch, key)
+        return f"Stopped at step {self.tally.steps}. {self.tally.reason} {origin}"
+
+    def _is_tested(self, step: int) -> bool:
+        every = self.run.settings.evaluate_every
+        return every is not None and step % every == 0
+
+    def _is_validated(self, step: int, given: Given) -> bool:
+        """Where the test part is evaluated, or else at the end of each epoch."""
+        if self._evaluator.judges_by != "validation_loss":
+            return False
+        no_interval = self.run.settings.evaluate_every is None
+        return given.epoch_steps is not None if no_interval else self._is_tested(step)
+
+
+def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
+    """The tally of the checkpoint that `stepper` is brought to; what is odd about it is said."""
+    restored = checkpoints.restore(stepper)
+    for reason in restored.refused:
+        log.warn(f"{reason} The one before it is used, of step {restored.tally.steps}.")
+    present = versions()
+    changed = [
+        f"{name} {then}, now {present.get(name, 'missing')}"
+        for name, then in restored.versions.items()
+        if then != present.get(name)
+    ]
+    if changed:
+        log.warn(
+            f"The run was checkpointed with {'; '.join(changed)}: it goes on, but perhaps not bit "
+            "for bit as it would have."
+        )
+    return restored.tally
