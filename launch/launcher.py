@@ -16,8 +16,9 @@ from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composit
 from .errors import ConfigError, Stopped, report, sentence
 from .explain import compose
 from .folders import new_launch_id, register_resolvers
+from .groups import Group, Planned, check_vectorised, put, run_groups
 from .instantiation import check_launcher
-from .job import Job, planned_job
+from .job import planned_job
 from .runner import JobRunner, Task
 from .runs import build
 from .sweep import Sweep, SweepJob
@@ -44,8 +45,10 @@ def launch(task: Task) -> int:
         else:
             composer = Composer(command)
             composition = compose(composer, command.overrides, multirun=command.multirun)
-            sweep = _check(composition, composer)
+            sweep, groups = _check(composition, composer)
             run = functools.partial(composer.run, runner, composition.multirun, command.overrides)
+            if any(len(group) > 1 for group in groups):
+                run = functools.partial(run_groups, groups, runner)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:
@@ -57,8 +60,11 @@ def launch(task: Task) -> int:
     return max([code, *codes])
 
 
-def _check(composition: Composition, composer: Composer) -> Sweep | None:
-    """Refuse what cannot be run; make the launch's folder as the last thing that may fail."""
+def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, list[Group]]:
+    """Refuse what cannot be run; make the launch's folder as the last thing that may fail.
+
+    **Returns:** the sweep, if it is one, and the jobs by programs.
+    """
     refuse_unused(composition, composer)
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
@@ -66,9 +72,16 @@ def _check(composition: Composition, composer: Composer) -> Sweep | None:
     if composition.multirun:
         check_launcher(composition.jobs[0])
     overrides = [list(composed.hydra.overrides.task) for composed in composition.jobs]
-    for job, given in zip(jobs, overrides, strict=True):
+    groups: list[Group] = []
+    for number, (job, composed, given) in enumerate(
+        zip(jobs, composition.jobs, overrides, strict=True)
+    ):
         try:
-            _check_job(job)
+            check_vectorised(job, composed, multirun=composition.multirun)
+            check_folder(job.folder, resume=job.resume)
+            run = build(job, shapes_only=True)
+            if put(Planned(number, given, job, run), groups):
+                preflight(run)  # of its group, one says all
         except Exception as error:
             if len(jobs) == 1:
                 raise
@@ -77,14 +90,9 @@ def _check(composition: Composition, composer: Composer) -> Sweep | None:
     folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
     make_folder(folder)
     if not composition.multirun:
-        return None
+        return None, groups
     planned = zip(overrides, jobs, strict=True)
-    return Sweep(folder, [SweepJob(given, job.folder) for given, job in planned])
-
-
-def _check_job(job: Job) -> None:
-    check_folder(job.folder, resume=job.resume)
-    preflight(build(job, shapes_only=True))
+    return Sweep(folder, [SweepJob(given, job.folder) for given, job in planned]), groups
 
 
 def _run(run: Callable[[], None], *, debug: bool) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,39 @@ class JobRunner:
     def __call__(self, config: DictConfig) -> Mapping[str, Any]:
         """Run one job; returns its summary."""
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
+        summaries = self.attempt([folder], lambda: [self._task(config)])
+        if summaries is None:
             _remove_if_empty(folder)
             return {"status": "not started"}
+        return summaries[0]
+
+    def attempt(
+        self, folders: Sequence[Path], task: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """Run the jobs of `folders`, which `task` does and returns the summaries of.
+
+        **Returns:** the summaries; None where the jobs were not started.
+        """
+        if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
+            return None
         try:
-            summary = self._task(config)
+            summaries = task()
         except KeyboardInterrupt:
-            summary = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")
+            stopped = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")
+            summaries = [stopped] * len(folders)
         except Exception as error:
             report(error, debug=self._debug)
-            with contextlib.suppress(OSError):  # of a full disk, which has been reported
-                (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)))
-            summary = _unhappy(ExitCode.FAILED, "failed", sentence(error))
-        if not (folder / SUMMARY).exists():
-            with contextlib.suppress(OSError):
-                write_summary(folder, summary)
-        self.codes.append(summary["exit_code"])
-        return summary
+            summaries = [_unhappy(ExitCode.FAILED, "failed", sentence(error))] * len(folders)
+            for folder in folders:
+                with contextlib.suppress(OSError):  # of a full disk, which has been reported
+                    text = "".join(traceback.format_exception(error))
+                    (folder / ERROR_LOG).write_text(text)
+        for folder, summary in zip(folders, summaries, strict=True):
+            if not (folder / SUMMARY).exists():
+                with contextlib.suppress(OSError):
+                    write_summary(folder, summary)
+            self.codes.append(summary["exit_code"])
+        return summaries
 
 
 def _unhappy(code: ExitCode, status: str, reason: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -63,7 +64,7 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
     structured = config["choices"].get("structure", "full") != "full"
     return Run(
         model=_model(config["model"], dataset, settings.seed, shapes_only=shapes_only),
-        optimiser=instantiate(optimiser, config[optimiser], _WIRED if structured else None),
+        optimiser=_optimiser(optimiser, json.dumps(config[optimiser]), structured, config["x64"]),
         dataset=dataset,
         settings=settings,
         config=config,
@@ -88,6 +89,14 @@ def _dataset(config: str) -> Dataset | Stream | OnPolicy:
     return instantiate("dataset", json.loads(config))
 
 
+# Kept, because runs are one program only if their optimisers are equal, and what optax makes is
+# equal to itself alone.
+@functools.lru_cache
+def _optimiser(key: str, config: str, structured: bool, x64: bool) -> Any:
+    del x64  # of the arrays in it
+    return instantiate(key, json.loads(config), _WIRED if structured else None)
+
+
 def _parts_of(
     dataset: Dataset | Stream | OnPolicy, settings: Settings
 ) -> Dataset | Stream | OnPolicy:
@@ -110,13 +119,19 @@ def _model(
 ) -> eqx.Module:
     sizes = {"input_shape": list(dataset.input_shape), "output_size": dataset.output_size}
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
-    make = instantiate("model", {**config, **filled})
+    make = _maker(json.dumps({**config, **filled}))
 
     # An argument: as a constant it would give every seed a program of its own.
     key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
     try:
         if shapes_only:
             return eqx.filter_eval_shape(make, key=key)
-        return eqx.filter_jit(make)(key=key)
+        return make(key=key)
     except TypeError as error:
         raise ConfigError(why_not("model", {**config, **filled}, error)) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _maker(config: str) -> Callable[..., eqx.Module]:
+    """Makes a model from a key, as one program; kept, so that it is traced once for all seeds."""
+    return eqx.filter_jit(instantiate("model", json.loads(config)))

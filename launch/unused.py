@@ -14,7 +14,7 @@ from .errors import ConfigError
 ROOTS = (
     *(field.name for field in dataclasses.fields(Settings)),
     *("model", "dataset", "optimiser", "average"),
-    *("recorders", "experiment", "x64", "debug", "resume", "compilation_cache"),
+    *("recorders", "experiment", "x64", "debug", "resume", "compilation_cache", "vectorised"),
 )
 """What the program itself reads; all else is used only if something here refers to it."""
 

@@ -19,3 +19,4 @@ from .run import train as train
 from .settings import CHANGEABLE as CHANGEABLE, Settings as Settings
 from .stepper import Stepper as Stepper
 from .summary import Summary as Summary
+from .together import alike as alike, train_together as train_together

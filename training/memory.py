@@ -45,6 +45,10 @@ class Needs(NamedTuple):
         """The most that it may turn out to be."""
         return self.data + self.weights + 3 * self.step
 
+    def of_runs(self, runs: int, at_once: int) -> "Needs":
+        """Of several runs on the same data, of which so many take their steps at once."""
+        return Needs(self.data, runs * self.weights, at_once * self.step)
+
     def __str__(self) -> str:
         data, weights, step = (_written(nbytes) for nbytes in self)
         return (

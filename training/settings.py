@@ -15,13 +15,15 @@ POSITIVE = (
     *("evaluate_every", "train_examples", "keep_checkpoints", "profile_steps"),
 )
 _KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug", "compilation_cache")
-ASIDE = ("resume", "recorders", "profile_steps", *_KEEPING)
+ASIDE = ("resume", "recorders", "profile_steps", "vectorised", *_KEEPING)
 """Keys of a configuration that change no number of a run."""
 CHANGEABLE = (
     *("resume", "epochs", "max_steps", "max_rejections", "devices", "sharding"),
     *_KEEPING,
 )
 """What may change from one part of a run to its continuation: how long, where and how loud."""
+UNCHECKED = (*CHANGEABLE, "vectorised")
+"""What a checkpoint need not have in common with its continuation, which is always alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from .progress import Bar, Lines, progress, report
 from .provenance import write_provenance
 from .recorders import Guarded
 from .records import Records
-from .settings import CHANGEABLE
+from .settings import UNCHECKED
 from .stepper import Stepper
 from .summary import Outcome, Summary, entries, summarise
 
@@ -61,7 +61,7 @@ class Writer:
         self._arrays = ArraysOfSteps(stepper, self._recorders)
         self._checkpoints = Checkpoints(
             folder / files.CHECKPOINTS,
-            digest_of_config(run.config, but=CHANGEABLE),
+            digest_of_config(run.config, but=UNCHECKED),
             versions(),
             run.settings.keep_checkpoints,
         )

@@ -1,0 +1,105 @@
+"""Which jobs of a sweep one program can train, and running them so."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from training import Run, Summary, alike, train, train_together
+from training.log import say
+from training.progress import wide_console
+
+from .errors import ConfigError
+from .job import Job
+from .runner import JobRunner
+from .runs import build
+
+LAUNCHER = "basic"
+_SAME = "dataset", "x64", "debug", "compilation_cache"
+"""Keys, beside the parts of a run, that jobs of one program have in common."""
+
+
+class Planned(NamedTuple):
+    """A job of a sweep, with its overrides, `key=value`, and its run by shapes alone."""
+
+    number: int
+    overrides: Sequence[str]
+    job: Job
+    run: Run
+
+
+Group = list[Planned]
+"""The jobs of one program."""
+
+
+def check_vectorised(job: Job, composed: DictConfig, *, multirun: bool) -> None:
+    """Check that a job may be trained together with others, where it asks for that.
+
+    **Raises:** `ConfigError` where it may not.
+    """
+    vectorised = job.config.get("vectorised", False)  # runs of earlier versions have no such key
+    if not isinstance(vectorised, bool):
+        raise ConfigError(f"`vectorised` must be true or false, got {vectorised!r}.")
+    if not vectorised or job.resume:
+        return
+    if not multirun:
+        raise ConfigError(
+            "`vectorised=true` trains the jobs of a sweep as one program: add `-m` and several "
+            "values of a key, such as `seed='range(0,16)'`."
+        )
+    launcher = composed.hydra.runtime.choices["hydra/launcher"]
+    if launcher != LAUNCHER:
+        raise ConfigError(
+            "`vectorised=true` trains the jobs of a sweep in this process: leave out "
+            f"`hydra/launcher={launcher}`."
+        )
+    if job.config["devices"] != 1:
+        raise ConfigError(
+            f"`vectorised=true` trains on one device: leave out `devices={job.config['devices']}`."
+        )
+    if job.finds_micro_batch:
+        raise ConfigError(
+            "`micro_batch=auto` is found for one run, and with `vectorised=true` several share the "
+            "device: give a number, or null."
+        )
+
+
+def put(planned: Planned, groups: list[Group]) -> bool:
+    """Put a job into the group of its program, into a new one if there is none.
+
+    A job that goes on where it was stopped is alone: others of its sweep may be at another step.
+
+    **Returns:** whether the group is new.
+    """
+    for group in groups:
+        if _are_one_program(planned, group[0]):
+            group.append(planned)
+            return False
+    groups.append([planned])
+    return True
+
+
+def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
+    """Train the jobs of a sweep, each group as one program, and say which are."""
+    console = wide_console()
+    for group in groups:
+        together = "together" if len(group) > 1 else "alone"
+        for number, overrides, *_ in group:
+            say(console, f"#{number} {together}: {' '.join(overrides)}")
+        jobs = [planned.job for planned in group]
+        runner.attempt([job.folder for job in jobs], lambda jobs=jobs: _train(jobs))
+
+
+def _train(jobs: Sequence[Job]) -> list[Summary]:
+    runs, folders = [build(job) for job in jobs], [job.folder for job in jobs]
+    if len(jobs) > 1:
+        return train_together(runs, folders)
+    return [train(runs[0], folders[0], resume=jobs[0].resume)]
+
+
+def _are_one_program(one: Planned, other: Planned) -> bool:
+    for job in (one.job, other.job):
+        if job.resume or not job.config["vectorised"]:
+            return False
+    same = all(one.job.config.get(key) == other.job.config.get(key) for key in _SAME)
+    return same and alike(one.run, other.run)
