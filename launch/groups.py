@@ -82,11 +82,11 @@ def put(planned: Planned, groups: list[Group]) -> bool:
 def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
     """Train the jobs of a sweep, each group as one program, and say which are."""
     console = wide_console()
-    for group in groups:
-        together = "together" if len(group) > 1 else "alone"
-        for number, overrides, *_ in group:
-            say(console, f"#{number} {together}: {' '.join(overrides)}")
+    for place, group in enumerate(groups, 1):
+        numbers = " ".join(f"#{planned.number}" for planned in group)
         jobs = [planned.job for planned in group]
+        given = " | ".join(" ".join(planned.overrides) for planned in group)
+        say(console, f"Program {place} of {len(groups)}, jobs {numbers}: {given}")
         runner.attempt([job.folder for job in jobs], lambda jobs=jobs: _train(jobs))
 
 

@@ -84,12 +84,12 @@ def alike(run: Run, other: Run) -> bool:
 def by_vmap() -> bool:
     """Whether the steps of the runs are taken by `vmap`; else one after the other, in a loop.
 
-    A processor does not gain by `vmap`: there a branch becomes both of its sides, and a solver goes
-    on until the last run is done. In a loop neither happens. Of 16 runs of an MLP on the digits, a
-    step took, in steps of 16 programs: 0.56 in a loop and 0.65 by `vmap` with the exact natural
-    gradient, 0.69 and 0.88 with CG, 0.69 and 1.47 with K-FAC, 0.70 and 0.55 with Adam. What is
-    shared beside the steps is worth more than these. Other devices wait for every kernel to be
-    started: there `vmap` has as many as one run.
+    By `vmap` a branch computes both of its sides, and a solver goes on until the last run is done;
+    in a loop neither happens. A processor has no gain that outweighs it: for 16 runs of an MLP on
+    the digits a step took, in steps of 16 programs of one run, 0.56 in a loop and 0.65 by `vmap`
+    with the exact natural gradient, 0.69 and 0.88 with CG, 0.7 to 0.8 both ways with K-FAC, 0.70
+    and 0.55 with Adam. On other devices every kernel takes time to be started, and by `vmap` there
+    are as many as for one run.
     """
     return jax.default_backend() != "cpu"
 
@@ -105,10 +105,11 @@ class Together(AbstractProgram):
 
     def __init__(self, steppers: Sequence[Stepper], *, is_vmapped: bool):
         self._steppers, self._is_vmapped = steppers, is_vmapped
-        self._leaves: list[Array] = _stacked([stepper.leaves for stepper in steppers])
-        fixed = [stepper.fixed for stepper in steppers]
-        self._own = _stacked([(of_run.optimiser, of_run.key) for of_run in fixed])
-        self._data = fixed[0].data
+        own = [(stepper.fixed.optimiser, stepper.fixed.key) for stepper in steppers]
+        leaves = [stepper.leaves for stepper in steppers]
+        # Jitted: one program, where the stack of every array alone would be one.
+        self._leaves, self._own = jax.jit(_stacked)(list(zip(leaves, own, strict=True)))
+        self._data = steppers[0].fixed.data
         self._given: PyTree[Array] = None
         self._joined: PyTree[Array] = None
         self._of_run = jax.jit(lambda leaves, number: [leaf[number] for leaf in leaves])

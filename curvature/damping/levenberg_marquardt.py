@@ -1,8 +1,8 @@
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar, ScalarLike
 
+from .._branches import made_where
 from .._checks import number, scalar
 from .._trees import work_dtype
 from ._base import AbstractDamping, Batch, Chosen, Step
@@ -101,7 +101,7 @@ class LevenbergMarquardt(AbstractDamping):
                 size = batch.scale().astype(damping.dtype)
                 return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
 
-            damping = jax.lax.cond(damping == 0, from_batch, lambda: damping)
+            damping = made_where(damping == 0, from_batch, damping)
         return Chosen(damping, _State(damping, last), ratio)
 
     def update(self, chosen: Chosen, step: Step) -> _State:

@@ -13,6 +13,7 @@ import pytest
 import curvature as cv
 from data import Dataset, digits
 from training import Run, Settings, train
+from training.records import Records
 
 
 class TinyNet(eqx.Module):
@@ -116,3 +117,20 @@ def leaves_equal() -> Callable[[object, object], bool]:
 def weights(model) -> Callable[[Path], TinyNet]:
     """The final weights of a run folder."""
     return lambda folder: eqx.tree_deserialise_leaves(folder / "model.eqx", model)
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Calls a function once, when the given step has been written down."""
+    write = Records.write
+
+    def install(step, action):
+        actions = {step: action}
+
+        def write_and_act(self, record):
+            write(self, record)
+            actions.pop(record["step"], lambda: None)()
+
+        monkeypatch.setattr(Records, "write", write_and_act)
+
+    return install

@@ -13,24 +13,6 @@ import curvature as cv
 from data import held_out
 from tests.selection import slow_but
 from training import ExitCode, FolderError, train
-from training.records import Records
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Calls a function once, when the given step has been written down."""
-    write = Records.write
-
-    def install(step, action):
-        actions = {step: action}
-
-        def write_and_act(self, record):
-            write(self, record)
-            actions.pop(record["step"], lambda: None)()
-
-        monkeypatch.setattr(Records, "write", write_and_act)
-
-    return install
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
+from ..._branches import made_where
 from ..._checks import fraction, one_of, positive_int
 from ..._devices import on_one_device
 from ...linearisation import AbstractEach, AbstractLinearisation
@@ -121,7 +122,7 @@ def _renewed_slices(
     **Arguments:** `first`, the number of the device that makes the first slice.
     """
     if len(due) == 1:
-        return renewed(partial(on_one_device, make, stacked, first), old, due[0])
+        return made_where(due[0], partial(on_one_device, make, stacked, first), old)
 
     def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""], Any]) -> PyTree[Array]:
         of_one, kept, anew, number = one
@@ -130,15 +131,10 @@ def _renewed_slices(
         def made() -> PyTree[Array]:
             return jtu.tree_map(lambda leaf: leaf[0], on_one_device(make, alone, number))
 
-        return renewed(made, kept, anew)
+        return made_where(anew, made, kept)
 
     numbers = np.arange(first, first + len(due), dtype=np.int32)
     return jax.lax.map(of_slice, (stacked, old, due, numbers))
-
-
-def renewed(make: Callable[[], Any], old: Any, due: Bool[Array, ""]) -> Any:
-    """What `make` makes where it is due, else the old one."""
-    return jax.lax.cond(due, make, lambda: old)
 
 
 def factors_of(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar, ScalarLike
 
+from ..._branches import made_where
 from ..._checks import one_of, scalar
 from ..._devices import on_one_device
 from ..._precision import full_precision
@@ -39,7 +40,6 @@ from ._kronecker import (
     eigenbasis,
     eigenbasis_block,
     factors_of,
-    renewed,
     whole,
 )
 from ._partition import Partition, partition_of
@@ -191,7 +191,7 @@ class KFAC(AbstractStructure):
             if old is not None:
                 given = blocks[i], damping.astype(old.damping.dtype)
                 make = partial(on_one_device, _inverse, given, i)
-                inverse = inverses[i] = renewed(make, old, state.due[i])
+                inverse = inverses[i] = made_where(state.due[i], make, old)
                 blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
         refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
         due = _none_due(inverses, len(state.due))
