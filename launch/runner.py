@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from training import ExitCode
+from training import ExitCode, make_folder
 from training.folder import ERROR_LOG, SUMMARY, write_summary
 
 from .errors import report, sentence
@@ -54,6 +54,8 @@ class JobRunner:
         if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
             return None
         try:
+            for folder in folders:  # where errors are written, too
+                make_folder(folder)
             summaries = task()
         except KeyboardInterrupt:
             stopped = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")

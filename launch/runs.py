@@ -58,7 +58,9 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
     use_cache(config.get("compilation_cache", AUTO))  # runs of earlier versions have no such key
     # Set both ways: the jobs of a sweep share one process.
     jax.config.update("jax_enable_x64", config["x64"])
-    dataset = _parts_of(_dataset_of(json.dumps(config["dataset"])), settings)
+    dataset = _dataset_of(
+        json.dumps(config["dataset"]), settings.validation, settings.train_examples
+    )
     # An average wraps the optimiser that it is of.
     optimiser = "average" if config.get("average") else "optimiser"
     structured = config["choices"].get("structure", "full") != "full"
@@ -76,9 +78,12 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
     )
 
 
-def _dataset_of(config: str) -> Dataset | Stream | OnPolicy:
-    dataset = _dataset(config)
+def _dataset_of(
+    config: str, validation: float, train_examples: int | None
+) -> Dataset | Stream | OnPolicy:
+    dataset = _parts_of(config, validation, train_examples)
     if isinstance(dataset, Stream):  # the next run begins it anew
+        _parts_of.cache_clear()
         _dataset.cache_clear()
     return dataset
 
@@ -97,14 +102,16 @@ def _optimiser(key: str, config: str, structured: bool, x64: bool) -> Any:
     return instantiate(key, json.loads(config), _WIRED if structured else None)
 
 
+@functools.lru_cache(maxsize=1)
 def _parts_of(
-    dataset: Dataset | Stream | OnPolicy, settings: Settings
+    config: str, validation: float, train_examples: int | None
 ) -> Dataset | Stream | OnPolicy:
     """The dataset with a part held out for validation, and with as many examples as are asked."""
-    if settings.validation:
-        dataset = held_out(_no_environment(dataset, "validation"), settings.validation)
-    if settings.train_examples is not None:
-        dataset = first_of(_no_environment(dataset, "train_examples"), settings.train_examples)
+    dataset = _dataset(config)
+    if validation:
+        dataset = held_out(_no_environment(dataset, "validation"), validation)
+    if train_examples is not None:
+        dataset = first_of(_no_environment(dataset, "train_examples"), train_examples)
     return dataset
 
 

@@ -44,15 +44,17 @@ def preflight(run: Run) -> Found:
     return found
 
 
-def in_one_line(run: Run, found: Found) -> str:
+def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
     """What will run: parameters, rows, solver, memory, and what a step costs in gradients.
 
-    Where the optimiser has a structure of a curvature, that is named first.
+    Where the optimiser has a structure of a curvature, that is named first. The memory is that of
+    all `runs` of the program.
     """
     what = f"{run.parameters:,} parameters; nothing is solved, a step is one gradient"
     if found.plan is not None:
         what = f"{''.join(_structures(run.optimiser))}{found.plan}"
-    return f"{run.label}: {what}; memory {found.needs}"
+    memory = "memory" if runs == 1 else f"memory of all {runs} runs of the program"
+    return f"{run.label}: {what}; {memory} {found.needs}"
 
 
 def too_much(run: Run, found: Found) -> str | None:

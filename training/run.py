@@ -77,7 +77,8 @@ def run_program(
     with StopSignals() as stop:
         try:
             for writer in writers:
-                writer.begin(in_one_line(writer.run, found), too_much(writer.run, found))
+                plan = in_one_line(writer.run, found, len(writers))
+                writer.begin(plan, too_much(writer.run, found))
             profile = Profile(first.folder, first.run.settings.profile_steps, first.run.total_steps)
             with contextlib.ExitStack() as stack:
                 feeds = [

@@ -69,6 +69,24 @@ def test_a_job_with_a_program_of_its_own_is_an_ordinary_run(train):
     assert "vectorised" not in json.loads((one.folder / "one" / "0" / "summary.json").read_text())
 
 
+def test_parts_of_the_data_and_averages_go_along(train):
+    parts = "validation=0.1", "train_examples=200", "average=exponential", "model.dropout=0.1"
+    done = train("-m", "model=mlp", *QUICK[1:], *parts, "seed=0,1", "vectorised=true", SWEEP)
+    assert done.code == 0, done.err
+    found = summaries(done, "01")
+    assert [summary["vectorised"] for summary in found] == [2, 2]
+    assert {summary["best"]["by"] for summary in found if summary["best"]} <= {"validation_loss"}
+
+
+def test_environments_go_along(train):
+    given = "experiment=cartpole", "max_steps=1", "seed=0,1", "vectorised=true", SWEEP
+    done = train("-m", *given)
+    assert done.code == 0, done.err
+    found = summaries(done, "01")
+    assert [summary["vectorised"] for summary in found] == [2, 2]
+    assert found[0]["test"]["mean_return"] != found[1]["test"]["mean_return"]
+
+
 def test_learning_rates_of_optax_are_programs_of_their_own(train):
     rates = "optimiser.transformation.learning_rate=0.1,0.2"
     done = train("-m", *QUICK, "seed=0,1", rates, "vectorised=true", SWEEP)
@@ -93,7 +111,7 @@ def test_a_program_that_fails_ends_no_other(train, monkeypatch):
     ("arguments", "sentence"),
     [
         (["vectorised=true"], "add `-m` and several values of a key, such as `seed='range(0,16)'`"),
-        (["-m", "seed=0,1", "vectorised=yes!"], "`vectorised` must be true or false, got 'yes!'"),
+        (["-m", "seed=0,1", "vectorised=5"], "`vectorised` must be true or false, got 5"),
         (["-m", "seed=0,1", "vectorised=true", "devices=2"], "leave out `devices=2`"),
         (["-m", "seed=0,1", "vectorised=true", "micro_batch=auto"], "give a number, or null"),
         (

@@ -1,0 +1,103 @@
+"""What a sweep costs as one program: `python -m benchmarks.sweeps [--json FILE] [--markdown FILE]`.
+
+Whole commands, `python train.py -m seed='range(0,16)' ...` with and without `vectorised=true`: the
+processor seconds of the process, user and system, from its start to its end, on one core.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from training import machine
+
+from .tables import markdown, table
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = Path(__file__).with_suffix(".md")
+SEEDS = 16
+METHODS = {
+    "natural gradient": (),
+    "Adam": ("optimiser=adam",),
+    "K-FAC": ("structure=kfac",),
+}
+WAYS = {"one after another": (), "as one program": ("vectorised=true",)}
+
+
+def seconds_of(*overrides: str) -> float:
+    """The processor seconds of a sweep over the seeds."""
+    before = _spent()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "-q", "-m", f"seed=range(0,{SEEDS})"]
+        given = [*command, f"hydra.sweep.dir={folder}/sweep", *overrides]
+        subprocess.run(given, cwd=ROOT, check=True, capture_output=True)
+    return _spent() - before
+
+
+def measure(method: str, rounds: int) -> list[dict[str, Any]]:
+    """Both ways, with an empty cache of compiled programs and with what that run has left in it."""
+    found: dict[str, dict[str, list[float]]] = {"empty": {}, "filled": {}}
+    for _ in range(rounds):
+        for way, overrides in WAYS.items():
+            with tempfile.TemporaryDirectory() as cache:
+                given = *METHODS[method], *overrides, f"compilation_cache={cache}"
+                for state in found:
+                    found[state].setdefault(way, []).append(seconds_of(*given))
+    return [_row(method, state, times) for state, times in found.items()]
+
+
+def _row(method: str, cache: str, times: dict[str, list[float]]) -> dict[str, Any]:
+    alone, together = (times[way] for way in WAYS)
+    ratios = [b / a for a, b in zip(alone, together, strict=True)]
+    seconds = {way: ", ".join(f"{value:.1f}" for value in times[way]) for way in WAYS}
+    return {
+        "method": method,
+        "cache": cache,
+        **seconds,
+        "ratio": f"{statistics.median(ratios):.2f}",
+    }
+
+
+def _spent() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print what is measured as soon as it is, and write the page at the end if asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write a page to this file")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each measurement")
+    options = parser.parse_args(argv)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    about, console = machine.describe(), Console()
+    rows: list[dict[str, Any]] = []
+    for method in METHODS:
+        found = measure(method, options.rounds)
+        console.print(table(f"{method}, {SEEDS} seeds: processor seconds", found))
+        rows += found
+    if options.json:
+        text = json.dumps({"machine": about, "sweeps": rows}, indent=2, ensure_ascii=False)
+        options.json.write_text(text + "\n")
+    if options.markdown:
+        text = TEMPLATE.read_text().format(
+            processor=about["processor"],
+            versions=machine.versions_in_one_line(about),
+            rounds=options.rounds,
+            seeds=SEEDS,
+            table=markdown(rows),
+        )
+        options.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
