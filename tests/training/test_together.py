@@ -129,6 +129,26 @@ def test_each_run_can_be_resumed_by_itself(
     assert not (together[0] / "checkpoints" / "step_000000020.ckpt").exists()
 
 
+def test_a_program_that_is_killed_loses_none_of_its_runs(
+    seeds, whole_alone, at_step, tmp_path, read_records
+):
+    """Between the records of a step, of which one run has written its own."""
+
+    def die():
+        raise RuntimeError("the machine is gone")
+
+    at_step(9, die)
+    runs, together = seeds(2, checkpoint_seconds=1e-9), folders(tmp_path, 2)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        train_together(runs, together)
+    for run, folder in zip(runs, together, strict=True):
+        assert train(run, folder, resume=True)["steps"] == 20
+        assert [record["step"] for record in read_records(folder)] == list(range(1, 21))
+    np.testing.assert_allclose(
+        numbers(read_records(together[1])), numbers(read_records(whole_alone)), rtol=1e-4
+    )
+
+
 @pytest.fixture
 def whole_alone(seeds, tmp_path):
     """The folder of the second of the runs, by itself and not interrupted."""
