@@ -14,7 +14,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from data import held_out
+from data import Rows, Stream, held_out
 from tests.selection import slow_but
 from training import AbstractRecorder, ExitCode, FolderError, alike, train, train_together
 
@@ -270,13 +270,17 @@ def test_runs_of_one_program_are_alike(make_run, make_net, dataset, with_nan):
     )
 
 
-def test_what_cannot_be_trained_together_is_refused(make_run, with_nan, tmp_path):
+def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan, tmp_path):
     with pytest.raises(ValueError, match=r"`sgd` is not as `sgd`"):
         train_together([make_run(), make_run(batch_size=128)], folders(tmp_path, 2))
     with pytest.raises(ValueError, match=r"takes runs on the same dataset"):
         train_together([make_run(), make_run(dataset=with_nan(slice(1)))], folders(tmp_path, 2))
     with pytest.raises(ValueError, match=r"share one device, got `devices=2`"):
         train_together([make_run(devices=2)] * 2, folders(tmp_path, 2))
+    stream = make_run(dataset=Stream("rows", Rows(dataset.train), dataset.test, (8, 8), 10))
+    assert not alike(stream, stream)
+    with pytest.raises(ValueError, match=r"`rows` is a stream, which one run reads"):
+        train_together([stream] * 2, folders(tmp_path, 2))
     assert not any(folder.exists() for folder in folders(tmp_path, 2))
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "metrics.jsonl").touch()
