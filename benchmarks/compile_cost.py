@@ -18,7 +18,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from rich.console import Console
 
@@ -26,7 +25,7 @@ import curvature as cv
 import models
 from training import machine
 
-from .problems import natural_gradient, sgd_step
+from .problems import Stacked, natural_gradient, sgd_step
 from .tables import table
 
 METHODS: dict[str, cv.NaturalGradient] = {
@@ -34,27 +33,6 @@ METHODS: dict[str, cv.NaturalGradient] = {
     "empirical_fisher, sample space": natural_gradient(cv.EmpiricalFisher(), cv.SampleSpace()),
     "true_fisher 1, sample space": natural_gradient(cv.SampledFisher(1), cv.SampleSpace()),
 }
-
-
-class Stacked(eqx.Module):
-    """Layers of one shape, held as stacked arrays and run by one `scan`."""
-
-    layers: eqx.nn.Linear
-    head: eqx.nn.Linear
-
-    def __init__(self, width: int, depth: int, *, key: PRNGKeyArray):
-        layers_key, head_key = jax.random.split(key)
-        make = eqx.filter_vmap(lambda key: eqx.nn.Linear(width, width, key=key))
-        self.layers = make(jax.random.split(layers_key, depth))
-        self.head = eqx.nn.Linear(width, 10, key=head_key)
-
-    def __call__(self, x: Array) -> Array:
-        arrays, static = eqx.partition(self.layers, eqx.is_array)
-
-        def layer(x: Array, arrays: Any) -> tuple[Array, None]:
-            return jnp.tanh(eqx.combine(arrays, static)(x)), None
-
-        return self.head(jax.lax.scan(layer, x.ravel(), arrays)[0])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 import optax
 import optimistix as optx
@@ -66,6 +67,27 @@ class Opaque(eqx.Module):
 
     def __call__(self, x: Array) -> Array:
         return jax.lax.scan(lambda _, x: (None, self.model(x)), None, x[None])[1][0]
+
+
+class Stacked(eqx.Module):
+    """Layers of one shape, held as stacked arrays and run by one `scan`."""
+
+    layers: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(self, width: int, depth: int, *, key: PRNGKeyArray):
+        layers_key, head_key = jax.random.split(key)
+        make = eqx.filter_vmap(lambda key: eqx.nn.Linear(width, width, key=key))
+        self.layers = make(jax.random.split(layers_key, depth))
+        self.head = eqx.nn.Linear(width, 10, key=head_key)
+
+    def __call__(self, x: Array) -> Array:
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+
+        def layer(x: Array, arrays: Any) -> tuple[Array, None]:
+            return jnp.tanh(eqx.combine(arrays, static)(x)), None
+
+        return self.head(jax.lax.scan(layer, x.ravel(), arrays)[0])
 
 
 IMAGES = (

@@ -1,0 +1,148 @@
+"""What a step on a large model needs: `python -m benchmarks.size [--width N --depth N]`.
+
+A net of equal layers in a `scan`, one batch of 8. Memory is in vectors of the size of all weights,
+as XLA counts it; one step is made. Compilation is that of as many layers and of one.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import optax
+import optimistix as optx
+from rich.console import Console
+
+import curvature as cv
+from training import machine
+
+from .problems import OBJECTIVE, Stacked, natural_gradient
+from .tables import markdown, table
+
+TEMPLATE = Path(__file__).with_suffix(".md")
+BATCH = 8
+FLOAT = 4
+
+METHODS: dict[str, Callable[[], cv.AbstractOptimiser]] = {
+    "SGD": lambda: cv.FirstOrder(OBJECTIVE, optax.sgd(1e-3)),
+    "Adam": lambda: cv.FirstOrder(OBJECTIVE, optax.adam(1e-3)),
+    "Gauss–Newton, 5 steps of CG": lambda: natural_gradient(cv.GaussNewton(), cv.CG(max_steps=5)),
+    "K-FAC, factored damping": lambda: cv.NaturalGradient(
+        OBJECTIVE,
+        cv.KFAC(cv.SampledFisher(1), damping="factored"),
+        damping=1e-2,
+        search=optx.LearningRate(1e-3),
+    ),
+    "K-FAC": lambda: cv.NaturalGradient(
+        OBJECTIVE,
+        cv.KFAC(cv.SampledFisher(1)),
+        damping=1e-2,
+        search=optx.LearningRate(1e-3),
+    ),
+}
+
+
+class Step:
+    """A step on a model of equal layers; compiled from shapes, so that nothing else is held."""
+
+    def __init__(self, width: int, depth: int, optimiser: cv.AbstractOptimiser):
+        self._width, self._depth, self._optimiser = width, depth, optimiser
+        began = time.process_time()
+        arrays, self._static = eqx.partition(eqx.filter_eval_shape(self._begin), _is_array)
+        jitted = jax.jit(self._step, donate_argnums=0)
+        self._compiled = jitted.lower(arrays, self._batch(), jax.random.key(0)).compile()
+        self.compilation = time.process_time() - began
+        self.parameters = sum(
+            leaf.size
+            for leaf in jax.tree.leaves(eqx.filter_eval_shape(self._model))
+            if _is_array(leaf)
+        )
+        found = self._compiled.memory_analysis()
+        assert found is not None, "XLA says so on every platform"
+        self.arguments, self.temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+
+    def __call__(self) -> float:
+        """Make one step; its seconds."""
+        arrays = eqx.filter(eqx.filter_jit(self._begin)(), eqx.is_array)
+        batch = jax.block_until_ready(self._batch())
+        began = time.perf_counter()
+        jax.block_until_ready(self._compiled(arrays, batch, jax.random.key(0)))
+        return time.perf_counter() - began
+
+    def _model(self) -> Stacked:
+        return Stacked(self._width, self._depth, key=jax.random.key(0))
+
+    def _begin(self) -> tuple[Stacked, Any]:
+        model = self._model()
+        return model, self._optimiser.init(model, batch=self._batch())
+
+    def _batch(self) -> Any:
+        x_key, y_key = jax.random.split(jax.random.key(1))
+        x = jax.random.uniform(x_key, (BATCH, self._width))
+        return x, jax.random.randint(y_key, (BATCH,), 0, 10)
+
+    def _step(self, arrays: Any, batch: Any, key: Any) -> Any:
+        model, state = eqx.combine(arrays, self._static)
+        model, state, info = self._optimiser.step(model, batch, state, key=key)
+        return eqx.filter((model, state), eqx.is_array), eqx.filter(info, eqx.is_array)
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def measure(name: str, width: int, depth: int) -> dict[str, Any]:
+    """One row."""
+    one, step = (Step(width, layers, METHODS[name]()) for layers in (1, depth))
+    unit = FLOAT * step.parameters
+    seconds = step()
+    return {
+        "step": name,
+        "parameters": f"{step.parameters:,}",
+        "weights and state, P": round(step.arguments / unit, 2),
+        "beside them, P": round(step.temporaries / unit, 2),
+        "in all, GiB": round((step.arguments + step.temporaries) / 2**30, 2),
+        "seconds of the step": round(seconds, 1),
+        "compilation, s": round(step.compilation, 1),
+        "of one layer, s": round(one.compilation, 1),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print what is measured as soon as it is, and write at the end if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.size", description=__doc__)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--depth", type=int, default=24)
+    parser.add_argument("--steps", nargs="*", default=list(METHODS), help="which")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write a page to this file")
+    options = parser.parse_args(argv)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
+    jax.config.update("jax_enable_compilation_cache", False)
+    about, console, rows = machine.describe(), Console(), []
+    Step(1, 1, METHODS["SGD"]())  # what a process pays once
+    for name in options.steps:
+        rows.append(measure(name, options.width, options.depth))
+        console.print(table(f"{options.depth} layers of {options.width}", rows[-1:]))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
+    if options.markdown:
+        text = TEMPLATE.read_text().format(
+            processor=about["processor"],
+            versions=machine.versions_in_one_line(about),
+            width=options.width,
+            depth=options.depth,
+            batch=BATCH,
+            table=markdown(rows),
+        )
+        options.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
