@@ -30,14 +30,12 @@ RIVALS = {
 }
 OURS = {
     "K-FAC": (cv.KFAC, (0.1, 0.03, 0.3)),
-    # A divergence is the same thing with each of them: their runs are dear, and take K-FAC's best.
-    "EKFAC": (cv.EKFAC, (0.1,)),
-    "layer by layer": (cv.BlockDiagonal, (0.1,)),
+    "EKFAC": (cv.EKFAC, (0.1,)),  # K-FAC's: a divergence is the same thing with both
 }
 
 
 def ours() -> dict[str, Method]:
-    """Every structure."""
+    """The structures."""
     return {
         name: _method(
             functools.partial(of_divergence, OBJECTIVE, structure, STEPS),

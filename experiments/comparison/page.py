@@ -52,6 +52,7 @@ def publish(
             f"### {each.problem.name}: {method}\n\n{tuning_table(one.tried, each.levels, unit)}"
             for each in found
             for method, one in each.all().items()
+            if one.tried
         ),
         **more,
     )
