@@ -44,6 +44,14 @@ def is_question(command: argparse.Namespace) -> bool:
     return any(getattr(command, name) for name in QUESTIONS)
 
 
+def asks(arguments: Sequence[str]) -> bool:
+    """Whether they are a question; what is not understood is none."""
+    try:
+        return is_question(parse(arguments))
+    except ConfigError:
+        return False
+
+
 def wants_debug(arguments: Sequence[str]) -> bool:
     """Whether tracebacks are asked for; known before anything is parsed."""
     return "debug=true" in [argument.lower() for argument in arguments]

@@ -3,6 +3,8 @@
 import sys
 import traceback
 
+from training import hosts
+
 MAX_LENGTH = 600
 
 
@@ -28,10 +30,14 @@ def sentence(error: BaseException) -> str:
 
 
 def report(error: BaseException, *, debug: bool) -> None:
-    """Show `error` on stderr: its sentence, and with `debug` its traceback before that."""
+    """Show `error` on stderr: its sentence, and with `debug` its traceback before that.
+
+    What several processes have refused together, the first says.
+    """
     if debug:
         traceback.print_exception(error)
-    print(sentence(error), file=sys.stderr)
+    if hosts.is_first() or not isinstance(error, hosts.Disagreement):
+        print(f"{hosts.prefix()}{sentence(error)}", file=sys.stderr)
 
 
 def _is_written_for_people(error: BaseException) -> bool:

@@ -53,7 +53,7 @@ def check_vectorised(job: Job, composed: DictConfig, *, multirun: bool) -> None:
             "`vectorised=true` trains the jobs of a sweep in this process: leave out "
             f"`hydra/launcher={launcher}`."
         )
-    if job.config["devices"] != 1:
+    if job.config["devices"] not in (None, 1):
         raise ConfigError(
             f"`vectorised=true` trains on one device: leave out `devices={job.config['devices']}`."
         )

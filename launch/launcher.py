@@ -3,13 +3,14 @@
 import functools
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 from hydra.core.utils import env_override
 
-from training import ExitCode, check_folder, make_folder, preflight
+from training import ExitCode, check_folder, hosts, make_folder, preflight
 
 from . import command as command_line
 from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composition
@@ -33,31 +34,40 @@ def launch(task: Task) -> int:
 
     **Returns:** the exit code, as `training.ExitCode` names them; of a sweep the worst.
     """
-    register_resolvers(new_launch_id())
     debug = command_line.wants_debug(sys.argv[1:])
     runner, sweep = JobRunner(task, debug=debug), None
     try:
-        sys.argv[1:] = command_line.without_quiet(sys.argv[1:])
+        if not command_line.asks(sys.argv[1:]):
+            hosts.join()
+        sys.argv[1:] = hosts.together(lambda: command_line.without_quiet(sys.argv[1:]))
         command = command_line.parse(sys.argv[1:])
         command_line.make_importable(command)
         if command_line.is_question(command):
+            register_resolvers(new_launch_id())
             run = hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(runner)
         else:
+            register_resolvers(hosts.of_first(new_launch_id()))
             composer = Composer(command)
-            composition = compose(composer, command.overrides, multirun=command.multirun)
-            sweep, groups = _check(composition, composer)
+            composition, sweep, groups = hosts.together(lambda: _checked(command, composer))
             run = functools.partial(composer.run, runner, composition.multirun, command.overrides)
             if any(len(group) > 1 for group in groups):
                 run = functools.partial(run_groups, groups, runner)
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        return hosts.leave(ExitCode.INTERRUPTED)
     except Exception as error:
         report(error, debug=debug)
-        return ExitCode.BAD_CONFIGURATION
+        return hosts.leave(ExitCode.BAD_CONFIGURATION)
     code = _run(run, debug=debug)
     # A single run is one of this process, and the runner knows how it ended.
     codes = runner.codes if sweep is None else [sweep.end()]
-    return max([code, *codes])
+    return hosts.leave(max([code, *codes]))
+
+
+def _checked(
+    command: Namespace, composer: Composer
+) -> tuple[Composition, Sweep | None, list[Group]]:
+    composition = compose(composer, command.overrides, multirun=command.multirun)
+    return composition, *_check(composition, composer)
 
 
 def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, list[Group]]:
@@ -65,6 +75,11 @@ def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, 
 
     **Returns:** the sweep, if it is one, and the jobs by programs.
     """
+    if composition.multirun and hosts.count() > 1:
+        raise ConfigError(
+            f"A sweep runs its jobs in one process, and there are {hosts.count()}: start one job "
+            "at a time with several processes, or the sweep with one."
+        )
     refuse_unused(composition, composer)
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
@@ -78,7 +93,8 @@ def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, 
     ):
         try:
             check_vectorised(job, composed, multirun=composition.multirun)
-            check_folder(job.folder, resume=job.resume)
+            if hosts.is_first():
+                check_folder(job.folder, resume=job.resume)
             run = build(job, shapes_only=True)
             if put(Planned(number, given, job, run), groups):
                 preflight(run)  # of its group, one says all
@@ -88,7 +104,8 @@ def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, 
             raise ConfigError(f"The job `{' '.join(given)}`: {sentence(error)}") from error
     hydra_config = composition.jobs[0].hydra
     folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
-    make_folder(folder)
+    if hosts.is_first():
+        make_folder(folder)
     if not composition.multirun:
         return None, groups
     planned = zip(overrides, jobs, strict=True)

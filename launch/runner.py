@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from training import ExitCode, make_folder
+from training import ExitCode, hosts, make_folder
 from training.folder import ERROR_LOG, SUMMARY, write_summary
 
 from .errors import report, sentence
@@ -58,17 +58,19 @@ class JobRunner:
                 make_folder(folder)
             summaries = task()
         except KeyboardInterrupt:
+            hosts.ends_alone(ExitCode.INTERRUPTED)
             stopped = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")
             summaries = [stopped] * len(folders)
         except Exception as error:
-            report(error, debug=self._debug)
+            if isinstance(error, hosts.Disagreement) or hosts.ends_alone(ExitCode.FAILED):
+                report(error, debug=self._debug)
             summaries = [_unhappy(ExitCode.FAILED, "failed", sentence(error))] * len(folders)
-            for folder in folders:
+            for folder in folders if hosts.is_first() else ():
                 with contextlib.suppress(OSError):  # of a full disk, which has been reported
                     text = "".join(traceback.format_exception(error))
                     (folder / ERROR_LOG).write_text(text)
         for folder, summary in zip(folders, summaries, strict=True):
-            if not (folder / SUMMARY).exists():
+            if hosts.is_first() and not (folder / SUMMARY).exists():
                 with contextlib.suppress(OSError):
                     write_summary(folder, summary)
             self.codes.append(summary["exit_code"])

@@ -11,7 +11,7 @@ import jax
 
 from data import Dataset, Stream, first_of, held_out
 from environments import OnPolicy
-from training import Run, Settings, fitting_micro_batch
+from training import Run, Settings, fitting_micro_batch, hosts
 from training.settings import MODEL_STREAM
 
 from .compiled import AUTO, use_cache
@@ -36,6 +36,11 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     `data.DatasetError` for a dataset that cannot be had; each is one sentence.
     """
     if job.finds_micro_batch:
+        if hosts.count() > 1:
+            raise ConfigError(
+                f"`micro_batch=auto` asks one device, and there are {hosts.count()} processes: "
+                "give a number, or null."
+            )
         micro_batch = fitting_micro_batch(
             lambda most: _built(job.with_micro_batch(most), shapes_only=True)
         )

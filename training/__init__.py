@@ -2,6 +2,7 @@
 
 from curvature import Metric as Metric
 
+from . import hosts as hosts
 from ._base import Run as Run
 from .checkpoint import CheckpointError as CheckpointError
 from .evaluate import evaluate as evaluate

@@ -4,26 +4,42 @@ A file is one line of JSON (the `Tally`, the digest of the run's configuration a
 that wrote it), the carried arrays of the step in `equinox`'s format, and 64 hexadecimal digits, the
 SHA-256 of all before them. Reading one runs no code from it. The batches and the keys of the steps
 to come need no saving: they are functions of (seed, step).
+
+Where no process holds all arrays whole, they lie in a folder beside the file instead, see
+`sharded`, and the JSON has that folder's name, the SHA-256 of its files and the arrays' shapes. The
+file is written last, and so never names a folder that is not whole. The first process writes and
+judges the files; all call `hold_best`, `save` and `restore` together.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from jaxtyping import Array
+
+from . import hosts
 from ._base import Tally
 from .atomic import remove_leftovers, write_atomically
 from .digest import DigestWriter, digest_of_file
 from .leaves import read_leaves, write_leaves
+from .sharded import Held, digests, hold, is_sharded, layout, read_arrays, released, write_arrays
 from .stepper import Stepper
 
 DIGEST_LENGTH = 64
+ARRAYS = ".arrays"
+"""What the names of folders of arrays end with."""
 BEST = "best.ckpt"
 BEST_MODEL = "best.eqx"
 """The weights of the best checkpoint alone, as `model.eqx` holds the final ones."""
+
+
+OTHER_ARRAYS = "The checkpoint `{}` holds other arrays than model and optimiser have."
 
 
 class CheckpointError(ValueError):
@@ -43,6 +59,30 @@ class Restored(NamedTuple):
     refused: list[str]
 
 
+class _Read(NamedTuple):
+    """A file that was read and found good.
+
+    - `path`: its.
+    - `tally`, `versions`: the tally, and what wrote it.
+    - `leaves`: the carried arrays, or the folder that has them.
+    """
+
+    path: Path
+    tally: Tally
+    versions: dict[str, str]
+    leaves: list[Any] | Path
+
+
+class _Best(NamedTuple):
+    """The best state so far: the bytes of its file, or where these are shared out, what is in it.
+
+    - `weights`: the bytes of its weights.
+    """
+
+    state: bytes | tuple[Tally, list[Held]]
+    weights: bytes
+
+
 class Checkpoints:
     """The checkpoints of a run folder: the newest few, and the best.
 
@@ -56,29 +96,37 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: str, versions: dict[str, str], keep: int):
         self._folder, self._config, self._versions, self._keep = folder, config, versions, keep
-        self._best: dict[str, bytes] = {}
+        self._best: _Best | None = None
 
     def hold_best(self, tally: Tally, stepper: Stepper) -> None:
         """Keep this state in memory as the best so far; `save` writes it.
 
         A run that improves at every epoch would spend its time in synchronising files.
         """
-        state, weights = io.BytesIO(), io.BytesIO()
-        self._write(state, tally, stepper)
-        write_leaves(weights, stepper.evaluated)
-        self._best = {BEST: state.getvalue(), BEST_MODEL: weights.getvalue()}
+        state, weights, leaves = io.BytesIO(), io.BytesIO(), stepper.leaves
+        model = stepper.whole
+        if hosts.is_first():
+            write_leaves(weights, model)
+        if is_sharded(leaves):
+            held = dataclasses.replace(tally), hold(leaves)
+            self._best = _Best(held, weights.getvalue())
+        elif hosts.is_first():
+            self._write(state, tally, leaves)
+            self._best = _Best(state.getvalue(), weights.getvalue())
 
     def save(self, tally: Tally, stepper: Stepper) -> None:
         """Write a checkpoint, and the best one if there is a new one; then remove older ones."""
-        self._folder.mkdir(exist_ok=True)
+        if hosts.is_first():
+            self._folder.mkdir(exist_ok=True)
         # First, so that a checkpoint never names a best one that is not there.
-        for name, data in self._best.items():
-            write_atomically(self._folder / name, functools.partial(_write_bytes, data))
-        self._best = {}
-        path = self._folder / f"step_{tally.steps:09d}.ckpt"
-        write_atomically(path, lambda file: self._write(file, tally, stepper))
-        for file in self._newest_first()[self._keep :]:
-            file.unlink()
+        if self._best is not None:
+            self._save_best(self._best)
+            self._best = None
+        self._save(f"step_{tally.steps:09d}.ckpt", tally, stepper.leaves)
+        if hosts.is_first():
+            for file in self._newest_first()[self._keep :]:
+                file.unlink()
+            self._remove_folders()
 
     def restore(self, stepper: Stepper) -> Restored:
         """Bring `stepper` to the newest checkpoint that is whole and belongs to this run.
@@ -89,38 +137,83 @@ class Checkpoints:
 
         **Raises:** `CheckpointError` if there are checkpoints, and none can be used.
         """
-        remove_leftovers(self._folder)
         refused: dict[Path, str] = {}
+        # The first process alone judges the files, and renames some; the others read its choice.
+        newest = hosts.together(
+            lambda: self._newest_good(stepper, refused) if hosts.is_first() else None
+        )
+        name = hosts.of_first(None if newest is None else newest.path.name)
+        if name is None:
+            return Restored(Tally(), {}, [])
+        if newest is None:
+            newest = self._read(self._folder / name, stepper)
+        leaves = newest.leaves
+        if isinstance(leaves, Path):
+            leaves = read_arrays(leaves, stepper.leaves)
+        stepper.replace(leaves)
+        return Restored(newest.tally, newest.versions, list(refused.values()))
+
+    def _newest_good(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
+        """The newest file that can be used, read; `refused` gets those that cannot."""
+        remove_leftovers(self._folder)
         for path in self._candidates():
             try:
-                tally, versions, leaves = self._read(path, stepper)
+                found = self._read(path, stepper)
             except CheckpointError as error:
                 refused[path] = str(error)
                 continue
             for bad in refused:
                 bad.rename(bad.with_name(f"{bad.name}.refused"))
-            stepper.replace(leaves)
-            return Restored(tally, versions, list(refused.values()))
+            return found
         if refused:
             raise CheckpointError(
                 f"{' '.join(refused.values())} There is no other: remove `{self._folder}` to "
                 "continue from the beginning."
             )
-        return Restored(Tally(), {}, [])
+        return None
 
-    def _write(self, file: BinaryIO, tally: Tally, stepper: Stepper) -> None:
+    def _save_best(self, best: _Best) -> None:
+        if isinstance(best.state, tuple):
+            tally, held = best.state
+            self._save(BEST, tally, released(held))
+        elif hosts.is_first():
+            write_atomically(self._folder / BEST, functools.partial(_write_bytes, best.state))
+        if hosts.is_first():
+            write = functools.partial(_write_bytes, best.weights)
+            write_atomically(self._folder / BEST_MODEL, write)
+
+    def _save(self, name: str, tally: Tally, leaves: list[Array]) -> None:
+        path, arrays = self._folder / name, None
+        if is_sharded(leaves):
+            folder = f"{path.stem.partition('_')[0]}_{tally.steps:09d}{ARRAYS}"
+            files = write_arrays(self._folder / folder, leaves)
+            arrays = {"folder": folder, "files": files, "layout": layout(leaves)}
+        if hosts.is_first():
+            write_atomically(path, lambda file: self._write(file, tally, leaves, arrays))
+
+    def _write(
+        self,
+        file: BinaryIO,
+        tally: Tally,
+        leaves: list[Array],
+        arrays: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a file, with `leaves` in it, or with what is to be known of the folder of them."""
         header = {
             "tally": dataclasses.asdict(tally),
             "config": self._config,
             "versions": self._versions,
         }
+        if arrays is not None:
+            header["arrays"] = arrays
         body = DigestWriter(file)
         body.write(json.dumps(header).encode() + b"\n")
-        write_leaves(cast(BinaryIO, body), stepper.leaves)  # a file to write to is enough
+        if arrays is None:
+            write_leaves(cast(BinaryIO, body), leaves)  # a file to write to is enough
         file.write(body.hexdigest().encode())
 
-    def _read(self, path: Path, stepper: Stepper) -> tuple[Tally, dict[str, str], list[Any]]:
-        """The tally, versions and leaves of a file.
+    def _read(self, path: Path, stepper: Stepper) -> _Read:
+        """What is in a file.
 
         **Raises:** `CheckpointError` with the reason why it is refused.
         """
@@ -142,13 +235,38 @@ class Checkpoints:
                 ) from error
             if config != self._config:
                 raise CheckpointError(f"The checkpoint `{path}` is of another configuration.")
+            if "arrays" in header:
+                folder = self._checked_folder(path, header["arrays"], stepper.leaves)
+                return _Read(path, tally, versions, folder)
             try:
                 leaves = read_leaves(file, stepper.leaves)
             except (RuntimeError, ValueError, TypeError, EOFError) as error:
-                raise CheckpointError(
-                    f"The checkpoint `{path}` holds other arrays than model and optimiser have."
-                ) from error
-        return tally, versions, leaves
+                raise CheckpointError(OTHER_ARRAYS.format(path)) from error
+        return _Read(path, tally, versions, leaves)
+
+    def _checked_folder(self, path: Path, arrays: dict[str, Any], like: list[Array]) -> Path:
+        folder = self._folder / arrays["folder"]
+        if arrays["layout"] != layout(like):
+            raise CheckpointError(OTHER_ARRAYS.format(path))
+        if hosts.is_first() and digests(folder) != arrays["files"]:
+            raise CheckpointError(
+                f"The checkpoint `{path}` is damaged: the files in `{folder}` are not those that "
+                "were written."
+            )
+        return folder
+
+    def _remove_folders(self) -> None:
+        """Remove folders of arrays that no file names: of removed ones, and of killed processes."""
+        folders = list(self._folder.glob(f"*{ARRAYS}*"))
+        if not folders:
+            return
+        named = set()
+        for path in self._candidates():
+            with open(path, "rb") as file, contextlib.suppress(ValueError):  # of a damaged one
+                named.add(json.loads(file.readline()).get("arrays", {}).get("folder"))
+        for folder in folders:
+            if folder.name not in named:
+                shutil.rmtree(folder)
 
     def _candidates(self) -> Iterator[Path]:
         """The newest first; the best is as good as any other, and often the oldest."""

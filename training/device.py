@@ -14,6 +14,11 @@ def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
 
 
+def as_on_device(array: np.ndarray) -> np.ndarray:
+    """An array of the host with the type that `on_device` gives it."""
+    return np.asarray(array, _dtype(array))
+
+
 def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes and types of `on_device(part)`, without putting it there."""
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, _dtype(array)), part)
@@ -21,7 +26,7 @@ def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
 
 def memory() -> int:
     """The bytes of the device that computes; of a processor, those of the machine."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 

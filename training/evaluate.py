@@ -14,7 +14,7 @@ import curvature as cv
 from data import Dataset, Stream, StreamPart
 
 from .chunks import Chunk, chunks, chunks_of, is_held
-from .device import on_device
+from .device import as_on_device
 from .mesh import ON_ONE_DEVICE, Placement
 from .terms import examples, terms
 
@@ -83,8 +83,8 @@ def _of_all(
     found: list[dict[str, Any]] = []
     in_flight: tuple[dict[str, Any], Chunk] | None = None
     for chunk in chunks:
-        arrays = placement.shared_out(on_device(chunk.arrays))
-        values = per_example(objective, model, arrays)
+        arrays = placement.shared_out(jax.tree.map(as_on_device, chunk.arrays))
+        values = placement.whole(per_example(objective, model, arrays))
         # One chunk is computed while the next is read; more of them would only fill the memory.
         if in_flight is not None:
             found.append(_own(objective, *in_flight))

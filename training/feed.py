@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from data import Drawn, Stream, batch_indices, passes
+from data import Dataset, Drawn, Stream, batch_indices, passes
 
+from . import hosts
 from ._base import Run, Tally
+from .device import as_on_device
 from .mesh import Placement
 from .prefetch import AHEAD, Prefetched
-from .sources import batch_shapes
+from .sources import Source, as_given, batch_shapes, gather, source
 
 IN_FLIGHT = AHEAD + 3
 """Batches of a stream that are on the device at once: two more in steps, one that is being put."""
@@ -70,7 +72,23 @@ def feed_of(
     """
     if isinstance(run.dataset, Stream):
         return Streamed(run, run.dataset, placement, tally, is_stopped, warn)
+    if hosts.count() > 1 and isinstance(run.dataset, Dataset) and run.settings.batch_size:
+        return Shares(run, run.dataset, placement)
     return Resident(run, placement)
+
+
+def source_of(run: Run, placement: Placement) -> Source:
+    """The source of a run, its data where the steps want them.
+
+    No process puts the examples on its devices that others are to have.
+    """
+    dataset: Any = run.dataset
+    if hosts.count() == 1 or not isinstance(dataset, Dataset):
+        data, draw = source(dataset)
+        return Source(placement.replicated(data), draw)
+    if run.settings.batch_size is not None:
+        return Source((), as_given)
+    return Source(placement.shared_out(jax.tree.map(as_on_device, dataset.train)), gather)
 
 
 class Resident(AbstractFeed):
@@ -98,6 +116,37 @@ class Resident(AbstractFeed):
             assert settings.batch_size is not None
             order = batch_indices(settings.seed, epoch, n, settings.batch_size)
             self._batches = self._placement.replicated(jnp.asarray(order, jnp.int32))
+        self._epoch = epoch
+        return self._batches
+
+
+class Shares(AbstractFeed):
+    """For data on the hosts of several processes: each loads its own examples of a batch."""
+
+    def __init__(self, run: Run, dataset: Dataset, placement: Placement):
+        self._run, self._train, self._placement, self._epoch = run, dataset.train, placement, -1
+        shapes = batch_shapes(dataset, run.model, run.settings.batch_size)
+        self.shapes = placement.shared_out_shapes(shapes)
+
+    def next(self, step: int) -> Given:
+        size = self._run.steps_per_epoch
+        assert size is not None, "all but streams know it"
+        rows = self._order(step // size)[step % size]
+
+        def loaded(array: np.ndarray) -> Array:
+            shape = len(rows), *array.shape[1:]
+            return self._placement.loaded(shape, lambda own: as_on_device(array[rows[own]]))
+
+        ends = (step + 1) % size == 0
+        batch = jax.tree.map(loaded, self._train)
+        return Given(batch, (step + 1) / size, size if ends else None)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            settings, n = self._run.settings, self._run.dataset.num_train
+            assert n is not None
+            assert settings.batch_size is not None
+            self._batches = batch_indices(settings.seed, epoch, n, settings.batch_size)
         self._epoch = epoch
         return self._batches
 

@@ -7,17 +7,21 @@ from typing import TextIO
 
 from rich.console import Console
 
+from . import hosts
+
 LOG = "train.log"
 
 
 class Log:
     """A console, and once there is a folder a file beside it, to which lines are appended.
 
+    Of several processes only the first says anything but warnings.
+
     **Arguments:** `quiet`: the console shows warnings alone; the file gets everything.
     """
 
     def __init__(self, *, quiet: bool = False):
-        self.console = Console(quiet=quiet)
+        self.console = Console(quiet=quiet or not hosts.is_first())
         self._warnings = Console(stderr=True)
         self._file: TextIO | None = None
 
@@ -32,7 +36,7 @@ class Log:
 
     def warn(self, text: str) -> None:
         """One line that `quiet` does not silence, on the standard error."""
-        say(self._warnings, text)
+        say(self._warnings, f"{hosts.prefix()}{text}")
         self._note(f"warning: {text}")
 
     def __enter__(self) -> "Log":

@@ -1,10 +1,13 @@
 """The loop over the steps of a program."""
 
+import signal
 import time
 from collections.abc import Sequence
 
 from jaxtyping import Array
 
+from . import hosts
+from .agreement import Agreement
 from .clock import Clock
 from .cost import Cost
 from .feed import AbstractFeed, Given
@@ -32,9 +35,10 @@ class Loop:
         cost: Cost,
         profile: Profile,
         stop: StopSignals,
+        agreement: Agreement,
     ):
         self._program, self._feeds, self._writers, self._cost = program, feeds, writers, cost
-        self._profile, self._stop = profile, stop
+        self._profile, self._stop, self._agreement = profile, stop, agreement
         self._running = list(writers)
         self._clock = Clock(writers[0].tally.seconds, len(writers))
         self._saved = time.perf_counter()
@@ -55,10 +59,18 @@ class Loop:
 
     def _steps(self) -> Outcome:
         run, dispatched = self._writers[0].run, self._writers[0].tally.steps
-        while dispatched < run.total_steps and self._stop.received is None:
+        stopped_by = 0
+        while dispatched < run.total_steps:
+            is_due = time.perf_counter() - self._saved >= run.settings.checkpoint_seconds
+            stopped_by, saves = self._agreement(self._stop.received or 0, is_due)
+            if stopped_by:
+                break
+            if saves:
+                self._save()
             self._profile(dispatched)
             given = [each for feed in self._feeds if (each := feed.next(dispatched)) is not None]
-            if not given:
+            if not given:  # at the end, or stopped in waiting, which several processes are not
+                stopped_by = self._stop.received or 0 if hosts.count() == 1 else 0
                 break
             self._take_arrays(dispatched + 1, given)
             packed = self._program.step([each.arrays for each in given])
@@ -74,13 +86,11 @@ class Loop:
                         return outcome
                     with self._clock.apart():
                         writer.end(outcome)
-            if time.perf_counter() - self._saved >= run.settings.checkpoint_seconds:
-                self._save()
         self._save()
-        if dispatched < run.total_steps and self._stop.received is not None:
-            name = self._stop.received.name
-            reason = f"Stopped by {name} after step {dispatched}; the run can be resumed."
-            return Outcome("interrupted", EXIT_CODES[self._stop.received], reason)
+        if stopped_by:
+            received = signal.Signals(stopped_by)
+            reason = f"Stopped by {received.name} after step {dispatched}; the run can be resumed."
+            return Outcome("interrupted", EXIT_CODES[received], reason)
         return FINISHED
 
     def _still(self, given: list[Given]) -> list[tuple[Writer, Given]]:

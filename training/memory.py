@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from data import Dataset, Stream
 
+from . import hosts
 from ._base import Run
 from .device import shapes_on_device
 from .feed import IN_FLIGHT
@@ -24,8 +25,8 @@ _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop
 class Needs(NamedTuple):
     """The bytes that a run needs on each of its devices.
 
-    - `data`: the training part, or the batches of a stream that are on their way. Other parts are
-        evaluated a chunk at a time.
+    - `data`: the training part, or the batches of a stream that are on their way; of several
+        processes, a device's share. Other parts are evaluated a chunk at a time.
     - `weights`: the model's arrays and the optimiser's state.
     - `step`: what a step holds beside these when it holds the most: the batch, intermediate values,
       vectors, matrices. To a factor of about three: XLA fuses some of it away.
@@ -78,8 +79,12 @@ def needs_of(run: Run) -> Needs:
     dataset, data, drawn = run.dataset, 0, _nbytes(share)
     if isinstance(dataset, Dataset):
         data = _nbytes(shapes_on_device(dataset.train))
+        if hosts.count() > 1:
+            data //= placed.size
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
+        elif hosts.count() > 1:
+            data = drawn  # of the step in flight; `drawn` is the next one's
     if isinstance(dataset, Stream):
         data, drawn = IN_FLIGHT * drawn, 0
     carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))

@@ -1,15 +1,19 @@
 """The devices of a run, and what lies where on them."""
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-Devices: TypeAlias = int | Literal["all"]
+from . import hosts
+
+Devices: TypeAlias = int | Literal["all"] | None
 Sharding: TypeAlias = Literal["replicated", "fsdp"]
 
 EXAMPLES = "examples"
@@ -40,6 +44,10 @@ class Placement(NamedTuple):
         """Arrays on all devices."""
         return tree if self.mesh is None else jax.device_put(tree, self._at())
 
+    def everywhere(self) -> NamedSharding | None:
+        """`out_shardings` of what every device is to have; None where there is one device."""
+        return None if self.mesh is None else self._at()
+
     def replicated_shape(self, of: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The shape of an array on all devices."""
         if self.mesh is None:
@@ -47,8 +55,32 @@ class Placement(NamedTuple):
         return jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=self._at())
 
     def shared_out(self, batch: PyTree[np.ndarray]) -> PyTree[Array]:
-        """A batch on the devices, of which every one has a share of the examples."""
-        return jax.device_put(batch, None if self.mesh is None else self._at(EXAMPLES))
+        """A batch on the devices, of which every one has a share of the examples.
+
+        Of several processes, each has the batch, and puts the rows of its own devices there.
+        """
+        if hosts.count() == 1:
+            return jax.device_put(batch, None if self.mesh is None else self._at(EXAMPLES))
+        return jax.tree.map(lambda array: self.loaded(array.shape, array.__getitem__), batch)
+
+    def loaded(self, shape: tuple[int, ...], load: Callable[[slice], np.ndarray]) -> Array:
+        """Examples, of which every process loads those of its own devices alone.
+
+        **Arguments:** `shape`, of all; `load`, gives those of a slice of the leading axis.
+        """
+
+        def of(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            return load(index[0])
+
+        return jax.make_array_from_callback(shape, self._at(EXAMPLES), of)
+
+    def whole(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """What lies on the devices of several processes, as a whole on one of this process.
+
+        Called by all of them. In one process the arrays are as they were.
+        """
+        return jax.tree.map(self._whole, tree)
 
     def shared_out_shapes(self, of: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
         """The shapes of a batch that is shared out."""
@@ -84,6 +116,13 @@ class Placement(NamedTuple):
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
+    def _whole(self, leaf: Any) -> Any:
+        if not eqx.is_array(leaf) or leaf.is_fully_addressable:
+            return leaf
+        if not leaf.is_fully_replicated:
+            leaf = jax.jit(_same, out_shardings=self._at())(leaf)
+        return leaf.addressable_data(0)
+
     def _of_leaves(self, leaves: list[Array]) -> list[NamedSharding]:
         return [self._at(*self._axes(leaf)) for leaf in leaves]
 
@@ -99,20 +138,34 @@ ON_ONE_DEVICE = Placement()
 
 
 def placement(devices: Devices, sharding: Sharding) -> Placement:
-    """Where the arrays of a run lie.
+    """Where the arrays of a run lie: by default on one device, or on all of several processes.
 
-    **Raises:** `ValueError` where there are not so many devices.
+    **Raises:** `ValueError` where there are not so many devices, and where some of several
+    processes would have none.
     """
     found = jax.devices()
+    if devices is None:
+        devices = 1 if hosts.count() == 1 else "all"
     count = len(found) if devices == "all" else devices
     if count > len(found):
         kind = found[0].platform
         more = f": JAX_NUM_CPU_DEVICES={count} makes a processor so many" if kind == "cpu" else ""
         raise ValueError(f"`devices={count}`, but JAX sees {len(found)} ({kind}){more}.")
+    if hosts.count() > 1 and count < len(found):
+        raise ValueError(
+            f"`devices={count}`, but {hosts.count()} processes have {len(found)}: leave `devices` "
+            "out, because several processes share a run with all their devices."
+        )
     if count == 1:
+        if devices == 1 and sharding != "replicated":
+            raise ValueError(f"`sharding={sharding}` needs several `devices`, got 1.")
         return ON_ONE_DEVICE
     mesh = jax.make_mesh((count,), (EXAMPLES,), (AxisType.Auto,), devices=found[:count])
     return Placement(mesh, sharding)
+
+
+def _same(array: Array) -> Array:
+    return array
 
 
 def check_divides(batch: PyTree[Any], size: int) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 import curvature as cv
 from data import Dataset, Rows, Stream, StreamPart
 
+from . import hosts
 from ._base import Run
 from .chunks import head
 from .device import memory, shapes_on_device
@@ -37,6 +38,7 @@ def preflight(run: Run) -> Found:
 
     **Raises:** `ValueError`, one sentence.
     """
+    _check_processes(run)
     _check_fit(run)
     found = _check_step(run)
     if found.plan is not None:
@@ -111,6 +113,24 @@ def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
             names = [getattr(entry, "name", "") for entry in path]
             role = "preconditioner" if "preconditioner" in names else "curvature"
             yield f"{role} {type(part).__name__} of {type(part.of).__name__}, "
+
+
+def _check_processes(run: Run) -> None:
+    """Refuse what looks at arrays of which a process has a part."""
+    if hosts.count() == 1:
+        return
+    if run.settings.stop_at_nan:
+        raise ValueError(
+            f"`stop_at_nan=true` is for one process, and there are {hosts.count()}: start the run "
+            "in one, or without it."
+        )
+    for name, recorder in run.recorders.items():
+        if recorder.arrays_every is not None:
+            raise ValueError(
+                f"The recorder `{name}` wants the arrays of every {recorder.arrays_every} steps, "
+                f"which only a run of one process has as a whole, and there are {hosts.count()}: "
+                "tensorboard does without at `recorders.tensorboard.histograms_every=null`."
+            )
 
 
 def _check_fit(run: Run) -> None:

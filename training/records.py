@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,11 @@ class Records:
         except OSError as error:
             raise FolderError(_unwritable(path, error)) from error
         return cls._locked(file, path)
+
+    @classmethod
+    def nowhere(cls) -> "Records":
+        """Records that nobody reads, for the processes that do not write the run down."""
+        return cls(tempfile.TemporaryFile())
 
     @classmethod
     def reopen(cls, path: Path) -> "Records":

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import folder as files
+from . import folder as files, hosts
 from ._base import Run as Run
+from .agreement import Agreement
 from .atomic import remove_leftovers
 from .cost import Cost, cost_of
 from .exit_codes import ExitCode
-from .feed import AbstractFeed
+from .feed import AbstractFeed, source_of
 from .log import Log
 from .loop import Loop
 from .mesh import ON_ONE_DEVICE, Placement, placement
@@ -19,7 +20,7 @@ from .profile import Profile
 from .program import AbstractProgram, Alone
 from .records import Records
 from .signals import StopSignals
-from .sources import batch_shapes, evaluator_of, source
+from .sources import batch_shapes, evaluator_of
 from .stepper import Stepper
 from .summary import Outcome, Summary
 from .writer import Writer
@@ -27,6 +28,8 @@ from .writer import Writer
 
 def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     """Train, evaluate, and leave everything in `folder`.
+
+    Of several processes that have joined, see `hosts`, all call it, and the first writes.
 
     Ctrl-C, a signal of the scheduler and a run that diverges are outcomes, not exceptions;
     see `Summary.status` and `Summary.exit_code`.
@@ -45,18 +48,19 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     cannot be used, or checkpoints none of which can be. What a step raises is raised again, after a
     summary with the status `failed`; `FolderError` where the folder takes no more.
     """
-    placed = placement(run.settings.devices, run.settings.sharding)
-    with placed.context():
-        found = preflight(run)
-        files.check_folder(folder, resume=resume)
+    resume = hosts.of_first(resume)
+    placed = hosts.together(lambda: placement(run.settings.devices, run.settings.sharding))
+    with placed.context(), contextlib.ExitStack() as stack:
+        found = hosts.together(lambda: _checked(run, folder, resume=resume))
         batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
-        (data, draw), state = source(run.dataset), run.optimiser.init(run.model, batch=batch)
+        (data, draw), state = source_of(run, placed), run.optimiser.init(run.model, batch=batch)
         stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw, placed)
         evaluator = evaluator_of(run.dataset, run.optimiser.objective, placed)
-        quiet = run.settings.quiet
-        with possessed(folder, resume=resume) as records, Log(quiet=quiet) as log:
-            writer = Writer(run, folder, stepper, evaluator, records, log, resume=resume)
-            (summary,) = run_program(Alone(stepper), [writer], found, placed)
+        possessing = possessed(folder, resume=resume)
+        records = hosts.together(lambda: stack.enter_context(possessing))
+        log = stack.enter_context(Log(quiet=run.settings.quiet))
+        writer = Writer(run, folder, stepper, evaluator, records, log, resume=resume)
+        (summary,) = run_program(Alone(stepper), [writer], found, placed)
     return summary
 
 
@@ -79,20 +83,25 @@ def run_program(
             for writer in writers:
                 plan = in_one_line(writer.run, found, len(writers))
                 writer.begin(plan, too_much(writer.run, found))
-            profile = Profile(first.folder, first.run.settings.profile_steps, first.run.total_steps)
+            profiled = first.run.settings.profile_steps if hosts.is_first() else None
+            profile = Profile(first.folder, profiled, first.run.total_steps)
+
+            def is_stopped() -> bool:
+                # Several processes stop after the same step, and all wait for its batch.
+                return stop.received is not None and hosts.count() == 1
+
             with contextlib.ExitStack() as stack:
-                feeds = [
-                    stack.enter_context(writer.fed(placed, lambda: stop.received is not None))
-                    for writer in writers
-                ]
+                feeds = [stack.enter_context(writer.fed(placed, is_stopped)) for writer in writers]
                 for writer in writers:
                     stack.enter_context(writer.shown())
                 cost = _compiled(program, feeds, writers, placed)
-                outcome = Loop(program, feeds, writers, cost, profile, stop)()
+                agreement = Agreement(placed)
+                outcome = Loop(program, feeds, writers, cost, profile, stop, agreement)()
             for writer in writers:
                 if writer.summary is None:
                     writer.end(outcome)
         except KeyboardInterrupt:
+            hosts.ends_alone(ExitCode.INTERRUPTED)
             reason = "Stopped by Ctrl-C before the running step or evaluation was over."
             for writer in writers:
                 writer.break_off(Outcome("interrupted", ExitCode.INTERRUPTED, reason))
@@ -104,14 +113,28 @@ def run_program(
                 writer.tell_the_end()
             if isinstance(error, OSError):
                 raise files.FolderError(_reason(error, first.folder)) from error
+            if hosts.is_of_another(error):
+                raise hosts.HostsError(hosts.DIED) from error
             raise
     return [writer.close() for writer in writers]
 
 
+def _checked(run: Run, folder: Path, *, resume: bool) -> Found:
+    found = preflight(run)
+    if hosts.is_first():
+        files.check_folder(folder, resume=resume)
+    return found
+
+
 @contextlib.contextmanager
 def possessed(folder: Path, *, resume: bool) -> Iterator[Records]:
-    """Take possession of the folder, and remove what a killed process had begun to write."""
-    if resume:
+    """Take possession of the folder, and remove what a killed process had begun to write.
+
+    Of several processes, the first does; the records of the others go nowhere.
+    """
+    if not hosts.is_first():
+        records = Records.nowhere()
+    elif resume:
         records = Records.reopen(folder / files.METRICS)
         remove_leftovers(folder)
     else:
@@ -145,4 +168,6 @@ def _reason(error: Exception, folder: Path) -> str:
             f"Cannot write to the run folder `{folder}`: {error.strerror or error}. What it holds "
             f"is whole; when that is mended, continue with `resume={folder}`."
         )
+    if hosts.is_of_another(error):
+        return hosts.DIED
     return str(error).partition("\n")[0] or type(error).__name__

@@ -46,8 +46,8 @@ class Settings:
     - `keep_checkpoints`: how many of the newest are kept, beside the best.
     - `quiet`: say nothing but warnings.
     - `profile_steps`: trace so many steps for JAX's profiler; None: none.
-    - `devices`: how many share every batch, or `all`; with another number of them a run gives the
-        same numbers to rounding.
+    - `devices`: how many share every batch, or `all`; None: one, and all of several processes.
+        With another number of them a run gives the same numbers to rounding.
     - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `mesh.Placement`.
     - `stop_at_nan`: end at the first step that is rejected because something is not finite, and say
         what that was.
@@ -68,7 +68,7 @@ class Settings:
     quiet: bool = False
     profile_steps: int | None = None
     stop_at_nan: bool = False
-    devices: Devices = 1
+    devices: Devices = None
     sharding: Sharding = "replicated"
 
     def __post_init__(self):
@@ -89,16 +89,15 @@ class Settings:
             raise ValueError(
                 f"`validation` must be a fraction from 0 to less than 1, got {validation!r}."
             )
-        if self.devices != "all" and (not is_int(self.devices) or self.devices < 1):
+        devices = self.devices
+        if devices not in (None, "all") and (not is_int(devices) or devices < 1):
             raise ValueError(
-                f"`devices` must be a positive integer or `all`, got {self.devices!r}."
+                f"`devices` must be a positive integer, `all` or null, got {devices!r}."
             )
         if self.sharding not in get_args(Sharding):
             raise ValueError(
                 f"`sharding` must be one of {', '.join(get_args(Sharding))}, got {self.sharding!r}."
             )
-        if self.devices == 1 and self.sharding != "replicated":
-            raise ValueError(f"`sharding={self.sharding}` needs several `devices`, got 1.")
         for name in ("quiet", "stop_at_nan"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")

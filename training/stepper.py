@@ -45,7 +45,7 @@ class Stepper:
 
     - `optimiser`: as in `training.Run`.
     - `model`, `state`: where to begin; `state` is what `optimiser.init(model)` returned.
-    - `data`: the training part, on the device.
+    - `data`: the training part, where it is to lie.
     - `seed`: step s, counted from 0, has the key `fold_in(key(seed), s)`.
     - `draw`: makes a batch of `data`, see `sources.Source`.
     - `placement`: the devices; every one has a share of each batch.
@@ -72,7 +72,8 @@ class Stepper:
         self._placement = placement
         self.replace(copies)
         numbers, self._without_numbers = eqx.partition(optimiser, eqx.is_array)
-        self.fixed = placement.replicated(Fixed(numbers, jax.random.key(seed), data))
+        numbers, key = placement.replicated((numbers, jax.random.key(seed)))
+        self.fixed = Fixed(numbers, key, data)
         self._optimiser, self._draw = optimiser, draw
         self._sentences: dict[int, str] = {}
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
@@ -144,6 +145,11 @@ class Stepper:
         """The model to evaluate and to save, as `curvature.evaluated`. Gone as `model` is."""
         model, state, _ = self._combined(self.leaves)
         return cv.evaluated(self._optimiser, model, state)
+
+    @property
+    def whole(self) -> eqx.Module:
+        """`evaluated`, to be written: of several processes, which ask together, whole in each."""
+        return self._placement.whole(self.evaluated)
 
     def _combined(self, leaves: list[Array]) -> tuple[eqx.Module, PyTree, Array]:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)

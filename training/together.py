@@ -41,7 +41,7 @@ def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary
     **Raises:** as `train`; and `ValueError` for runs that are not alike, or on several devices.
     """
     first, *others = runs
-    if first.settings.devices != 1:
+    if first.settings.devices not in (None, 1):
         raise ValueError(
             f"Runs of one program share one device, got `devices={first.settings.devices}`."
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 
-from . import folder as files
+from . import folder as files, hosts
 from ._base import Run, Tally
 from .arrays import ArraysOfSteps
 from .checkpoint import Checkpoints
@@ -40,6 +40,8 @@ class Writer:
     - `resume`: bring `stepper` to the newest checkpoint in the folder.
     - `runs`: how many share the program.
 
+    Of several processes, all have one, and that of the first writes.
+
     `tally` says where the run stands; `summary` is None until the run has ended.
     """
 
@@ -57,7 +59,8 @@ class Writer:
     ):
         self.run, self.folder, self._stepper, self._evaluator = run, folder, stepper, evaluator
         self._records, self._log, self._resume, self._runs = records, log, resume, runs
-        self._recorders = Guarded(run.recorders, log)
+        self._writes = hosts.is_first()
+        self._recorders = Guarded(run.recorders if self._writes else {}, log)
         self._arrays = ArraysOfSteps(stepper, self._recorders)
         self._checkpoints = Checkpoints(
             folder / files.CHECKPOINTS,
@@ -65,7 +68,8 @@ class Writer:
             versions(),
             run.settings.keep_checkpoints,
         )
-        log.open(folder)
+        if self._writes:
+            log.open(folder)
         self.tally = _restored(self._checkpoints, stepper, log) if resume else Tally()
         self.summary: Summary | None = None
 
@@ -76,8 +80,9 @@ class Writer:
         """
         if self._resume:
             self._records.rewind(self.tally.steps)
-        files.write_config(self.folder, self.run.config)
-        write_provenance(self.folder)
+        if self._writes:
+            files.write_config(self.folder, self.run.config)
+            write_provenance(self.folder)
         self._log.say(plan)
         if warning is not None:
             self._log.warn(warning)
@@ -165,8 +170,9 @@ class Writer:
 
         It has losses, unless a scheduler is waiting for this process to be gone.
         """
-        model = self._stepper.evaluated
-        files.write_model(self.folder, model)
+        model, whole = self._stepper.evaluated, self._stepper.whole
+        if self._writes:
+            files.write_model(self.folder, whole)
         is_evaluated = outcome.exit_code is not ExitCode.RESUMABLE
         parts = ("train", "validation", "test") if is_evaluated else ()
         self._summarise(outcome, **{part: getattr(self._evaluator, part)(model) for part in parts})
@@ -197,7 +203,8 @@ class Writer:
         self.summary = summarise(
             self.run, self.tally, outcome, runs=self._runs, judged_by=judged_by, **losses
         )
-        files.write_summary(self.folder, self.summary)
+        if self._writes:
+            files.write_summary(self.folder, self.summary)
 
     def _found(self, evaluate: Callable[[eqx.Module], dict[str, float]]) -> dict[str, float]:
         return evaluate(self._stepper.evaluated)

@@ -26,6 +26,11 @@ NO_SLURM = (
     "or try it out by `hydra/launcher=local`."
 )
 
+SEVERAL_TASKS = (
+    "`hydra.launcher.nodes` and `hydra.launcher.tasks_per_node` give each job {} processes, and a "
+    "job of a sweep is one process: start runs of several processes by `srun`, one at a time."
+)
+
 
 class QueueLauncher(Launcher):
     """All jobs at once to a queue, which has them wait for their turn.
@@ -49,6 +54,9 @@ class QueueLauncher(Launcher):
         kinds = {"slurm": submitit_launcher.SlurmLauncher, "local": submitit_launcher.LocalLauncher}
         if executor not in kinds:
             raise ConfigError(f"`hydra.launcher.executor` must be slurm or local, got {executor}.")
+        tasks = (parameters.get("nodes") or 1) * (parameters.get("tasks_per_node") or 1)
+        if tasks > 1:
+            raise ConfigError(SEVERAL_TASKS.format(tasks))
         if executor == "slurm" and shutil.which("sbatch") is None:
             raise ConfigError(NO_SLURM)
         shared = {field.name for field in dataclasses.fields(BaseQueueConf)}

@@ -122,6 +122,7 @@ TABLE = {
     # launchers
     "-m seed=0,1 hydra/launcher=parallel hydra.launcher.n_jobs=0": ["n_jobs", "got 0"],
     "-m seed=0,1 hydra/launcher=parallel hydra.launcher.jobs=2": ["hydra.launcher.jobs"],
+    "-m seed=0,1 hydra/launcher=slurm hydra.launcher.nodes=2": ["give each job 2 processes"],
     "-m seed=0,1 hydra/launcher=slurm": ["`sbatch`", "`hydra/launcher=local`"],
 }
 

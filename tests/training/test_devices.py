@@ -99,7 +99,7 @@ def test_what_cannot_be_shared_out_is_refused(make_run):
     with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4:"):
         preflight(make_run(devices=8, batch_size=4))
     with pytest.raises(ValueError, match=r"`sharding=fsdp` needs several `devices`, got 1\."):
-        make_run(sharding="fsdp")
+        preflight(make_run(sharding="fsdp"))
 
 
 def test_what_every_device_has_as_a_whole_is_counted(make_run):

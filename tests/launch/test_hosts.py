@@ -1,0 +1,194 @@
+"""`train.py` in several processes on this machine, each with devices of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "model.width=8", "x64=true", "optimiser=sgd"
+KFAC = "model.width=8", "x64=true", "structure=kfac", "solver=structured"
+
+
+def by_hand(count: int, index: str, port: str) -> dict[str, str]:
+    place = {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": index}
+    return place | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"}
+
+
+def slurm(count: int, index: str, port: str) -> dict[str, str]:
+    step = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_NODELIST": "127.0.0.1,other"}
+    task = {"SLURM_PROCID": index, "SLURM_LOCALID": index, "SLURM_NTASKS": str(count)}
+    return {"SLURM_JOB_ID": port, "JAX_COORDINATOR_PORT": port} | step | task
+
+
+def open_mpi(count: int, index: str, port: str) -> dict[str, str]:
+    world = {"OMPI_COMM_WORLD_SIZE": str(count), "OMPI_COMM_WORLD_RANK": index}
+    told = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+    return {"OMPI_COMM_WORLD_LOCAL_RANK": index, "JAX_COORDINATOR_PORT": port} | world | told
+
+
+class Started:
+    """The processes of one command; `told(count, index, port)` is what a launcher tells them."""
+
+    def __init__(self, count: int, folder: Path, *arguments: str, devices: int = 1, told=by_hand):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *arguments],
+                env=os.environ | shared | (told(count, str(index), port) if count > 1 else {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=folder,
+            )
+            for index in range(count)
+        ]
+
+    def wait_for_a_step(self) -> None:
+        """Until the first process has shown one."""
+        out = self.processes[0].stdout
+        assert out is not None
+        for line in out:
+            if "/" in line and " loss " in line:
+                return
+        raise AssertionError(self.end())
+
+    def end(self) -> list[tuple[int, str]]:
+        """The exit code and the standard error of each process."""
+        errors = [process.communicate()[1] for process in self.processes]
+        return [
+            (process.returncode, said) for process, said in zip(self.processes, errors, strict=True)
+        ]
+
+
+def finish(count: int, folder: Path, *arguments: str, devices: int = 1) -> None:
+    for code, said in Started(count, folder.parent, *arguments, devices=devices).end():
+        assert code == 0, said
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(folder: Path) -> np.ndarray:
+    names = "step", "loss", "grad_norm", "step_norm"
+    return np.array([[record[name] for name in names] for record in records(folder)])
+
+
+def losses(folder: Path) -> list[float]:
+    summary = json.loads((folder / "summary.json").read_text())
+    return [summary["train_loss"], summary["test_loss"], summary["best"]["loss"]]
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    assert (one / "model.eqx").read_bytes() == (other / "model.eqx").read_bytes()
+    first, second = ([{**r, "seconds": 0} for r in records(folder)] for folder in (one, other))
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "devices", "arguments"),
+    [(4, 1, COMMAND), (2, 1, (*COMMAND, "batch_size=null", "train_examples=600"))],
+    ids=["batches", "all examples"],
+)
+def test_the_numbers_are_those_of_one_process(count, devices, arguments, tmp_path):
+    for name, processes, each in (("one", 1, count * devices), ("several", count, devices)):
+        folder = tmp_path / name
+        where = f"hydra.run.dir={folder}", "devices=all", "max_steps=12"
+        finish(processes, folder, *arguments, *where, devices=each)
+    one, several = tmp_path / "one", tmp_path / "several"
+    np.testing.assert_allclose(numbers(several), numbers(one), rtol=1e-10)
+    np.testing.assert_allclose(losses(several), losses(one), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_shared_weights_go_on_in_other_processes(tmp_path):
+    """Two processes with two devices each, then four with one, then one with one."""
+    one, several = tmp_path / "one", tmp_path / "several"
+    finish(1, one, *KFAC, f"hydra.run.dir={one}", "max_steps=12")
+    where = f"hydra.run.dir={several}", "sharding=fsdp", "max_steps=4"
+    finish(2, several, *KFAC, *where, devices=2)
+    finish(4, several, f"resume={several}", "max_steps=8")
+    finish(1, several, f"resume={several}", "max_steps=12", "sharding=replicated")
+    np.testing.assert_allclose(numbers(several), numbers(one), rtol=1e-10)
+    np.testing.assert_allclose(losses(several), losses(one), rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [slurm, open_mpi])
+def test_a_launcher_says_how_many_there_are(told, tmp_path):
+    """And where process 0 is; the run has one folder, though each process would choose its own."""
+    arguments = *COMMAND, "max_steps=2"
+    for code, said in Started(2, tmp_path, *arguments, told=told).end():
+        assert code == 0, said
+    assert len(list(tmp_path.rglob("metrics.jsonl"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("received", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(received, code, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(2, whole, *COMMAND, f"hydra.run.dir={whole}")
+    started = Started(2, tmp_path, *COMMAND, f"hydra.run.dir={parts}")
+    started.wait_for_a_step()
+    started.processes[1].send_signal(signal.Signals[received])
+    assert [ended for ended, _ in started.end()] == [code, code]
+    summary = json.loads((parts / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert f"Stopped by {received} after step {summary['steps']};" in summary["reason"]
+    assert summary["steps"] < len(records(whole))
+    finish(2, parts, f"resume={parts}")
+    assert_same_bits(parts, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(3, whole, *COMMAND, "batch_size=126", f"hydra.run.dir={whole}")
+    where = f"hydra.run.dir={parts}", "checkpoint_seconds=0.1"
+    started = Started(3, tmp_path, *COMMAND, "batch_size=126", *where)
+    started.wait_for_a_step()
+    started.processes[victim].kill()
+    ended = started.end()
+    assert ended.pop(victim)[0] == -signal.SIGKILL
+    assert all(code == 1 for code, _ in ended)
+    assert "Another process of the run has ended" in ended[0][1] + ended[1][1]
+    assert len(records(parts)) < len(records(whole))
+    finish(3, parts, f"resume={parts}")
+    assert_same_bits(parts, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["hydra.run.dir=taken"], "The folder `taken` already holds a run (metrics.jsonl); "),
+        (["model.depth=none"], "`MLP(depth=...)` must be an integer of at least 0, got 'none'."),
+        (["--nope"], "The command line was not understood: unrecognized arguments: --nope."),
+        (["-m", "seed=0,1"], "A sweep runs its jobs in one process, and there are 2: "),
+        (["micro_batch=auto"], "`micro_batch=auto` asks one device, and there are 2 processes: "),
+        (["stop_at_nan=true"], "`stop_at_nan=true` is for one process, and there are 2: "),
+        (["recorders=tensorboard"], "The recorder `tensorboard` wants the arrays of every 100 "),
+        (["devices=1"], "`devices=1`, but 2 processes have 2: leave `devices` out, "),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
+)
+def test_all_refuse_in_one_sentence(arguments, sentence, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "metrics.jsonl").touch()
+    first, second = Started(2, tmp_path, *arguments, *COMMAND).end()
+    assert (first[0], second[0]) == (2, 2)
+    (line,) = (first[1] + second[1]).splitlines()
+    assert line.startswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
