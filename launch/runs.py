@@ -146,4 +146,5 @@ def _model(
 @functools.lru_cache(maxsize=1)
 def _maker(config: str) -> Callable[..., eqx.Module]:
     """Makes a model from a key, as one program; kept, so that it is traced once for all seeds."""
-    return eqx.filter_jit(instantiate("model", json.loads(config)))
+    make = instantiate("model", json.loads(config))
+    return eqx.filter_jit(lambda *, key: make(key=key))  # what it is called with is judged then

@@ -121,7 +121,7 @@ def test_a_program_that_fails_ends_no_other(train, monkeypatch):
         (["-m", "seed=0,-1", "vectorised=true"], "`seed` must be an integer from 0"),
     ],
 )
-def test_bad_input(train, arguments, sentence):
+def test_what_cannot_be_one_program_is_refused(train, arguments, sentence):
     done = train(*arguments)
     assert (done.code, done.made) == (2, [])
     assert sentence in done.err
