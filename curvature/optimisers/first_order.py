@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -68,7 +70,11 @@ class FirstOrder(AbstractOptimiser):
         params, frozen = eqx.partition(model, as_filter(model, state.mask))
         model_key, _ = split(key)
 
-        def loss_at(w: PyTree[Array]) -> Scalar:
+        # Line searches hand it, by name, what they are given themselves.
+        def loss_at(
+            w: PyTree[Array], model: PyTree = None, batch: Any = batch, key: Any = None
+        ) -> Scalar:
+            del model, key
             return self.objective.loss(eqx.combine(w, frozen), batch, key=model_key)
 
         loss, valid, grad = self.objective.loss_and_gradient(params, frozen, batch, key=model_key)
