@@ -32,7 +32,7 @@ import models
 from training import machine
 from training.cost import flops
 
-from .tables import markdown, mebibytes, table
+from .tables import markdown, mebibytes, table, write_page
 
 DEVICES, BATCH = 8, 512
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -137,10 +137,7 @@ def main(argv: list[str]) -> None:
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
     if options.markdown:
-        text = TEMPLATE.read_text().format(
-            title=title, versions=machine.versions_in_one_line(about), table=markdown(rows)
-        )
-        options.markdown.write_text(text)
+        write_page(options.markdown, TEMPLATE, about, title=title, table=markdown(rows))
 
 
 if __name__ == "__main__":

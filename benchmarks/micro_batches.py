@@ -25,7 +25,7 @@ import models
 from training import machine
 
 from .problems import Images, Problem
-from .tables import markdown, mebibytes, table
+from .tables import markdown, mebibytes, table, write_page
 from .timing import Rounds
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -112,14 +112,14 @@ def main(argv: list[str]) -> None:
         options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
     if options.markdown:
         tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
-        text = TEMPLATE.read_text().format(
-            processor=about["processor"],
-            versions=machine.versions_in_one_line(about),
+        write_page(
+            options.markdown,
+            TEMPLATE,
+            about,
             rounds=options.rounds,
             micro_batch=MICRO_BATCH,
             tables=tables,
         )
-        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import curvature as cv
 from training import machine
 
 from .problems import OBJECTIVE, Stacked, natural_gradient
-from .tables import markdown, table
+from .tables import markdown, table, write_page
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 BATCH = 8
@@ -133,15 +133,15 @@ def main(argv: list[str]) -> None:
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
     if options.markdown:
-        text = TEMPLATE.read_text().format(
-            processor=about["processor"],
-            versions=machine.versions_in_one_line(about),
+        write_page(
+            options.markdown,
+            TEMPLATE,
+            about,
             width=options.width,
             depth=options.depth,
             batch=BATCH,
             table=markdown(rows),
         )
-        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

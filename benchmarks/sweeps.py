@@ -19,7 +19,7 @@ from rich.console import Console
 
 from training import machine
 
-from .tables import markdown, table
+from .tables import markdown, table, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -89,14 +89,14 @@ def main(argv: list[str]) -> None:
         text = json.dumps({"machine": about, "sweeps": rows}, indent=2, ensure_ascii=False)
         options.json.write_text(text + "\n")
     if options.markdown:
-        text = TEMPLATE.read_text().format(
-            processor=about["processor"],
-            versions=machine.versions_in_one_line(about),
+        write_page(
+            options.markdown,
+            TEMPLATE,
+            about,
             rounds=options.rounds,
             seeds=SEEDS,
             table=markdown(rows),
         )
-        options.markdown.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
+from pathlib import Path
 from typing import Any
 
 import jax
 from rich.table import Table
+
+from training import machine
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -18,6 +21,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The same for a page."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_page(file: Path, template: Path, about: dict[str, Any], **more: Any) -> None:
+    """Write a page: the template, with the machine of `about` and `more` filled in."""
+    versions = machine.versions_in_one_line(about)
+    text = template.read_text().format(processor=about["processor"], versions=versions, **more)
+    file.write_text(text)
 
 
 def mebibytes(program: jax.stages.Compiled) -> float:

@@ -51,7 +51,7 @@ def passes(
         assert batch_size is not None, "`preflight` refuses all examples at every step"
         return _shuffled(stream.train, seed, batch_size, steps)
     if isinstance(stream.train, Redrawn):
-        return (Drawn(stream.train.at(step), step, 1, True) for step in count(steps))
+        return _redrawn(stream.train, steps)
     return _iterated(stream, place or {"epoch": 0, "batches": 0})
 
 
@@ -61,6 +61,14 @@ def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Dr
         order = batch_indices(seed, epoch, len(rows), batch_size)
         for number in range(max(steps - epoch * size, 0), size):
             yield Drawn(rows[order[number]], epoch, number + 1, number + 1 == size)
+
+
+def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
+    while True:
+        batch, end = part.at(steps), (steps // part.every + 1) * part.every
+        for step in range(steps, end):
+            yield Drawn(batch, step, 1, True)
+        steps = end
 
 
 def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
