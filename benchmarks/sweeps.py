@@ -1,7 +1,7 @@
 """What a sweep costs as one program: `python -m benchmarks.sweeps [--json FILE] [--markdown FILE]`.
 
-Whole commands, `python train.py -m seed='range(0,16)' ...` with and without `vectorised=true`: the
-processor seconds of the process, user and system, from its start to its end, on one core.
+Whole commands, `python train.py -m seed='range(0,16)' ...` with and without `vectorised=true`, and
+the same as 16 commands: processor seconds, user and system, from start to end, on one core.
 """
 
 import argparse
@@ -29,41 +29,59 @@ METHODS = {
     "Adam": ("optimiser=adam",),
     "K-FAC": ("structure=kfac",),
 }
-WAYS = {"one after another": (), "as one program": ("vectorised=true",)}
+SWEEP = "-m", f"seed=range(0,{SEEDS})"
+WAYS = {
+    "one command": ("seed=0",),
+    "one after another": SWEEP,
+    "as one program": (*SWEEP, "vectorised=true"),
+}
 
 
-def seconds_of(*overrides: str) -> float:
-    """The processor seconds of a sweep over the seeds."""
+def seconds_of(*arguments: str) -> float:
+    """The processor seconds of a command."""
     before = _spent()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "-q", "-m", f"seed=range(0,{SEEDS})"]
-        given = [*command, f"hydra.sweep.dir={folder}/sweep", *overrides]
-        subprocess.run(given, cwd=ROOT, check=True, capture_output=True)
+        where = f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"
+        command = [sys.executable, "train.py", "-q", *arguments, *where]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return _spent() - before
 
 
 def measure(method: str, rounds: int) -> list[dict[str, Any]]:
-    """Both ways, with an empty cache of compiled programs and with what that run has left in it."""
+    """All ways, with an empty cache of compiled programs and with what that run has left in it."""
     found: dict[str, dict[str, list[float]]] = {"empty": {}, "filled": {}}
     for _ in range(rounds):
-        for way, overrides in WAYS.items():
+        for way, arguments in WAYS.items():
             with tempfile.TemporaryDirectory() as cache:
-                given = *METHODS[method], *overrides, f"compilation_cache={cache}"
+                given = *arguments, *METHODS[method], f"compilation_cache={cache}"
                 for state in found:
                     found[state].setdefault(way, []).append(seconds_of(*given))
-    return [_row(method, state, times) for state, times in found.items()]
+    later = found["filled"]["one command"]  # of 16 commands, only the first finds an empty cache
+    return [_row(method, state, times, later) for state, times in found.items()]
 
 
-def _row(method: str, cache: str, times: dict[str, list[float]]) -> dict[str, Any]:
-    alone, together = (times[way] for way in WAYS)
-    ratios = [b / a for a, b in zip(alone, together, strict=True)]
-    seconds = {way: ", ".join(f"{value:.1f}" for value in times[way]) for way in WAYS}
+def _row(
+    method: str, cache: str, times: dict[str, list[float]], later: list[float]
+) -> dict[str, Any]:
+    first, alone, together = (times[way] for way in WAYS)
+    commands = [a + (SEEDS - 1) * b for a, b in zip(first, later, strict=True)]
     return {
         "method": method,
         "cache": cache,
-        **seconds,
-        "ratio": f"{statistics.median(ratios):.2f}",
+        f"{SEEDS} commands": _listed(commands),
+        "one after another": _listed(alone),
+        "as one program": _listed(together),
+        "over that of commands": _ratio(together, commands),
+        "over one after another": _ratio(together, alone),
     }
+
+
+def _listed(seconds: list[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in seconds)
+
+
+def _ratio(these: list[float], those: list[float]) -> str:
+    return f"{statistics.median(a / b for a, b in zip(these, those, strict=True)):.2f}"
 
 
 def _spent() -> float:

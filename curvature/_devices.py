@@ -18,7 +18,7 @@ from jax.sharding import (
     get_abstract_mesh,
     use_abstract_mesh,
 )
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 _EXPLICIT = (
     "The batch lies on a mesh with explicit axes, where every operation must say where its result "
@@ -146,6 +146,45 @@ def on_every_device(
         return each(*args, **kwargs)
 
     return wrapped
+
+
+def by_rows_and_columns(
+    of_rows: Callable[[_Given, Array], Array],
+    of_columns: Callable[[_Given, Array], Array],
+    given: _Given,
+    matrix: Float[Array, "m k"],
+) -> Float[Array, "m k"]:
+    """`of_columns(given, of_rows(given, matrix))`, with a share of the rows, then of the columns, on
+    each device.
+
+    For maps that take each row, or each column, by itself, such as substitutions, all of which the
+    compiler would have every device do.
+    """
+    names = _automatic_axes()
+    if not names:
+        return of_columns(given, of_rows(given, matrix))
+    m, k = matrix.shape
+
+    def on_each(given: _Given, rows: Array) -> Array:
+        rows = _filled(of_rows(given, rows), 1, _size(names))
+        columns = jax.lax.all_to_all(rows, names, split_axis=1, concat_axis=0, tiled=True)
+        made = of_columns(given, columns[:m])
+        return jax.lax.all_gather(made, names, axis=1, tiled=True)[:, :k]
+
+    each: Callable[[_Given, Array], Array] = jax.shard_map(
+        on_each,
+        in_specs=(PartitionSpec(), PartitionSpec(names)),
+        out_specs=PartitionSpec(),
+        axis_names=set(names),
+        check_vma=False,
+    )
+    return each(given, _filled(matrix, 0, _size(names)))
+
+
+def _filled(matrix: Float[Array, "m k"], axis: int, parts: int) -> Float[Array, "_m _k"]:
+    """With zeros at the end of an axis, so that it divides into equal parts."""
+    missing = -matrix.shape[axis] % parts
+    return jnp.pad(matrix, [(0, missing * (j == axis)) for j in range(2)])
 
 
 def on_one_device(

@@ -43,4 +43,6 @@ class EigenbasisBlock(AbstractBlock):
         return shared(self.left.T @ self.layer.join(arrays) @ self.right)
 
     def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
-        return self.layer.split(self.left @ rotated @ self.right.T)
+        # In this order each device has its share of both products: the rows of `rotated` are
+        # shared out, and the first product keeps them so.
+        return self.layer.split(self.left @ (rotated @ self.right.T))

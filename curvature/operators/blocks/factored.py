@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Float, Scalar
 
+from ..._devices import by_rows_and_columns
 from ..._trees import vdot
 from ...rows import LowerBlocks, factorise
 from .._solved import Solved
@@ -73,14 +74,26 @@ class FactoredInverse(AbstractBlockMap):
     layer: Joined = eqx.field(static=True)
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        # Our arrays are row-major and LAPACK's are column-major: passing the transposes avoids
-        # copies.
-        left, right = self.left.T, self.right.T
-        x = self.layer.join(arrays)
-        x = triangular_solve(right, x)
-        x = triangular_solve(right, x, transpose_a=True)
-        x = triangular_solve(left, x, left_side=True, transpose_a=True)
-        return self.layer.split(triangular_solve(left, x, left_side=True))
+        factors, x = (self.left, self.right), self.layer.join(arrays)
+        return self.layer.split(by_rows_and_columns(_over_rows, _over_columns, factors, x))
+
+
+# Our arrays are row-major and LAPACK's are column-major: passing the transposes avoids copies.
+
+_Factors: TypeAlias = tuple[Float[Array, "out out"], Float[Array, "in in"]]
+
+
+def _over_rows(factors: _Factors, x: Float[Array, "rows in"]) -> Float[Array, "rows in"]:
+    """X (L Lᵀ)⁻¹."""
+    right = factors[1].T
+    return triangular_solve(right, triangular_solve(right, x), transpose_a=True)
+
+
+def _over_columns(factors: _Factors, x: Float[Array, "out columns"]) -> Float[Array, "out columns"]:
+    """(K Kᵀ)⁻¹ X."""
+    left = factors[0].T
+    x = triangular_solve(left, x, left_side=True, transpose_a=True)
+    return triangular_solve(left, x, left_side=True)
 
 
 class KeptInverse(AbstractBlock):
