@@ -34,10 +34,10 @@ PROBLEMS = (
     Problem(1024, BATCH, 1),
     Images(
         f"convnet, 3 × 32 × 32 pixels, batch {BATCH:,}",
-        lambda key: models.ConvNet((32, 32, 3), 10, key=key),
+        lambda key: models.ConvNet((3, 32, 32), 10, key=key),
         batch_size=BATCH,
         batches=1,
-        pixels=(32, 32, 3),
+        pixels=(3, 32, 32),
     ),
 )
 

@@ -154,8 +154,7 @@ def by_rows_and_columns(
     given: _Given,
     matrix: Float[Array, "m k"],
 ) -> Float[Array, "m k"]:
-    """`of_columns(given, of_rows(given, matrix))`, with a share of the rows, then of the columns, on
-    each device.
+    """`of_columns(given, of_rows(given, matrix))`, of which every device makes a share.
 
     For maps that take each row, or each column, by itself, such as substitutions, all of which the
     compiler would have every device do.

@@ -66,13 +66,14 @@ class NaturalGradient(AbstractOptimiser):
     **Arguments:**
 
     - `objective`: see `Supervised` and `Objective`.
-    - `curvature`: default `GaussNewton()`.
+    - `curvature`: default `GaussNewton()`, which needs no key and no distribution.
     - `solver`: any lineax solver for positive definite operators; default `Auto()`.
     - `preconditioner`: any curvature P whose damped inverse is known, usually a structure such as
       `Diagonal(of)`, or None. (P + λI)⁻¹ preconditions `CG`, with the λ of the step and the `l2` of
       the objective. It has a state and draws of its own.
-    - `damping`: λ as a number, or an `AbstractDamping`; default 1e-3.
-    - `search`: any optimistix search; default `optimistix.LearningRate(1.0)`.
+    - `damping`: λ as a number, or an `AbstractDamping`; default 1.
+    - `search`: any optimistix search; default `optimistix.BacktrackingArmijo()`, which halves a
+      step until the loss of the batch falls. `optimistix.LearningRate(1.0)` takes it whole.
     - `momentum`: default `NoMomentum()`.
     - `max_search_steps`: the most step sizes a search may try on one batch.
 
@@ -96,7 +97,7 @@ class NaturalGradient(AbstractOptimiser):
         curvature: AbstractCurvature | None = None,
         solver: lx.AbstractLinearSolver | None = None,
         preconditioner: AbstractCurvature | None = None,
-        damping: AbstractDamping | Any = 1e-3,
+        damping: AbstractDamping | Any = 1.0,
         search: optx.AbstractSearch | None = None,
         momentum: AbstractMomentum | None = None,
         max_search_steps: int = 10,
@@ -107,7 +108,7 @@ class NaturalGradient(AbstractOptimiser):
         self.preconditioner = preconditioner
         is_policy = isinstance(damping, AbstractDamping)
         self.damping = damping if is_policy else ConstantDamping(damping)
-        self.search = optx.LearningRate(1.0) if search is None else search
+        self.search = optx.BacktrackingArmijo() if search is None else search
         self.momentum = NoMomentum() if momentum is None else momentum
         self.max_search_steps = max_search_steps
 

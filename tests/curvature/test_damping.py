@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import optimistix as optx
 import pytest
 
 import curvature as cv
@@ -189,7 +190,8 @@ class Halving(cv.AbstractDamping):
 def test_a_policy_of_ones_own_has_a_state_of_its_own():
     model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
     objective = cv.Supervised(cv.Gaussian())
-    opt = cv.NaturalGradient(objective, solver=lx.Cholesky(), damping=Halving())
+    whole = optx.LearningRate(1.0)  # which needs no reduction ratio
+    opt = cv.NaturalGradient(objective, solver=lx.Cholesky(), damping=Halving(), search=whole)
     state = opt.init(model)
     for k in range(3):
         model, state, info = opt.step(model, batch, state)

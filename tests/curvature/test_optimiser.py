@@ -75,7 +75,10 @@ def test_truncated_and_warm_started_solves_report_what_they_found(x64):
     """
     case, solver = MODELS["one layer"]("categorical"), cv.CG(rtol=1e-12, max_steps=3)
     damping, momentum = cv.LevenbergMarquardt(DAMPING), cv.WarmStart(0.95)
-    opt = cv.NaturalGradient(case.objective, solver=solver, damping=damping, momentum=momentum)
+    whole = optx.LearningRate(1.0)
+    opt = cv.NaturalGradient(
+        case.objective, solver=solver, damping=damping, momentum=momentum, search=whole
+    )
     written, model, state = Written(case, "gauss_newton"), case.model, opt.init(case.model)
 
     @jax.jit
@@ -400,8 +403,11 @@ ALL_MIXED = [(*dtypes, solver) for dtypes, solvers in MIXED.items() for solver i
     ("weights", "data", "solver"),
     slow_but([("bfloat16", "bfloat16", "CG")], ALL_MIXED),
 )
-def test_weights_and_data_may_have_different_dtypes(x64, weights, data, solver):
-    """A step is as close to that in float64, of the same numbers, as the coarser dtype has it."""
+def test_weights_and_data_may_have_different_dtypes(x64, standard_promotion, weights, data, solver):
+    """A step is as close to that in float64, of the same numbers, as the coarser dtype has it.
+
+    With the promotion of dtypes that optimistix's searches need.
+    """
     rng, damping = np.random.default_rng(0), 0.1
     x, y = (jnp.asarray(rng.normal(size=(8, n)), data) for n in (3, 2))
     model = Mixed(jnp.asarray(rng.normal(size=(2, 3)), weights))
