@@ -55,6 +55,27 @@ def positive_int(name: str, value: object) -> None:
         raise ValueError(f"`{name}` must be a positive integer, got {value}.")
 
 
+def instance_of(name: str, value: object, kind: type, wanted: str, instead: str = "") -> None:
+    """Raise unless `value` is one of a kind of parts; a class in the place of its object is not.
+
+    **Arguments:** `name`, what the user wrote; `wanted`, in words, with an example; `instead`, what
+    to do with what is given, as a sentence.
+    """
+    if isinstance(value, kind):
+        return
+    if isinstance(value, type):
+        got = f"the class `{value.__name__}`"
+        if issubclass(value, kind):
+            instead = f"Make an object of it: `{value.__name__}(...)`."
+    elif callable(value) and hasattr(value, "__name__"):
+        got = f"the function `{value.__name__}`"
+    else:
+        got = (
+            f"{value!r}" if isinstance(value, str | int | float) else f"a `{type(value).__name__}`"
+        )
+    raise ValueError(f"`{name}` must be {wanted}, got {got}. {instead}".rstrip())
+
+
 def one_of(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses what is not among the choices."""
     if value not in choices:

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ._checks import number, positive_int, scalar, takes_key
+from ._checks import instance_of, number, positive_int, scalar, takes_key
 from ._devices import refuse_explicit
 from ._precision import full_precision
 from ._trees import widened
@@ -51,6 +51,7 @@ class Term(eqx.Module):
         likelihood: AbstractLoss,
         weight: ScalarLike = 1.0,
     ):
+        check_likelihood("Term", likelihood)
         number("Term(weight=...)", weight)
         self.outputs = outputs
         self.likelihood = likelihood
@@ -72,6 +73,26 @@ class Term(eqx.Module):
                 "real and imaginary parts, or its absolute value."
             )
         return z
+
+
+def check_objective(of: str, objective: object) -> None:
+    """Raise where something else stands in the place of an objective; `of` is what is made."""
+    instead = ""
+    if isinstance(objective, AbstractLoss):
+        instead = f"Make an objective of it: `Supervised({type(objective).__name__}(...))`."
+    wanted = "an objective, such as `Supervised(Categorical())`"
+    instance_of(f"{of}(objective=...)", objective, AbstractObjective, wanted, instead)
+
+
+def check_likelihood(of: str, likelihood: object) -> None:
+    """Raise where something else stands in the place of a likelihood; `of` is what is made."""
+    instance_of(
+        f"{of}(likelihood=...)",
+        likelihood,
+        AbstractLoss,
+        "a likelihood, such as `Categorical()` or `Gaussian()`",
+        "A loss of your own is a subclass of `AbstractLoss` with the method `nll(z, y)`.",
+    )
 
 
 def call_model(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None = None) -> Array:
@@ -265,7 +286,8 @@ class Objective(AbstractObjective):
         l2: ScalarLike | None = None,
         micro_batch: int | None = None,
     ):
-        if not terms or not all(isinstance(term, Term) for term in terms.values()):
+        named = isinstance(terms, dict) and all(isinstance(term, Term) for term in terms.values())
+        if not named or not terms:
             raise ValueError(
                 "`Objective(terms=...)` must be a dictionary with at least one `Term`, got "
                 f"{terms!r}."
@@ -299,6 +321,7 @@ class Supervised(AbstractObjective):
         l2: ScalarLike | None = None,
         micro_batch: int | None = None,
     ):
+        check_likelihood("Supervised", likelihood)
         self.likelihood = likelihood
         self.l2 = _strength(l2)
         self.micro_batch = _most(micro_batch)
@@ -326,6 +349,7 @@ class Autoencoding(AbstractObjective):
         l2: ScalarLike | None = None,
         micro_batch: int | None = None,
     ):
+        check_likelihood("Autoencoding", likelihood)
         self.likelihood = likelihood
         self.l2 = _strength(l2)
         self.micro_batch = _most(micro_batch)

@@ -1,6 +1,7 @@
 """What every dataset returns, and the error that every dataset raises."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,8 @@ class Dataset:
     - `reference`: `(inputs, targets)` that the model itself is to give, such as the solution of
         the equation whose residuals the terms score; None where there is none.
 
-    The arrays are held read-only, because one dataset is shared by everything in the process.
+    Arrays of JAX and lists of numbers become NumPy's. The arrays are held read-only, because one
+    dataset is shared by everything in the process.
 
     **Raises:** `DatasetError` if the leaves of a term differ in their leading axis.
     """
@@ -44,7 +46,7 @@ class Dataset:
 
     def __post_init__(self):
         for part in ("train", "test", "reference", "validation"):
-            arrays = getattr(self, part)
+            arrays = jax.tree.map(_array, getattr(self, part), is_leaf=_is_list)
             for term in arrays.values() if isinstance(arrays, dict) else [arrays]:
                 lengths = _lengths(term)
                 if len(set(lengths)) > 1:
@@ -71,6 +73,17 @@ def _lengths(arrays: PyTree[np.ndarray]) -> list[int]:
 
 def _common(lengths: list[int]) -> int | None:
     return lengths[0] if len(set(lengths)) == 1 else None
+
+
+def _is_list(values: object) -> bool:
+    return isinstance(values, list)
+
+
+def _array(values: Any) -> np.ndarray:
+    """A NumPy array of any array, or of a list of numbers, in the dtypes that JAX has for these."""
+    array = np.asarray(values)
+    plain = {"f": np.float32, "i": np.int32}
+    return array.astype(plain.get(array.dtype.kind, array.dtype)) if _is_list(values) else array
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ._base import Run
 from .chunks import head
 from .device import memory, shapes_on_device
 from .evaluate import REFERENCE, chunk_size, per_example
+from .finite import check_inputs
 from .memory import Needs, needs_of
 from .sources import batch_shapes
 from .terms import examples, terms
@@ -183,7 +184,32 @@ def _check_examples(run: Run, dataset: Dataset | Stream) -> None:
         ("the reference", REFERENCE, dataset.reference),
     ):
         if part is not None:
+            check_inputs(scored_by, part, name)
             _check_targets(run.model, scored_by, part, name)
+    _check_outputs(run, dataset, parts["test"])
+
+
+def _check_outputs(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> None:
+    """Refuse a model with more or fewer outputs than the targets have classes or numbers.
+
+    Labels alone do not say so: ten classes fit a model of 64 outputs.
+    """
+    objective = run.optimiser.objective
+    if not isinstance(objective, cv.Supervised):
+        return
+    z = _outputs(run.model, objective.terms(), examples(objective, test)[""][0])
+    if z.shape and z.shape[-1] != dataset.output_size:
+        raise ValueError(
+            f"The model gives {z.shape[-1]} numbers for an example, and the dataset "
+            f"`{dataset.name}` wants {dataset.output_size}: take a model of that `output_size`, or "
+            "for a model that reconstructs its inputs `objective=autoencoding` and "
+            "`likelihood=bernoulli`."
+        )
+
+
+def _outputs(model: eqx.Module, term: cv.Term, inputs: PyTree[Array]) -> jax.ShapeDtypeStruct:
+    x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
+    return eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(model), x, None)
 
 
 def _check_targets(
@@ -192,8 +218,7 @@ def _check_targets(
     pairs = examples(objective, part)
     for name, term in terms(objective).items():
         inputs, targets = pairs[name]
-        x = shapes_on_device(jax.tree.map(lambda array: array[0], inputs))
-        z = eqx.filter_eval_shape(term.example, eqx.nn.inference_mode(model), x, None)
+        z = _outputs(model, term, inputs)
         term.likelihood.check_targets(z.shape, targets, source=source)
 
 

@@ -23,6 +23,25 @@ class Outcome(NamedTuple):
 FINISHED = Outcome("finished", ExitCode.FINISHED)
 
 
+def at_the_end(
+    outcome: Outcome, tally: Tally, losses: Mapping[str, Mapping[str, float]]
+) -> Outcome:
+    """The outcome of a run whose steps are over: one that trained nothing has not finished.
+
+    **Arguments:** `losses`: what `evaluate` returned of each part of the data.
+    """
+    if outcome is not FINISHED:
+        return outcome
+    if tally.steps and tally.rejected == tally.steps:
+        reason = f"None of the {tally.steps} steps was accepted. {tally.reason}"
+        return Outcome("diverged", ExitCode.FAILED, reason)
+    for part, found in losses.items():
+        if not math.isfinite(found.get("loss", 0.0)):
+            reason = f"The final loss of the {part} part is not finite."
+            return Outcome("diverged", ExitCode.FAILED, reason)
+    return outcome
+
+
 class Best(TypedDict):
     """The best state of a run, `checkpoints/best.ckpt`.
 

@@ -25,7 +25,7 @@ from .recorders import Guarded
 from .records import Records
 from .settings import UNCHECKED
 from .stepper import Stepper
-from .summary import Outcome, Summary, entries, summarise
+from .summary import Outcome, Summary, at_the_end, entries, summarise
 
 
 class Writer:
@@ -175,7 +175,8 @@ class Writer:
             files.write_model(self.folder, whole)
         is_evaluated = outcome.exit_code is not ExitCode.RESUMABLE
         parts = ("train", "validation", "test") if is_evaluated else ()
-        self._summarise(outcome, **{part: getattr(self._evaluator, part)(model) for part in parts})
+        losses = {part: getattr(self._evaluator, part)(model) for part in parts}
+        self._summarise(at_the_end(outcome, self.tally, losses), **losses)
 
     def break_off(self, outcome: Outcome) -> None:
         """Write the summary of a run that ends within a step; not where it has ended before."""

@@ -9,6 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, Shaped
 
+from .._checks import instance_of
 from .._precision import full_precision
 from ..likelihoods import AbstractLoss, Coefficients
 from ..linearisation import AbstractLinearisation, LinearisedTerm, example_keys
@@ -69,6 +70,11 @@ class AbstractCurvature(eqx.Module):
         """
         del damping
         return operator, state
+
+
+def check_curvature(name: str, of: object) -> None:
+    """Raise where something else stands in the place of a curvature; `name` as it is written."""
+    instance_of(name, of, AbstractCurvature, "a curvature, such as `GaussNewton()`")
 
 
 class AbstractPullback(AbstractCurvature):

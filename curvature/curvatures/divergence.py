@@ -17,6 +17,13 @@ class Divergence(AbstractPullback):
 
     rho: Callable[[Array, Array], Scalar]
 
+    def __check_init__(self):
+        if isinstance(self.rho, type) or not callable(self.rho):
+            raise ValueError(
+                "`Divergence(rho=...)` must be a function of two outputs, such as `KL()`, got "
+                f"{self.rho!r}."
+            )
+
     def factor(
         self,
         likelihood: AbstractLoss,

@@ -4,7 +4,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import positive_int
 from ..linearisation import AbstractLinearisation
-from ._base import AbstractCurvature
+from ._base import AbstractCurvature, check_curvature
 
 
 class FirstExamples(AbstractCurvature):
@@ -18,6 +18,7 @@ class FirstExamples(AbstractCurvature):
     examples: int
 
     def __check_init__(self):
+        check_curvature("FirstExamples(of=...)", self.of)
         positive_int("FirstExamples(examples=...)", self.examples)
 
     def operator(

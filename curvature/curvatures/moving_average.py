@@ -8,7 +8,7 @@ from .._trees import work_dtype
 from ..linearisation import AbstractLinearisation
 from ..operators import DenseOperator
 from ._average import Average
-from ._base import AbstractCurvature
+from ._base import AbstractCurvature, check_curvature
 
 _MOST = 8192
 
@@ -39,6 +39,7 @@ class MovingAverage(AbstractCurvature):
     decay: ScalarLike
 
     def __init__(self, of: AbstractCurvature, decay: ScalarLike = 0.95):
+        check_curvature("MovingAverage(of=...)", of)
         fraction("MovingAverage(decay=...)", decay, positive=True)
         self.of = of
         self.decay = scalar(decay)

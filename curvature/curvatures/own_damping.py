@@ -5,7 +5,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 from .._checks import number, scalar
 from ..linearisation import AbstractLinearisation
 from ..operators import AbstractInvertibleOperator, OwnDampingOperator
-from ._base import AbstractCurvature
+from ._base import AbstractCurvature, check_curvature
 
 _NO_INVERSE = (
     "`OwnDamping(of=...)` must be a curvature whose damped inverse is known, such as the structure "
@@ -26,6 +26,7 @@ class OwnDamping(AbstractCurvature):
     damping: ScalarLike
 
     def __init__(self, of: AbstractCurvature, damping: ScalarLike):
+        check_curvature("OwnDamping(of=...)", of)
         number("OwnDamping(damping=...)", damping, positive=True)
         self.of, self.damping = of, scalar(damping)
 

@@ -6,7 +6,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
-from .._checks import number
+from .._checks import instance_of, number
 from ._base import AbstractPositiveOperator
 from ._forms import products_of, quadratic_forms
 
@@ -51,6 +51,8 @@ def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOp
 
     **Raises:** `ValueError` for an operator not tagged PSD or a λ that is negative or not finite.
     """
+    wanted = "a lineax operator"
+    instance_of("damped(operator=...)", operator, lx.AbstractLinearOperator, wanted)
     if not lx.is_positive_semidefinite(operator):
         raise ValueError(
             "`damped(operator, damping)` takes an operator that lineax knows to be positive "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
+from .._checks import instance_of
 from .._trees import constant, norm, scaled, vdot
 from ..curvatures import AbstractCurvature, AbstractStructure
 from ..damping import Batch
@@ -55,6 +56,13 @@ class System(eqx.Module):
     preconditioner: AbstractCurvature | None
 
     def __check_init__(self):
+        wanted = "a curvature, such as `GaussNewton()`"
+        instance_of("curvature=...", self.curvature, AbstractCurvature, wanted)
+        wanted = "a solver, such as `Auto()` or `CG()`"
+        instance_of("solver=...", self.solver, lx.AbstractLinearSolver, wanted)
+        if self.preconditioner is not None:
+            wanted = "a curvature, such as `KFAC(SampledFisher())`, or None"
+            instance_of("preconditioner=...", self.preconditioner, AbstractCurvature, wanted)
         check_preconditioned(self.solver, self.preconditioner is not None)
 
     def init(self, linearisation: AbstractLinearisation | None) -> States:

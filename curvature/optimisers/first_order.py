@@ -6,10 +6,11 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
+from .._checks import instance_of
 from .._devices import by_compiler
 from .._precision import full_precision
 from .._trees import like, norm
-from ..objective import AbstractObjective
+from ..objective import AbstractObjective, check_objective
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -44,6 +45,12 @@ class FirstOrder(AbstractOptimiser):
 
     objective: AbstractObjective
     transformation: optax.GradientTransformation = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_objective("FirstOrder", self.objective)
+        wanted = "an optax transformation, such as `optax.sgd(0.1)`"
+        kind = optax.GradientTransformation
+        instance_of("FirstOrder(transformation=...)", self.transformation, kind, wanted)
 
     def init(
         self,

@@ -8,7 +8,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._checks import positive_int
+from .._checks import instance_of, positive_int
 from .._devices import by_compiler
 from .._precision import full_precision
 from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
@@ -16,7 +16,7 @@ from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, Step
 from ..linearisation import AbstractLinearisation
 from ..momentum import AbstractMomentum, Direction, NoMomentum
-from ..objective import AbstractObjective
+from ..objective import AbstractObjective, check_objective
 from ..operators import AbstractInvertibleOperator, damped
 from ..searches import SearchOutcome, evaluates, init_search, search_along
 from ..solvers import Auto, Plan, RightHandSide, Solution, name_of
@@ -33,6 +33,8 @@ from ._base import (
     trainable_mask,
 )
 from ._system import States, System, batch_of, shapes_of
+
+_A_NUMBER = "A fixed step size s is `optimistix.LearningRate(s)`."
 
 
 class NaturalGradientState(eqx.Module):
@@ -106,13 +108,20 @@ class NaturalGradient(AbstractOptimiser):
         self.curvature = GaussNewton() if curvature is None else curvature
         self.solver = Auto() if solver is None else solver
         self.preconditioner = preconditioner
-        is_policy = isinstance(damping, AbstractDamping)
-        self.damping = damping if is_policy else ConstantDamping(damping)
+        is_number = not isinstance(damping, AbstractDamping | type | str)
+        self.damping = ConstantDamping(damping) if is_number else damping
         self.search = optx.BacktrackingArmijo() if search is None else search
         self.momentum = NoMomentum() if momentum is None else momentum
         self.max_search_steps = max_search_steps
 
     def __check_init__(self):
+        check_objective("NaturalGradient", self.objective)
+        wanted = "an optimistix search, such as `optimistix.BacktrackingArmijo()`"
+        instance_of("search=...", self.search, optx.AbstractSearch, wanted, _A_NUMBER)
+        wanted = "a number, or a damping such as `LevenbergMarquardt()`"
+        instance_of("damping=...", self.damping, AbstractDamping, wanted)
+        wanted = "a momentum, such as `Spring(0.9)`"
+        instance_of("momentum=...", self.momentum, AbstractMomentum, wanted)
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
         self._system()  # checks that its parts fit
 

@@ -14,7 +14,7 @@ from .._trees import add_scaled, like, norm
 from ..divergences import KL, between
 from ..likelihoods import AbstractLoss
 from ..linearisation import LinearisedTerm, penalised
-from ..objective import AbstractObjective
+from ..objective import AbstractObjective, check_objective
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -83,6 +83,7 @@ class ProximalPoint(AbstractOptimiser):
         self.max_steps = max_steps
 
     def __check_init__(self):
+        check_objective("ProximalPoint", self.objective)
         positive_int("ProximalPoint(max_steps=...)", self.max_steps)
 
     def init(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optax
+import optimistix as optx
 import pytest
 
 import curvature as cv
@@ -111,3 +112,51 @@ def test_a_penalty_that_is_none_is_refused_by_every_objective(l2):
     ):
         with pytest.raises(ValueError, match=r"`l2=...` must be a finite number ≥ 0, got"):
             make(l2=l2)
+
+
+# --- something else in the place of a part -----------------------------------------------------
+
+NATURAL = functools.partial(cv.NaturalGradient, OBJECTIVE)
+OUTPUTS = functools.partial(cv.Term, lambda model, x: model(x))
+PARTS = [
+    (NATURAL, "curvature", cv.GaussNewton, "a curvature"),
+    (NATURAL, "solver", cv.CG, "a solver"),
+    (NATURAL, "damping", cv.LevenbergMarquardt, "a number, or a damping"),
+    (NATURAL, "search", optx.BacktrackingArmijo, "an optimistix search"),
+    (NATURAL, "momentum", cv.Spring, "a momentum"),
+    (functools.partial(NATURAL, solver=cv.CG()), "preconditioner", cv.KFAC, "a curvature"),
+    (cv.NaturalGradient, "objective", cv.Supervised, "an objective"),
+    (functools.partial(cv.FirstOrder, transformation=optax.sgd(0.1)), "objective", None, "an obj"),
+    (functools.partial(cv.FirstOrder, OBJECTIVE), "transformation", None, "an optax transf"),
+    (cv.ProximalPoint, "objective", cv.Supervised, "an objective"),
+    (cv.Supervised, "likelihood", cv.Categorical, "a likelihood"),
+    (cv.Autoencoding, "likelihood", cv.Bernoulli, "a likelihood"),
+    (OUTPUTS, "likelihood", cv.Gaussian, "a likelihood"),
+    (functools.partial(cv.FirstExamples, examples=3), "of", cv.GaussNewton, "a curvature"),
+    (functools.partial(cv.OwnDamping, damping=0.1), "of", cv.GaussNewton, "a curvature"),
+    (cv.MovingAverage, "of", cv.GaussNewton, "a curvature"),
+    (functools.partial(cv.damped, damping=0.1), "operator", None, "a lineax operator"),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "kind", "wanted"), PARTS)
+def test_a_part_is_an_object_of_its_kind(make, name, kind, wanted):
+    with pytest.raises(ValueError, match=rf"{name}=\.\.\.\)?` must be {wanted}.*, got 'name'"):
+        make(**{name: "name"})
+    if kind is not None:
+        sentence = rf"got the class `{kind.__name__}`\. Make an object of it: `{kind.__name__}\("
+        with pytest.raises(ValueError, match=sentence):
+            make(**{name: kind})
+
+
+def test_what_to_do_instead_is_said():
+    with pytest.raises(ValueError, match=r"Make an objective of it: `Supervised\(Categorical"):
+        cv.NaturalGradient(cv.Categorical())
+    with pytest.raises(ValueError, match=r"got the function `l2_loss`\. A loss of your own is"):
+        cv.Supervised(optax.l2_loss)
+    with pytest.raises(ValueError, match=r"got 0\.1\. A fixed step size s is `optimistix.Lear"):
+        NATURAL(search=0.1)
+    with pytest.raises(ValueError, match=r"`Divergence\(rho=...\)` must be a function of two"):
+        cv.Divergence("kl")
+    with pytest.raises(ValueError, match=r"must be a dictionary with at least one `Term`"):
+        cv.Objective([TERM()])

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -200,3 +201,14 @@ def test_the_flag_of_the_callers_array_is_left_alone():
     Dataset("own", (inputs, targets), (inputs, targets), input_shape=(2,), output_size=2)
     assert inputs.flags.writeable
     assert targets.flags.writeable
+
+
+def test_takes_arrays_of_jax_and_lists():
+    lists = [[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 1]
+    arrays = jnp.asarray(lists[0]), jnp.asarray(lists[1], jnp.int32)
+    for part in (lists, arrays):
+        made = Dataset("made", part, part, (2,), 2)
+        for leaf, given, dtype in zip(made.train, lists, (np.float32, np.int32), strict=True):
+            assert isinstance(leaf, np.ndarray)
+            assert leaf.dtype == dtype
+            np.testing.assert_array_equal(leaf, given)

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import equinox as eqx
@@ -62,6 +63,22 @@ def test_a_reference_that_the_model_cannot_give(make_run, dataset):
 def test_too_few_outputs_for_the_labels(make_run, make_net):
     with pytest.raises(ValueError, match=r"labels from 0 to 4 for a model with 5 outputs, but .*9"):
         preflight(make_run(model=make_net(5)))
+
+
+def test_more_outputs_than_the_dataset_has_classes(make_run, make_net):
+    with pytest.raises(ValueError, match=r"gives 64 numbers .* `digits` wants 10: take"):
+        preflight(make_run(model=make_net(64)))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_inputs_that_are_not_finite(make_run, dataset, number):
+    x, y = dataset.train
+    wrong = x.copy()
+    wrong[5000 % len(x), 3] = number
+    broken = dataclasses.replace(dataset, train=(wrong, y))
+    expected = f"inputs of the training part hold NaN or infinite .* example {5000 % len(x)} does"
+    with pytest.raises(ValueError, match=expected):
+        preflight(make_run(dataset=broken))
 
 
 @pytest.mark.parametrize("label", [-1, 10])

@@ -267,13 +267,22 @@ def test_rejected_steps_leave_the_weights_and_stop_the_run(
     assert json.loads((tmp_path / "summary.json").read_text())["train_loss"] is None
 
 
+def test_a_run_of_rejected_steps_alone_has_not_finished(make_run, with_nan, tmp_path):
+    run = make_run(dataset=with_nan(slice(None)), max_steps=2, max_rejections=3)
+    summary = train(run, tmp_path)
+    assert (summary["status"], summary["exit_code"]) == ("diverged", ExitCode.FAILED)
+    assert summary["reason"].startswith("None of the 2 steps was accepted. The loss is not finite")
+
+
 def test_rejections_count_in_a_row(make_run, with_nan, tmp_path, read_records):
     """One broken example spoils one batch of most epochs, and never two batches in a row."""
     run = make_run(dataset=with_nan(slice(0, 1)), epochs=8, max_rejections=3)
     summary = train(run, tmp_path)
     rejected = [not record["accepted"] for record in read_records(tmp_path)]
-    assert summary["status"] == "finished"
+    assert summary["steps"] == len(rejected)
     assert summary["rejected"] == sum(rejected) > 3
+    assert (summary["status"], summary["exit_code"]) == ("diverged", ExitCode.FAILED)
+    assert summary["reason"] == "The final loss of the train part is not finite."
     assert all(record["result"] for record in read_records(tmp_path) if not record["accepted"])
 
 
