@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
 import optimistix as optx
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import instance_of, positive_int
 from .._devices import by_compiler
@@ -108,8 +108,11 @@ class NaturalGradient(AbstractOptimiser):
         self.curvature = GaussNewton() if curvature is None else curvature
         self.solver = Auto() if solver is None else solver
         self.preconditioner = preconditioner
-        is_number = not isinstance(damping, AbstractDamping | type | str)
-        self.damping = ConstantDamping(damping) if is_number else damping
+        if isinstance(damping, type | str):
+            wanted = "a number, or a damping such as `LevenbergMarquardt()`"
+            instance_of("damping=...", damping, AbstractDamping, wanted)
+        is_policy = isinstance(damping, AbstractDamping)
+        self.damping = damping if is_policy else ConstantDamping(cast(ScalarLike, damping))
         self.search = optx.BacktrackingArmijo() if search is None else search
         self.momentum = NoMomentum() if momentum is None else momentum
         self.max_search_steps = max_search_steps
@@ -118,8 +121,6 @@ class NaturalGradient(AbstractOptimiser):
         check_objective("NaturalGradient", self.objective)
         wanted = "an optimistix search, such as `optimistix.BacktrackingArmijo()`"
         instance_of("search=...", self.search, optx.AbstractSearch, wanted, _A_NUMBER)
-        wanted = "a number, or a damping such as `LevenbergMarquardt()`"
-        instance_of("damping=...", self.damping, AbstractDamping, wanted)
         wanted = "a momentum, such as `Spring(0.9)`"
         instance_of("momentum=...", self.momentum, AbstractMomentum, wanted)
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
