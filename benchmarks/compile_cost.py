@@ -131,7 +131,9 @@ def main(argv: list[str]) -> None:
         found[name] = measure(CASES[name], options.repeats)
         console.print(table(name, found[name]))
     if options.json:
-        options.json.write_text(json.dumps({"machine": about, "cases": found}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": about, "cases": found}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def main(argv: list[str]) -> None:
     rows = [measure(name) for name in METHODS]
     Console(width=160).print(table(title, rows))
     if options.json:
-        options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": about, "steps": rows}, indent=2) + "\n", encoding="utf-8"
+        )
     if options.markdown:
         write_page(options.markdown, TEMPLATE, about, title=title, table=markdown(rows))
 

@@ -42,7 +42,7 @@ def _seconds_per_step(problem: Problem, optimiser: cv.AbstractOptimiser) -> floa
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
         summary = training.train(run, Path(folder))

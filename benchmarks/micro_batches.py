@@ -109,7 +109,9 @@ def main(argv: list[str]) -> None:
         console.print(table(f"{problem.name}, micro-batches of {MICRO_BATCH}", found[problem.name]))
     if options.json:
         figures = {"machine": about, "steps": found}
-        options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+        options.json.write_text(
+            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
+        )
     if options.markdown:
         tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
         write_page(

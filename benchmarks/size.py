@@ -131,7 +131,9 @@ def main(argv: list[str]) -> None:
         rows.append(measure(name, options.width, options.depth))
         console.print(table(f"{options.depth} layers of {options.width}", rows[-1:]))
     if options.json:
-        options.json.write_text(json.dumps({"machine": about, "steps": rows}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": about, "steps": rows}, indent=2) + "\n", encoding="utf-8"
+        )
     if options.markdown:
         write_page(
             options.markdown,

@@ -134,7 +134,9 @@ def main(argv: list[str]) -> None:
     if options.json:
         figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
         figures |= {"seeds": seeds, "steps": steps, "products": products, "loop": loop}
-        options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+        options.json.write_text(
+            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

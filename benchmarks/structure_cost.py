@@ -95,7 +95,9 @@ def main(argv: list[str]) -> None:
     console.print(table(f"Tracing and compilation: {case}", compiled))
     if options.json:
         figures = {"machine": about, "steps": steps, "factors": factors, "compiled": compiled}
-        options.json.write_text(json.dumps(figures, indent=2, default=vars) + "\n")
+        options.json.write_text(
+            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
         rows += found
     if options.json:
         text = json.dumps({"machine": about, "sweeps": rows}, indent=2, ensure_ascii=False)
-        options.json.write_text(text + "\n")
+        options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         write_page(
             options.markdown,

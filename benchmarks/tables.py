@@ -26,8 +26,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def write_page(file: Path, template: Path, about: dict[str, Any], **more: Any) -> None:
     """Write a page: the template, with the machine of `about` and `more` filled in."""
     versions = machine.versions_in_one_line(about)
-    text = template.read_text().format(processor=about["processor"], versions=versions, **more)
-    file.write_text(text)
+    text = template.read_text(encoding="utf-8").format(
+        processor=about["processor"], versions=versions, **more
+    )
+    file.write_text(text, encoding="utf-8")
 
 
 def mebibytes(program: jax.stages.Compiled) -> float:

@@ -12,6 +12,6 @@ class ExitCode(enum.IntEnum):
     BAD_CONFIGURATION = 2
     """Refused before anything was written."""
     RESUMABLE = 75
-    """Stopped by SIGTERM or SIGUSR2, after a checkpoint (`EX_TEMPFAIL`: try again)."""
+    """Stopped by SIGTERM, SIGUSR2 or SIGHUP, after a checkpoint (`EX_TEMPFAIL`: try again)."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C (128 + SIGINT)."""

@@ -40,6 +40,6 @@ def is_restart(folder: Path) -> bool:
     if job is None or restarts in ("", "0"):
         return False
     try:
-        return json.loads((folder / PROVENANCE).read_text())["slurm_job"] == job
+        return json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["slurm_job"] == job
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -10,16 +10,18 @@ from .exit_codes import ExitCode
 EXIT_CODES = {
     signal.SIGTERM: ExitCode.RESUMABLE,
     signal.SIGUSR2: ExitCode.RESUMABLE,
+    signal.SIGHUP: ExitCode.RESUMABLE,
     signal.SIGINT: ExitCode.INTERRUPTED,
 }
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGUSR2 and Ctrl-C are noted in `received` instead of acted upon.
+    """While entered, the signals of `EXIT_CODES` are noted in `received` instead of acted upon.
 
     The loop looks at `received` between two steps. A second Ctrl-C is an ordinary
     `KeyboardInterrupt`: whoever presses it twice does not want to wait for the step, which may be
-    a compilation. Outside the main thread Python handles no signals, and neither does this.
+    a compilation. A SIGHUP that is ignored stays so: `nohup` asks for that. Outside the main thread
+    Python handles no signals, and neither does this.
     """
 
     received: signal.Signals | None = None
@@ -28,6 +30,8 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in EXIT_CODES:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -53,7 +53,7 @@ def _write(
     tuned: Mapping[str, tuple[Setting, Sequence[Tried]]],
 ) -> None:
     about = machine.describe()
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         python=about["python"],
         versions=machine.versions_in_one_line(about),
         processor=about["processor"],
@@ -83,7 +83,7 @@ def _write(
             if len(tried) > 1
         ),
     )
-    (folder / "autoencoder.md").write_text(text)
+    (folder / "autoencoder.md").write_text(text, encoding="utf-8")
     results = {
         "machine": about,
         "seeds": SEEDS,
@@ -95,7 +95,7 @@ def _write(
             for name, (_, tried) in tuned.items()
         },
     }
-    (folder / "autoencoder.json").write_text(json.dumps(results) + "\n")
+    (folder / "autoencoder.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

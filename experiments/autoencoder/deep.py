@@ -47,7 +47,7 @@ def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
         folder / "autoencoder_deep.png",
     )
     about = machine.describe()
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         versions=machine.versions_in_one_line(about),
         python=about["python"],
         processor=about["processor"],
@@ -65,7 +65,7 @@ def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
             ],
         ),
     )
-    (folder / "autoencoder_deep.md").write_text(text)
+    (folder / "autoencoder_deep.md").write_text(text, encoding="utf-8")
     results = {
         "machine": about,
         "seed": SEED,
@@ -75,7 +75,7 @@ def compare(dataset: Dataset, folder: Path, kept: Path) -> None:
             for name, tried in tuned.items()
         },
     }
-    (folder / "autoencoder_deep.json").write_text(json.dumps(results) + "\n")
+    (folder / "autoencoder_deep.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
 
 
 def _by_epoch(curves: Mapping[str, Curve]) -> str:

@@ -39,7 +39,7 @@ def publish(
     **Arguments:** `unit`, what losses are divided by; `more`, for the template.
     """
     about, name = machine.describe(), template.parent.name
-    text = template.read_text().format(
+    text = template.read_text(encoding="utf-8").format(
         python=about["python"],
         versions=machine.versions_in_one_line(about),
         processor=about["processor"],
@@ -57,7 +57,7 @@ def publish(
         **more,
     )
     _draw(found, folder / f"{name}.png", unit)
-    (folder / f"{name}.md").write_text(text)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     results = {
         "machine": about,
         "seeds": SEEDS,
@@ -67,7 +67,7 @@ def publish(
             for each in found
         },
     }
-    (folder / f"{name}.json").write_text(json.dumps(results) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
 
 
 def _plain(found: Found) -> dict[str, Any]:

@@ -24,6 +24,6 @@ def kept(file: Path, make: Callable[[], Made], like: eqx.Module) -> Made:
         file.parent.mkdir(parents=True, exist_ok=True)
         eqx.tree_serialise_leaves(model_file, model)
         # Last: where it lies, the run is whole.
-        curve_file.write_text(json.dumps(curve))
-    points = json.loads(curve_file.read_text())
+        curve_file.write_text(json.dumps(curve), encoding="utf-8")
+    points = json.loads(curve_file.read_text(encoding="utf-8"))
     return [Point(*point) for point in points], eqx.tree_deserialise_leaves(model_file, like)

@@ -40,19 +40,19 @@ def _write(
         f"### {name}\n\n{scaling_table(found)}\n\n{near_the_optimum(found)}"
         for name, found in scaling.items()
     ]
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         python=about["python"],
         versions=machine.versions_in_one_line(about),
         newton=newton_table(newton),
         scaling="\n\n".join(tables),
     )
-    (folder / "kunstner.md").write_text(text)
+    (folder / "kunstner.md").write_text(text, encoding="utf-8")
     results = {
         "machine": about,
         "newton": {name: [it._asdict() for it in found] for name, found in newton.items()},
         "scaling": {name: [s._asdict() for s in found] for name, found in scaling.items()},
     }
-    (folder / "kunstner.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "kunstner.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def main() -> None:
         file = arguments.into / f"physics_{experiment}.png"
         figure.draw(file, experiment, curves, measured["gauss_newton"][0])
         print(table(experiment, found[experiment]), flush=True)
-    (arguments.into / "physics.json").write_text(json.dumps(found, indent=1) + "\n")
+    (arguments.into / "physics.json").write_text(
+        json.dumps(found, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ def train(folder: Path, *overrides: str) -> Path:
 
 def summary(folder: Path) -> dict[str, Any]:
     """The summary of a run."""
-    return json.loads((folder / "summary.json").read_text())
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:
     """(step, seconds, error) wherever a run was evaluated; compilation is not counted."""
     compiling = summary(folder)["compile_seconds"]
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    records = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [
         (record["step"], record["seconds"] - compiling, record["test"]["l2_error"])
         for record in records

@@ -69,7 +69,7 @@ def _write(
     found: dict[str, Float[np.ndarray, "seeds updates"]],
 ) -> None:
     about = machine.describe()
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         python=about["python"],
         versions=machine.versions_in_one_line(about),
         time_steps=SOURCE.time_steps,
@@ -79,14 +79,16 @@ def _write(
         verdict=_verdict(rows),
         tuning=_table(tuning),
     )
-    (folder / "policy_gradient.md").write_text(text)
+    (folder / "policy_gradient.md").write_text(text, encoding="utf-8")
     results = {
         "machine": about,
         "results": rows,
         "tuning": tuning,
         "returns": {name: np.round(returns, 1).tolist() for name, returns in found.items()},
     }
-    (folder / "policy_gradient.json").write_text(json.dumps(results, ensure_ascii=False) + "\n")
+    (folder / "policy_gradient.json").write_text(
+        json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:

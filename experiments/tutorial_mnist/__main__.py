@@ -114,7 +114,7 @@ def _write(
         "large": [report.row(of, large["adam"]) for of in large.values()],
         "defaults": [report.row(of, small["adam"]) for of in defaults.values()],
     }
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         command=COMMAND,
         python=about["python"],
         versions=machine.versions_in_one_line(about),
@@ -136,7 +136,7 @@ def _write(
         small_tuning=report.tuning_table(small),
         large_tuning=report.tuning_table(large),
     )
-    (folder / "tutorial_mnist.md").write_text(text)
+    (folder / "tutorial_mnist.md").write_text(text, encoding="utf-8")
     results: dict[str, Any] = {"machine": about, "command": COMMAND, **rows}
     results["curves"] = {
         "small": {name: record.curves(of) for name, of in small.items()},
@@ -147,7 +147,9 @@ def _write(
         "large": {name: record.tried(of) for name, of in large.items()},
     }
     results["rank one"] = {time: record.lengths(of) for time, of in control.items()}
-    (folder / "tutorial_mnist.json").write_text(json.dumps(results, ensure_ascii=False) + "\n")
+    (folder / "tutorial_mnist.json").write_text(
+        json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

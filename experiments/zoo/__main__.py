@@ -61,14 +61,14 @@ def _round(value: Any) -> float:
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
     about = machine.describe()
-    text = TEMPLATE.read_text().format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         python=about["python"],
         versions=machine.versions_in_one_line(about),
         table=table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]),
     )
-    (folder / "zoo.md").write_text(text)
+    (folder / "zoo.md").write_text(text, encoding="utf-8")
     results = {"machine": about, "seeds": SEEDS, "steps": STEPS, "rows": rows}
-    (folder / "zoo.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "zoo.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

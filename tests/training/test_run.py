@@ -207,7 +207,7 @@ def test_a_dead_run_resumes_from_its_last_checkpoint(
     run = make_run(checkpoint_seconds=1e-9)
     with pytest.raises(RuntimeError, match="the machine is gone"):
         train(run, tmp_path / "parts")
-    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+    with open(tmp_path / "parts" / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 10, "lo')
     train(run, tmp_path / "parts", resume=True)
     assert leaves_equal(weights(tmp_path / "parts"), weights(whole))

@@ -20,6 +20,21 @@ def test_exit_codes_are_those_of_the_contract():
     assert EXIT_CODES[signal.SIGINT] == ExitCode.INTERRUPTED
 
 
+@pytest.fixture(autouse=True)
+def hang_up_is_not_ignored():
+    """It is where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_nohup_is_obeyed():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is None
+
+
 @pytest.mark.parametrize("number", list(EXIT_CODES))
 def test_a_signal_is_noted_and_the_handlers_are_given_back(number):
     before = {n: signal.getsignal(n) for n in EXIT_CODES}

@@ -29,7 +29,8 @@ class StoredRun(NamedTuple):
 
     - `folder`; `config` and `summary`, empty where the run did not come to write them.
     - `columns`: the `COLUMNS` of its records, NaN for what a record has not.
-    - `status`: of the summary, else `failed` where an error is logged, else `unfinished`.
+    - `status`: of the summary, else `failed` where an error is logged, else `unfinished`;
+      `unreadable` where the files hold what no run writes.
     - `reason`: a sentence, empty for a finished run.
     """
 
@@ -67,8 +68,18 @@ def find_runs(folders: Iterable[Path]) -> list[StoredRun]:
 
 def read_run(folder: Path) -> StoredRun:
     """Read one run folder. What is missing, or was cut by a crash, is left out."""
+    try:
+        return _read(folder)
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # One odd folder is a line of the report, and not its end.
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return StoredRun(folder, {}, {}, _as_columns([]), "unreadable", reason)
+
+
+def _read(folder: Path) -> StoredRun:
     config = _mapping(folder / CONFIG, yaml.safe_load, yaml.YAMLError)
     summary = _mapping(folder / SUMMARY, json.loads, ValueError)
+    _check(config, summary)
     status, reason = summary.get("status"), summary.get("reason", "")
     if status is None and (folder / ERROR_LOG).exists():
         status, reason = "failed", logged_error(folder)
@@ -79,7 +90,7 @@ def read_run(folder: Path) -> StoredRun:
 
 def logged_error(folder: Path) -> str:
     """The last line of the traceback in a folder, which names the error."""
-    lines = (folder / ERROR_LOG).read_text(errors="replace").split("\n")
+    lines = (folder / ERROR_LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
@@ -104,10 +115,21 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 def _mapping(file: Path, parse: Any, malformed: type[Exception]) -> dict[str, Any]:
     try:
-        found = parse(file.read_text())
+        found = parse(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, malformed):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _check(config: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Raise where a report could not show them."""
+    for name, kind in {"status": str, "reason": str, "test": dict, "validation": dict}.items():
+        if name in summary and not isinstance(summary[name], kind):
+            raise TypeError(f"`{name}` in {SUMMARY} is {summary[name]!r}")
+    for value in (*summary.values(), *summary.get("test", {}).values()):
+        number(value)  # an integer may be too large for a float
+    for found in (config, summary):  # text may hold half of a character, `\ud800`
+        json.dumps(found, ensure_ascii=False, default=str).encode()
 
 
 def _columns(file: Path) -> dict[str, Float[np.ndarray, " steps"]]:
@@ -115,6 +137,10 @@ def _columns(file: Path) -> dict[str, Float[np.ndarray, " steps"]]:
     if file.exists():
         with open(file, "rb") as lines:
             rows = [[number(r.get(name)) for name in COLUMNS] for r in _records(lines)]
+    return _as_columns(rows)
+
+
+def _as_columns(rows: list[list[float]]) -> dict[str, Float[np.ndarray, " steps"]]:
     return dict(zip(COLUMNS, np.array(rows, float).reshape(-1, len(COLUMNS)).T, strict=True))
 
 

@@ -45,7 +45,7 @@ def write_report(folders: Sequence[Path]) -> Report:
         figure.savefig(image, dpi=DPI, format="png")
         images[plot] = image.getvalue()
         path.write_bytes(images[plot])
-    with open(into / TABLE, "w", newline="") as file:
+    with open(into / TABLE, "w", encoding="utf-8", newline="") as file:
         write_csv(table, file)
-    (into / PAGE).write_text(page(folder, groups, table, images))
+    (into / PAGE).write_text(page(folder, groups, table, images), encoding="utf-8")
     return Report(into / PAGE, table)

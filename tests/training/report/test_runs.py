@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.report import ReportError
+from training.report import ReportError, write_report
 from training.report.runs import find_runs, read_run
 
 
@@ -73,3 +73,36 @@ def test_damaged_files_are_as_missing_ones(damage, write_run):
         (folder / name).write_bytes(damage)
     run = read_run(folder)
     assert (run.config, run.summary, run.status) == ({}, {}, "unfinished")
+
+
+ODD = {
+    "a status that is a number": ("summary.json", '{"status": 3}', "`status` in summary.json is 3"),
+    "metrics that are a number": ("summary.json", '{"status": "finished", "test": 5}', "`test`"),
+    "400 digits": ("summary.json", f'{{"status": "finished", "steps": {"9" * 400}}}', "too large"),
+    "400 digits in a record": (
+        "metrics.jsonl",
+        f'{{"step": 1, "loss": {"9" * 400}}}\n',
+        "too large",
+    ),
+    "half of a character": ("summary.json", '{"status": "\\ud800"}', "surrogates not allowed"),
+    "brackets": ("config.yaml", "[" * 5000, "RecursionError"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_no_run_writes_is_a_line_of_the_report(case, write_run, tmp_path):
+    write_run("good")
+    name, text, reason = ODD[case]
+    (write_run("odd") / name).write_text(text, encoding="utf-8")
+    run = read_run(tmp_path / "odd")
+    assert (run.status, run.is_finished) == ("unreadable", False)
+    assert reason in run.reason
+    assert "unreadable" in write_report([tmp_path]).page.read_text(encoding="utf-8")
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_line_of_the_report(write_run, tmp_path):
+    folder = write_run("odd")
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").mkdir()
+    assert read_run(folder).status == "unreadable"
+    assert "IsADirectoryError" in read_run(folder).reason
