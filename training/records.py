@@ -62,11 +62,17 @@ class Records:
             ) from None
         return cls(file)
 
-    def rewind(self, steps: int) -> None:
-        """Drop all after step number `steps`, a line that was cut included."""
+    def rewind(self, steps: int) -> int:
+        """Drop all after step number `steps`, a line that was cut included.
+
+        **Returns:** the number of the last step that is kept; fewer than `steps` where the file
+        was cut by somebody else.
+        """
         self._file.seek(0)
-        kept = itertools.takewhile(lambda line: _step(line) <= steps, self._file.readlines())
+        lines = self._file.readlines()
+        kept = list(itertools.takewhile(lambda line: _step(line) <= steps, lines))
         self._file.truncate(sum(map(len, kept)))
+        return int(_step(kept[-1])) if kept else 0
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are not finite become null."""

@@ -78,12 +78,16 @@ class Writer:
 
         **Arguments:** `plan`: a line on what will run; `warning`: another, if there is one.
         """
-        if self._resume:
-            self._records.rewind(self.tally.steps)
+        kept = self._records.rewind(self.tally.steps) if self._resume else self.tally.steps
         if self._writes:
             files.write_config(self.folder, self.run.config)
             write_provenance(self.folder)
         self._log.say(plan)
+        if self._writes and kept < self.tally.steps:
+            self._log.warn(
+                f"`{files.METRICS}` ends after step {kept}, and the run goes on after step "
+                f"{self.tally.steps}: the records between are lost."
+            )
         if warning is not None:
             self._log.warn(warning)
         self._recorders.tell(

@@ -215,6 +215,18 @@ def test_a_dead_run_resumes_from_its_last_checkpoint(
     assert steps == list(range(1, 21))
 
 
+def test_records_that_somebody_has_cut_are_noticed(make_run, tmp_path, at_step, read_records):
+    at_step(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(make_run(), tmp_path)["steps"]
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]))
+    assert train(make_run(), tmp_path, resume=True)["status"] == "finished"
+    said = f"`metrics.jsonl` ends after step 3, and the run goes on after step {stopped}"
+    assert said in (tmp_path / "train.log").read_text(encoding="utf-8")
+    steps = [record["step"] for record in read_records(tmp_path)]
+    assert steps == [1, 2, 3, *range(stopped + 1, 21)]
+
+
 def test_without_a_checkpoint_a_resumed_run_begins_again(
     make_run, whole, tmp_path, at_step, read_records, weights, leaves_equal
 ):
