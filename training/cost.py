@@ -36,19 +36,21 @@ class Cost(NamedTuple):
 
 def cost_of(
     run: Run,
-    step: jax.stages.Compiled,
+    step: jax.stages.Compiled | None,
     *,
     solves: bool = True,
     devices: int = 1,
     runs: int = 1,
 ) -> Cost:
-    """The cost of the compiled `step` of a run; NaN where XLA does not count.
+    """The cost of the compiled `step` of a run; NaN where XLA does not count, or is not asked.
 
     **Arguments:** `solves`: whether the step has an iterative solver. Without one `turn` is 0:
     tracing the products that it counts takes longer than all else in the start of a run by Adam.
     `devices`: how many share the step; XLA counts what one of them does. `runs`: of how many XLA
     counts the step.
     """
+    if step is None:
+        return Cost(math.nan, math.nan)
     # Arguments, not constants: as constants they would give every value its own program.
     numbers, without_numbers = eqx.partition(run.optimiser.objective, eqx.is_array)
     key = jax.random.key(0)

@@ -34,8 +34,8 @@ class AbstractProgram(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def compiled(self) -> jax.stages.Compiled:
-        """The compiled step."""
+    def compiled(self) -> jax.stages.Compiled | None:
+        """The compiled step; None where JAX is told to compile nothing."""
 
     @property
     @abc.abstractmethod
@@ -68,7 +68,7 @@ class Alone(AbstractProgram):
         """Nothing is to be done: the stepper itself steps."""
 
     @property
-    def compiled(self) -> jax.stages.Compiled:
+    def compiled(self) -> jax.stages.Compiled | None:
         return self._stepper.compiled
 
     @property

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
 
+from .compiling import compiled_for
 from .mesh import ON_ONE_DEVICE, Placement
 from .sources import Draw, gather
 
@@ -88,8 +89,9 @@ class Stepper:
         **Returns:** itself.
         """
         out = self._placement.of_step(self.leaves)
-        jitted = jax.jit(self.stepped, donate_argnums=0, out_shardings=out)
-        self._compiled = jitted.lower(self.leaves, self.fixed, given).compile()
+        self._run, self._compiled = compiled_for(
+            self.stepped, self.leaves, self.fixed, given, out_shardings=out
+        )
         return self
 
     def step(self, given: PyTree[Array]) -> Float[Array, " fields"]:
@@ -100,7 +102,7 @@ class Stepper:
         **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
         precision, more than any solver takes steps.
         """
-        self.leaves, packed = self._compiled(self.leaves, self.fixed, given)
+        self.leaves, packed = self._run(self.leaves, self.fixed, given)
         return packed
 
     def gradient(self, given: PyTree[Array]) -> PyTree[Array]:
@@ -126,8 +128,8 @@ class Stepper:
         return record | self._constants
 
     @property
-    def compiled(self) -> jax.stages.Compiled:
-        """The compiled step."""
+    def compiled(self) -> jax.stages.Compiled | None:
+        """The compiled step; None where JAX is told to compile nothing."""
         return self._compiled
 
     @property

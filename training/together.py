@@ -15,6 +15,7 @@ from data import Stream
 
 from . import folder as files
 from ._base import Run
+from .compiling import compiled_for
 from .log import Log
 from .mesh import ON_ONE_DEVICE
 from .preflight import preflight
@@ -117,14 +118,14 @@ class Together(AbstractProgram):
     def compile(self, given: PyTree[jax.ShapeDtypeStruct]) -> None:
         runs = len(self._steppers)
         given = jax.tree.map(lambda s: jax.ShapeDtypeStruct((runs, *s.shape), s.dtype), given)
-        jitted = jax.jit(self._stepped, donate_argnums=0)
-        self._compiled = jitted.lower(self._leaves, self._own, self._data, given).compile()
+        arguments = self._leaves, self._own, self._data, given
+        self._run, self._compiled = compiled_for(self._stepped, *arguments)
 
     def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, "runs fields"]:
         # The same arrays are given again for as long as an epoch has batches.
         if given[0] is not self._given:
             self._given, self._joined = given[0], _stacked(given)
-        self._leaves, packed = self._compiled(self._leaves, self._own, self._data, self._joined)
+        self._leaves, packed = self._run(self._leaves, self._own, self._data, self._joined)
         return packed
 
     def read(self, packed: Float[Array, "runs fields"]) -> list[dict[str, Any]]:
@@ -136,7 +137,7 @@ class Together(AbstractProgram):
             stepper.replace(self._of_run(self._leaves, number))
 
     @property
-    def compiled(self) -> jax.stages.Compiled:
+    def compiled(self) -> jax.stages.Compiled | None:
         return self._compiled
 
     @property
