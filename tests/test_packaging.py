@@ -18,7 +18,8 @@ def test_there_is_one_version():
 
 
 def test_the_readme_installs_what_it_runs():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     assert "pip install -e '.[train]' && python train.py" in README
     assert "curvature[train]" in extras["sweeps"]
     assert "curvature[sweeps]" in extras["test"]
