@@ -3,8 +3,6 @@
 import sys
 import traceback
 
-from training import hosts
-
 MAX_LENGTH = 600
 
 
@@ -29,15 +27,11 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} (`debug=true` shows the traceback)"
 
 
-def report(error: BaseException, *, debug: bool) -> None:
-    """Show `error` on stderr: its sentence, and with `debug` its traceback before that.
-
-    What several processes have refused together, the first says.
-    """
+def show(error: BaseException, *, debug: bool, prefix: str = "") -> None:
+    """Show `error` on stderr: its sentence, and with `debug` its traceback before that."""
     if debug:
         traceback.print_exception(error)
-    if hosts.is_first() or not isinstance(error, hosts.Disagreement):
-        print(f"{hosts.prefix()}{sentence(error)}", file=sys.stderr)
+    print(f"{prefix}{sentence(error)}", file=sys.stderr)
 
 
 def _is_written_for_people(error: BaseException) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra
-from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from .composer import BASIC
 from .errors import ConfigError, sentence
 
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -54,17 +54,22 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
         raise ConfigError(why_not(full_key, _at(config, full_key), cause, wired)) from error
 
 
-def check_launcher(composed: DictConfig) -> None:
-    """Make the launcher of a sweep as Hydra will, from the configuration of one of its jobs.
+def check_plugins(composed: DictConfig) -> None:
+    """Make the sweeper and the launcher of a sweep as Hydra will.
+
+    **Arguments:** `composed`: the configuration of one of its jobs.
 
     **Raises:** `ConfigError` where that fails.
     """
-    config = composed.hydra.launcher
-    try:
-        Plugins.instance()._instantiate(config)
-    except Exception as error:  # Hydra raises its own kinds and built-in ones
-        plain = cast(dict[str, Any], OmegaConf.to_container(config))
-        raise ConfigError(why_not("hydra.launcher", plain, _root(error))) from error
+    for kind in ("sweeper", "launcher"):
+        if composed.hydra.runtime.choices[f"hydra/{kind}"] == BASIC:
+            continue  # Hydra's own, which it makes itself alone
+        config = composed.hydra[kind]
+        try:
+            hydra.utils.instantiate(config)
+        except Exception as error:  # Hydra raises its own kinds and built-in ones
+            plain = cast(dict[str, Any], OmegaConf.to_container(config))
+            raise ConfigError(why_not(f"hydra.{kind}", plain, _root(error))) from error
 
 
 def why_not(

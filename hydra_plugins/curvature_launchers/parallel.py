@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from launch.errors import ConfigError
 
 from ._processes import run_processes
+from ._returns import returns
 
 MISSING = (
     "`hydra/launcher=parallel` needs `hydra-joblib-launcher`, which is not installed: "
@@ -75,7 +76,7 @@ class ParallelLauncher(Launcher):
             ],
             self._at_once,
         )
-        return []
+        return returns(self._context, self._config, job_overrides, initial_job_idx)
 
 
 def _run_job(log: Path, execute_job: Any, *arguments: Any) -> None:

@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 
 from launch.errors import ConfigError
 
+from ._returns import returns
+
 log = logging.getLogger(__name__)
 MISSING = (
     "`hydra/launcher={}` needs `hydra-submitit-launcher`, which is not installed: "
@@ -72,7 +74,7 @@ class QueueLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self._config = config
+        self._context, self._config = hydra_context, config
         self._job.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(
@@ -98,4 +100,4 @@ class QueueLauncher(Launcher):
             # Waits for the job, and a little for its files, which may come over a network.
             if job.exception() is not None:
                 log.info(f"\t#{number} : left no result ({job.state})")
-        return []
+        return returns(self._context, self._config, job_overrides, initial_job_idx)

@@ -8,11 +8,13 @@ import jax
 import pytest
 from omegaconf import DictConfig
 
-import train as program
-from launch import launch
 from launch.command import parse
 from launch.composer import Composer
 from launch.folders import register_resolvers
+from launch.launcher import launch
+from launch.request import read
+from launch.runs import run as train_job
+from running import ExitCode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,9 @@ def train(
         with monkeypatch.context() as patch:
             if task is not None:
                 patch.setattr("launch.launcher.preflight", lambda run: None)
-            code = launch(task or program.run)
+            code = read(arguments)
+            if not isinstance(code, ExitCode):
+                code = launch(code, task or train_job)
         return Done(code, *capsys.readouterr(), tmp_path)
 
     yield run

@@ -7,9 +7,10 @@ import jax
 import pytest
 import yaml
 
-import train as program
 import training.report
-from launch import build, current_job, folders
+from launch import folders
+from launch.job import current_job
+from launch.runs import build, run
 from tests.selection import slow_but
 
 # Parts that are quickly traced and compiled, where any will do: with a solver, and without.
@@ -174,7 +175,7 @@ def test_a_sweep_ends_with_a_report(train):
     def task(config):
         if config.seed == 1:
             raise RuntimeError("out of memory")
-        return program.run(config)
+        return run(config)
 
     overrides = [*FIRST_ORDER, "seed=0,1,2", "max_steps=2", "hydra.sweep.dir=sweep"]
     done = train("-m", *overrides, task=task)

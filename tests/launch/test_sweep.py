@@ -18,7 +18,7 @@ def end(tmp_path, capsys, rows):
         jobs = [SweepJob([f"seed={k}", "x=1"], tmp_path / str(k)) for k in range(len(writes))]
         for job in jobs:
             earlier(job.folder)
-        sweep = Sweep(tmp_path, jobs)
+        sweep = Sweep(tmp_path, lambda: jobs)
         for job, write in zip(jobs, writes, strict=True):
             write(job.folder)
         code = sweep.end()
@@ -74,5 +74,6 @@ def test_what_an_earlier_launch_left_is_not_taken_for_news(end):
 
 
 def test_a_sweep_that_left_nothing_has_no_report(tmp_path, capsys):
-    assert Sweep(tmp_path, [SweepJob(["seed=0"], tmp_path / "0")]).end() == 1
+    job = SweepJob(["seed=0"], tmp_path / "0")
+    assert Sweep(tmp_path, lambda: [job]).end() == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("No report: There is no run in ")
