@@ -31,6 +31,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         )
     if command.config_dir is not None and not Path(command.config_dir).is_dir():
         raise ConfigError(f"`--config-dir` must be a folder, got `{command.config_dir}`.")
+    searched = [each for each in command.overrides if each.startswith("hydra.searchpath=")]
+    if command.config_dir is not None and searched:
+        raise ConfigError(f"`--config-dir` and `{searched[0]}` exclude each other.")
     if command.quiet:
         command.overrides.append("quiet=true")
     return command

@@ -7,21 +7,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from .composer import Composer, Composition
-from .errors import ConfigError
-
-
-def compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
-    """`composer.composition(...)`, refusing in one sentence.
-
-    **Raises:** `ConfigError` for whatever does not compose.
-    """
-    try:
-        return composer.composition(overrides, multirun=multirun)
-    except ConfigError:
-        raise
-    except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
-        raise ConfigError(explain(error, composer, overrides, multirun)) from error
+from .composer import Composer
 
 
 def explain(error: Exception, composer: Composer, overrides: list[str], multirun: bool) -> str:

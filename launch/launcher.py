@@ -8,12 +8,13 @@ from pathlib import Path
 
 from hydra.core.utils import env_override
 
-from running import ExitCode
+from running import ExitCode, sentence
 from training import check_folder, hosts, make_folder, preflight
 from training.device import check_devices
+from training.sweep import Sweep, SweepJob, searched
 
 from .composer import Composition
-from .errors import ConfigError, Stopped, sentence
+from .errors import ConfigError, Stopped
 from .folders import new_launch_id, register_resolvers
 from .groups import Group, Planned, check_vectorised, put, run_groups
 from .instantiation import check_plugins
@@ -21,7 +22,6 @@ from .job import planned_job
 from .request import Refusal, Request
 from .runner import JobRunner, Task, report
 from .runs import build, run
-from .sweep import Sweep, SweepJob, searched
 
 
 def launch(request: Request | Refusal, task: Task = run) -> int:

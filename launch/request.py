@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from running import ExitCode, place
+from running import ExitCode, place, show
 
 from . import command as command_line
 from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composition
-from .errors import show
-from .explain import compose
+from .errors import ConfigError
+from .explain import explain
 from .folders import new_launch_id, register_resolvers
 from .unused import refuse_unused
 
@@ -54,10 +54,12 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
     try:
         command = command_line.parse(arguments)
         command_line.make_importable(command)
-        if command_line.is_question(command):
+        if command.shell_completion:  # of what is not a command yet
             return _answer(arguments)
         composer = Composer(command)
-        composition = compose(composer, command.overrides, multirun=command.multirun)
+        composition = _composed(composer, command.overrides, multirun=command.multirun)
+        if command_line.is_question(command):
+            return _answer(arguments)
         refuse_unused(composition, composer)
         return Request(composer, composition, command.overrides, debug)
     except KeyboardInterrupt:
@@ -67,6 +69,15 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
             return Refusal(error, debug)
         show(error, debug=debug)
         return ExitCode.BAD_CONFIGURATION
+
+
+def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
+    try:
+        return composer.composition(overrides, multirun=multirun)
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
+        raise ConfigError(explain(error, composer, overrides, multirun)) from error
 
 
 def _answer(arguments: Sequence[str]) -> ExitCode:

@@ -9,11 +9,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from running import SUMMARY, ExitCode, judged_loss
+from running import SUMMARY, ExitCode, judged_loss, sentence, show
 from training import hosts, make_folder
 from training.folder import ERROR_LOG, write_summary
-
-from .errors import sentence, show
 
 Task = Callable[[DictConfig], Mapping[str, Any]]
 

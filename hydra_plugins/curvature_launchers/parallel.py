@@ -17,10 +17,6 @@ from launch.errors import ConfigError
 from ._processes import run_processes
 from ._returns import returns
 
-MISSING = (
-    "`hydra/launcher=parallel` needs `hydra-joblib-launcher`, which is not installed: "
-    "`pip install -e '.[sweeps]'`."
-)
 LOGS = "logs"
 
 
@@ -35,10 +31,8 @@ class ParallelLauncher(Launcher):
     """
 
     def __init__(self, n_jobs: int):
-        try:
-            from hydra_plugins.hydra_joblib_launcher._core import execute_job
-        except ImportError:
-            raise ConfigError(MISSING) from None
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
         if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
             raise ConfigError(
                 f"`hydra.launcher.n_jobs` must be a positive integer, or -1, got {n_jobs}."

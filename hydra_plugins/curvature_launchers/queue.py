@@ -18,10 +18,6 @@ from launch.errors import ConfigError
 from ._returns import returns
 
 log = logging.getLogger(__name__)
-MISSING = (
-    "`hydra/launcher={}` needs `hydra-submitit-launcher`, which is not installed: "
-    "`pip install -e '.[sweeps]'`."
-)
 
 NO_SLURM = (
     "`hydra/launcher=slurm` needs `sbatch`, which is not on this machine: start it where SLURM is, "
@@ -48,11 +44,9 @@ class QueueLauncher(Launcher):
     """
 
     def __init__(self, executor: str, submitit_folder: str, **parameters: Any):
-        try:
-            from hydra_plugins.hydra_submitit_launcher import submitit_launcher
-            from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-        except ImportError:
-            raise ConfigError(MISSING.format(executor)) from None
+        from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+        from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
         kinds = {"slurm": submitit_launcher.SlurmLauncher, "local": submitit_launcher.LocalLauncher}
         if executor not in kinds:
             raise ConfigError(f"`hydra.launcher.executor` must be slurm or local, got {executor}.")

@@ -71,20 +71,3 @@ def compose() -> Callable[..., DictConfig]:
     register_resolvers("launch")
     composer = Composer(parse([]))
     return lambda *overrides: composer.compose(list(overrides))
-
-
-@pytest.fixture(scope="session")
-def rows() -> Callable[[str], list[dict[str, str]]]:
-    """`rows(out)` is the table that a sweep has printed, a dictionary for each job."""
-
-    def read(out: str) -> list[dict[str, str]]:
-        lines = out.splitlines()
-        start = next(index for index, line in enumerate(lines) if " status " in line)
-        stop = next(index for index, line in enumerate(lines) if index > start and line[0] == "└")
-        cells = [
-            [cell.strip() for cell in line.split(line[0])[1:-1]]
-            for line in [lines[start], *lines[start + 2 : stop]]
-        ]
-        return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
-
-    return read

@@ -34,6 +34,7 @@ def run(folder, *arguments, **environment):
         ("--help", 0, "gauss_newton"),
         ("--cfg job curvature=identity", 0, "curvature.Identity"),
         ("-sc query=bash", 0, "curvature=gauss_newton"),
+        ("--cfg job curvature=nonsense", 2, "`curvature=nonsense`"),
         ("curvature=nonsense", 2, "`curvature=nonsense`"),
         ("sampels=5", 2, "`samples`"),
         ("curvature=gauss_newton samples=5", 2, "is not used by"),

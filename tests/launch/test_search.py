@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.selection import slow_but
+from tests.sweep_table import rows
 
 # Hydra's sweeper needs an Optuna that is older than the present SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*declarative_base:DeprecationWarning")
@@ -16,7 +17,7 @@ SPACE = "damping.value=tag(log, interval(1e-3,1))", "curvature=choice(identity,g
 
 
 @pytest.mark.parametrize("launcher", slow_but(["basic"], ["basic", "parallel"]))
-def test_intervals_and_choices_are_searched(launcher, train, rows):
+def test_intervals_and_choices_are_searched(launcher, train):
     options = "hydra.sweeper.n_trials=3", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"
     done = train(*SEARCH, *SPACE, *CHEAP, "max_steps=2", "validation=0.1", *options)
     assert done.code == 0, done.err
@@ -33,7 +34,7 @@ def test_intervals_and_choices_are_searched(launcher, train, rows):
     assert found["best_params"]["curvature"] == table[best]["curvature"]
 
 
-def test_a_job_that_fails_ends_no_other(train, rows):
+def test_a_job_that_fails_ends_no_other(train):
     ran = []
 
     def task(config):

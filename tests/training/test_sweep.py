@@ -5,13 +5,14 @@ import os
 
 import pytest
 
-from launch.sweep import Sweep, SweepJob
+from tests.sweep_table import rows
+from training.sweep import Sweep, SweepJob
 
 SUMMARY = {"status": "finished", "exit_code": 0, "steps": 3, "test": {"accuracy": 0.5}}
 
 
 @pytest.fixture
-def end(tmp_path, capsys, rows):
+def end(tmp_path, capsys):
     """`end(*write)`: the exit code and the rows of a sweep whose jobs do what `write` says."""
 
     def run(*writes, earlier=lambda folder: None):

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from running import ExitCode
-from training.folder import CONFIG, ERROR_LOG, SUMMARY
-from training.log import say
-from training.progress import wide_console
+from running import ExitCode, sentence
 
-from .errors import sentence
+from .folder import CONFIG, ERROR_LOG, SUMMARY
+from .log import say
+from .progress import wide_console
 
 COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
 KILLED = f"No {SUMMARY}: its process was ended by a signal, or lacked memory."
@@ -45,7 +44,7 @@ class Sweep:
     def end(self) -> int:
         """Print the table, then report on the folder; returns the worst of the exit codes."""
         # Here, because it takes a second to import what draws, which a single run can do without.
-        from training.report.runs import logged_error, read_run
+        from .report.runs import logged_error, read_run
 
         summaries: list[Mapping[str, Any]] = []
         jobs = self._jobs()
@@ -128,7 +127,7 @@ def _report(console: Console, folder: Path) -> None:
 
     A sweep is not lost for want of its report: what it fails by is said in a line.
     """
-    from training.report import console_table, write_report
+    from .report import console_table, write_report
 
     try:
         report = write_report([folder])
