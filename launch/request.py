@@ -54,11 +54,11 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
     try:
         command = command_line.parse(arguments)
         command_line.make_importable(command)
-        if command.shell_completion:  # of what is not a command yet
+        if command_line.is_question(command) and not command.cfg:
             return _answer(arguments)
         composer = Composer(command)
         composition = _composed(composer, command.overrides, multirun=command.multirun)
-        if command_line.is_question(command):
+        if command.cfg:  # what does not compose is refused in one sentence before
             return _answer(arguments)
         refuse_unused(composition, composer)
         return Request(composer, composition, command.overrides, debug)
