@@ -2,17 +2,15 @@
 
 import sys
 
-from omegaconf import DictConfig
-
-from launch import build, current_job, launch
-from training import Summary, train
-
-
-def run(config: DictConfig) -> Summary:
-    """One job, from Hydra's configuration to the summary of the run."""
-    job = current_job(config)
-    return train(build(job), job.folder, resume=job.resume)
-
+from launch.request import read
+from running import ExitCode
 
 if __name__ == "__main__":
-    sys.exit(launch(run))
+    request = read(sys.argv[1:])
+    if isinstance(request, ExitCode):
+        sys.exit(request)
+
+    # Here, because it imports JAX, which takes longer than the answer to a question.
+    from launch.launcher import launch
+
+    sys.exit(launch(request))

@@ -99,3 +99,5 @@ from .solvers import (
     SampleSpace as SampleSpace,
     Structured as Structured,
 )
+
+__version__ = "0.1.0"

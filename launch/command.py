@@ -6,50 +6,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
-
 from .errors import ConfigError
+from .hydra_internals import command_line
 
-QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
+QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
+QUIET = "-q", "--quiet"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the arguments as `hydra.main` will.
+    """Read the arguments as `hydra.main` does; `quiet` is among the overrides.
 
     **Raises:** `ConfigError` where Hydra would print its usage and leave.
     """
-    parser = get_args_parser()
-    parser.add_argument("--quiet", "-q", action="store_true")
+    parser = command_line()
+    parser.add_argument(*QUIET, action="store_true")
     parser.error = _refuse
     command = parser.parse_args(arguments)
     modes = [name for name in ("run", "multirun", *QUESTIONS) if getattr(command, name)]
     if len(modes) > 1:
         _refuse(f"--{modes[0]} and --{modes[1]} exclude each other")
+    if command.experimental_rerun:
+        raise ConfigError(
+            "`--experimental-rerun` is not supported: `resume=FOLDER` continues a run."
+        )
+    if command.config_dir is not None and not Path(command.config_dir).is_dir():
+        raise ConfigError(f"`--config-dir` must be a folder, got `{command.config_dir}`.")
+    searched = [each for each in command.overrides if each.startswith("hydra.searchpath=")]
+    if command.config_dir is not None and searched:
+        raise ConfigError(f"`--config-dir` and `{searched[0]}` exclude each other.")
+    if command.quiet:
+        command.overrides.append("quiet=true")
     return command
-
-
-def without_quiet(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `quiet=true` in the place of `-q`, which Hydra does not know."""
-    command = parse(arguments)
-    if not command.quiet:
-        return list(arguments)
-    kept = [argument for argument in arguments if argument not in ("-q", "--quiet")]
-    # Beside the other overrides, because the parser wants all of them together.
-    at = kept.index(command.overrides[0]) if command.overrides else len(kept)
-    return [*kept[:at], "quiet=true", *kept[at:]]
 
 
 def is_question(command: argparse.Namespace) -> bool:
     """Whether the command asks Hydra something (`--help`, `--cfg job`) instead of training."""
     return any(getattr(command, name) for name in QUESTIONS)
-
-
-def asks(arguments: Sequence[str]) -> bool:
-    """Whether they are a question; what is not understood is none."""
-    try:
-        return is_question(parse(arguments))
-    except ConfigError:
-        return False
 
 
 def wants_debug(arguments: Sequence[str]) -> bool:

@@ -1,26 +1,13 @@
 """Why a command does not compose, in one sentence."""
 
 import difflib
+from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from .composer import Composer, Composition
-from .errors import ConfigError
-
-
-def compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
-    """`composer.composition(...)`, refusing in one sentence.
-
-    **Raises:** `ConfigError` for whatever does not compose.
-    """
-    try:
-        return composer.composition(overrides, multirun=multirun)
-    except ConfigError:
-        raise
-    except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
-        raise ConfigError(explain(error, composer, overrides, multirun)) from error
+from .composer import Composer
 
 
 def explain(error: Exception, composer: Composer, overrides: list[str], multirun: bool) -> str:
@@ -63,15 +50,16 @@ def _first_line(error: object) -> str:
     return str(error).strip().splitlines()[0].rstrip(".:")
 
 
-def _compose_leniently(composer: Composer, choices: list[Override]) -> DictConfig | None:
-    """What the user most probably has in mind; None where a file is at fault.
+def _compose_leniently(composer: Composer, choices: list[Override]) -> dict[str, Any] | None:
+    """What the user most probably has in mind, unresolved; None where a file is at fault.
 
     That is the chosen files as they are, or else the default ones.
     """
     chosen = [f"{choice.get_key_element()}={_values(choice)[0]}" for choice in choices]
     for overrides in (chosen, []):
         try:
-            return composer.compose(overrides)
+            composed = composer.compose(overrides)
+            return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
         except Exception:
             continue
     return None
@@ -91,10 +79,12 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f"did you mean `{group}={close[0]}`? " if close else ""
     shown = "null" if value is None else value
-    return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}."
+    # Sweepers and launchers are plugins, of which some may not be installed.
+    more = "; `pip install -e '.[sweeps]'` installs others" if group.startswith("hydra/") else ""
+    return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}{more}."
 
 
-def _unknown_key(known: DictConfig, key: str) -> str:
+def _unknown_key(known: dict[str, Any], key: str) -> str:
     keys = _flatten(known)
     close = difflib.get_close_matches(key, keys, n=1)
     if close:
@@ -105,21 +95,20 @@ def _unknown_key(known: DictConfig, key: str) -> str:
     return f"`{key}` is not a key of the configuration; {listed}."
 
 
-def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
+def _flatten(node: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
-    for name in node:
+    for name, child in node.items():
         if str(name).startswith("_") or (name == "hydra" and not prefix):
             continue
         keys.append(f"{prefix}{name}")
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_interpolation():
+        if isinstance(child, dict):
             keys.extend(_flatten(child, f"{prefix}{name}."))
     return keys
 
 
-def _has(config: DictConfig, key: str) -> bool:
-    missing = object()
-    try:
-        return OmegaConf.select(config, key, default=missing) is not missing
-    except Exception:
-        return False
+def _has(config: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(config, dict) or name not in config:
+            return False
+        config = config[name]
+    return True

@@ -9,12 +9,12 @@ from training import Run, Summary, alike, train, train_together
 from training.log import say
 from training.progress import wide_console
 
+from .composer import BASIC, Composition
 from .errors import ConfigError
 from .job import Job
 from .runner import JobRunner
 from .runs import build
 
-LAUNCHER = "basic"
 _SAME = "dataset", "x64", "debug", "compilation_cache"
 """Keys, beside the parts of a run, that jobs of one program have in common."""
 
@@ -32,7 +32,7 @@ Group = list[Planned]
 """The jobs of one program."""
 
 
-def check_vectorised(job: Job, composed: DictConfig, *, multirun: bool) -> None:
+def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -> None:
     """Check that a job may be trained together with others, where it asks for that.
 
     **Raises:** `ConfigError` where it may not.
@@ -42,13 +42,19 @@ def check_vectorised(job: Job, composed: DictConfig, *, multirun: bool) -> None:
         raise ConfigError(f"`vectorised` must be true or false, got {vectorised!r}.")
     if not vectorised or job.resume:
         return
-    if not multirun:
+    if not composition.multirun:
         raise ConfigError(
             "`vectorised=true` trains the jobs of a sweep as one program: add `-m` and several "
             "values of a key, such as `seed='range(0,16)'`."
         )
-    launcher = composed.hydra.runtime.choices["hydra/launcher"]
-    if launcher != LAUNCHER:
+    choices = composed.hydra.runtime.choices
+    if composition.search:
+        raise ConfigError(
+            "`vectorised=true` must know the jobs of a sweep before the first of them: leave out "
+            f"`hydra/sweeper={choices['hydra/sweeper']}`."
+        )
+    launcher = choices["hydra/launcher"]
+    if launcher != BASIC:
         raise ConfigError(
             "`vectorised=true` trains the jobs of a sweep in this process: leave out "
             f"`hydra/launcher={launcher}`."

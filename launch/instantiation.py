@@ -6,28 +6,20 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra
-from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from .errors import ConfigError, sentence
+from running import sentence
+
+from .composer import BASIC, CONFIG_PATH
+from .errors import ConfigError
 
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r"missing .*?argument[s:]*:? (.*)")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
 # Inside the optimiser, and it inside an average, these hang as they were wired; people write them
 # at the top.
-_GROUPS = (
-    "optimiser",
-    "objective",
-    "likelihood",
-    "curvature",
-    "preconditioner",
-    "solver",
-    "damping",
-    "momentum",
-    "search",
-)
+_GROUPS = [folder.name for folder in CONFIG_PATH.iterdir() if folder.is_dir()]
 
 
 def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | None = None) -> Any:
@@ -54,17 +46,29 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
         raise ConfigError(why_not(full_key, _at(config, full_key), cause, wired)) from error
 
 
-def check_launcher(composed: DictConfig) -> None:
-    """Make the launcher of a sweep as Hydra will, from the configuration of one of its jobs.
+def check_plugins(composed: DictConfig) -> None:
+    """Make the sweeper and the launcher of a sweep as Hydra will.
+
+    **Arguments:** `composed`: the configuration of one of its jobs.
 
     **Raises:** `ConfigError` where that fails.
     """
-    config = composed.hydra.launcher
-    try:
-        Plugins.instance()._instantiate(config)
-    except Exception as error:  # Hydra raises its own kinds and built-in ones
-        plain = cast(dict[str, Any], OmegaConf.to_container(config))
-        raise ConfigError(why_not("hydra.launcher", plain, _root(error))) from error
+    for kind in ("sweeper", "launcher"):
+        choice = composed.hydra.runtime.choices[f"hydra/{kind}"]
+        if choice == BASIC:
+            continue  # Hydra's own, which it makes itself alone
+        config = composed.hydra[kind]
+        try:
+            hydra.utils.instantiate(config)
+        except Exception as error:  # Hydra raises its own kinds and built-in ones
+            cause = _root(error)
+            if isinstance(cause, ImportError):
+                raise ConfigError(
+                    f"`hydra/{kind}={choice}` needs what is not installed ({cause}): "
+                    "`pip install -e '.[sweeps]'`."
+                ) from error
+            plain = cast(dict[str, Any], OmegaConf.to_container(config))
+            raise ConfigError(why_not(f"hydra.{kind}", plain, cause)) from error
 
 
 def why_not(

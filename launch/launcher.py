@@ -3,96 +3,87 @@
 import functools
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 from hydra.core.utils import env_override
 
-from training import ExitCode, check_folder, hosts, make_folder, preflight
+from running import ExitCode, sentence
+from training import check_folder, hosts, make_folder, preflight
+from training.device import check_devices
+from training.sweep import Sweep, SweepJob, searched
 
-from . import command as command_line
-from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composition
-from .errors import ConfigError, Stopped, report, sentence
-from .explain import compose
+from .composer import Composition
+from .errors import ConfigError, Stopped
 from .folders import new_launch_id, register_resolvers
 from .groups import Group, Planned, check_vectorised, put, run_groups
-from .instantiation import check_launcher
+from .instantiation import check_plugins
 from .job import planned_job
-from .runner import JobRunner, Task
-from .runs import build
-from .sweep import Sweep, SweepJob
-from .unused import refuse_unused
+from .request import Refusal, Request
+from .runner import JobRunner, Task, report
+from .runs import build, run
 
 
-def launch(task: Task) -> int:
-    """Run `task` on every job that the command line (`sys.argv`) asks for.
+def launch(request: Request | Refusal, task: Task = run) -> int:
+    """Run `task` on every job of a command.
 
     What cannot be run is refused before Hydra starts, and so before a folder is made. A job that
     fails is reported, and the other jobs of its sweep are run.
 
-    **Returns:** the exit code, as `training.ExitCode` names them; of a sweep the worst.
+    **Returns:** the exit code, as `running.ExitCode` names them; of a sweep the worst.
     """
-    debug = command_line.wants_debug(sys.argv[1:])
-    runner, sweep = JobRunner(task, debug=debug), None
+    runner, sweep = JobRunner(task, debug=request.debug), None
     try:
-        if not command_line.asks(sys.argv[1:]):
-            hosts.join()
-        sys.argv[1:] = hosts.together(lambda: command_line.without_quiet(sys.argv[1:]))
-        command = command_line.parse(sys.argv[1:])
-        command_line.make_importable(command)
-        if command_line.is_question(command):
-            register_resolvers(new_launch_id())
-            run = hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(runner)
-        else:
-            register_resolvers(hosts.of_first(new_launch_id()))
-            composer = Composer(command)
-            composition, sweep, groups = hosts.together(lambda: _checked(command, composer))
-            run = functools.partial(composer.run, runner, composition.multirun, command.overrides)
-            if any(len(group) > 1 for group in groups):
-                run = functools.partial(run_groups, groups, runner)
+        hosts.join()
+        request = hosts.together(lambda: _understood(request))
+        register_resolvers(hosts.of_first(new_launch_id()))
+        sweep, groups = hosts.together(lambda: _check(request))
     except KeyboardInterrupt:
         return hosts.leave(ExitCode.INTERRUPTED)
     except Exception as error:
-        report(error, debug=debug)
+        report(error, debug=request.debug)
         return hosts.leave(ExitCode.BAD_CONFIGURATION)
-    code = _run(run, debug=debug)
+    runs = functools.partial(
+        request.composer.run, runner, request.composition.multirun, request.overrides
+    )
+    if any(len(group) > 1 for group in groups):
+        runs = functools.partial(run_groups, groups, runner)
+    code = _run(runs, debug=request.debug)
     # A single run is one of this process, and the runner knows how it ended.
     codes = runner.codes if sweep is None else [sweep.end()]
     return hosts.leave(max([code, *codes]))
 
 
-def _checked(
-    command: Namespace, composer: Composer
-) -> tuple[Composition, Sweep | None, list[Group]]:
-    composition = compose(composer, command.overrides, multirun=command.multirun)
-    return composition, *_check(composition, composer)
+def _understood(request: Request | Refusal) -> Request:
+    if isinstance(request, Refusal):
+        raise request.error
+    check_devices()
+    return request
 
 
-def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, list[Group]]:
+def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     """Refuse what cannot be run; make the launch's folder as the last thing that may fail.
 
     **Returns:** the sweep, if it is one, and the jobs by programs.
     """
+    composition = request.composition
     if composition.multirun and hosts.count() > 1:
         raise ConfigError(
             f"A sweep runs its jobs in one process, and there are {hosts.count()}: start one job "
             "at a time with several processes, or the sweep with one."
         )
-    refuse_unused(composition, composer)
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
         raise ConfigError("`hydra.sweep.subdir` gives several jobs the same folder.")
     if composition.multirun:
-        check_launcher(composition.jobs[0])
+        check_plugins(composition.jobs[0])
     overrides = [list(composed.hydra.overrides.task) for composed in composition.jobs]
     groups: list[Group] = []
     for number, (job, composed, given) in enumerate(
         zip(jobs, composition.jobs, overrides, strict=True)
     ):
         try:
-            check_vectorised(job, composed, multirun=composition.multirun)
+            check_vectorised(job, composed, composition)
             if hosts.is_first():
                 check_folder(job.folder, resume=job.resume)
             run = build(job, shapes_only=True)
@@ -106,19 +97,28 @@ def _check(composition: Composition, composer: Composer) -> tuple[Sweep | None, 
     folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
     if hosts.is_first():
         make_folder(folder)
+    return _sweep(composition, folder, [job.folder for job in jobs]), groups
+
+
+def _sweep(composition: Composition, folder: Path, jobs: list[Path]) -> Sweep | None:
     if not composition.multirun:
-        return None, groups
-    planned = zip(overrides, jobs, strict=True)
-    return Sweep(folder, [SweepJob(given, job.folder) for given, job in planned]), groups
+        return None
+    if composition.search:
+        swept = [each for each in composition.overrides if each.is_sweep_override()]
+        keys = [override.key_or_group for override in swept]
+        return Sweep(folder, lambda: searched(folder, keys))
+    given = [list(composed.hydra.overrides.task) for composed in composition.jobs]
+    planned = [SweepJob(*pair) for pair in zip(given, jobs, strict=True)]
+    return Sweep(folder, lambda: planned)
 
 
-def _run(run: Callable[[], None], *, debug: bool) -> int:
+def _run(runs: Callable[[], None], *, debug: bool) -> int:
     """Let Hydra run the jobs; returns the exit code for what befell it beside them."""
     # The processes of jobs import what this one does, wherever it was started.
     environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         with env_override(environment):
-            run()
+            runs()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Stopped as stopped:

@@ -9,10 +9,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from training import ExitCode, hosts, make_folder
-from training.folder import ERROR_LOG, SUMMARY, write_summary
-
-from .errors import report, sentence
+from running import SUMMARY, ExitCode, judged_loss, sentence, show
+from training import hosts, make_folder
+from training.folder import ERROR_LOG, write_summary
 
 Task = Callable[[DictConfig], Mapping[str, Any]]
 
@@ -35,14 +34,17 @@ class JobRunner:
         self.codes: list[int] = []
         """The exit codes of the jobs that ran in this process."""
 
-    def __call__(self, config: DictConfig) -> Mapping[str, Any]:
-        """Run one job; returns its summary."""
+    def __call__(self, config: DictConfig) -> float | None:
+        """Run one job.
+
+        **Returns:** the loss by which a sweeper that searches judges it, see `judged_loss`.
+        """
         folder = Path(HydraConfig.get().runtime.output_dir)
         summaries = self.attempt([folder], lambda: [self._task(config)])
         if summaries is None:
             _remove_if_empty(folder)
-            return {"status": "not started"}
-        return summaries[0]
+            return None
+        return judged_loss(summaries[0])
 
     def attempt(
         self, folders: Sequence[Path], task: Callable[[], Sequence[Mapping[str, Any]]]
@@ -75,6 +77,12 @@ class JobRunner:
                     write_summary(folder, summary)
             self.codes.append(summary["exit_code"])
         return summaries
+
+
+def report(error: BaseException, *, debug: bool) -> None:
+    """Show `error` on stderr; what several processes have refused together, the first says."""
+    if hosts.is_first() or not isinstance(error, hosts.Disagreement):
+        show(error, debug=debug, prefix=hosts.prefix())
 
 
 def _unhappy(code: ExitCode, status: str, reason: str) -> dict[str, Any]:

@@ -8,19 +8,26 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from omegaconf import DictConfig
 
 from data import Dataset, Stream, first_of, held_out
 from environments import OnPolicy
-from training import Run, Settings, fitting_micro_batch, hosts
-from training.settings import MODEL_STREAM
+from running import MODEL_STREAM, Settings
+from training import Run, Summary, fitting_micro_batch, hosts, train
+from training.compiled import AUTO, use_cache
 
-from .compiled import AUTO, use_cache
 from .errors import ConfigError
 from .instantiation import instantiate, why_not
-from .job import Job
+from .job import Job, current_job
 
 # A structure hangs where the curvature does without one, and the curvature inside it.
 _WIRED = {"curvature.of": "curvature", "curvature": "structure"}
+
+
+def run(config: DictConfig) -> Summary:
+    """One job, from Hydra's configuration to the summary of the run."""
+    job = current_job(config)
+    return train(build(job), job.folder, resume=job.resume)
 
 
 def build(job: Job, *, shapes_only: bool = False) -> Run:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from omegaconf import DictConfig, OmegaConf
 
-from training import Settings
+from running import Settings
 
 from .composer import Composer, Composition
 from .errors import ConfigError
@@ -105,14 +105,10 @@ def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
         readers = [
             other
             for other in composer.options(group)
-            if is_used(path, _references(_raw(composer, group, other), group))
+            if is_used(path, _references(composer.load(group, other), group))
         ]
         if option in readers:
             return _who_ignores(group, job, composer)
         if readers and is_used(group, read):
             return f"`{group}={option}` (it is by `{group}={readers[0]}`)"
     return "anything"
-
-
-def _raw(composer: Composer, group: str, option: str) -> object:
-    return OmegaConf.to_container(composer.load(group, option), resolve=False)

@@ -1,12 +1,12 @@
 """The training loop and what it leaves behind; knows `curvature`, but no particular one."""
 
 from curvature import Metric as Metric
+from running import CHANGEABLE as CHANGEABLE, ExitCode as ExitCode, Settings as Settings
 
 from . import hosts as hosts
 from ._base import Run as Run
 from .checkpoint import CheckpointError as CheckpointError
 from .evaluate import evaluate as evaluate
-from .exit_codes import ExitCode as ExitCode
 from .folder import (
     CONFIG as CONFIG,
     FolderError as FolderError,
@@ -17,7 +17,6 @@ from .preflight import fitting_micro_batch as fitting_micro_batch, preflight as 
 from .provenance import is_restart as is_restart
 from .recorders import AbstractRecorder as AbstractRecorder, Arrays as Arrays
 from .run import train as train
-from .settings import CHANGEABLE as CHANGEABLE, Settings as Settings
 from .stepper import Stepper as Stepper
 from .summary import Summary as Summary
 from .together import alike as alike, train_together as train_together

@@ -10,9 +10,9 @@ import jax
 
 from data import Dataset, Stream
 from environments import OnPolicy
+from running.settings import Settings
 
 from .recorders import AbstractRecorder
-from .settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

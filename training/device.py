@@ -9,6 +9,23 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 
+def check_devices() -> None:
+    """Find the devices that this process computes on.
+
+    **Raises:** `ValueError` where there is none of the kind that the environment asks for.
+    """
+    try:
+        jax.devices()
+    # JAX asserts that a plugin which it was told to use is there.
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
+        raise ValueError(
+            f"`JAX_PLATFORMS={jax.config.jax_platforms}`: JAX finds no such device"  # pyright: ignore[reportAttributeAccessIssue]
+            f"{f' ({said})' if said else ''}; leave the variable out to take what there is, or "
+            "install what JAX needs for that device."
+        ) from error
+
+
 def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
     """A part of a dataset on the device, its floats in JAX's default precision (float64 in x64)."""
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)

@@ -9,16 +9,17 @@ from typing import Any
 import equinox as eqx
 import yaml
 
+from running.files import (
+    CHECKPOINTS as CHECKPOINTS,
+    CONFIG as CONFIG,
+    ERROR_LOG as ERROR_LOG,
+    METRICS as METRICS,
+    MODEL as MODEL,
+    SUMMARY as SUMMARY,
+)
+
 from .atomic import write_atomically
 from .leaves import write_leaves
-
-METRICS = "metrics.jsonl"
-CONFIG = "config.yaml"
-SUMMARY = "summary.json"
-MODEL = "model.eqx"
-CHECKPOINTS = "checkpoints"
-ERROR_LOG = "error.log"
-"""The traceback of a job that failed, perhaps before it wrote anything else."""
 
 
 class FolderError(ValueError):

@@ -1,8 +1,8 @@
 """The processes of a run, each with devices of its own: on several hosts, or on one.
 
-They are started by SLURM's `srun`, by Open MPI's `mpirun`, or one by one with the variables of
-`LAUNCHERS`. All of them run the same program at the same time. What one of them alone knows, it
-tells the others through the service that JAX has in process 0.
+They are started by SLURM's `srun`, by Open MPI's `mpirun`, or one by one, see `running.place`. All
+of them run the same program at the same time. What one of them alone knows, it tells the others
+through the service that JAX has in process 0.
 """
 
 import contextlib
@@ -14,40 +14,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
 # Private, as it is to Orbax, which uses it too: the public face has no way to say a word.
 from jax._src.distributed import global_state
 
-from .exit_codes import ExitCode
+from running import ADDRESS, ExitCode, HostsError, place
+
+from .device import check_devices
 
 T = TypeVar("T")
-
-
-class Launcher(NamedTuple):
-    """The environment variables that tell a process its place.
-
-    - `processes`: how many there are.
-    - `mine`: the index of this one.
-    - `local`: the index on its host; empty where that is not told.
-    """
-
-    processes: str
-    mine: str
-    local: str
-
-
-LAUNCHERS = (
-    Launcher("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", ""),
-    Launcher("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    # Set by `srun` alone: the script of `sbatch` is one process, however many tasks it may start.
-    Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
-)
-ADDRESS = "JAX_COORDINATOR_ADDRESS"
-DEVICES = "JAX_LOCAL_DEVICE_IDS"
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long counts as dead."""
 WATCH_SECONDS = 0.5
@@ -61,10 +40,6 @@ ABORTED = (
     "Another process of the run has ended, or this one had a reason, which is in the lines above; "
     "`resume=FOLDER` goes on."
 )
-
-
-class HostsError(ValueError):
-    """Processes that cannot work together, in one sentence."""
 
 
 class Disagreement(ValueError):
@@ -121,7 +96,7 @@ def join() -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
         # The devices are found by all together: a process that ended before would be waited for.
-        jax.devices()
+        check_devices()
     except (ValueError, RuntimeError) as error:
         raise HostsError(
             f"Process {mine} of {number} did not meet the others: {str(error).splitlines()[0]} "
@@ -203,43 +178,6 @@ def leave(code: int) -> int:
 def is_of_another(error: Exception) -> bool:
     """Whether `error` says that another process is gone."""
     return count() > 1 and "Gloo" in str(error)
-
-
-def place(environment: Mapping[str, str]) -> tuple[int, int, list[int] | None] | None:
-    """The number of processes, the index of this one, and its devices; None where it is alone."""
-    for launcher in LAUNCHERS:
-        if launcher.processes not in environment:
-            continue
-        if launcher.mine not in environment:
-            raise HostsError(f"`{launcher.processes}` is set, and `{launcher.mine}` is not.")
-        number = _integer(environment, launcher.processes)
-        mine = _integer(environment, launcher.mine)
-        if not 0 <= mine < number:
-            raise HostsError(
-                f"`{launcher.mine}` must be from 0 to less than `{launcher.processes}`, "
-                f"{number}, got {mine}."
-            )
-        if number == 1:
-            return None
-        # As JAX has it: one process for each accelerator of a host, where there are several.
-        if launcher.local not in environment or DEVICES in environment:
-            return number, mine, None
-        return number, mine, [_integer(environment, launcher.local)]
-    by_hand = LAUNCHERS[0]
-    for name in (ADDRESS, by_hand.mine):
-        if name in environment:
-            raise HostsError(
-                f"`{name}` is set, but neither `srun`, `mpirun` nor `{by_hand.processes}` says how "
-                "many processes there are."
-            )
-    return None
-
-
-def _integer(environment: Mapping[str, str], name: str) -> int:
-    try:
-        return int(environment[name])
-    except ValueError:
-        raise HostsError(f"`{name}` must be an integer, got {environment[name]!r}.") from None
 
 
 def _client() -> Any:

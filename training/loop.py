@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from jaxtyping import Array
 
+from running.signals import EXIT_CODES, StopSignals
+
 from . import hosts
 from .agreement import Agreement
 from .clock import Clock
@@ -13,7 +15,6 @@ from .cost import Cost
 from .feed import AbstractFeed, Given
 from .profile import Profile
 from .program import AbstractProgram
-from .signals import EXIT_CODES, StopSignals
 from .summary import FINISHED, Outcome
 from .writer import Writer
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,10 +11,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from . import hosts
+from running.settings import Devices, Sharding
 
-Devices: TypeAlias = int | Literal["all"] | None
-Sharding: TypeAlias = Literal["replicated", "fsdp"]
+from . import hosts
 
 EXAMPLES = "examples"
 """The only axis of a mesh: the examples of a batch lie along it."""

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from running import ExitCode, HostsError, StopSignals
+
 from . import folder as files, hosts
 from ._base import Run as Run
 from .agreement import Agreement
 from .atomic import remove_leftovers
 from .cost import Cost, cost_of
-from .exit_codes import ExitCode
 from .feed import AbstractFeed, source_of
 from .log import Log
 from .loop import Loop
@@ -19,7 +20,6 @@ from .preflight import Found, in_one_line, preflight, too_much
 from .profile import Profile
 from .program import AbstractProgram, Alone
 from .records import Records
-from .signals import StopSignals
 from .sources import batch_shapes, evaluator_of
 from .stepper import Stepper
 from .summary import Outcome, Summary
@@ -114,7 +114,7 @@ def run_program(
             if isinstance(error, OSError):
                 raise files.FolderError(_reason(error, first.folder)) from error
             if hosts.is_of_another(error):
-                raise hosts.HostsError(hosts.DIED) from error
+                raise HostsError(hosts.DIED) from error
             raise
     return [writer.close() for writer in writers]
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
+from running.exit_codes import ExitCode
+
 from ._base import Run, Tally
-from .exit_codes import ExitCode
 from .provenance import described
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]

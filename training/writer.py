@@ -6,6 +6,9 @@ from typing import Any
 
 import equinox as eqx
 
+from running.exit_codes import ExitCode
+from running.settings import UNCHECKED
+
 from . import folder as files, hosts
 from ._base import Run, Tally
 from .arrays import ArraysOfSteps
@@ -13,7 +16,6 @@ from .checkpoint import Checkpoints
 from .clock import Clock
 from .digest import digest_of_config
 from .evaluate import AbstractEvaluator
-from .exit_codes import ExitCode
 from .feed import AbstractFeed, Given, feed_of
 from .log import Log
 from .machine import versions
@@ -23,7 +25,6 @@ from .progress import Bar, Lines, progress, report
 from .provenance import write_provenance
 from .recorders import Guarded
 from .records import Records
-from .settings import UNCHECKED
 from .stepper import Stepper
 from .summary import Outcome, Summary, at_the_end, entries, summarise
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 
 from data import Dataset
-from training.settings import MODEL_STREAM
+from running.settings import MODEL_STREAM
 
 
 class Problem(NamedTuple):

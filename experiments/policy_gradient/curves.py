@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 import models
 from environments import CartPole, OnPolicy
-from training.settings import MODEL_STREAM
+from running.settings import MODEL_STREAM
 from training.sources import ROLLOUT_STREAM
 
 from .methods import Method

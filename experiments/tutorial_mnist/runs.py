@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 import curvature as cv
 import data
 import models
-from training.settings import MODEL_STREAM
+from running.settings import MODEL_STREAM
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 

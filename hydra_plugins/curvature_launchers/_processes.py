@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from launch.errors import Stopped
-from training.signals import EXIT_CODES, StopSignals
+from running.signals import EXIT_CODES, StopSignals
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2

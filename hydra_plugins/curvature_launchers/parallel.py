@@ -15,11 +15,8 @@ from omegaconf import DictConfig
 from launch.errors import ConfigError
 
 from ._processes import run_processes
+from ._returns import returns
 
-MISSING = (
-    "`hydra/launcher=parallel` needs `hydra-joblib-launcher`, which is not installed: "
-    "`pip install -e '.[sweeps]'`."
-)
 LOGS = "logs"
 
 
@@ -34,10 +31,8 @@ class ParallelLauncher(Launcher):
     """
 
     def __init__(self, n_jobs: int):
-        try:
-            from hydra_plugins.hydra_joblib_launcher._core import execute_job
-        except ImportError:
-            raise ConfigError(MISSING) from None
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
         if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
             raise ConfigError(
                 f"`hydra.launcher.n_jobs` must be a positive integer, or -1, got {n_jobs}."
@@ -75,7 +70,7 @@ class ParallelLauncher(Launcher):
             ],
             self._at_once,
         )
-        return []
+        return returns(self._context, self._config, job_overrides, initial_job_idx)
 
 
 def _run_job(log: Path, execute_job: Any, *arguments: Any) -> None:

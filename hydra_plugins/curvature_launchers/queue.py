@@ -15,11 +15,9 @@ from omegaconf import DictConfig
 
 from launch.errors import ConfigError
 
+from ._returns import returns
+
 log = logging.getLogger(__name__)
-MISSING = (
-    "`hydra/launcher={}` needs `hydra-submitit-launcher`, which is not installed: "
-    "`pip install -e '.[sweeps]'`."
-)
 
 NO_SLURM = (
     "`hydra/launcher=slurm` needs `sbatch`, which is not on this machine: start it where SLURM is, "
@@ -46,11 +44,9 @@ class QueueLauncher(Launcher):
     """
 
     def __init__(self, executor: str, submitit_folder: str, **parameters: Any):
-        try:
-            from hydra_plugins.hydra_submitit_launcher import submitit_launcher
-            from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-        except ImportError:
-            raise ConfigError(MISSING.format(executor)) from None
+        from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+        from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
         kinds = {"slurm": submitit_launcher.SlurmLauncher, "local": submitit_launcher.LocalLauncher}
         if executor not in kinds:
             raise ConfigError(f"`hydra.launcher.executor` must be slurm or local, got {executor}.")
@@ -72,7 +68,7 @@ class QueueLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self._config = config
+        self._context, self._config = hydra_context, config
         self._job.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(
@@ -98,4 +94,4 @@ class QueueLauncher(Launcher):
             # Waits for the job, and a little for its files, which may come over a network.
             if job.exception() is not None:
                 log.info(f"\t#{number} : left no result ({job.state})")
-        return []
+        return returns(self._context, self._config, job_overrides, initial_job_idx)

@@ -8,11 +8,13 @@ import jax
 import pytest
 from omegaconf import DictConfig
 
-import train as program
-from launch import launch
 from launch.command import parse
 from launch.composer import Composer
 from launch.folders import register_resolvers
+from launch.launcher import launch
+from launch.request import read
+from launch.runs import run as train_job
+from running import ExitCode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,9 @@ def train(
         with monkeypatch.context() as patch:
             if task is not None:
                 patch.setattr("launch.launcher.preflight", lambda run: None)
-            code = launch(task or program.run)
+            code = read(arguments)
+            if not isinstance(code, ExitCode):
+                code = launch(code, task or train_job)
         return Done(code, *capsys.readouterr(), tmp_path)
 
     yield run
@@ -67,20 +71,3 @@ def compose() -> Callable[..., DictConfig]:
     register_resolvers("launch")
     composer = Composer(parse([]))
     return lambda *overrides: composer.compose(list(overrides))
-
-
-@pytest.fixture(scope="session")
-def rows() -> Callable[[str], list[dict[str, str]]]:
-    """`rows(out)` is the table that a sweep has printed, a dictionary for each job."""
-
-    def read(out: str) -> list[dict[str, str]]:
-        lines = out.splitlines()
-        start = next(index for index, line in enumerate(lines) if " status " in line)
-        stop = next(index for index, line in enumerate(lines) if index > start and line[0] == "└")
-        cells = [
-            [cell.strip() for cell in line.split(line[0])[1:-1]]
-            for line in [lines[start], *lines[start + 2 : stop]]
-        ]
-        return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
-
-    return read

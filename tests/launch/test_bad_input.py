@@ -140,13 +140,16 @@ QUICK = {
 # One process for all of them; not pytest's own, whose type checks would speak first.
 SCRIPT = """
 import contextlib, io, json, os, sys
-import train
-from launch import launch
+from launch.launcher import launch
+from launch.request import read
+from running import ExitCode
 refusals = {}
 for arguments in json.load(sys.stdin):
     sys.argv[1:] = arguments.split()
     with contextlib.redirect_stderr(io.StringIO()) as err:
-        code = launch(train.run)
+        code = read(sys.argv[1:])
+        if not isinstance(code, ExitCode):
+            code = launch(code)
     refusals[arguments] = code, err.getvalue(), os.listdir()
 print(json.dumps(refusals))
 """

@@ -7,9 +7,8 @@ import jax
 import platformdirs
 import pytest
 
-from launch import ConfigError
-from launch.compiled import AUTO, VARIABLE, use_cache
 from tests.selection import slow_but
+from training.compiled import AUTO, VARIABLE, use_cache
 
 HITS, MISSES = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
@@ -86,5 +85,5 @@ def test_a_folder_that_cannot_be_written_to_fails_no_run(train):
 
 @pytest.mark.parametrize("setting", [5, True, ""])
 def test_what_is_no_folder_is_refused(setting):
-    with pytest.raises(ConfigError, match=r"`compilation_cache` must be auto, null or the name"):
+    with pytest.raises(ValueError, match=r"`compilation_cache` must be auto, null or the name"):
         use_cache(setting)

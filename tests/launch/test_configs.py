@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from launch import instantiate
+from launch.instantiation import instantiate
 from launch.job import planned_job
 from launch.unused import is_used, reached
 from tests.selection import slow_but

@@ -7,10 +7,12 @@ import jax
 import pytest
 import yaml
 
-import train as program
 import training.report
-from launch import build, current_job, folders
+from launch import folders
+from launch.job import current_job
+from launch.runs import build, run
 from tests.selection import slow_but
+from tests.sweep_table import rows
 
 # Parts that are quickly traced and compiled, where any will do: with a solver, and without.
 SECOND_ORDER = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20"
@@ -115,7 +117,7 @@ def test_first_order_runs_are_called_by_their_optimiser(train):
     assert "curvature" not in config["choices"]
 
 
-def test_a_sweep_prints_one_table(train, rows):
+def test_a_sweep_prints_one_table(train):
     done = train(
         "-m", *SECOND_ORDER, "curvature=identity,gauss_newton", "seed=7", task=lambda _: FINISHED
     )
@@ -148,7 +150,7 @@ def test_a_sweep_may_be_asked_for_by_the_configuration(train, tmp_path_factory):
     assert ran == [(name, seed) for name in names for seed in (0, 1)]
 
 
-def test_one_failed_job_does_not_end_the_sweep(train, rows):
+def test_one_failed_job_does_not_end_the_sweep(train):
     ran = []
 
     def task(config):
@@ -174,7 +176,7 @@ def test_a_sweep_ends_with_a_report(train):
     def task(config):
         if config.seed == 1:
             raise RuntimeError("out of memory")
-        return program.run(config)
+        return run(config)
 
     overrides = [*FIRST_ORDER, "seed=0,1,2", "max_steps=2", "hydra.sweep.dir=sweep"]
     done = train("-m", *overrides, task=task)
@@ -216,7 +218,7 @@ def test_exit_codes_of_a_run_are_passed_on(code, train):
     assert train(*FIRST_ORDER, task=task).code == code
 
 
-def test_an_interrupted_sweep_starts_no_other_job(train, rows):
+def test_an_interrupted_sweep_starts_no_other_job(train):
     ran = []
 
     def task(config):

@@ -14,6 +14,7 @@ from joblib.externals.loky.backend.process import LokyProcess
 from hydra_plugins.curvature_launchers._processes import run_processes
 from launch.errors import Stopped
 from tests.selection import slow_but
+from tests.sweep_table import rows
 
 ROOT = Path(__file__).parents[2]
 STEP = 20
@@ -72,7 +73,7 @@ def sweep(request, fatal, tmp_path_factory):
     return request.param, done, made
 
 
-def test_a_fault_is_in_the_table_and_ends_no_other_job(sweep, rows):
+def test_a_fault_is_in_the_table_and_ends_no_other_job(sweep):
     _, done, _ = sweep
     table = rows(done.stdout)
     assert [row["damping.schedule.signal"] for row in table] == ["9", "0", "-1", "11"]
@@ -112,7 +113,7 @@ def test_what_a_job_prints_is_kept(sweep):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_that_give_up_still_end_with_the_table(launcher, fatal, tmp_path, rows):
+def test_launchers_that_give_up_still_end_with_the_table(launcher, fatal, tmp_path):
     done = python_train(tmp_path, *fatal, f"hydra/launcher={launcher}")
     assert done.returncode == 1
     assert "Traceback (most recent call last):\n" not in done.stderr

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 import models
-from launch import instantiate
+from launch.instantiation import instantiate
 from launch.job import planned_job
 from tests.selection import slow_but
 from training.leaves import read_leaves, write_leaves

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweep_table import rows
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "sbatch": f"""#!{sys.executable}
@@ -33,7 +35,7 @@ os.execv(command[0], command)
 
 
 @pytest.mark.slow
-def test_a_sweep_by_slurm(tmp_path, rows):
+def test_a_sweep_by_slurm(tmp_path):
     for name, text in PROGRAMS.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.sweep_table import rows
+
 QUICK = "model=linear", "optimiser=sgd", "batch_size=20", "max_steps=3"
 NATURAL = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20", "max_steps=2"
 SWEEP = "hydra.sweep.dir=sweep"
@@ -20,7 +22,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_seeds_are_one_program_and_each_a_run_like_any_other(train, rows):
+def test_seeds_are_one_program_and_each_a_run_like_any_other(train):
     done = train("-m", *QUICK, "seed=range(0,3)", "vectorised=true", SWEEP)
     assert done.code == 0, done.err
     assert [row["seed"] for row in rows(done.out)] == ["0", "1", "2"]

@@ -1,50 +1,8 @@
-"""What the environment says about the processes of a run."""
+"""A run of one process."""
 
 import pytest
 
 from training import hosts
-
-SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "1"}
-OPEN_MPI = {
-    "OMPI_COMM_WORLD_SIZE": "3",
-    "OMPI_COMM_WORLD_RANK": "2",
-    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
-}
-BY_HAND = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": "a:1"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "place"),
-    [
-        ({}, None),
-        (SLURM, (4, 2, [1])),
-        (OPEN_MPI, (3, 2, [0])),
-        (BY_HAND, (2, 1, None)),
-        (OPEN_MPI | SLURM, (3, 2, [0])),  # `mpirun` in a job of SLURM
-        (SLURM | BY_HAND, (2, 1, None)),
-        (SLURM | {"JAX_LOCAL_DEVICE_IDS": "0,1"}, (4, 2, None)),
-        # A job of one task, and the script of one with several, which has them started by `srun`.
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),
-    ],
-)
-def test_the_place_of_a_process(environment, place):
-    assert hosts.place(environment) == place
-
-
-@pytest.mark.parametrize(
-    ("environment", "sentence"),
-    [
-        ({"JAX_NUM_PROCESSES": "2"}, "`JAX_NUM_PROCESSES` is set, and `JAX_PROCESS_ID` is not"),
-        (BY_HAND | {"JAX_PROCESS_ID": "2"}, "from 0 to less than `JAX_NUM_PROCESSES`, 2, got 2"),
-        (BY_HAND | {"JAX_PROCESS_ID": "x"}, "`JAX_PROCESS_ID` must be an integer, got 'x'"),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "is set, but neither `srun`, `mpirun` nor"),
-        ({"JAX_PROCESS_ID": "1"}, "is set, but neither `srun`, `mpirun` nor"),
-    ],
-)
-def test_half_a_place_is_refused(environment, sentence):
-    with pytest.raises(hosts.HostsError, match=sentence):
-        hosts.place(environment)
 
 
 def test_one_process_says_everything_to_itself():

@@ -6,7 +6,8 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from ..settings import is_int
+from running.settings import is_int
+
 from ._base import AbstractRecorder, Arrays
 
 FOLDER = "tensorboard"

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..exit_codes import ExitCode
+from running.exit_codes import ExitCode
+
 from ..log import say
 from ..progress import wide_console
 from . import ReportError, console_table, write_report

@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..settings import ASIDE
+from running.settings import ASIDE
+
 from .runs import StoredRun
 
 CHOICES = "choices."

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training import Settings
+from running import Settings
 
 GOOD = {"seed": 0, "batch_size": 2, "epochs": 1}
 

@@ -5,20 +5,21 @@ import os
 
 import pytest
 
-from launch.sweep import Sweep, SweepJob
+from tests.sweep_table import rows
+from training.sweep import Sweep, SweepJob
 
 SUMMARY = {"status": "finished", "exit_code": 0, "steps": 3, "test": {"accuracy": 0.5}}
 
 
 @pytest.fixture
-def end(tmp_path, capsys, rows):
+def end(tmp_path, capsys):
     """`end(*write)`: the exit code and the rows of a sweep whose jobs do what `write` says."""
 
     def run(*writes, earlier=lambda folder: None):
         jobs = [SweepJob([f"seed={k}", "x=1"], tmp_path / str(k)) for k in range(len(writes))]
         for job in jobs:
             earlier(job.folder)
-        sweep = Sweep(tmp_path, jobs)
+        sweep = Sweep(tmp_path, lambda: jobs)
         for job, write in zip(jobs, writes, strict=True):
             write(job.folder)
         code = sweep.end()
@@ -74,5 +75,6 @@ def test_what_an_earlier_launch_left_is_not_taken_for_news(end):
 
 
 def test_a_sweep_that_left_nothing_has_no_report(tmp_path, capsys):
-    assert Sweep(tmp_path, [SweepJob(["seed=0"], tmp_path / "0")]).end() == 1
+    job = SweepJob(["seed=0"], tmp_path / "0")
+    assert Sweep(tmp_path, lambda: [job]).end() == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("No report: There is no run in ")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import TypeGuard, get_args
+from typing import Literal, TypeAlias, TypeGuard, get_args
 
-from .mesh import Devices, Sharding
+Devices: TypeAlias = int | Literal["all"] | None
+Sharding: TypeAlias = Literal["replicated", "fsdp"]
 
 MAX_SEED = 2**32 - 1
 MODEL_STREAM = 2**32 - 1
@@ -48,7 +49,8 @@ class Settings:
     - `profile_steps`: trace so many steps for JAX's profiler; None: none.
     - `devices`: how many share every batch, or `all`; None: one, and all of several processes.
         With another number of them a run gives the same numbers to rounding.
-    - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `mesh.Placement`.
+    - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `Placement` in
+        `training.mesh`.
     - `stop_at_nan`: end at the first step that is rejected because something is not finite, and say
         what that was.
 

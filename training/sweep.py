@@ -1,19 +1,20 @@
 """What has become of the jobs of a sweep: its table, its report, its exit code."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from training import ExitCode
-from training.folder import ERROR_LOG, SUMMARY
-from training.log import say
-from training.progress import wide_console
+from running import ExitCode, sentence
 
-from .errors import sentence
+from .folder import CONFIG, ERROR_LOG, SUMMARY
+from .log import say
+from .progress import wide_console
 
 COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
 KILLED = f"No {SUMMARY}: its process was ended by a signal, or lacked memory."
@@ -31,20 +32,23 @@ class Sweep:
 
     How each ended is read from its folder: so it is known of a job that ran in this process, in
     another or on another machine, and of one that did not live to tell.
+
+    **Arguments:** `folder`: of the sweep; `jobs`: lists its jobs, once it has ended.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[SweepJob]):
+    def __init__(self, folder: Path, jobs: Callable[[], Sequence[SweepJob]]):
         self._folder, self._jobs = folder, jobs
         # What an earlier launch has left in a folder says nothing about this one.
-        self._earlier = {_version(job.folder / n) for job in jobs for n in (SUMMARY, ERROR_LOG)}
+        self._earlier = {_version(file) for n in (SUMMARY, ERROR_LOG) for file in folder.rglob(n)}
 
     def end(self) -> int:
         """Print the table, then report on the folder; returns the worst of the exit codes."""
         # Here, because it takes a second to import what draws, which a single run can do without.
-        from training.report.runs import logged_error, read_run
+        from .report.runs import logged_error, read_run
 
         summaries: list[Mapping[str, Any]] = []
-        for folder in (job.folder for job in self._jobs):
+        jobs = self._jobs()
+        for folder in (job.folder for job in jobs):
             if self._is_new(folder / SUMMARY):
                 summaries.append(read_run(folder).summary)
             elif self._is_new(folder / ERROR_LOG):
@@ -54,13 +58,39 @@ class Sweep:
             else:
                 summaries.append({"status": "not started"})
         console = wide_console()
-        console.print(sweep_table([job.overrides for job in self._jobs], summaries))
+        console.print(sweep_table([job.overrides for job in jobs], summaries))
         _report(console, self._folder)
-        return max(summary.get("exit_code", ExitCode.FAILED) for summary in summaries)
+        codes = [summary.get("exit_code", ExitCode.FAILED) for summary in summaries]
+        return max(codes, default=ExitCode.FAILED)
 
     def _is_new(self, file: Path) -> bool:
         version = _version(file)
         return version is not None and version not in self._earlier
+
+
+def searched(folder: Path, keys: Sequence[str]) -> list[SweepJob]:
+    """The jobs of a sweep whose sweeper chose the values of `keys` as it went.
+
+    What it chose for a job is in the configuration that the job has left, if it came so far.
+    """
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+    return [
+        SweepJob(_chosen(path / CONFIG, keys), path)
+        for path in sorted(found, key=lambda path: int(path.name))
+    ]
+
+
+def _chosen(config: Path, keys: Sequence[str]) -> list[str]:
+    if not config.is_file():
+        return []
+    values = yaml.safe_load(config.read_text())
+    chosen = []
+    for key in keys:
+        value = values["choices"].get(key)  # a group
+        if value is None:
+            value = functools.reduce(lambda node, name: node[name], key.split("."), values)
+        chosen.append(f"{key}={value}")
+    return chosen
 
 
 def sweep_table(jobs: Sequence[Sequence[str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -97,7 +127,7 @@ def _report(console: Console, folder: Path) -> None:
 
     A sweep is not lost for want of its report: what it fails by is said in a line.
     """
-    from training.report import console_table, write_report
+    from .report import console_table, write_report
 
     try:
         report = write_report([folder])

@@ -11,8 +11,6 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
-from .errors import ConfigError
-
 AUTO = "auto"
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 # By default JAX keeps only programs that took a second to compile. A run has many that take less.
@@ -31,10 +29,10 @@ def use_cache(setting: Any) -> None:
     **Arguments:** `setting`: a folder; None for no folder; `auto` for the folder that
     `JAX_COMPILATION_CACHE_DIR` names, or else for one in the user's cache.
 
-    **Raises:** `ConfigError` for anything else.
+    **Raises:** `ValueError` for anything else.
     """
     if setting is not None and (not isinstance(setting, str) or not setting):
-        raise ConfigError(
+        raise ValueError(
             f"`compilation_cache` must be auto, null or the name of a folder, got {setting!r}."
         )
     for name, value in OPTIONS.items():

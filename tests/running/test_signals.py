@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from training import ExitCode
-from training.signals import EXIT_CODES, StopSignals
+from running import ExitCode
+from running.signals import EXIT_CODES, StopSignals
 
 
 def test_exit_codes_are_those_of_the_contract():

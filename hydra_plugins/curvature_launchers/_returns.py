@@ -1,0 +1,33 @@
+"""What a sweeper is told of jobs that ran in other processes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from running import SUMMARY, judged_loss
+
+
+def returns(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """What each job came to, from the summary that it has left.
+
+    Nothing where the sweeper is Hydra's own, which does not look at it.
+    """
+    if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        return []
+    found = []
+    for number, overrides in enumerate(job_overrides, first):
+        job = context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(job.hydra.job):
+            job.hydra.job.num = number
+        summary = Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir) / SUMMARY
+        returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        if summary.is_file():
+            returned.return_value = judged_loss(json.loads(summary.read_text()))
+        found.append(returned)
+    return found

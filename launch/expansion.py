@@ -1,0 +1,47 @@
+"""From the overrides of a sweep to those of its jobs."""
+
+import itertools
+from collections.abc import Sequence
+
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from .errors import ConfigError
+
+
+def expanded(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
+    """The overrides of each job, `key=value`; where a key is given twice, the last one counts.
+
+    **Arguments:**
+
+    - `overrides`: those of the command.
+    - `search`: whether the sweeper chooses the values as it goes. Then these are not its jobs, but
+        enough for a check: every value, and both ends of an interval, are in one of them.
+
+    **Raises:** `ConfigError` for a sweep over nothing, and for an interval where nothing searches.
+    """
+    given = {
+        override.get_key_element(): _values(override, search=search)
+        for override in overrides
+        if not override.is_hydra_override()
+    }
+    if not search:
+        return [list(job) for job in itertools.product(*given.values())]
+    number = max(map(len, given.values()), default=1)
+    return [[each[min(job, len(each) - 1)] for each in given.values()] for job in range(number)]
+
+
+def _values(override: Override, *, search: bool) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, IntervalSweep):
+        if not search:
+            raise ConfigError(
+                f"`{override.input_line}` is an interval, which a sweeper searches: add "
+                "`hydra/sweeper=optuna`, or give values."
+            )
+        return [f"{key}={end}" for end in (value.start, value.end)]
+    values = [f"{key}={each}" for each in override.sweep_string_iterator()]
+    if not values:
+        raise ConfigError(f"`{override.input_line}` sweeps over nothing.")
+    return values

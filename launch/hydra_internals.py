@@ -1,0 +1,27 @@
+"""What we use of Hydra that it does not document, and why; everything else is its public face."""
+
+import argparse
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import TaskFunction
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of Hydra's command line.
+
+    `hydra.main` reads `sys.argv`, makes the run folder, and only then calls us. What a command asks
+    for has to be known before, and a parser of our own would have to follow Hydra's flags.
+    """
+    return get_args_parser()
+
+
+def run(name: str, task: TaskFunction, overrides: list[str], *, multirun: bool) -> None:
+    """Let Hydra run the jobs as `hydra.main` does; called inside `hydra.initialize_config_dir`.
+
+    `hydra.main` prints the traceback of what a sweeper or a launcher raises, and exits with 1.
+    These methods, which it calls, raise it to us.
+    """
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    (hydra.multirun if multirun else hydra.run)(name, task, overrides)

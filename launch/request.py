@@ -1,0 +1,99 @@
+"""What a command asks for: answered, refused, or handed on to be run. Nothing here imports JAX."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from running import ExitCode, place, show
+
+from . import command as command_line
+from .composer import CONFIG_NAME, CONFIG_PATH, VERSION_BASE, Composer, Composition
+from .errors import ConfigError
+from .explain import explain
+from .folders import new_launch_id, register_resolvers
+from .unused import refuse_unused
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A command that is understood.
+
+    **Arguments:**
+
+    - `composer`, `composition`, `overrides`: what there is to run.
+    - `debug`: whether tracebacks are to be shown.
+    """
+
+    composer: Composer
+    composition: Composition
+    overrides: list[str]
+    debug: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why a command is refused, in one of several processes: all of them say it as one."""
+
+    error: Exception
+    debug: bool
+
+
+def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
+    """Understand the command line, `sys.argv[1:]`.
+
+    Says what is asked for (`--help`, `--cfg job`), and refuses what has no option or key of that
+    name and what nothing would use.
+
+    **Returns:** the exit code of what is answered or refused; otherwise what there is to run.
+    """
+    debug = command_line.wants_debug(arguments)
+    try:
+        command = command_line.parse(arguments)
+        command_line.make_importable(command)
+        if command_line.is_question(command) and not command.cfg:
+            return _answer(arguments)
+        composer = Composer(command)
+        composition = _composed(composer, command.overrides, multirun=command.multirun)
+        if command.cfg:  # what does not compose is refused in one sentence before
+            return _answer(arguments)
+        refuse_unused(composition, composer)
+        return Request(composer, composition, command.overrides, debug)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        if _is_one_of_several():
+            return Refusal(error, debug)
+        show(error, debug=debug)
+        return ExitCode.BAD_CONFIGURATION
+
+
+def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
+    try:
+        return composer.composition(overrides, multirun=multirun)
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
+        raise ConfigError(explain(error, composer, overrides, multirun)) from error
+
+
+def _answer(arguments: Sequence[str]) -> ExitCode:
+    """Let Hydra answer, which reads `sys.argv` itself, and knows no `-q`."""
+    sys.argv[1:] = [argument for argument in arguments if argument not in command_line.QUIET]
+    register_resolvers(new_launch_id())
+    hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(_nothing)()
+    return ExitCode.FINISHED
+
+
+def _nothing(config: DictConfig) -> None:
+    del config  # a question trains nothing
+
+
+def _is_one_of_several() -> bool:
+    try:
+        return place(os.environ) is not None
+    except ValueError:  # that will be refused by itself
+        return True

@@ -1,0 +1,9 @@
+"""The names of what lies in a run folder."""
+
+METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+MODEL = "model.eqx"
+CHECKPOINTS = "checkpoints"
+ERROR_LOG = "error.log"
+"""The traceback of a job that failed, perhaps before it wrote anything else."""

@@ -1,0 +1,79 @@
+"""The place of this process among those of a run, as the environment tells it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Launcher(NamedTuple):
+    """The environment variables that tell a process its place.
+
+    - `processes`: how many there are.
+    - `mine`: the index of this one.
+    - `local`: the index on its host; empty where that is not told.
+    """
+
+    processes: str
+    mine: str
+    local: str
+
+
+LAUNCHERS = (
+    Launcher("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", ""),
+    Launcher("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    # Set by `srun` alone: the script of `sbatch` is one process, however many tasks it may start.
+    Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+)
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+DEVICES = "JAX_LOCAL_DEVICE_IDS"
+
+
+class Place(NamedTuple):
+    """The number of processes, the index of this one, and its devices; None for those it sees."""
+
+    processes: int
+    mine: int
+    devices: list[int] | None
+
+
+class HostsError(ValueError):
+    """Processes that cannot work together, in one sentence."""
+
+
+def place(environment: Mapping[str, str]) -> Place | None:
+    """The place of this process; None where it is alone.
+
+    **Raises:** `HostsError` where the environment contradicts itself.
+    """
+    for launcher in LAUNCHERS:
+        if launcher.processes not in environment:
+            continue
+        if launcher.mine not in environment:
+            raise HostsError(f"`{launcher.processes}` is set, and `{launcher.mine}` is not.")
+        number = _integer(environment, launcher.processes)
+        mine = _integer(environment, launcher.mine)
+        if not 0 <= mine < number:
+            raise HostsError(
+                f"`{launcher.mine}` must be from 0 to less than `{launcher.processes}`, "
+                f"{number}, got {mine}."
+            )
+        if number == 1:
+            return None
+        # As JAX has it: one process for each accelerator of a host, where there are several.
+        if launcher.local not in environment or DEVICES in environment:
+            return Place(number, mine, None)
+        return Place(number, mine, [_integer(environment, launcher.local)])
+    by_hand = LAUNCHERS[0]
+    for name in (ADDRESS, by_hand.mine):
+        if name in environment:
+            raise HostsError(
+                f"`{name}` is set, but neither `srun`, `mpirun` nor `{by_hand.processes}` says how "
+                "many processes there are."
+            )
+    return None
+
+
+def _integer(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise HostsError(f"`{name}` must be an integer, got {environment[name]!r}.") from None

@@ -1,0 +1,25 @@
+"""The files that say what the project is agree with each other."""
+
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import curvature as cv
+from tests.readme import README
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_there_is_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == cv.__version__
+    assert f"\n## {cv.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_readme_installs_what_it_runs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert "pip install -e '.[train]' && python train.py" in README
+    assert "curvature[train]" in extras["sweeps"]
+    assert "curvature[sweeps]" in extras["test"]
