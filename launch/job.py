@@ -104,7 +104,7 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
 
 def _continued(job: Job) -> Job:
     """The job of the folder, if a scheduler has started it again to go on where it was stopped."""
-    stored = yaml.safe_load((job.folder / CONFIG).read_text())
+    stored = yaml.safe_load((job.folder / CONFIG).read_text(encoding="utf-8"))
     same = job
     if job.finds_micro_batch and "micro_batch" in stored:  # it was found when the run began
         same = job.with_micro_batch(stored["micro_batch"])
@@ -136,7 +136,7 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no such folder.")
     if not file.is_file():
         raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no {CONFIG}.")
-    stored = yaml.safe_load(file.read_text())
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or "choices" not in stored:
         raise ConfigError(f"`{file}` is not the configuration of a run; it cannot be resumed.")
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):

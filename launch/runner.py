@@ -70,7 +70,7 @@ class JobRunner:
             for folder in folders if hosts.is_first() else ():
                 with contextlib.suppress(OSError):  # of a full disk, which has been reported
                     text = "".join(traceback.format_exception(error))
-                    (folder / ERROR_LOG).write_text(text)
+                    (folder / ERROR_LOG).write_text(text, encoding="utf-8")
         for folder, summary in zip(folders, summaries, strict=True):
             if hosts.is_first() and not (folder / SUMMARY).exists():
                 with contextlib.suppress(OSError):

@@ -83,7 +83,7 @@ def searched(folder: Path, keys: Sequence[str]) -> list[SweepJob]:
 def _chosen(config: Path, keys: Sequence[str]) -> list[str]:
     if not config.is_file():
         return []
-    values = yaml.safe_load(config.read_text())
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
     chosen = []
     for key in keys:
         value = values["choices"].get(key)  # a group

@@ -215,18 +215,6 @@ def test_a_dead_run_resumes_from_its_last_checkpoint(
     assert steps == list(range(1, 21))
 
 
-@pytest.mark.slow
-def test_without_jit_a_run_is_the_same(make_run, tmp_path, weights):
-    """`JAX_DISABLE_JIT=1`, for a debugger."""
-    train(make_run(max_steps=2), tmp_path / "compiled")
-    with jax.disable_jit():
-        train(make_run(max_steps=2), tmp_path / "eager")
-    folders = tmp_path / "compiled", tmp_path / "eager"
-    leaves = [jax.tree.leaves(eqx.filter(weights(folder), eqx.is_array)) for folder in folders]
-    for compiled, eager in zip(*leaves, strict=True):
-        np.testing.assert_allclose(eager, compiled, rtol=1e-4, atol=1e-5)
-
-
 def test_records_that_somebody_has_cut_are_noticed(make_run, tmp_path, at_step, read_records):
     at_step(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(make_run(), tmp_path)["steps"]
