@@ -101,7 +101,7 @@ class Composer:
         """One file of a group, as it is written; None for an option that is no file of ours."""
         for folder in self._folders:
             if (file := folder / group / f"{option}.yaml").is_file():
-                return yaml.safe_load(file.read_text())
+                return yaml.safe_load(file.read_text(encoding="utf-8"))
         return None
 
     def _load(self, overrides: list[str], mode: RunMode) -> DictConfig:

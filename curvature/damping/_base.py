@@ -40,6 +40,7 @@ class Step(eqx.Module):
     - `reduction_ratio`: the actual change of the loss on its own batch over the change that the
       quadratic model predicts; None unless `needs_reduction_ratio`.
     - `accepted`: whether the step was taken.
+    - `first_ratio`: as `reduction_ratio`, of the first step size that the search tried.
     """
 
     params: PyTree[Array]
@@ -48,6 +49,7 @@ class Step(eqx.Module):
     metric: Scalar
     reduction_ratio: Scalar | None
     accepted: Bool[Array, ""]
+    first_ratio: Scalar | None = None
 
 
 class AbstractDamping(eqx.Module):

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar, ScalarLike
@@ -43,12 +45,19 @@ class LevenbergMarquardt(AbstractDamping):
     - `minimum`: None for the roundoff of the weights' dtype, 1.2e-7 or 2.2e-16.
     - `maximum`.
     - `next_batch`: whether a step's ratio is that on the batch after its own.
+    - `whole`: whether ρ is that of the first step size that the search tries, 1 for Armijo's,
+      instead of that where it ended. A step that was halved many times has a good ratio, and a λ
+      that is far too small stays.
+    - `thresholds`, `factors`: of ρ and of λ, in place of (1/4, 3/4) and (3/2, 2/3).
     """
 
     initial: ScalarLike | None
     minimum: ScalarLike | None
     maximum: ScalarLike
     next_batch: bool = eqx.field(static=True)
+    whole: bool = eqx.field(static=True)
+    thresholds: tuple[ScalarLike, ScalarLike]
+    factors: tuple[ScalarLike, ScalarLike]
 
     def __init__(
         self,
@@ -56,6 +65,9 @@ class LevenbergMarquardt(AbstractDamping):
         minimum: ScalarLike | None = None,
         maximum: ScalarLike = 1e8,
         next_batch: bool = False,
+        whole: bool = False,
+        thresholds: Sequence[ScalarLike] = (_LOW, _HIGH),
+        factors: Sequence[ScalarLike] = (_RAISE, _LOWER),
     ):
         bounds = {"minimum": minimum, "initial": initial, "maximum": maximum}
         checked = [
@@ -73,6 +85,14 @@ class LevenbergMarquardt(AbstractDamping):
         self.minimum = None if minimum is None else scalar(minimum)
         self.maximum = scalar(maximum)
         self.next_batch = next_batch
+        self.whole = whole
+        self.thresholds = _pair("thresholds", thresholds)
+        self.factors = _pair("factors", factors)
+        if whole and next_batch:
+            raise ValueError(
+                "`LevenbergMarquardt(whole=True)` takes the ratio of a step on its own batch, and "
+                "`next_batch=True` that on the next: choose one."
+            )
 
     def init(self, params: PyTree[Array]) -> _State:
         dtype = work_dtype(params)
@@ -108,12 +128,15 @@ class LevenbergMarquardt(AbstractDamping):
         state: _State = chosen.state
         if state.last is not None:
             return _State(state.damping, state.last.followed_by(step))
-        assert step.reduction_ratio is not None, "`needs_reduction_ratio` asked for it"
-        return _State(self._updated(state.damping, step.reduction_ratio, step.accepted), None)
+        ratio = step.first_ratio if self.whole else step.reduction_ratio
+        assert ratio is not None, "`needs_reduction_ratio` asked for it"
+        return _State(self._updated(state.damping, ratio, step.accepted), None)
 
     def _updated(self, damping: Scalar, ratio: Scalar, accepted: Bool[Array, ""]) -> Scalar:
-        factor = jnp.where(ratio < _LOW, _RAISE, 1.0)
-        factor = jnp.where(ratio > _HIGH, _LOWER, factor)
+        settings = (*self.thresholds, *self.factors)
+        low, high, raised, lowered = (jnp.asarray(x, damping.dtype) for x in settings)
+        factor = jnp.where(ratio < low, raised, 1)
+        factor = jnp.where(ratio > high, lowered, factor)
         if self.next_batch:
             factor = factor**_SLOWER
         factor = jnp.where(accepted, factor, _REJECTED).astype(damping.dtype)
@@ -124,3 +147,12 @@ class LevenbergMarquardt(AbstractDamping):
         dtype = damping.dtype
         low = jnp.finfo(dtype).eps if self.minimum is None else self.minimum
         return jnp.clip(damping, jnp.asarray(low, dtype), jnp.asarray(self.maximum, dtype))
+
+
+def _pair(name: str, values: Sequence[ScalarLike]) -> tuple[ScalarLike, ScalarLike]:
+    """Two positive numbers."""
+    if not isinstance(values, Sequence) or len(values) != 2:
+        raise ValueError(f"`LevenbergMarquardt({name}=...)` must be two numbers, got {values!r}.")
+    for value in values:
+        number(f"LevenbergMarquardt({name}=...)", value, positive=True)
+    return scalar(values[0]), scalar(values[1])

@@ -1,5 +1,6 @@
 from ._along import (
     SearchOutcome as SearchOutcome,
+    at_step as at_step,
     init_search as init_search,
     search_along as search_along,
 )

@@ -17,19 +17,30 @@ class SearchOutcome(eqx.Module):
     """Where a search along a direction ended.
 
     The step size, by how much it reduces the loss (None if that was not evaluated), whether the
-    search accepts it, and the state for the next batch.
+    search accepts it, and the state for the next batch; the first step size that was tried, and its
+    reduction (None if that was not evaluated).
     """
 
     step_size: Scalar
     reduction: Scalar | None
     accepted: Bool[Array, ""]
     state: PyTree[Array]
+    first_step_size: Scalar
+    first_reduction: Scalar | None
 
 
 def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
     """The search's first state, with strong types: a weak one would cost a second trace."""
     state = search.init(params, f_info)
     return jtu.tree_map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+
+def at_step(
+    params: PyTree[Array], s: Scalar, direction: PyTree[Array], bend: PyTree[Array] | None
+) -> PyTree[Array]:
+    """The weights w − s·d, or w − s·d − s²·b."""
+    straight = add_scaled(params, -s, direction)
+    return straight if bend is None else add_scaled(straight, -(s**2), bend)
 
 
 def search_along(
@@ -43,6 +54,7 @@ def search_along(
     predicted_reduction: Callable[[Scalar], Scalar],
     max_steps: int,
     evaluate: bool,
+    bend: PyTree[Array] | None = None,
 ) -> SearchOutcome:
     """Runs an optimistix search for s over the candidates w − s·d, on one batch.
 
@@ -58,7 +70,8 @@ def search_along(
 
     **Arguments:** `state`, from the last batch; `params`, w; `direction`, d; `f_info`, the loss,
     gradient and undamped curvature at w; `loss`, of candidate weights; `predicted_reduction`, of a
-    step size; `evaluate`, whether to evaluate the loss even where the search does not look at it.
+    step size; `evaluate`, whether to evaluate the loss even where the search does not look at it;
+    `bend`, b, where the candidates are w − s·d − s²·b.
     """
     dtype = f_info.f.dtype
     here = optx.FunctionInfo.Eval(f_info.f)
@@ -76,22 +89,29 @@ def search_along(
     if not evaluates(search):
         reduction = None
         if evaluate:
-            reduction, _ = reduced(step_size, add_scaled(params, -step_size, direction))
-        return SearchOutcome(step_size, reduction, jnp.asarray(True), state)
+            reduction, _ = reduced(step_size, at_step(params, step_size, direction, bend))
+        accepted = jnp.asarray(True)
+        return SearchOutcome(step_size, reduction, accepted, state, step_size, reduction)
 
     def body(carry: tuple[Int[Array, ""], Scalar, SearchOutcome]) -> Any:
         trial, step_size, before = carry
+        reduction, at = reduced(step_size, at_step(params, step_size, direction, bend))
+        # The search takes the slope from the candidate that it is shown: that along d, without gᵀb.
         candidate = add_scaled(params, -step_size, direction)
-        reduction, at = reduced(step_size, candidate)
         promising = jnp.isfinite(at) & (predicted_reduction(step_size) > 0)
         shown = optx.FunctionInfo.Eval(jnp.where(promising, at, jnp.inf))
         following, accepted, _, state = search.step(
             jnp.asarray(False), params, candidate, f_info, shown, before.state
         )
-        outcome = SearchOutcome(step_size, reduction, accepted & promising, state)
+        assert before.first_reduction is not None
+        of_first = jnp.where(trial == 0, reduction, before.first_reduction)
+        outcome = SearchOutcome(
+            step_size, reduction, accepted & promising, state, before.first_step_size, of_first
+        )
         return trial + 1, jnp.asarray(following, dtype), outcome
 
-    first = SearchOutcome(step_size, jnp.zeros((), dtype), jnp.asarray(False), state)
+    nothing = jnp.zeros((), dtype)
+    first = SearchOutcome(step_size, nothing, jnp.asarray(False), state, step_size, nothing)
     _, _, outcome = jax.lax.while_loop(
         lambda carry: ~carry[2].accepted & (carry[0] < max_steps),
         body,

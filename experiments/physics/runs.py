@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 RESAMPLED_STEPS = 335
 
@@ -72,11 +74,13 @@ def adam(
 
 def by_adam(experiment: str, seed: int, rate: float, steps: int) -> tuple[str, ...]:
     """The overrides that make it a run of so many steps of Adam."""
+    preset = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
+    settings = yaml.safe_load(preset.read_text(encoding="utf-8"))["optimiser"]
     return (
         f"experiment={experiment}",
         f"seed={seed}",
         "optimiser=adam",
-        "~optimiser.max_search_steps",
+        *(f"~optimiser.{name}" for name in settings),  # those of the natural gradient
         f"optimiser.transformation.learning_rate={rate}",
         f"epochs={steps}",
     )

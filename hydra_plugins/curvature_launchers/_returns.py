@@ -28,6 +28,6 @@ def returns(
         summary = Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir) / SUMMARY
         returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         if summary.is_file():
-            returned.return_value = judged_loss(json.loads(summary.read_text()))
+            returned.return_value = judged_loss(json.loads(summary.read_text(encoding="utf-8")))
         found.append(returned)
     return found

@@ -1,0 +1,55 @@
+"""Geodesic acceleration: steps along a curve on which the outputs are straight to second order.
+
+Transtrum and Sethna 2012, "Improvements to the Levenberg–Marquardt algorithm for nonlinear
+least-squares minimization", section 3.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree, Scalar, ScalarLike
+
+from .._trees import add_scaled, scaled, select
+from ..linearisation import AbstractLinearisation, LinearisedTerm
+
+
+def pulled_back_turn(here: AbstractLinearisation, d: PyTree[Array]) -> PyTree[Array]:
+    """The vector v = Σ_i scale_i J_iᵀ H_i z_i″[d, d], with H_i that of the loss in z_i.
+
+    (C + λI) a = −v gives the acceleration a, and w − s·d + ½s²·a the curve.
+    """
+
+    def of_terms(terms: Sequence[LinearisedTerm]) -> PyTree[Array]:
+        total = jtu.tree_map(jnp.zeros_like, here.params)
+        for term in terms:
+            total = add_scaled(total, jnp.ones(()), _of_term(term, here.params, d))
+        return total
+
+    return here.over_terms(of_terms)
+
+
+def _of_term(term: LinearisedTerm, params: PyTree[Array], d: PyTree[Array]) -> PyTree[Array]:
+    def changes(params: PyTree[Array]) -> Array:
+        return jax.jvp(term.outputs_at, (params,), (d,))[1]
+
+    turn = jax.jvp(changes, (params,), (d,))[1]
+    z, pull_back = jax.vjp(term.outputs_at, params)
+    (found,) = pull_back(jax.jvp(lambda z: term.scored(z)[1], (z,), (turn,))[1])
+    return found
+
+
+def shortened(
+    solution: PyTree[Array], squared_norm: Scalar, of_direction: Scalar, most: ScalarLike
+) -> PyTree[Array]:
+    """The b of the curve w − s·d − s²·b; zero where the solution is not finite.
+
+    **Arguments:** `solution`, −a; `squared_norm`, its own; `of_direction`, ‖d‖²; `most`, α: a is
+    shortened to 2‖a‖ ≤ α‖d‖.
+    """
+    size = jnp.sqrt(squared_norm)
+    longest = jnp.asarray(most, size.dtype) * jnp.sqrt(of_direction).astype(size.dtype) / 2
+    share = jnp.where(size > longest, longest / jnp.where(size > 0, size, 1), 1)
+    zeros = jtu.tree_map(jnp.zeros_like, solution)
+    return select(jnp.isfinite(size), scaled(share / 2, solution), zeros)
