@@ -200,3 +200,60 @@ def test_a_policy_of_ones_own_has_a_state_of_its_own():
 
 
 # --- refusals --------------------------------------------------------------------------------
+
+
+# --- the whole step, other thresholds and factors ------------------------------------------------
+
+
+def test_the_ratio_of_the_first_step_size_moves_it():
+    """A step that was halved until its ratio was good leaves λ too small."""
+    policy = cv.LevenbergMarquardt(1.0, whole=True, thresholds=(0.1, 0.5), factors=(3.0, 0.5))
+    state = eqx.tree_at(lambda s: s.damping, policy.init(weights()), jnp.float32(0.3))
+    one, accepted = jnp.ones(()), jnp.asarray(True)
+    for first, factor in {-INF: 3, 0.09: 3, 0.1: 1, 0.5: 1, 0.51: 0.5, 7.0: 0.5}.items():
+        step = Step(weights(), one, one, one, jnp.asarray(0.7), accepted, jnp.float32(first))
+        found = policy.update(begun(policy, state), step).damping
+        np.testing.assert_allclose(found, 0.3 * factor, rtol=1e-6)
+
+
+class Quartic(cv.AbstractLoss):
+    """ℓ(z) = z⁴ + z²/100, for which the metric of its weights is far too small at z = 1."""
+
+    def nll(self, z, y):
+        del y
+        return jnp.sum(z**4 + z**2 / 100)
+
+
+def test_a_search_tells_the_ratio_of_its_first_step_size():
+    """With C from another loss the whole step is too long, and Armijo halves it to a good one."""
+    model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
+    found = []
+    for whole in (False, True):
+        policy = cv.LevenbergMarquardt(1e-4, 1e-6, whole=whole)
+        objective = cv.Supervised(Quartic())
+        opt = cv.NaturalGradient(objective, cv.Divergence(_flat), lx.Cholesky(), damping=policy)
+        _, state, info = opt.step(model, batch, opt.init(model))
+        assert info.accepted
+        assert info.reduction_ratio > 0.25
+        found.append(float(state.damping.damping))
+    assert found[0] <= np.float32(1e-4)
+    np.testing.assert_allclose(found[1], 1.5e-4, rtol=1e-5)
+
+
+def _flat(z, z2):
+    return jnp.sum((z - z2) ** 2) / 2
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"thresholds": (0.1,)}, r"thresholds=...\)` must be two numbers"),
+        ({"factors": 2.0}, r"factors=...\)` must be two numbers"),
+        ({"factors": (2.0, 0.0)}, r"factors=...\)` must be a positive finite number, got 0.0"),
+        ({"whole": True, "next_batch": True}, "choose one"),
+    ],
+)
+def test_wrong_rules_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cv.LevenbergMarquardt(**settings)
