@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from training import CHANGEABLE, CONFIG, is_restart
 
 from .errors import ConfigError
+from .stored import check_names
 from .unused import OPTIONAL, ROOTS, is_used, reached
 
 AUTO = "auto"
@@ -148,4 +149,6 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
             )
         if key != "resume":
             stored[key] = config[key]
+    sources = (Path(source.path) for source in hydra.runtime.config_sources)
+    check_names(stored, file, [path.resolve() for path in sources if path.is_absolute()])
     return Job(stored, folder, resume=True)

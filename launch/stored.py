@@ -1,0 +1,72 @@
+"""What the configuration in a run folder may name, before anything of it is called.
+
+A folder may come from somebody else. A `_target_` is called when the run is built.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from .errors import ConfigError
+
+PARTS = "curvature", "models", "data", "environments", "training"
+PACKAGES = "optimistix", "optax", "lineax", "equinox"
+GETTERS = "hydra.utils.get_method", "hydra.utils.get_class"
+"""They call nothing: what they name is a function of the model, such as its activation."""
+OF_FUNCTIONS = "jax"
+
+
+def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> None:
+    """Raise for a name that is neither of this project, nor of the packages that it names.
+
+    **Arguments:** `file`, which holds `stored`, for the sentence; `folders`, those that the command
+    line adds (`--config-dir`): modules in them are allowed.
+
+    **Raises:** `ConfigError`.
+    """
+    for target, path in _named(stored):
+        named, roots = target, (*PARTS, *PACKAGES)
+        if target in GETTERS:
+            named, roots = str(path), (*roots, OF_FUNCTIONS)
+        if not _is_known(named, roots) and not _is_beside(named, folders):
+            raise ConfigError(
+                f"`{file}` names `{named}`, which is no part of this project nor of the packages "
+                "that its configurations name, and is not called. If it is yours, put it beside "
+                "your configurations and add `--config-dir`."
+            )
+
+
+def _named(node: Any) -> Iterator[tuple[str, Any]]:
+    """Every `_target_`, with the `path` beside it."""
+    if isinstance(node, list):
+        for each in node:
+            yield from _named(each)
+    elif isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"]), node.get("path")
+        for each in node.values():
+            yield from _named(each)
+
+
+def _is_known(name: str, roots: Sequence[str]) -> bool:
+    if name.partition(".")[0] not in roots:
+        return False
+    try:
+        found = hydra.utils.get_object(name)
+    except Exception:  # of an import or of a name that is not there: building it says so
+        return True
+    # A module's own imports are its attributes, `models.math.exp`: what counts is where it is from.
+    return str(getattr(found, "__module__", "")).partition(".")[0] in roots
+
+
+def _is_beside(name: str, folders: Sequence[Path]) -> bool:
+    try:
+        spec = importlib.util.find_spec(name.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    if spec is None or spec.origin is None:
+        return False
+    return any(Path(spec.origin).resolve().is_relative_to(folder) for folder in folders)

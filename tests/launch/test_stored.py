@@ -1,0 +1,57 @@
+"""What a run folder may name when its run goes on: it may come from somebody else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.errors import ConfigError
+from launch.stored import check_names
+
+CONF = Path(__file__).parents[2] / "conf"
+FILE = Path("run/config.yaml")
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "launcher")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_everything_of_this_project_is_known(path):
+    check_names(yaml.safe_load(path.read_text(encoding="utf-8")), FILE, [])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "numpy.load", "file": "evil.npy", "allow_pickle": True},
+        {"_target_": "os.system", "command": "true"},
+        {"_target_": "subprocess.run"},
+        {"_target_": "builtins.eval"},
+        {"_target_": "training.hosts.os.system"},
+        {"_target_": "hydra.utils.call"},
+        {"_target_": "hydra.utils.get_method", "path": "os.system"},
+        {"_target_": "jax.numpy.load"},
+        {"recorders": {"one": [{"_target_": "pickle.loads"}]}},
+    ],
+)
+def test_what_is_of_no_part_is_not_called(node):
+    with pytest.raises(ConfigError, match=r"`run/config.yaml` names `.*`, which is no part of"):
+        check_names({"dataset": node}, FILE, [])
+
+
+def test_what_lies_beside_added_configurations_is_known(tmp_path, monkeypatch):
+    (tmp_path / "my_own_part.py").write_text("class Part: ...\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stored = {"model": {"_target_": "my_own_part.Part"}}
+    check_names(stored, FILE, [tmp_path.resolve()])
+    with pytest.raises(ConfigError, match="--config-dir"):
+        check_names(stored, FILE, [])
+
+
+def test_a_run_whose_folder_names_another_function_is_not_resumed(train):
+    small = "model.width=4", "model.depth=1", "hydra.run.dir=run"
+    assert train(*small, "max_steps=1").code == 0
+    file = Path("run/config.yaml")
+    stored = file.read_text(encoding="utf-8")
+    file.write_text(stored.replace("data.digits", "os.getcwd"), encoding="utf-8")
+    done = train("resume=run", "max_steps=2")
+    assert done.code == 2
+    assert "names `os.getcwd`" in done.err
