@@ -1,8 +1,8 @@
 """The pages of the documentation and the README, and what stands in them.
 
 A comment before a fenced block says more about it: `<!-- run -->`, its commands are run as they
-stand, not only checked; `<!-- slow -->`, not in the quick tests; `<!-- output -->`, it is what the
-Python before it prints, numbers within a twentieth.
+stand, not only checked; `<!-- slow -->`, not in the quick tests, which check its commands alone;
+`<!-- output -->`, it is what the Python before it prints, numbers within a twentieth.
 """
 
 import dataclasses
@@ -43,12 +43,6 @@ def blocks(page: Path) -> list[Block]:
         )
         for found in _FENCE.finditer(source)
     ]
-
-
-def block(containing: str) -> str:
-    """The text of the one block, of all pages, that contains this text."""
-    (found,) = [b.text for page in PAGES for b in blocks(page) if containing in b.text]
-    return found
 
 
 def file(title: str) -> str:

@@ -26,8 +26,11 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
     namespace, printed = {"__name__": "__main__"}, ""
     for block in blocks(page):
         where = f"{page.relative_to(ROOT)}, line {block.line}"
-        if "slow" in block.marks and not whole:
-            continue
+        marks = block.marks
+        if "slow" in marks and not whole:
+            if "run" not in marks:
+                continue
+            marks = frozenset()
         if block.title is not None:
             path = tmp_path / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,7 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
         elif block.language == "python":
             printed = run_python(block, where, namespace)
         elif block.language == "bash":
-            run_commands(block, where, train)
+            run_commands(block, where, train if "run" in marks else None)
         elif "output" in block.marks:
             same(printed, block.text, where)
     for figure in re.findall(r"!\[.*?\]\((figures/.*?)\)", page.read_text()):
@@ -53,7 +56,7 @@ def run_python(block: Block, where: str, namespace: dict) -> str:
 
 def run_commands(block: Block, where: str, train) -> None:
     for words in commands.lines(block.text):
-        if "run" in block.marks:
+        if train is not None:
             (arguments,) = commands.trainings(words)
             done = train(*arguments)
             assert done.code == 0, f"{where}: {done.err}"
@@ -68,3 +71,11 @@ def same(printed: str, shown: str, where: str) -> None:
     assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split(), where
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, shown)]
     assert numbers[0] == pytest.approx(numbers[1], rel=0.05), where
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+    (example,) = [b.text for b in blocks(ROOT / "README.md") if b.language == "python"]
+    code = [line for line in example.splitlines() if line.strip()]
+    statements = [line for line in code if not line.startswith((" ", ")", "#", "import"))]
+    assert len(statements) <= 20
