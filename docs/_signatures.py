@@ -1,4 +1,4 @@
-"""The signatures that Equinox makes. griffe reads the sources, and knows those of dataclasses."""
+"""The signatures that Equinox makes: griffe knows those of dataclasses alone."""
 
 import ast
 from typing import Any
@@ -22,10 +22,15 @@ class Signatures(griffe.Extension):
         for field in fields:
             parameters.append(
                 griffe.Parameter(
-                    field.name, annotation=field.annotation, kind=_KIND, default=_default(field)
+                    field.name,
+                    annotation=field.annotation,
+                    kind=_KIND,
+                    default=_default(field),
                 )
             )
-        init = griffe.Function("__init__", parameters=griffe.Parameters(*parameters), parent=cls)
+        init = griffe.Function(
+            "__init__", parameters=griffe.Parameters(*parameters), parent=cls
+        )
         cls.set_member("__init__", init)
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.docs PAGE`: run a page's Python in the folder `docs/`, which makes its figures."""
+"""`python -m tests.docs PAGE`: run a page's Python in the folder `docs/`; it makes the figures."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What lies outside the repository, as in the documentation: a module, a YAML file, `--config-dir`."""
+"""What lies outside the repository: a module, a YAML file, `--config-dir`, as the pages have it."""
 
 import json
 import sys
