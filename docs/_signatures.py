@@ -39,7 +39,7 @@ def _is_field(attribute: griffe.Attribute) -> bool:
 
 
 def _default(field: griffe.Attribute) -> Any:
-    """What the field is by default: its value, or what `eqx.field(default=...)` says."""
+    """The default of the field: its value, or what `eqx.field(default=...)` says."""
     value = field.value
     if not str(value).startswith("eqx.field("):
         return value

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 
+import jax
 import pytest
 
 from tests.docs import commands
@@ -38,7 +39,9 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
         elif block.language == "python":
             printed = run_python(block, where, namespace)
         elif block.language == "bash":
+            x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
             run_commands(block, where, train if "run" in marks else None)
+            jax.config.update("jax_enable_x64", x64)  # each command sets its own
         elif "output" in block.marks:
             same(printed, block.text, where)
     for figure in re.findall(r"!\[.*?\]\((figures/.*?)\)", page.read_text()):
