@@ -20,7 +20,9 @@ DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
 OF_THE_USER = {"arrays", "csv"}
 TRAIN = ["python", "train.py"]
 EXTRAS = set(
-    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
 )
 COMING = {"train"}
 """Extras that the pages name and that are not in pyproject.toml yet."""

@@ -32,7 +32,7 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """All fenced blocks of a page, in order."""
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     return [
         Block(
             found["language"],

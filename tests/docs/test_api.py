@@ -13,7 +13,11 @@ import models
 from tests.docs.pages import ROOT
 
 LISTED = set(
-    re.findall(r"^::: (\S+)$", "\n".join(p.read_text() for p in ROOT.glob("docs/api/*.md")), re.M)
+    re.findall(
+        r"^::: (\S+)$",
+        "\n".join(p.read_text(encoding="utf-8") for p in ROOT.glob("docs/api/*.md")),
+        re.M,
+    )
 )
 
 
@@ -35,7 +39,7 @@ def test_all_of_a_package_is_listed(package):
 
 def test_the_sites_pages_are_all_in_its_navigation():
     """`mkdocs build --strict` holds the rest: links, anchors, names of the API."""
-    nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
     pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
     assert set(re.findall(r"(\S+\.md)$", nav, re.M)) == pages
 

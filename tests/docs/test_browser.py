@@ -63,7 +63,7 @@ def test_every_page_fits_a_phone(site, tmp_path):
     folder, address = site
     pages = [f"/{page.parent.relative_to(folder)}/" for page in folder.rglob("index.html")]
     outer = OUTER.format(width=WIDTH, pages=json.dumps(pages))
-    (folder / "outer.html").write_text(outer)
+    (folder / "outer.html").write_text(outer, encoding="utf-8")
     command = [
         *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
         *("--disable-dev-shm-usage", "--virtual-time-budget=120000", "--window-size=2000,1000"),

@@ -35,7 +35,7 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
         if block.title is not None:
             path = tmp_path / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text)
+            path.write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             printed = run_python(block, where, namespace)
         elif block.language == "bash":
@@ -44,7 +44,7 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
             jax.config.update("jax_enable_x64", x64)  # each command sets its own
         elif "output" in block.marks:
             same(printed, block.text, where)
-    for figure in re.findall(r"!\[.*?\]\((figures/.*?)\)", page.read_text()):
+    for figure in re.findall(r"!\[.*?\]\((figures/.*?)\)", page.read_text(encoding="utf-8")):
         assert (tmp_path / figure).exists() or not whole, f"no code on the page makes `{figure}`"
 
 
@@ -77,7 +77,7 @@ def same(printed: str, shown: str, where: str) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
     (example,) = [b.text for b in blocks(ROOT / "README.md") if b.language == "python"]
     code = [line for line in example.splitlines() if line.strip()]
     statements = [line for line in code if not line.startswith((" ", ")", "#", "import"))]
