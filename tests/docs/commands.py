@@ -9,7 +9,6 @@ from pathlib import Path
 
 from launch.command import make_importable, parse
 from launch.composer import Composer
-from launch.explain import compose
 from launch.folders import register_resolvers
 from launch.job import planned_job
 from launch.runs import build
@@ -24,8 +23,6 @@ EXTRAS = set(
         "optional-dependencies"
     ]
 )
-COMING = {"train"}
-"""Extras that the pages name and that are not in pyproject.toml yet."""
 OTHERS = {"cd", "eval", "git", "mkdocs", "module", "pip", "pytest", "source", "tensorboard"}
 
 
@@ -49,7 +46,7 @@ def trainings(words: list[str]) -> Iterator[list[str]]:
 def check(words: list[str]) -> None:
     """Raise unless the command's parts are there and its configuration can be used."""
     for extra in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
-        assert set(extra.split(",")) <= EXTRAS | COMING, f"there is no extra `{extra}`"
+        assert set(extra.split(",")) <= EXTRAS, f"there is no extra `{extra}`"
     for index, word in enumerate(words):
         if words[index - 1] == "-m" and words[index - 2] == "python":
             assert importlib.util.find_spec(word), f"there is no module `{word}`"
@@ -68,7 +65,7 @@ def check_training(arguments: list[str]) -> None:
     make_importable(command)
     register_resolvers("docs")
     composer = Composer(command)
-    composition = compose(composer, command.overrides, multirun=command.multirun)
+    composition = composer.composition(command.overrides, multirun=command.multirun)
     refuse_unused(composition, composer)
     for composed in composition.jobs[:4]:  # of a sweep, which is composed whole
         if composed.resume is not None:  # of a run that a page does not make
