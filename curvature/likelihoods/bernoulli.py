@@ -19,9 +19,9 @@ class Bernoulli(AbstractExponentialFamily):
     `y` has the shape of `z`, with values in [0, 1]: grey pixels are allowed. A value outside of
     [0, 1] gives NaN, and so does its gradient.
 
-    >>> import curvature as cv, jax.numpy as jnp
-    >>> round(float(cv.Bernoulli().nll(jnp.zeros(2), jnp.ones(2))), 4)  # 2 log 2
-    1.3863
+        >>> import curvature as cv, jax.numpy as jnp
+        >>> round(float(cv.Bernoulli().nll(jnp.zeros(2), jnp.ones(2))), 4)  # 2 log 2
+        1.3863
     """
 
     def nll(self, z: Float[Array, "*shape"], y: _Target) -> Scalar:

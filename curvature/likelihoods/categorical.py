@@ -38,9 +38,9 @@ class Categorical(AbstractExponentialFamily):
     (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). It concerns the
     data alone: `sample` and the divergences are those of softmax(z).
 
-    >>> import curvature as cv, jax.numpy as jnp
-    >>> round(float(cv.Categorical().nll(jnp.zeros(4), jnp.asarray(2))), 4)  # log 4
-    1.3863
+        >>> import curvature as cv, jax.numpy as jnp
+        >>> round(float(cv.Categorical().nll(jnp.zeros(4), jnp.asarray(2))), 4)  # log 4
+        1.3863
     """
 
     smoothing: float = eqx.field(static=True, default=0.0, converter=_smoothing)

@@ -17,9 +17,9 @@ class Gaussian(AbstractExponentialFamily):
     `variance` is σ², the same for every output; `y` has the shape of `z`. A value that is not
     finite gives NaN, and so does its gradient.
 
-    >>> import curvature as cv, jax.numpy as jnp
-    >>> float(cv.Gaussian(variance=2.0).nll(jnp.zeros(3), jnp.full(3, 2.0)))
-    3.0
+        >>> import curvature as cv, jax.numpy as jnp
+        >>> float(cv.Gaussian(variance=2.0).nll(jnp.zeros(3), jnp.full(3, 2.0)))
+        3.0
     """
 
     variance: ScalarLike

@@ -25,10 +25,10 @@ class Masked(AbstractLoss):
     A `Masked` is no distribution: which positions count is known from the target alone. With a
     target, [`AbstractLoss.unmasked`][] gives the distribution, and curvatures use that.
 
-    >>> import curvature as cv, jax.numpy as jnp
-    >>> y, mask = jnp.asarray([2, -100]), jnp.asarray([True, False])
-    >>> round(float(cv.Masked(cv.Categorical()).nll(jnp.zeros((2, 4)), (y, mask))), 4)  # log 4
-    1.3863
+        >>> import curvature as cv, jax.numpy as jnp
+        >>> y, mask = jnp.asarray([2, -100]), jnp.asarray([True, False])
+        >>> round(float(cv.Masked(cv.Categorical()).nll(jnp.zeros((2, 4)), (y, mask))), 4)  # log 4
+        1.3863
     """
 
     likelihood: AbstractLoss

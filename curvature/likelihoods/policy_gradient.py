@@ -20,10 +20,10 @@ class PolicyGradient(AbstractLikelihood):
 
     Several time steps may be one example: then A has the leading axes of z, and losses add up.
 
-    >>> import curvature as cv, jax.numpy as jnp
-    >>> lik = cv.PolicyGradient(cv.Categorical())
-    >>> round(float(lik.nll(jnp.zeros(2), (jnp.asarray(1), jnp.asarray(-2.0)))), 4)  # −2 log 2
-    -1.3863
+        >>> import curvature as cv, jax.numpy as jnp
+        >>> lik = cv.PolicyGradient(cv.Categorical())
+        >>> round(float(lik.nll(jnp.zeros(2), (jnp.asarray(1), jnp.asarray(-2.0)))), 4)  # −2 log 2
+        -1.3863
     """
 
     policy: AbstractLikelihood

@@ -42,9 +42,9 @@ class Averaged(AbstractEvaluatedElsewhere):
 
     **Arguments:** `optimiser`; `decay`, a number in (0, 1), or None.
 
-    >>> import curvature as cv, jax.numpy as jnp, optax
-    >>> objective = cv.Supervised(cv.Gaussian())
-    >>> opt = cv.Averaged(cv.FirstOrder(objective, optax.sgd(0.1)), decay=0.999)
+        >>> import curvature as cv, jax.numpy as jnp, optax
+        >>> objective = cv.Supervised(cv.Gaussian())
+        >>> opt = cv.Averaged(cv.FirstOrder(objective, optax.sgd(0.1)), decay=0.999)
     """
 
     objective: AbstractObjective

@@ -1,4 +1,4 @@
-"""Tab completion, as the README says to switch it on."""
+"""Tab completion, as the documentation says to switch it on."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def test_the_options_of_a_group_are_found(train, monkeypatch):
 
 @pytest.mark.slow
 def test_completion_in_bash():
-    assert SCRIPT.splitlines()[1] in (ROOT / "README.md").read_text()
+    assert SCRIPT.splitlines()[1] in (ROOT / "docs/how-to/command-line.md").read_text()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", SCRIPT],

@@ -1,11 +1,11 @@
-"""What lies outside the repository, as in the README: a module, a YAML file, `--config-dir`."""
+"""What lies outside the repository: a module, a YAML file, `--config-dir`, as the pages have it."""
 
 import json
 import sys
 
 import pytest
 
-from tests.readme import block
+from tests.docs.pages import file
 
 # A package in the place of wandb's that prints what it is told.
 WANDB = """
@@ -23,11 +23,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
     mine = tmp_path / "mine"
     files = {
-        "half_fisher.py": block("class HalfFisher"),
-        "curvature/half_fisher.yaml": block("half_fisher.HalfFisher"),
+        "half_fisher.py": file("mine/half_fisher.py"),
+        "curvature/half_fisher.yaml": file("mine/curvature/half_fisher.yaml"),
         "wandb.py": WANDB,
-        "wandb_recorder.py": block("class WandB"),
-        "recorders/wandb.yaml": block("wandb_recorder.WandB"),
+        "wandb_recorder.py": file("mine/wandb_recorder.py"),
+        "recorders/wandb.yaml": file("mine/recorders/wandb.yaml"),
         "broken.py": "import curvatur",
         "curvature/broken.yaml": "_target_: broken.Mine",
     }

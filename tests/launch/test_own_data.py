@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.readme import block
+from tests.docs.pages import file
 
 CHEAP = "model=linear", "optimiser=sgd", "batch_size=20", "epochs=20", "hydra.run.dir=run"
 
@@ -48,8 +48,8 @@ def test_a_folder_has_the_numbers_of_a_file(train, tmp_path):
 def own_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
     (tmp_path / "mine" / "dataset").mkdir(parents=True)
-    (tmp_path / "mine" / "lines.py").write_text(block("class Lines"))
-    (tmp_path / "mine" / "dataset" / "lines.yaml").write_text(block("lines.lines"))
+    (tmp_path / "mine" / "lines.py").write_text(file("streams/lines.py"))
+    (tmp_path / "mine" / "dataset" / "lines.yaml").write_text(file("streams/dataset/lines.yaml"))
     return "--config-dir", "mine", "dataset=lines", *CHEAP[:-2]
 
 

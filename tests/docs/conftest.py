@@ -1,0 +1,24 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from tests.launch.conftest import train as train
+
+
+@pytest.fixture
+def reader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, standard_promotion: None
+) -> Iterator[None]:
+    """JAX as it is when nobody has set anything; no trace of the modules that a page writes."""
+    del standard_promotion
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    with jax.numpy_rank_promotion("allow"):
+        yield
+    jax.config.update("jax_enable_x64", x64)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -1,0 +1,75 @@
+"""The site as a headless Chromium lays it out on a phone: nothing wider, no picture missing."""
+
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+WIDTH = 390
+# A window of Chromium has a smallest width, a frame has none.
+OUTER = """<!doctype html>
+<iframe id="frame" style="width: {width}px; height: 900px; border: 0"></iframe>
+<pre id="found"></pre>
+<script>
+const pages = {pages}, found = [], frame = document.getElementById("frame");
+function next() {{
+  if (pages.length > 0) frame.src = pages.pop();
+  else document.getElementById("found").textContent = JSON.stringify(found);
+}}
+frame.onload = () => {{
+  const page = frame.contentDocument;
+  const missing = [...page.images].filter((image) => !image.naturalWidth).length;
+  found.push([frame.contentWindow.location.pathname, page.documentElement.scrollWidth, missing]);
+  next();
+}};
+next();
+</script>
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """The folder of the built site, and where it is served."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
+    subprocess.run([*command, "--site-dir", str(tmp_path / "site")], cwd=ROOT, check=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            del args
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path / "site", f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+def test_every_page_fits_a_phone(site, tmp_path):
+    folder, address = site
+    pages = [f"/{page.parent.relative_to(folder)}/" for page in folder.rglob("index.html")]
+    outer = OUTER.format(width=WIDTH, pages=json.dumps(pages))
+    (folder / "outer.html").write_text(outer, encoding="utf-8")
+    command = [
+        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+        *("--disable-dev-shm-usage", "--virtual-time-budget=120000", "--window-size=2000,1000"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", f"{address}/outer.html"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.split('<pre id="found">')[1].split("</pre>")[0])
+    assert len(found) == len(pages) > 40
+    assert [page for page in found if page[1] > WIDTH or page[2] > 0] == []
