@@ -1,9 +1,10 @@
 """Checks everything that a command asks for, then lets Hydra run it."""
 
 import functools
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.utils import env_override
@@ -18,7 +19,7 @@ from .errors import ConfigError, Stopped
 from .folders import new_launch_id, register_resolvers
 from .groups import Group, Planned, check_vectorised, put, run_groups
 from .instantiation import check_plugins
-from .job import planned_job
+from .job import Job, planned_job
 from .request import Refusal, Request
 from .runner import JobRunner, Task, report
 from .runs import build, run
@@ -78,6 +79,8 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     if composition.multirun:
         check_plugins(composition.jobs[0])
     overrides = [list(composed.hydra.overrides.task) for composed in composition.jobs]
+    if not composition.search:
+        _check_distinct(jobs, overrides)
     groups: list[Group] = []
     for number, (job, composed, given) in enumerate(
         zip(jobs, composition.jobs, overrides, strict=True)
@@ -98,6 +101,18 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     if hosts.is_first():
         make_folder(folder)
     return _sweep(composition, folder, [job.folder for job in jobs]), groups
+
+
+def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> None:
+    """Refuse a sweep that would train the same twice, and report it as two seeds."""
+    seen: dict[str, int] = {}
+    for number, (job, given) in enumerate(zip(jobs, overrides, strict=True)):
+        first = seen.setdefault(json.dumps(job.config, sort_keys=True, default=str), number)
+        if first < number:
+            raise ConfigError(
+                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`: "
+                "leave one of them out."
+            )
 
 
 def _sweep(composition: Composition, folder: Path, jobs: list[Path]) -> Sweep | None:

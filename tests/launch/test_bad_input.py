@@ -70,6 +70,7 @@ TABLE = {
     "~seed": ["`seed`"],
     "~curvature": ["curvature"],
     "curvature._target_=nope.Mine": ["`curvature` cannot be imported", "nope"],
+    "-m seed=0,1,0": ["The jobs #0 and #2 of the sweep are equal, `seed=0`"],
     "-m damping.value=1,-1": ["The job `damping.value=-1`", "got -1"],
     # parts that do not fit
     "model.output_size=7": ["7 outputs", "from 0 to 9"],
