@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import hydra
@@ -43,7 +43,8 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
         path = _FULL_KEY.search(str(error))
         full_key = path.group(1) if path else key
         cause = _root(error)
-        raise ConfigError(why_not(full_key, _at(config, full_key), cause, wired)) from error
+        within = full_key.removeprefix(key).split(".")[1:]
+        raise ConfigError(why_not(full_key, _at(config, within), cause, wired)) from error
 
 
 def check_plugins(composed: DictConfig) -> None:
@@ -101,8 +102,8 @@ def why_not(
     return f"`{written}` (`{config['_target_']}`) cannot be built{given}: {reason}"
 
 
-def _at(config: dict[str, Any], full_key: str) -> dict[str, Any]:
-    for name in full_key.split(".")[1:]:
+def _at(config: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    for name in path:
         config = config[name]
     return config
 

@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
         "wandb.py": WANDB,
         "wandb_recorder.py": file("mine/wandb_recorder.py"),
         "recorders/wandb.yaml": file("mine/recorders/wandb.yaml"),
+        "recorders/lost.yaml": "# @package recorders.lost\n_target_: wandb_recorder.WandB",
         "broken.py": "import curvatur",
         "curvature/broken.yaml": "_target_: broken.Mine",
     }
@@ -55,3 +56,11 @@ def test_its_errors_are_sentences_too(folder, train):
     assert "`curvature` cannot be imported" in line
     assert "curvatur" in line
     assert {path.name for path in folder.iterdir()} == {"mine"}
+
+
+def test_a_recorder_that_cannot_be_built_says_why(folder, train):
+    done = train("--config-dir", "mine", "recorders=lost")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert "`recorders.lost`: `wandb_recorder.WandB` needs" in line
+    assert "project" in line
