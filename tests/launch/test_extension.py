@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 
@@ -20,12 +21,13 @@ def init(project, config, dir): print("began", project, config["seed"]); return 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the files are; what is imported from there is forgotten."""
-    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    in_its_place = types.ModuleType("wandb")
+    exec(WANDB, in_its_place.__dict__)
+    monkeypatch.setitem(sys.modules, "wandb", in_its_place)
     mine = tmp_path / "mine"
     files = {
         "half_fisher.py": file("mine/half_fisher.py"),
         "curvature/half_fisher.yaml": file("mine/curvature/half_fisher.yaml"),
-        "wandb.py": WANDB,
         "wandb_recorder.py": file("mine/wandb_recorder.py"),
         "recorders/wandb.yaml": file("mine/recorders/wandb.yaml"),
         "recorders/lost.yaml": "# @package recorders.lost\n_target_: wandb_recorder.WandB",
@@ -35,7 +37,9 @@ def folder(tmp_path, monkeypatch):
     for name, text in files.items():
         (mine / name).parent.mkdir(parents=True, exist_ok=True)
         (mine / name).write_text(text)
-    return tmp_path
+    yield tmp_path
+    for path in mine.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def test_a_curvature_and_a_recorder_run(folder, train):
