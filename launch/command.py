@@ -22,6 +22,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(*QUIET, action="store_true")
     parser.error = _refuse
     command = parser.parse_args(arguments)
+    command.overrides = [quoted(override) for override in command.overrides]
     modes = [name for name in ("run", "multirun", *QUESTIONS) if getattr(command, name)]
     if len(modes) > 1:
         _refuse(f"--{modes[0]} and --{modes[1]} exclude each other")
@@ -37,6 +38,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if command.quiet:
         command.overrides.append("quiet=true")
     return command
+
+
+def quoted(override: str) -> str:
+    """`key=value` with the value in quotes where it is a text beyond ASCII, such as a path.
+
+    Hydra's grammar has letters beyond ASCII in quotes alone. Lists, mappings and sweeps, which have
+    a grammar inside, are left as they are.
+    """
+    key, equals, value = override.partition("=")
+    if value.isascii() or any(mark in value for mark in "'\"[]{}(),"):
+        return override
+    return f"{key}{equals}'{value}'"
 
 
 def is_question(command: argparse.Namespace) -> bool:

@@ -82,7 +82,8 @@ def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Co
 
 def _answer(arguments: Sequence[str]) -> ExitCode:
     """Let Hydra answer, which reads `sys.argv` itself, and knows no `-q`."""
-    sys.argv[1:] = [argument for argument in arguments if argument not in command_line.QUIET]
+    known = [argument for argument in arguments if argument not in command_line.QUIET]
+    sys.argv[1:] = map(command_line.quoted, known)
     register_resolvers(new_launch_id())
     hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(_nothing)()
     return ExitCode.FINISHED

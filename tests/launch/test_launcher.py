@@ -9,6 +9,7 @@ import yaml
 
 import training.report
 from launch import folders
+from launch.command import quoted
 from launch.job import current_job
 from launch.runs import build, run
 from tests.selection import slow_but
@@ -74,6 +75,30 @@ def test_a_run_and_its_resumption(train):
     ]
     assert steps == [1, 2, 3]
     assert {path.name for path in more.made if path.parent == more.folder} == {"run"}
+
+
+def test_a_folder_may_have_any_letters(train):
+    folder = "hydra.run.dir=läufe/größe ώ"
+    done = train("model=linear", "optimiser=sgd", "max_steps=1", folder)
+    assert done.code == 0, done.err
+    more = train("resume=läufe/größe ώ", "max_steps=2")
+    assert more.code == 0, more.err
+    summary = done.folder / "läufe" / "größe ώ" / "summary.json"
+    assert json.loads(summary.read_text(encoding="utf-8"))["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("a=ä b", "a='ä b'"),
+        ("a=b", "a=b"),
+        ("a='ä'", "a='ä'"),
+        ("a=[ä,b]", "a=[ä,b]"),
+        ("~a", "~a"),
+    ],
+)
+def test_text_beyond_ascii_is_quoted(given, made):
+    assert quoted(given) == made
 
 
 def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):
