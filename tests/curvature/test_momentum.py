@@ -174,6 +174,7 @@ def test_steps_with_truncated_solves_are_those_written_densely(x64, l2):
         solver=solver,
         damping=cv.LevenbergMarquardt(0.03),
         momentum=cv.QuadraticMomentum(),
+        search=optx.LearningRate(1.0),
     )
     ws, infos = trajectory(case, optimiser, jax.random.split(jax.random.key(0), 3))
     strength = 0.0 if l2 is None else l2
