@@ -155,7 +155,7 @@ class AbstractCoveringPullback(AbstractPullback):
     def coefficients(
         self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
     ) -> Coefficients | None:
-        """ρ with S ρ = ∇_z nll(z, y) for one example, or None where no closed form is known."""
+        """ρ with S ρ = ∇_z nll(z, y) for one example, or None if no closed form is known."""
 
 
 def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
@@ -200,6 +200,7 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     values, vectors = jnp.linalg.eigh(matrix)
     kept = jnp.maximum(values, 0)
     gaps = values[:, None] - values[None, :]
+    # In each quotient the inner `where` avoids a division by zero; the outer one sets the value.
     differences = (kept[:, None] - kept[None, :]) / jnp.where(gaps == 0, 1, gaps)
     both = (values[:, None] > 0).astype(values.dtype)
     F = jnp.where(gaps == 0, both, differences)

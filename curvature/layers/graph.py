@@ -61,9 +61,9 @@ class Node:
         return list(out) if primitive.multiple_results else [out]
 
 
-# For every tapped node: what is added to its first result.
+# For every tapped node: the array that is added to the node's first result.
 Taps = Mapping[Node, Array]
-# For every tapped node: its arguments.
+# For every tapped node: the node's arguments.
 Operands = dict[Node, list[Any]]
 
 

@@ -29,7 +29,7 @@ class MatrixLayer:
 
     @property
     def length(self) -> int | None:
-        """L, the number of slices that are layers of their own; None where there is one layer."""
+        """L, the number of slices that are layers of their own; None if there is one layer."""
         if self.groups == 1:
             return self.stack
         return self.groups * (1 if self.stack is None else self.stack)

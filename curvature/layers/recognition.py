@@ -13,8 +13,8 @@ class Layers:
     """The uses of every weight of one traced computation.
 
     - `traced`: the computation.
-    - `uses`: per weight, in the order of the leaves, all its uses: () where the outputs do not
-      depend on it, None where a use is not recognised.
+    - `uses`: per weight, in the order of the leaves, all uses of the weight: () if the outputs do
+      not depend on the weight, None if a use is not recognised.
     - `biases`: maps the number of a bias to the number of the matrix of the same layer,
       y = W a + b.
     """

@@ -43,10 +43,10 @@ class AbstractInvertibleOperator(AbstractPositiveOperator):
         """Solves (C + λI) d = b for λ > 0; use `solved_by_product` if nothing is cheaper."""
 
     def solve_gradient(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
-        """Solves (C + λI) d = b for b = ∇L, the gradient of the linearisation that C was made from.
+        """Solves (C + λI) d = b for b = ∇L, the gradient of the loss.
 
-        ∇L is over all examples of the linearisation. An operator that can solve without the array b
-        need not use `b`; b is then not computed.
+        ∇L is over all examples of the linearisation that C was made from. An operator that can
+        solve without the array b need not use `b`; b is then not computed.
         """
         return self.solve(b, damping)
 

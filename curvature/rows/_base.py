@@ -10,7 +10,7 @@ from .._devices import everywhere, shared
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of one term: those of the columns `columns` of S, for the examples `examples`.
+    """Some rows of one term: the rows of the columns `columns` of S and the examples `examples`.
 
     Both are half-open ranges. The rows are ordered by column, then by example.
     """

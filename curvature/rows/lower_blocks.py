@@ -62,6 +62,7 @@ class LowerBlocks(eqx.Module):
         squared = jnp.zeros((), self.columns[0].dtype)
         for column in self.columns:
             top = column[: column.shape[1]]
+            # The square on the diagonal counts once, the rows below it twice, by symmetry.
             squared += 2 * jnp.vdot(column, column) - jnp.vdot(top, top)
         return jnp.sqrt(squared)
 

@@ -128,5 +128,5 @@ def _ranges(count: int, width: int) -> list[tuple[int, int]]:
 
 
 def _sum(arrays: list[Array], none: Array) -> Array:
-    """Their sum, or `none` where there is no array."""
+    """The sum of the arrays, or `none` if there is no array."""
     return functools.reduce(jnp.add, arrays) if arrays else none

@@ -38,7 +38,7 @@ def split_gradient(
 ) -> Split:
     """Splits the gradient of the loss.
 
-    Known coefficients are used for every example where they are of moderate size. If no
+    Known coefficients are used for every example whose coefficients are moderate. If no
     coefficients are known, an example's gradient may still be a multiple of a column of its S. For
     example, a sampled target may be equal to the target from the data.
 

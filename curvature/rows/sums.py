@@ -17,7 +17,7 @@ from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 _Factors = tuple[lx.AbstractLinearOperator, ...]
 
-# About so many bytes of rows are computed at a time, but at least the rows of one example.
+# About this many bytes of rows are computed at a time, but at least the rows of one example.
 _CHUNK_BYTES = 2**26
 
 

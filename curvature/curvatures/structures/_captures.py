@@ -15,7 +15,7 @@ from ...rows import LowerBlocks, columns_of, sum_over_chunks
 from ._slices import per_slice
 from ._tokens import TokenCapture
 
-# About so many bytes of rows are held at a time, but at least the rows of one example.
+# About this many bytes of rows are held at a time, but at least the rows of one example.
 _CHUNK_BYTES = 2**26
 
 

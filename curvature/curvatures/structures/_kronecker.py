@@ -195,7 +195,7 @@ def nearest(
         return left[0], right[0]
     shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1) for G in left]
     total = sum(shares[1:], shares[0])
-    total = jnp.where(total == 0, 1, total)
+    total = jnp.where(total == 0, 1, total)  # if all G_t are zero, 0/1 takes the place of 0/0
     G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
     weighted = [
         jax.vmap(lambda A, part: jtu.tree_map(lambda column: part * column, A))(A, share / total)

@@ -14,8 +14,8 @@ from ...linearisation import AbstractLinearisation
 class Group:
     """Weights that share a block.
 
-    - `leaves`: the numbers of the weights; `shapes`: the shapes of the weights, or of one slice of
-      each.
+    - `leaves`: the numbers of the weights, which are indices into the leaves of all weights.
+    - `shapes`: the shapes of the weights, or of one slice of each.
     - `length`: L, if the weights are stacked and each of the L slices has its own block; else None.
     """
 

@@ -49,8 +49,8 @@ from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, sp
 class _Basis(eqx.Module):
     """Eigenvectors and eigenvalues of the factors of one layer.
 
-    - `near`: those of G ⊗ A; None with factored damping.
-    - `of_sum`: those of Σ_t G_t ⊗ A_t, for a small layer in several terms, else None.
+    - `near`: the eigenbasis of G ⊗ A; None with factored damping.
+    - `of_sum`: the spectrum of Σ_t G_t ⊗ A_t, for a small layer in several terms; else None.
     """
 
     near: Eigenbasis | None
@@ -58,7 +58,7 @@ class _Basis(eqx.Module):
 
 
 class _Inverse(eqx.Module):
-    """A factored inverse, and the λ that it was made for."""
+    """A factored inverse, and the λ for which the inverse was computed."""
 
     of_block: AbstractBlockMap
     damping: Scalar
@@ -182,6 +182,7 @@ class KFAC(AbstractStructure):
         anew = due(state.factors, average, self.every, factors.slices)
         bases = bases_of(factors, self._basis, state.bases, anew)
         operator = self._operator(factors, bases, partition, linearisation)
+        # The inverses of all slices are recomputed together, when the first slice is due.
         of_groups = [of_slices[0] for of_slices in anew] if state.due else []
         return operator, _State(average, bases, state.inverses, of_groups)
 

@@ -19,7 +19,8 @@ from ._base import AbstractStructure
 # 3. Cholesky's method then makes its columns orthonormal to roundoff, in a fraction of the time
 # of QR.
 _TALL = 4
-# How many products with C are made at a time: each holds a vector and the tangents of the outputs.
+# How many products with C are computed at a time. Each holds a vector and the tangents of the
+# outputs in memory.
 _CHUNK = 16
 
 _TOO_LARGE = (
@@ -73,6 +74,7 @@ def _orthonormal(gaussian: Float[Array, "P r"]) -> Float[Array, "P r"]:
     P, r = gaussian.shape
     if _TALL * r > P:
         return jnp.linalg.qr(gaussian)[0]
+    # For GᵀG = L Lᵀ the columns of G L⁻ᵀ are orthonormal.
     L = jnp.linalg.cholesky(gaussian.T @ gaussian)
     return jax.scipy.linalg.solve_triangular(L, gaussian.T, lower=True).T
 
@@ -95,6 +97,7 @@ def _nystrom(
     """U and s from Ω and Y = CΩ."""
     shift = _shift(sketch)
     sketch = sketch + shift * test
+    # For ΩᵀY = L Lᵀ and R = Y L⁻ᵀ, the approximation is R Rᵀ.
     L = jnp.linalg.cholesky(test.T @ sketch)
     root = jax.scipy.linalg.solve_triangular(L, sketch.T, lower=True).T
     # QR, then the SVD of the small triangle: LAPACK's SVD of the tall matrix takes longer.
