@@ -24,15 +24,15 @@ class Average(eqx.Module):
 
     @staticmethod
     def zeros(shapes: PyTree[Array | jax.ShapeDtypeStruct]) -> "Average":
-        """Before the first value; of `shapes`, arrays or not, shapes and dtypes count alone."""
+        """The average before the first value: zeros with the shapes and dtypes of `shapes`."""
         total = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return Average(total, jnp.zeros((), jnp.int32))
 
     def update(self, value: PyTree[Array], decay: ScalarLike) -> "Average":
-        """With one more value.
+        """The average with one more value.
 
-        **Arguments:** `value`, x; where any of its numbers is not finite, or their sum overflows,
-        the average stays as it was; `decay`, β in [0, 1).
+        **Arguments:** `value`, x. If an entry of x is not finite, or the sum of its entries
+        overflows, the average and its count do not change; `decay`, β in [0, 1).
         """
         value = jtu.tree_map(lambda x, total: x.astype(total.dtype), value, self.total)
 
@@ -40,15 +40,17 @@ class Average(eqx.Module):
             return total + (1 - jnp.asarray(decay, total.dtype)) * (x - total)
 
         new = Average(jtu.tree_map(mixed, self.total, value), self.steps + 1)
-        # XLA compiles a sum in a third of the time that it takes for `jnp.all(jnp.isfinite(x))`.
+        # A sum is finite only if all its terms are. XLA compiles a sum in a third of the time that
+        # it takes for `jnp.all(jnp.isfinite(x))`.
         sums = [jnp.sum(x) for x in jtu.tree_leaves(value)]
         return select(jnp.isfinite(sum(sums[1:], sums[0])), new, self)
 
     def value(self, decay: ScalarLike) -> PyTree[Array]:
-        """The average; zero as long as no value was finite. `decay` is that of the updates."""
+        """The average; zero if no value was finite so far. `decay` must be that of the updates."""
 
         def corrected(total: Array) -> Array:
-            # 1 − β^t without cancellation; at t = 0 the total is zero, whatever divides it.
+            # `expm1` gives 1 − β^t without cancellation. At t = 0 the total is zero, and dividing
+            # by 1 − β avoids 0/0.
             steps = jnp.maximum(self.steps, 1).astype(total.dtype)
             return total / -jnp.expm1(steps * jnp.log(jnp.asarray(decay, total.dtype)))
 

@@ -17,31 +17,31 @@ from ..operators import PullbackOperator
 
 
 class AbstractCurvature(eqx.Module):
-    """A metric C on the trainable weights, made anew at every step.
+    """A metric C on the trainable weights, computed anew at every step.
 
-    A curvature without state writes `operator` alone. One that carries an estimate from step to
-    step writes `init` and `update`, too.
+    A curvature without state implements only `operator`. A curvature that carries an estimate from
+    step to step also implements `init` and `update`.
     """
 
     @abc.abstractmethod
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> lx.AbstractLinearOperator:
-        """The metric C at the weights of the linearisation, of this batch alone.
+        """The metric C at the weights of the linearisation, from this batch alone.
 
         **Arguments:** `linearisation`, from `objective.linearise`; `key`, for curvatures that
-        draw random numbers: they are drawn here, once, so that the operator does not change from
-        one product to the next.
+        draw random numbers. The numbers are drawn once, in this method, so that all products use
+        the same C.
 
         **Returns:** a lineax operator from the trainable weights to themselves, tagged positive
-        semidefinite. It is a sum over examples with the scaling of the loss, weight_t/n_t.
+        semidefinite. C is a sum over examples with the scaling of the loss, weight_t/n_t.
         """
 
     def init(self, linearisation: AbstractLinearisation | None) -> PyTree[Array]:
-        """The state before the first step: None, unless a subclass carries one.
+        """The state before the first step; None unless a subclass carries a state.
 
-        **Arguments:** `linearisation`, arrays or shapes; None where no batch was given, which a
-        curvature with state refuses.
+        **Arguments:** `linearisation`, of arrays or shapes, or None if no batch was given. A
+        curvature with a state raises an error for None.
         """
         del linearisation
 
@@ -54,33 +54,35 @@ class AbstractCurvature(eqx.Module):
     ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
         """The metric to use at this step, and the next state.
 
-        **Arguments:** `state`, from `init` or the last `update`; the others as `operator`.
+        **Arguments:** `state`, from `init` or the last `update`; the others as in `operator`.
         """
         return self.operator(linearisation, key=key), state
 
     def refresh(
         self, operator: lx.AbstractLinearOperator, state: PyTree[Array], damping: Scalar
     ) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
-        """The metric with whatever depends on the λ of the step, and the state that keeps it.
+        """Recomputes the parts of the metric and of the state that depend on the λ of the step.
 
-        Called after `update`, when λ is known. Nothing, unless a subclass keeps inverses from step
-        to step.
+        Called after `update`, when λ is known. Changes nothing unless a subclass keeps inverses
+        from step to step.
 
-        **Arguments:** `operator`, `state`, from `update`; `damping`, λ, the penalty's included.
+        **Arguments:** `operator`, `state`, from `update`; `damping`, λ including the part of the
+        penalty.
         """
         del damping
         return operator, state
 
 
 def check_curvature(name: str, of: object) -> None:
-    """Raise where something else stands in the place of a curvature; `name` as it is written."""
+    """Raises an error if `of` is not a curvature; `name` is the argument as the user writes it."""
     instance_of(name, of, AbstractCurvature, "a curvature, such as `GaussNewton()`")
 
 
 class AbstractPullback(AbstractCurvature):
     """C = Σ_t weight_t/n_t Σ_i J_iᵀ S_i S_iᵀ J_i: a metric on the outputs, pulled back.
 
-    To write a curvature of this kind, subclass and say what S is for *one* example.
+    To write a curvature of this kind, subclass and implement `factor`, which returns S for *one*
+    example.
     """
 
     @abc.abstractmethod
@@ -94,8 +96,8 @@ class AbstractPullback(AbstractCurvature):
     ) -> lx.AbstractLinearOperator | Float[Array, "c r"]:
         """The factor S of the metric M = S Sᵀ on one example's outputs.
 
-        **Arguments:** `likelihood`, of the example's term; `z`, the outputs; `y`, the target;
-        `key`, the example's own (None if none was given).
+        **Arguments:** `likelihood`, that of the example's term; `z`, the example's outputs; `y`,
+        its target; `key`, its key, or None if `operator` was called without a key.
 
         **Returns:** S (c × r), c = `z.size`: a lineax operator between flat vectors, or an array.
         """
@@ -142,25 +144,28 @@ class AbstractPullback(AbstractCurvature):
 
 
 class AbstractCoveringPullback(AbstractPullback):
-    """A pullback whose S covers the gradient: there is ρ with S ρ = ∇_z nll(z, y).
+    """A pullback for which ∇_z nll(z, y) lies in the column space of S: S ρ = ∇_z nll(z, y).
 
-    Then the gradient of the loss is a combination of the rows of C = AᵀA, g = Aᵀρ, and a solve
-    in sample space does without the difference (g − …)/λ, which cancels for small λ.
+    Then the gradient of the loss is a linear combination of the rows A of C = AᵀA: g = Aᵀρ. A solve
+    in sample space then avoids the difference (g − …)/λ, which suffers from cancellation for
+    small λ.
     """
 
     @abc.abstractmethod
     def coefficients(
         self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
     ) -> Coefficients | None:
-        """ρ with S ρ = ∇_z nll(z, y) for one example, or None where no closed form is known."""
+        """ρ with S ρ = ∇_z nll(z, y) for one example, or None if no closed form is known."""
 
 
 def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
-    """The same term, whose factors cannot be computed before those of the term before it.
+    """The same term, with a data dependency on the factors of the previous term.
 
-    LAPACK decomposes the matrices of a batch on XLA's own threads and waits for them there. As many
-    batches at a time as there are threads wait forever (seen with jaxlib 0.10.2, two threads and
-    two terms). Adding `0 * x` creates a data dependency that XLA does not remove.
+    Without the dependency XLA may compute the factors of several terms at the same time. LAPACK
+    decomposes the matrices of a batch on XLA's own threads, and waits on such a thread until they
+    are done. If as many batches run at a time as there are threads, all of them wait forever
+    (observed with jaxlib 0.10.2, two threads and two terms). Adding `0 * x` creates a data
+    dependency that XLA does not remove.
     """
     made = [leaf.ravel()[:1] for leaf in jtu.tree_leaves(factors) if eqx.is_inexact_array(leaf)]
     if not made or not made[0].size:
@@ -176,8 +181,9 @@ def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:
     For a matrix that is positive semidefinite, S Sᵀ is the matrix itself up to rounding. Costs
     O(c³) and holds c × c numbers per example.
 
-    Its derivative is one for which S Sᵀ has the right derivative. That of an eigendecomposition is
-    NaN where eigenvalues are equal, and that of a root where one is zero.
+    The derivative is custom: with it S Sᵀ has the right derivative. Automatic differentiation
+    would give NaN where two eigenvalues are equal, from the eigendecomposition, and where an
+    eigenvalue is zero, from the square root.
     """
     values, vectors = jnp.linalg.eigh(matrix)
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
@@ -187,13 +193,14 @@ def symmetric_root(matrix: Float[Array, "c c"]) -> Float[Array, "c c"]:
 def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """In the basis U: δM_ij = F_ij δA_ij for M = max(A, 0), and (s_i + s_j) δS_ij = δM_ij.
 
-    F holds the divided differences of max(·, 0) (Daleckii and Krein 1965). Between two eigenvalues
-    that are zero, M stays zero to first order.
+    F holds the divided differences of max(·, 0) (Daleckii and Krein 1965). For two eigenvalues that
+    are zero, F_ij = 0 is used, so that M stays zero to first order.
     """
     (matrix,), (change,) = primals, tangents
     values, vectors = jnp.linalg.eigh(matrix)
     kept = jnp.maximum(values, 0)
     gaps = values[:, None] - values[None, :]
+    # In each quotient the inner `where` avoids a division by zero; the outer one sets the value.
     differences = (kept[:, None] - kept[None, :]) / jnp.where(gaps == 0, 1, gaps)
     both = (values[:, None] > 0).astype(values.dtype)
     F = jnp.where(gaps == 0, both, differences)
@@ -212,7 +219,7 @@ def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:
 def needed_key(
     curvature: object, key: PRNGKeyArray | None, *, draws: str = "targets"
 ) -> PRNGKeyArray:
-    """`key`, or an error that says who needs one; `draws` is what for."""
+    """Returns `key`, or raises an error that names the curvature; `draws` says what is drawn."""
     if key is None:
         raise ValueError(
             f"`{type(curvature).__name__}` draws {draws} and needs a key: pass `key=...` "
@@ -222,7 +229,7 @@ def needed_key(
 
 
 def needs(curvature: object, likelihood: AbstractLoss, method: str) -> Any:
-    """`likelihood.method`, or an error that says which curvature asks for it."""
+    """Returns `likelihood.method`, or raises an error that names the curvature."""
     found = getattr(likelihood, method, None)
     if found is None:
         raise ValueError(

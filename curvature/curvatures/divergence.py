@@ -10,9 +10,10 @@ from ._base import AbstractPullback, output_hessian, symmetric_root
 class Divergence(AbstractPullback):
     """M_i = ∇²_{z'} ρ(z_i, z') at z' = z_i, by autodiff, for a divergence ρ of two outputs; r = c.
 
-    `rho(z, z2)` is a scalar, twice differentiable in `z2`, smallest where `z2 = z`: see `KL`,
-    `SquaredEuclidean` and `SquaredHellinger`, or write any function. S is the symmetric square
-    root, with negative eigenvalues clipped to 0; it holds c × c numbers per example.
+    `rho(z, z2)` returns a scalar. It must be twice differentiable in `z2`, and smallest at
+    `z2 = z`. `KL`, `SquaredEuclidean` and `SquaredHellinger` are such functions; you can also write
+    your own. S is the symmetric square root of M_i, with negative eigenvalues clipped to 0. It
+    holds c × c numbers per example.
     """
 
     rho: Callable[[Array, Array], Scalar]

@@ -10,8 +10,8 @@ class EmpiricalFisher(AbstractCoveringPullback):
     """M_i = g_i g_iᵀ, g_i = ∇_z nll(z_i, y_i) at the target from the data; r = 1.
 
     C is the mean of the outer products of the *per-example* gradients (not the outer product of
-    the mean gradient, which has rank one). It is not an estimate of the Fisher: Kunstner et al.
-    2019, "Limitations of the empirical Fisher approximation".
+    the mean gradient, which has rank one). C is not an estimate of the Fisher matrix: see Kunstner
+    et al. 2019, "Limitations of the empirical Fisher approximation".
     """
 
     def factor(

@@ -8,10 +8,11 @@ from ._base import AbstractCurvature, check_curvature
 
 
 class FirstExamples(AbstractCurvature):
-    """The curvature `of` the first `examples` of a batch (of each term); the gradient has all.
+    """The curvature `of`, from the first `examples` examples of each term alone.
 
-    A batch may have fewer. An exact solve in sample space then costs more, since the gradient is no
-    combination of the rows of C.
+    The gradient still uses all examples. A batch may have fewer than `examples`. An exact solve in
+    sample space costs more with this curvature, since the gradient is no linear combination of the
+    rows A of C = AᵀA.
     """
 
     of: AbstractCurvature

@@ -8,10 +8,10 @@ from ._base import AbstractCoveringPullback, output_hessian, symmetric_root
 class GaussNewton(AbstractCoveringPullback):
     """M_i = ∇²_z nll(z_i, y_i), the generalised Gauss–Newton matrix; r = c.
 
-    S is the closed form of the likelihood where its outputs are natural parameters
-    (`AbstractExponentialFamily`, where M_i is the Fisher). For any other loss it is the symmetric
-    square root of the Hessian by autodiff, with *negative eigenvalues clipped to 0*: for a loss
-    that is not convex in z, C is then the nearest PSD matrix per example (in the Frobenius norm).
+    If the outputs are natural parameters (`AbstractExponentialFamily`), M_i is the Fisher, and the
+    likelihood provides S in closed form. For any other loss S is the symmetric square root of the
+    Hessian, which is computed by autodiff, with *negative eigenvalues clipped to 0*. For a loss
+    that is not convex in z, S Sᵀ is then the PSD matrix nearest to M_i (in the Frobenius norm).
     """
 
     def factor(

@@ -7,7 +7,7 @@ from ._base import AbstractCurvature
 
 
 class Identity(AbstractCurvature):
-    """C = I: Euclidean space, in which the natural gradient is the gradient."""
+    """C = I, the Euclidean metric: the natural gradient is the gradient."""
 
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None

@@ -28,9 +28,9 @@ class MovingAverage(AbstractCurvature):
 
         (1 − β) Σ_s β^(t−s) C_s / (1 − β^t),    s = 1 … t
 
-    Each C_s is `of` at the weights of its time. The average calms a sampled curvature. It is a
-    dense P × P matrix, hence for at most 8,192 weights. A batch whose C is not finite leaves the
-    average as it was.
+    C_s is the curvature `of` at the weights of step s. The average reduces the noise of a sampled
+    curvature. It is a dense P × P matrix, so the model may have at most 8,192 weights. A batch
+    whose C is not finite does not change the average.
 
     **Arguments:** `of`, a curvature; `decay`, β in (0, 1).
     """

@@ -14,10 +14,10 @@ _NO_INVERSE = (
 
 
 class OwnDamping(AbstractCurvature):
-    """A structure whose inverse is (C + λ₀I)⁻¹ for a λ₀ of its own, whatever the λ of the step.
+    """A structure whose inverse is (C + λ₀I)⁻¹, with its own λ₀ instead of the λ of the step.
 
-    It is meant for a preconditioner. Levenberg–Marquardt damping of an exact quadratic model may
-    become so small that the noise of a sampled preconditioner decides on the direction.
+    It is meant for a preconditioner. The Levenberg–Marquardt λ of an exact quadratic model may
+    become so small that the noise of a sampled preconditioner dominates the direction.
 
     **Arguments:** `of`, a structure; `damping`, λ₀ > 0.
     """

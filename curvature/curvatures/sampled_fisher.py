@@ -12,7 +12,7 @@ class SampledFisher(AbstractPullback):
     """M_i = 1/k Σ_s g_is g_isᵀ, g_is = ∇_z nll(z_i, t_is), t_is ∼ p(· | z_i); r = k = `samples`.
 
     An unbiased estimate of the exact Fisher ("true" Fisher: the targets come from the model).
-    They are drawn when the operator is made; those of example i depend on (key, i) alone.
+    The targets are drawn when the operator is made. Those of example i depend on (key, i) alone.
     """
 
     samples: int = eqx.field(static=True, default=1)
@@ -35,7 +35,7 @@ class SampledFisher(AbstractPullback):
             return jnp.ravel(jax.grad(likelihood.nll)(z, sample(z, key=key)))
 
         key = needed_key(self, key)
-        # The bits of a key take long to compile: one sample does with the example's own.
+        # Splitting a key takes long to compile, so a single sample uses the example's key itself.
         keys = key[None] if self.samples == 1 else jax.random.split(key, self.samples)
         scores = jax.vmap(score, out_axes=1)(keys)
         return scores / jnp.sqrt(jnp.asarray(self.samples, z.dtype))

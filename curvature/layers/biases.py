@@ -10,10 +10,11 @@ from .uses import VIEWS, AbstractProduct, Elementwise, Use
 
 
 def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
-    """The number of a bias → that of the matrix to whose products it is added, and to nothing else.
+    """Maps the number of a bias to the number of the matrix of the same layer, y = W a + b.
 
-    At every position its j-th entry is added to the j-th entry of W a. Between the product and the
-    sum there may be changes of shape, as a convolution and its bias have them.
+    The bias is added to the products of this matrix and to nothing else. At every position entry j
+    of the bias is added to entry j of W a. Between the product and the sum there may be changes of
+    shape, as between a convolution and its bias.
     """
     sums = {}
     for j, of_weight in enumerate(uses):
@@ -40,7 +41,10 @@ def partners(uses: Sequence[tuple[Use, ...] | None]) -> dict[int, int]:
 
 
 def _sum_of(use: AbstractProduct) -> tuple[Value, np.ndarray] | None:
-    """The matrix's product where it enters its only sum, and which output each entry of it is."""
+    """The product W a as its only use takes it, and for each entry the number of its output.
+
+    The product is followed through changes of shape. None if it has several uses or is an output.
+    """
     value, shape = use.node.outputs[0], use.node.results[0].shape
     along = [1] * len(shape)
     along[use.out_axis] = shape[use.out_axis]
@@ -57,7 +61,7 @@ def _sum_of(use: AbstractProduct) -> tuple[Value, np.ndarray] | None:
 
 
 def _same(bias: Use, outputs: np.ndarray, size: int) -> bool:
-    """Whether every entry of the bias is added to the outputs of its own number alone."""
+    """Whether entry j of the bias is added only to output j of the matrix, for every j."""
     own: Any = bias.views[0].shapes[0] if bias.views else bias.node.shapes[bias.position]
     if own.size != size:
         return False
@@ -69,7 +73,7 @@ def _same(bias: Use, outputs: np.ndarray, size: int) -> bool:
 
 
 def _viewed(array: np.ndarray, view: Node) -> np.ndarray:
-    """A change of shape, of an array of numbers."""
+    """Applies a change of shape to a NumPy array."""
     params = view.equation.params
     match view.name:
         case "broadcast_in_dim":

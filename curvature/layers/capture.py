@@ -18,10 +18,11 @@ from .uses import AbstractMatrixUse, AbstractProduct, Use
 class Captured:
     """What one use of a weight contributes to the rows of all examples.
 
-    - `use`: where the weight is taken.
-    - `operands`: the other arguments of that operation, [n, ...], or [n, L, ...] inside a `scan`.
-    - `deltas`: the cotangents of its result for the columns of S, [r, n, (L,) ...].
-    - `image`: that of one more cotangent of the outputs, [n, (L,) ...], or None.
+    - `use`: the use, with the operation that takes the weight.
+    - `operands`: the other arguments of the operation, [n, ...], or [n, L, ...] inside a `scan`.
+    - `deltas`: the cotangents of the operation's result for the columns of S, [r, n, (L,) ...].
+    - `image`: the cotangent of the operation's result for one more cotangent of the outputs,
+      [n, (L,) ...], or None.
     """
 
     use: Use
@@ -30,9 +31,10 @@ class Captured:
     image: Float[Array, "n ..."] | None
 
     def inputs(self) -> Float[Array, "n _slices positions in"]:
-        """The vectors that a matrix is multiplied by.
+        """The vectors that the matrix is multiplied by.
 
-        The slices are those of the `scan`, and for each of them the groups of a convolution.
+        The axis of slices holds the slices of the `scan`, and for each slice the groups of a
+        convolution.
         """
         assert isinstance(self.use, AbstractProduct)
         return self._per_slice(self.use.inputs, self.operands)
@@ -43,19 +45,19 @@ class Captured:
         return self._per_slice(self.use.tokens, self.operands)
 
     def cotangents(self) -> Float[Array, "r n _slices positions out"]:
-        """The cotangents of a matrix's products with them, for the columns of S."""
+        """The cotangents of the matrix's products with the inputs, for the columns of S."""
         return jax.vmap(lambda of_column: self._per_slice(self._matrix.cotangents, of_column))(
             self.deltas
         )
 
     def image_cotangents(self) -> Float[Array, "n _slices positions out"] | None:
-        """The same for the further cotangent."""
+        """The same as `cotangents`, for `image`; None if there is no image."""
         if self.image is None:
             return None
         return self._per_slice(self._matrix.cotangents, self.image)
 
     def rows(self, weight: Array) -> Float[Array, "r n p"]:
-        """The weight's part of the rows, ravelled as the weight is."""
+        """The weight's part of the rows, ravelled like the weight."""
         of_weight = self.use.rows
         if self.use.length is not None:  # every slice has rows of its own
             of_weight = jax.vmap(of_weight, in_axes=(0, 1, 0), out_axes=1)
@@ -64,7 +66,7 @@ class Captured:
         return found.reshape(*found.shape[:2], -1)
 
     def _per_slice(self, fn: Any, of_examples: Any) -> Array:
-        """What `fn` makes of every example, whose leading axis is that of groups."""
+        """Applies `fn`, whose result has a leading axis of groups, to every example and slice."""
         if self.use.length is None:
             return jax.vmap(fn)(of_examples)
         made = jax.vmap(jax.vmap(fn))(of_examples)
@@ -85,18 +87,18 @@ def capture(
     image: Float[Array, "n *shape"] | None,
     wanted: Sequence[int],
 ) -> dict[int, list[Captured]]:
-    """The captures of the wanted weights, for one forward and r (+ 1) backward passes.
+    """The captures of the wanted weights, by one forward and r (+ 1) backward passes.
 
-    **Arguments:** `examples`, [n, ...], and `closed_over`, what else the computation takes;
-    `columns`, cotangents of the outputs, and `image`, one more or None; `wanted`, the numbers of
-    weights, all of whose uses are recognised.
+    **Arguments:** `examples`, [n, ...]; `closed_over`, the arrays that the computation closes over;
+    `columns`, r cotangents of the outputs; `image`, one more cotangent of the outputs, or None;
+    `wanted`, the numbers of the weights. All uses of these weights must be recognised.
     """
     uses = {j: found for j in wanted if (found := layers.uses[j])}
     nodes = list(dict.fromkeys(use.node for found in uses.values() for use in found))
     if not nodes:
         return {j: [] for j in wanted}
     lengths = {use.node: use.length for found in uses.values() for use in found}
-    # The position of the weight, where an operation takes no more than one.
+    # The position of the weight among the operation's arguments; −1 if there are several positions.
     positions: dict[Node, set[int]] = {}
     for found in uses.values():
         for use in found:
@@ -106,14 +108,15 @@ def capture(
     def tapped(taps: list[Array], example: Any) -> tuple[Array, list[Any]]:
         at = dict(zip(nodes, taps, strict=True))
         z, operands = layers.traced.tapped(params, example, closed_over, at)
-        # Without the weight, which `vmap` would copy for every example.
+        # The weight is left out, since `vmap` would copy it for every example.
         return z, [
             [None if i == own[node] else x for i, x in enumerate(operands[node])] for node in nodes
         ]
 
     n = columns.shape[1]
     zeros = [_zeros(node, lengths[node], n) for node in nodes]
-    # XLA drops the zeros, and finds that this forward pass is the linearisation's own.
+    # XLA removes the sums with zeros. This forward pass is then the same as the linearisation's,
+    # and XLA computes it once.
     _, pullback, operands = jax.vjp(
         lambda taps: jax.vmap(tapped)(taps, examples), zeros, has_aux=True
     )

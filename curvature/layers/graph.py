@@ -1,7 +1,7 @@
 """A model's computation as a list of primitive operations.
 
-Recognition works on this list: a weight is known by its uses in the computation, not by the class
-of the layer that holds it.
+Recognition works on this list. It classifies a weight by the weight's uses in the computation, not
+by the class of the layer that holds the weight.
 """
 
 import functools
@@ -17,21 +17,21 @@ from jaxtyping import Array
 
 from .operations import operations
 
-# Calls without a meaning of their own: their operations take the place of the call.
+# Calls without a meaning of their own. Each is replaced by the operations inside it.
 _INLINED = ("jit", "pjit", "closed_call", "core_call")
-# Calls that are kept, since they say how their operations are to be run.
+# Calls that are kept, since they determine how derivatives of their operations are computed.
 _CHECKPOINT = ("checkpoint", "remat", "remat2")
 
 
 class Value:
-    """An array computed by the graph, known by its identity."""
+    """An array in the graph; two values are equal only if they are the same object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One primitive operation: `outputs = equation(inputs)`; an input may be a constant.
 
-    - `inner`: the computation of one turn of a `scan`, or of a `checkpoint`; else None.
+    - `inner`: the computation of one iteration of a `scan`, or of a `checkpoint`; else None.
     """
 
     equation: core.JaxprEqn
@@ -61,9 +61,9 @@ class Node:
         return list(out) if primitive.multiple_results else [out]
 
 
-# For every tapped node: what is added to its first result.
+# For every tapped node: the array that is added to the node's first result.
 Taps = Mapping[Node, Array]
-# For every tapped node: its arguments.
+# For every tapped node: the node's arguments.
 Operands = dict[Node, list[Any]]
 
 
@@ -74,7 +74,7 @@ def _shape(variable: Any) -> jax.ShapeDtypeStruct:
 class Graph:
     """The operations of a traced function, in the order of their computation.
 
-    - `inputs`: its arguments; `outputs`: its results, each a `Value` or a constant.
+    - `inputs`: the function's arguments; `outputs`: its results, each a `Value` or a constant.
     - `nodes`: the operations. Every inner `jit` is inlined; a `checkpoint` and a `scan` are one
       node each, with a graph of their own.
     - `operations`: about how many floating-point operations one evaluation takes.
@@ -98,7 +98,7 @@ class Graph:
 
     @functools.cached_property
     def has_forward_mode(self) -> bool:
-        """Whether no operation has a rule for reverse mode alone, as `jax.custom_vjp` makes it."""
+        """Whether forward mode works: no operation has its derivative from `jax.custom_vjp`."""
         return all(
             "custom_vjp" not in node.name and (node.inner is None or node.inner.has_forward_mode)
             for node in self.nodes
@@ -109,10 +109,10 @@ class Graph:
         return any(output is value for output in self.outputs)
 
     def evaluate(self, inputs: Sequence[Any], taps: Taps) -> tuple[list, Operands]:
-        """The results for some arguments, and the arguments of the tapped nodes.
+        """The results for given arguments, and the arguments of the tapped nodes.
 
-        A tap inside a `scan` of L turns has a leading axis L, and so have the arguments of its
-        node.
+        A tap inside a `scan` of L iterations has a leading axis L, and so have the arguments of the
+        tapped node.
         """
         known: dict[Value, Any] = dict(zip(self.inputs, inputs, strict=True))
         operands: Operands = {}
@@ -163,7 +163,7 @@ def _evaluate_node(node: Node, taken: list[Any], taps: Taps) -> tuple[list[Any],
 
 
 def _inside(graph: Graph, taps: Taps) -> Taps:
-    """The taps of the nodes of a graph."""
+    """The taps of the nodes of a graph, including those of its inner graphs."""
     found = {node: taps[node] for node in graph.nodes if node in taps}
     for node in graph.nodes:
         if node.inner is not None:
@@ -221,10 +221,11 @@ def _graph_of(node: Node) -> Graph:
 
 
 class Traced:
-    """A function of one example, traced once: `fn(params, x)`, a pytree in, one array out.
+    """A function of one example, traced once: `fn(params, x)`, from pytrees to one array.
 
-    Arrays that `fn` closes over are arguments of the graph, so that derivatives and transformations
-    with respect to them are those of any other argument. They are returned beside it.
+    Arrays that `fn` closes over are arguments of the graph. So derivatives and transformations with
+    respect to these arrays work as for any other argument. `trace` returns the arrays beside the
+    traced function.
     """
 
     def __init__(self, graph: Graph, weights: list[Value]):

@@ -1,4 +1,4 @@
-"""Columns of a matrix that are picked by numbers."""
+"""Lookups of columns of a matrix by their numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .graph import Graph, Node
 from .uses import AbstractMatrixUse
 
-# What a gather does with a number that is out of range; a mode that is not here is not recognised.
+# How a gather treats a number that is out of range. A lookup in any other mode is not recognised.
 _MODES = jax.lax.GatherScatterMode
 _CLIP, _DROP = (_MODES.CLIP,), (_MODES.FILL_OR_DROP, _MODES.PROMISE_IN_BOUNDS)
 
@@ -18,12 +18,13 @@ _CLIP, _DROP = (_MODES.CLIP,), (_MODES.FILL_OR_DROP, _MODES.PROMISE_IN_BOUNDS)
 class Lookup(AbstractMatrixUse):
     """y = W e_v, column v of W (or row v of a table that is held as [in, out]): `eqx.nn.Embedding`.
 
-    The inputs are unit vectors, known by the numbers v of their ones, the tokens. None is made.
+    The inputs are the unit vectors e_v. Their numbers v are called tokens. The unit vectors are
+    never formed.
     """
 
     @property
     def vocabulary(self) -> int:
-        """How many columns there are to pick from."""
+        """The number of columns."""
         return self.node.shapes[0].shape[_picked(self.node)]
 
     @property
@@ -50,10 +51,10 @@ class Lookup(AbstractMatrixUse):
         return numbers.offset_dims[kept.index(1 - picked)]
 
     def tokens(self, operands: list[Any]) -> Array:
-        """The numbers v of one example, as [1, positions]; one past the last for y = 0.
+        """The tokens v of one example, as [1, positions]; v = `vocabulary` means y = 0.
 
-        This is what the derivative of the operation says: a number out of range is moved into it,
-        or the weight has no part in y.
+        This agrees with the derivative of the operation. For a number out of range, either the
+        number is clipped to the range, or y does not depend on the weight.
         """
         picked, last = _picked(self.node), self.vocabulary - 1
         if self.node.name == "dynamic_slice":
@@ -65,7 +66,7 @@ class Lookup(AbstractMatrixUse):
             return jnp.clip(found, 0, last).astype(jnp.int32).reshape(1, -1)
         inside = (found >= 0) & (found <= last)
         for i, axis in enumerate(axes):
-            if axis != picked:  # all of this axis is taken: there is room at 0 alone
+            if axis != picked:  # the whole axis is taken: only the start 0 is in range
                 inside &= starts[..., i] == 0
         return jnp.where(inside, found, last + 1).astype(jnp.int32).reshape(1, -1)
 
@@ -96,7 +97,7 @@ def _picked(node: Node) -> int:
 
 
 def _picked_or_none(node: Node) -> int | None:
-    """The axis of which one number is taken where all are of the other one."""
+    """The axis of which one entry is taken, while the other axis is taken whole; else None."""
     sizes: Sequence[int] = node.equation.params["slice_sizes"]
     shape = node.shapes[0].shape
     axes = (axis for axis in range(2) if sizes[axis] == 1 and sizes[1 - axis] == shape[1 - axis])

@@ -8,15 +8,16 @@ from .uses import AbstractMatrixUse
 
 @dataclass(frozen=True)
 class MatrixLayer:
-    """A matrix that every term multiplies vectors by, from one side, or does not use.
+    """A matrix that every term either multiplies vectors by, from one side, or does not use.
 
-    The vectors are computed, or all are unit vectors: columns are looked up.
+    Either the vectors are computed, or all of them are unit vectors, so that columns are looked up.
 
-    - `weight`: its number; `bias`: that of its bias, or None.
-    - `transposed`: whether it is held as [in, out].
-    - `stack`: how many slices a `scan` takes of it, each of them a layer; None where it is one.
-    - `groups`: how many groups a convolution has, each of them a layer, too; else 1.
-    - `vocabulary`: how many columns there are to look up; None where the vectors are computed.
+    - `weight`: the number of the matrix; `bias`: the number of its bias, or None.
+    - `transposed`: whether the matrix is stored as [in, out].
+    - `stack`: how many slices a `scan` takes of the matrix, each of which is a layer; None if no
+      `scan` takes slices.
+    - `groups`: how many groups a convolution has, each of which is a layer, too; else 1.
+    - `vocabulary`: the number of columns to look up; None if the vectors are computed.
     """
 
     weight: int
@@ -28,20 +29,21 @@ class MatrixLayer:
 
     @property
     def length(self) -> int | None:
-        """L, the number of slices that are layers of their own; None where there is one layer."""
+        """L, the number of slices that are layers of their own; None if there is one layer."""
         if self.groups == 1:
             return self.stack
         return self.groups * (1 if self.stack is None else self.stack)
 
     @property
     def leaves(self) -> tuple[int, ...]:
-        """The numbers of its weights."""
+        """The numbers of the layer's weights."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def slice_shapes(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-        """The shapes of one such slice of the weight, and of the bias, from those of the whole.
+        """The shapes of one slice of the weight and of the bias, from the shapes of the whole.
 
-        Of a group the bias is ravelled: in its own shape the outputs need not be the first axis.
+        The bias of a group is ravelled, since in its own shape the outputs need not be the first
+        axis.
         """
         weight, *bias = [tuple(shape if self.stack is None else shape[1:]) for shape in shapes]
         if self.groups == 1:
@@ -70,7 +72,7 @@ def _vocabulary(use: AbstractMatrixUse) -> int | None:
 
 
 def _common(terms: Sequence[Layers]) -> dict[int, int]:
-    """The number of a matrix → that of the bias which belongs to it in every term that uses one."""
+    """Maps the number of a matrix to that of its bias, if all terms that use them agree."""
     found = {}
     for j in {j for of_term in terms for j in of_term.biases}:
         matrices = {of_term.biases.get(j) for of_term in terms if of_term.uses[j] != ()}

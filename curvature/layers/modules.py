@@ -7,9 +7,11 @@ from jaxtyping import PyTree
 
 
 def modules_of(params: PyTree) -> list[tuple[int, ...]]:
-    """The weights in groups: those with the same nearest enclosing `eqx.Module`.
+    """The weights, grouped by their nearest enclosing `eqx.Module`.
 
-    An array in no module is a group of its own. **Returns:** numbers of the leaves.
+    An array in no module is a group of its own.
+
+    **Returns:** for each group the numbers of its leaves.
     """
     groups: dict[Any, list[int]] = {}
     for j, (path, _) in enumerate(jtu.tree_flatten_with_path(params)[0]):
@@ -18,7 +20,7 @@ def modules_of(params: PyTree) -> list[tuple[int, ...]]:
 
 
 def _owner(params: PyTree, path: Sequence[Any]) -> tuple[Any, ...]:
-    """The path of the nearest module around a leaf; the leaf's own where there is none."""
+    """The path of the nearest module around a leaf, or the leaf's own path if there is none."""
     nearest, node = None, params
     for depth, entry in enumerate(path):
         if isinstance(node, eqx.Module):

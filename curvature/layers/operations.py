@@ -1,4 +1,4 @@
-"""How many operations a computation takes, read off its shapes."""
+"""The number of operations of a computation, estimated from its shapes."""
 
 import math
 from typing import Any
@@ -9,9 +9,9 @@ from jax.extend import core
 def operations(jaxpr: core.Jaxpr) -> int:
     """The floating-point operations of a computation, to within a small factor.
 
-    Matrix products, convolutions, factorisations and triangular solves are counted as such, 2 for
-    each product and sum; anything else as one for each number that it makes. A loop of unknown
-    length counts as one turn, a branch as its longest.
+    Matrix products, convolutions, factorisations and triangular solves have their own counts; a
+    multiplication with its addition counts as 2. Any other operation counts as 1 per entry of its
+    result. A loop of unknown length counts as one iteration, and a `cond` as its longest branch.
     """
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 

@@ -1,4 +1,4 @@
-"""Which weights have a structure that their rows can be built from, read off the computation."""
+"""Finds the weights whose rows can be built from a structure of the computation."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ class Layers:
     """The uses of every weight of one traced computation.
 
     - `traced`: the computation.
-    - `uses`: per weight, in the order of the leaves, all its uses: () where the outputs do not
-      depend on it, None where a use is not recognised.
-    - `biases`: the number of a bias → the number of the matrix of the same layer, y = W a + b.
+    - `uses`: per weight, in the order of the leaves, all uses of the weight: () if the outputs do
+      not depend on the weight, None if a use is not recognised.
+    - `biases`: maps the number of a bias to the number of the matrix of the same layer,
+      y = W a + b.
     """
 
     traced: Traced
@@ -26,12 +27,14 @@ class Layers:
 def recognise(traced: Traced) -> Layers:
     """The structure of every weight's uses.
 
-    The rules look at the computation, not at the classes of layers. A use is recognised where the
-    weight is taken, through views alone, by an operation above; then the derivative ∂z/∂W is the
-    sum over its uses of ∂z/∂y ∂y/∂W, exactly, whatever surrounds them. The rules follow a weight
-    into a `checkpoint`, and into a `scan` over its slices. A weight that enters another loop, a
-    branch, a custom rule or any other operation, or that is itself an output, is not recognised:
-    its rows are made by automatic differentiation.
+    The rules look at the computation, not at the classes of layers. A use is recognised if the
+    weight enters, directly or after views, an operation of one of these kinds: `Product`,
+    `Convolution`, `Lookup`, `Elementwise`. If all uses are recognised, the derivative ∂z/∂W is
+    exactly the sum over the uses of ∂z/∂y ∂y/∂W, whatever the rest of the computation is.
+
+    The rules follow a weight into a `checkpoint`, and into a `scan` over its slices. A weight is
+    not recognised if it enters another loop, a branch, a custom rule or any other operation, or if
+    it is itself an output. The rows of such a weight are computed by automatic differentiation.
     """
     uses = tuple(_follow(traced.graph, weight, (), None) for weight in traced.weights)
     return Layers(traced, uses, partners(uses))

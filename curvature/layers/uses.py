@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from .graph import Graph, Node
 
-# Changes of shape or of precision alone, through which a weight is followed to where it is used.
+# Operations that only change the shape or the precision. A weight is followed through them to its
+# uses.
 VIEWS = ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose")
 
 
@@ -20,12 +21,12 @@ VIEWS = ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "tran
 class Use:
     """One place where a weight enters the computation of an example's outputs, linearly.
 
-    - `views`: changes of the weight's shape and precision on the way, in order.
-    - `node`: the operation that takes it, as its argument `position`. The example's outputs depend
-      on this use of the weight through the operation's result y alone.
-    - `graph`: the one that the operation stands in.
-    - `length`: L, where the operation stands in a `scan` over L slices of the weight; else None.
-      `views` and `node` are then those of one slice.
+    - `views`: changes of the weight's shape and precision before the operation, in order.
+    - `node`: the operation that takes the weight, as its argument `position`. The example's outputs
+      depend on this use of the weight through the operation's result y alone.
+    - `graph`: the graph that contains the operation.
+    - `length`: L, if the operation is inside a `scan` over L slices of the weight; else None. With
+      a `scan`, `views` and `node` are those of one slice.
     """
 
     views: tuple[Node, ...]
@@ -39,7 +40,7 @@ class Use:
         return [None if i == self.position else x for i, x in enumerate(operands)]
 
     def apply(self, weight: Array, operands: list[Any]) -> Array:
-        """The operation y as a function of the weight (or of a slice of it)."""
+        """The operation's result y as a function of the weight (or of a slice of it)."""
         for view in self.views:
             (weight,) = view.bind(weight)
         taken = [*operands]
@@ -61,22 +62,22 @@ class AbstractMatrixUse(Use):
     @property
     @abc.abstractmethod
     def transposed(self) -> bool:
-        """Whether the weight is held as [in, out], not as [out, in]."""
+        """Whether the weight is stored as [in, out], not as [out, in]."""
 
     @property
     @abc.abstractmethod
     def groups(self) -> int:
-        """How many matrices W is made of, one below another, each with inputs of its own."""
+        """The number of matrices that are stacked vertically in W, each with its own inputs."""
 
     @property
     @abc.abstractmethod
     def positions(self) -> int:
-        """How many vectors a there are for one example, per group."""
+        """The number of vectors a for one example, per group."""
 
     @property
     @abc.abstractmethod
     def out_axis(self) -> int:
-        """Which axis of y the entries of W a lie along."""
+        """The axis of y that holds the entries of W a."""
 
     @abc.abstractmethod
     def cotangents(self, delta: Array) -> Array:
@@ -164,7 +165,7 @@ class Convolution(AbstractProduct):
             rhs_dilation=params["rhs_dilation"],
             precision=jax.lax.Precision.HIGHEST,  # patches are copies: nothing may be rounded
         )
-        return self._by_group(patches)  # the channels of a patch are together
+        return self._by_group(patches)  # the entries of one channel are adjacent
 
     def cotangents(self, delta: Array) -> Array:
         return self._by_group(delta)

@@ -16,8 +16,8 @@ _CHUNK = 64
 class AbstractPositiveOperator(lx.AbstractLinearOperator):
     """A real symmetric positive semidefinite operator on the trainable weights.
 
-    Everything that lineax has to know is registered for this class, and so for every subclass. A
-    subclass writes `mv`, `as_matrix`, `diagonal` and `in_structure`.
+    The functions of lineax that dispatch on an operator are registered for this class, and so for
+    every subclass. A subclass implements `mv`, `as_matrix`, `diagonal` and `in_structure`.
     """
 
     @abc.abstractmethod
@@ -32,7 +32,7 @@ class AbstractPositiveOperator(lx.AbstractLinearOperator):
 
 
 class AbstractInvertibleOperator(AbstractPositiveOperator):
-    """One whose damped inverse is known: a structure of a curvature, such as its diagonal."""
+    """A positive operator with a damped inverse, such as the diagonal of a curvature."""
 
     @abc.abstractmethod
     def inverse(self, damping: Scalar) -> AbstractPositiveOperator:
@@ -40,18 +40,19 @@ class AbstractInvertibleOperator(AbstractPositiveOperator):
 
     @abc.abstractmethod
     def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
-        """Solves (C + λI) d = b for λ > 0; `solved_by_product` serves where nothing is cheaper."""
+        """Solves (C + λI) d = b for λ > 0; use `solved_by_product` if nothing is cheaper."""
 
     def solve_gradient(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
-        """The same for b = ∇L of the linearisation that C was made of, with all its examples.
+        """Solves (C + λI) d = b for b = ∇L, the gradient of the loss.
 
-        A structure that knows the gradient without b need not use b, which is then not computed.
+        ∇L is over all examples of the linearisation that C was made from. An operator that can
+        solve without the array b need not use `b`; b is then not computed.
         """
         return self.solve(b, damping)
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """Which weights have which structure, in a few words."""
+        """A short text that says which weights have which structure."""
 
 
 def matrix_by_products(operator: lx.AbstractLinearOperator) -> Float[Array, "P P"]:

@@ -12,9 +12,10 @@ from .._trees import vdot
 def quadratic_forms(
     operator: lx.AbstractLinearOperator, vectors: Sequence[PyTree[Array]]
 ) -> Float[Array, "k k"]:
-    """The numbers vᵢᵀ C vⱼ.
+    """The quadratic forms vᵢᵀ C vⱼ.
 
-    For any operator this costs k products. A kind of operator that has a cheaper way registers it.
+    For a general operator this costs k products. A class of operators with a cheaper method
+    registers this method.
     """
     return products_of(vectors, [operator.mv(vector) for vector in vectors])
 

@@ -8,14 +8,15 @@ from .._trees import add_scaled, vdot
 
 
 class Solved(eqx.Module):
-    """The solution d of (C + λI) d = b, and what the solve knows of it.
+    """The solution d of (C + λI) d = b, and quantities that the solve computes with it.
 
     - `direction`: d.
     - `metric`: dᵀCd ≥ 0.
-    - `squared_residual`: ‖b − (C + λI)d‖². Where C is known by its eigenvectors it is an estimate
-      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)²; where b is not formed, such an estimate is a
-      part of it; everywhere else it is measured.
-    - `slope`, `squared_vector`: dᵀb and ‖b‖², where they were found without b, else None.
+    - `squared_residual`: ‖b − (C + λI)d‖². If C is given by its eigenvectors, this is an estimate
+      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)². If b is not formed, such an estimate is added to
+      the computed value. In all other cases it is the computed value.
+    - `slope`, `squared_vector`: dᵀb and ‖b‖² if the solve computes them without forming b, else
+      None.
     """
 
     direction: PyTree[Array]
@@ -31,7 +32,7 @@ def solved_by_product(
     b: PyTree[Array],
     d: PyTree[Array],
 ) -> Solved:
-    """The numbers of a solution d by one product with C."""
+    """The `Solved` of a given solution d, by one product with C."""
     image = product(d)
     left = add_scaled(add_scaled(b, -jnp.ones(()), image), -damping, d)
     return Solved(d, jnp.maximum(vdot(d, image), 0), vdot(left, left))
@@ -43,7 +44,7 @@ def solved_by_eigenvalues(
     values: Float[Array, "..."],
     damping: Scalar,
 ) -> Solved:
-    """The numbers of a solution d of which Uᵀd is known, for C = U diag(s) Uᵀ.
+    """The `Solved` of a given solution d from Uᵀd, for C = U diag(s) Uᵀ.
 
     **Arguments:** `rotated`, Uᵀd; `values`, s ≥ 0, of the same shape.
     """

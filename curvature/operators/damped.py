@@ -12,7 +12,7 @@ from ._forms import products_of, quadratic_forms
 
 
 class DampedOperator(AbstractPositiveOperator):
-    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; again PSD."""
+    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; the sum is PSD, too."""
 
     operator: lx.AbstractLinearOperator
     damping: Scalar
@@ -47,7 +47,7 @@ def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOp
     """C + λI, tagged positive semidefinite.
 
     **Arguments:** `operator`, C, positive semidefinite; `damping`, λ ≥ 0, a number or an array.
-    A C that is itself damped keeps its own damping, to which λ is added.
+    If C is itself a `DampedOperator`, λ is added to its damping.
 
     **Raises:** `ValueError` for an operator not tagged PSD or a λ that is negative or not finite.
     """

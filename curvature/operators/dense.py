@@ -18,7 +18,7 @@ class DenseOperator(AbstractPositiveOperator):
     def __init__(self, matrix: Float[Array, "P P"], structure: PyTree[jax.ShapeDtypeStruct]):
         self.matrix = matrix
         leaves, treedef = jtu.tree_flatten(structure)
-        self.structure = (tuple(leaves), treedef)  # hashable
+        self.structure = (tuple(leaves), treedef)  # a static field must be hashable
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:

@@ -12,7 +12,7 @@ from ._solved import Solved, solved_by_product
 class DiagonalOperator(AbstractInvertibleOperator):
     """A diagonal matrix on the trainable weights.
 
-    **Arguments:** `values`, a number ≥ 0 for each weight, in the places of the weights.
+    **Arguments:** `values`, the diagonal entries ≥ 0, in a pytree like that of the weights.
     """
 
     values: PyTree[Float[Array, "..."]]

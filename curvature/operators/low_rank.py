@@ -35,7 +35,7 @@ class LowRankOperator(AbstractInvertibleOperator):
         self.vectors = vectors
         self.values = values
         leaves, treedef = jtu.tree_flatten(structure)
-        self.structure = (tuple(leaves), treedef)  # hashable
+        self.structure = (tuple(leaves), treedef)  # a static field must be hashable
         self.rest = rest
 
     @full_precision
@@ -46,7 +46,8 @@ class LowRankOperator(AbstractInvertibleOperator):
         product = U @ (self.values * inside)
         if self.rest is not None:
             outside = v - U @ inside
-            # Once more: c may be 1/λ, and what rounding has left of v inside U is multiplied by it.
+            # Project twice: rounding leaves a part of v in the span of U, and c, which may be 1/λ,
+            # would amplify it.
             outside = outside - U @ (outside @ U)
             product = product + self.rest * outside
         return unravel(product.astype(flat.dtype))

@@ -6,7 +6,7 @@ from ._solved import Solved, solved_by_product
 
 
 class OwnDampingOperator(AbstractInvertibleOperator):
-    """C, with (C + λ₀I)⁻¹ in the place of (C + λI)⁻¹."""
+    """The operator C, whose damped inverse is (C + λ₀I)⁻¹ for every λ."""
 
     operator: AbstractInvertibleOperator
     damping: Scalar

@@ -25,16 +25,17 @@ from ..rows import (
 from ._base import AbstractPositiveOperator, matrix_by_products
 from ._forms import quadratic_forms
 
-# Rows from S with r columns cost r backward passes per example and 2rP² operations of one matrix
-# product, P products P gradients: some 6P² operations, at a lower rate.
+# C from rows costs, per example, r backward passes and 2rP² operations of one matrix product, if S
+# has r columns. C from P products costs P gradients: some 6P² operations, which run at a lower
+# rate.
 _MOST_COLUMNS = 8
 
 
 class PullbackOperator(AbstractPositiveOperator):
     """C = Σ_t Σ_i scale_i J_iᵀ S_i S_iᵀ J_i on the trainable weights; symmetric, PSD.
 
-    - `linearisation`: holds the J_i and scale_i, which is weight_t/n_t where examples have no
-      weights of their own.
+    - `linearisation`: holds J_i and scale_i. If the examples have no weights of their own, scale_i
+      is weight_t/n_t.
     - `factors`: per term the S_i of all its examples, as one lineax operator R^r → R^c whose
       arrays have a leading axis n.
     - `coefficients`: per term the ρ_i with S_i ρ_i = ∇_z nll, with a leading axis n, or None.
@@ -57,7 +58,7 @@ class PullbackOperator(AbstractPositiveOperator):
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
-        """C as AᵀA from its rows, or from P products where S has many columns."""
+        """C as AᵀA from its rows A, or from P products if S has many columns."""
         if max(ranks_of(self.linearisation, self.factors)) > _MOST_COLUMNS:
             return matrix_by_products(self)
         matrix = matrix_of(self.linearisation, self.factors)
@@ -69,12 +70,12 @@ class PullbackOperator(AbstractPositiveOperator):
         return diagonal.astype(work_dtype(self.linearisation.params))
 
     def layout(self) -> Layout:
-        """How many rows C = AᵀA has, and how each weight's part of them can be made."""
+        """The number of rows A of C = AᵀA, and how each weight's part of the rows is computed."""
         return layout_of(self.linearisation, ranks_of(self.linearisation, self.factors))
 
     @full_precision
     def rows(self, layout: Layout, image: tuple[Float[Array, "..."], ...] | None = None) -> Rows:
-        """The rows A of C = AᵀA; `image` are the cotangents that the result can `project`."""
+        """The rows A of C = AᵀA; `image` holds the cotangents for `Rows.project`."""
         return rows_of(layout, columns_of(self.linearisation, self.factors), image)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:

@@ -10,10 +10,9 @@ from .._devices import everywhere, shared
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of one term: those of the columns `columns` of S, for the examples `examples`.
+    """Some rows of one term: the rows of the columns `columns` of S and the examples `examples`.
 
-    Both are half-open ranges. The rows are in the order of the columns, and for each of them in
-    the order of the examples.
+    Both are half-open ranges. The rows are ordered by column, then by example.
     """
 
     term: int
@@ -22,7 +21,7 @@ class Slab:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many columns, how many examples."""
+        """The numbers of columns and of examples."""
         return self.columns[1] - self.columns[0], self.examples[1] - self.examples[0]
 
     @property
@@ -31,15 +30,16 @@ class Slab:
         return self.shape[0] * self.shape[1]
 
     def of(self, array: Float[Array, "r n ..."]) -> Float[Array, "columns examples ..."]:
-        """The slab's part of an array that has an entry per row of the term."""
+        """The slab's part of an array with one entry per row of the term."""
         return array[slice(*self.columns), slice(*self.examples)]
 
 
 def row_products(
     first: Float[Array, "ra na p"], second: Float[Array, "rb nb p"]
 ) -> Float[Array, "ra na rb nb"]:
-    """The products of some rows with others; every device makes those of a share of examples."""
-    # They are slices. A slice of an array that is shared out would be exchanged piece by piece.
+    """The inner products of two sets of rows; every device computes a share of the examples."""
+    # The arguments are slices, and devices exchange a slice of a distributed array piece by piece.
+    # `everywhere` gathers them at once.
     first, second = everywhere((first, second))
     return jnp.einsum("rnp,smp->rnsm", shared(first, axis=1), second)
 
@@ -47,8 +47,8 @@ def row_products(
 class AbstractPart(eqx.Module):
     """The columns of A that belong to some of the weights, for all rows of all terms.
 
-    A is the concatenation of its parts: AAᵀ and A v are sums over them. v is the pullback of the
-    cotangents that the rows were made with.
+    A is the concatenation of its parts along the weights, so AAᵀ and A v are sums over the parts. v
+    is the pullback of the cotangents `image` that `rows_of` was called with.
     """
 
     @abc.abstractmethod

@@ -30,7 +30,7 @@ def columns_of(
     """The columns √scale_i S_i e_k, as cotangents of the outputs, per term."""
     columns = []
     for factor, term in zip(factors, linearisation.terms, strict=True):
-        # The count of examples is given, since a factor without arrays does not tell it.
+        # A factor without arrays has no axis to take the number of examples from.
         matrices = eqx.filter_vmap(lambda S: S.as_matrix(), axis_size=term.size)(factor)
         scale = term.scale_root.astype(matrices.dtype)
         scaled = jnp.moveaxis(scale.reshape(-1, 1, 1) * matrices, -1, 0)  # [r, n, c]
@@ -51,12 +51,12 @@ def rows_of(
 ) -> Rows:
     """The rows A of C = AᵀA: √scale_i S_ikᵀ J_i for column k of S_i, example i, term t.
 
-    Nothing of the size of A is made for a dense layer; the rows of what else has a structure (see
-    `layers.recognise`) are held where they fit; those of the rest are made by automatic
-    differentiation, a bounded number at a time.
+    For a dense layer nothing of the size of A is formed. The rows of other weights with a
+    recognised structure (see `layers.recognise`) are held in memory if they fit. The rows of the
+    remaining weights are computed by automatic differentiation, a bounded number at a time.
 
     **Arguments:** `layout`, see `layout_of`; `columns`, see `columns_of`; `image`, cotangents of
-    the outputs, for which the result can `project` Jᵀ image.
+    the outputs, so that the result can `project` Jᵀ image.
     """
     linearisation, weights, ways = layout.linearisation, layout.weights, layout.ways
     wanted = [j for j, way in enumerate(ways) if way in (Way.DENSE, Way.TOKENS, Way.HELD)]
@@ -68,7 +68,7 @@ def rows_of(
             linearisation.terms, columns, image or [None] * len(columns), strict=True
         )
     ]
-    # What the image is for weights whose rows are no product is read off its pullback.
+    # For weights whose rows have no product form, the vector to project is the image's pullback.
     projected, images = None, [None] * len(weights)
     if image is not None and any(way in (Way.HELD, Way.GENERAL) for way in ways):
         projected = linearisation.vjp(image)
@@ -84,9 +84,9 @@ def rows_of(
             rows = tuple(_held(found, weights[j]) for found in of_terms)
             of_weight = images[j]
             parts.append(HeldPart(rows, None if of_weight is None else of_weight.ravel()))
-    # Weights in half precision are added up in the precision of the outputs.
+    # Products of half-precision weights are summed in the precision of the outputs.
     parts = jtu.tree_map(lambda array: _as(array, columns[0].dtype), parts)
-    parts = everywhere(parts)  # blocks of rows are cut out of them
+    parts = everywhere(parts)  # since blocks of rows are sliced from them
     most_rows = layout.size
     if Way.GENERAL in ways:
         part, most_rows = _general(layout, columns, projected)
@@ -107,7 +107,7 @@ def _held(found: Sequence[Captured], weight: Array) -> Float[Array, "r n p"] | N
 def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     """The part of a matrix that is used at most once per term, at one position of each slice."""
     uses = [of_term[0] if of_term else None for of_term in found]
-    # Slices lead: [L, r, n, out], [L, n, out], [L, n, in].
+    # The axis of slices comes first: [L, r, n, out], [L, n, out], [L, n, in].
     deltas = [None if u is None else jnp.moveaxis(u.cotangents()[..., 0, :], 2, 0) for u in uses]
     inputs = [None if u is None else jnp.moveaxis(u.inputs()[..., 0, :], 1, 0) for u in uses]
     images = [None if u is None else u.image_cotangents() for u in uses]
@@ -121,7 +121,7 @@ def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
 def _general(
     layout: Layout, columns: tuple[Array, ...], projected: PyTree[Array] | None
 ) -> tuple[AbstractPart, int]:
-    """The part of the weights without a structure, and how many rows may be made at a time."""
+    """The part of the weights without a structure, and the most rows to compute at a time."""
     linearisation = layout.linearisation
     treedef = jtu.tree_structure(linearisation.params)
     mask = jtu.tree_unflatten(treedef, [way is Way.GENERAL for way in layout.ways])

@@ -12,15 +12,16 @@ from ._base import AbstractPart, Slab
 
 
 class ChunkedPart(AbstractPart):
-    """Weights without a structure, whose rows are too many to hold: made anew where needed.
+    """Weights without a structure, whose rows do not fit in memory and are recomputed.
 
-    Per-example gradients of S_iᵀ z_i by automatic differentiation, for `chunk` examples at a
-    time. Exact for every model, at the price of making all rows once per block of AAᵀ.
+    The rows are per-example gradients of S_iᵀ z_i, computed by automatic differentiation for
+    `chunk` examples at a time. This is exact for every model. It computes all rows once per block
+    of AAᵀ.
 
     - `terms`: the terms of the linearisation; `columns`: the columns of S, scaled, per term.
-    - `weights`: those of this part, `others`: the rest of the trainable weights; each with None
-      in the places of the other.
-    - `image`: the vector to project, like `weights`; None where there is none.
+    - `weights`: the weights of this part; `others`: the other trainable weights. Each pytree has
+      None where the other has an array.
+    - `image`: the vector to project, in a pytree like `weights`; None if there is no vector.
     """
 
     terms: tuple[LinearisedTerm, ...]

@@ -10,18 +10,18 @@ from ..layers import AbstractMatrixUse, Use, operations
 from ..linearisation import AbstractLinearisation, LinearisedTerm
 from .layout import HELD_BYTES, Layout, Way
 
-# Gram matrix, its factor, and what factorising takes, in whole m × m matrices.
+# The memory of the Gram matrix, of its factor and of the factorisation, in m × m matrices.
 _SQUARES = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a gradient, the dense C = AᵀA, and the rows A with AAᵀ, are estimated to cost.
+    """Estimated costs of a gradient, of the dense C = AᵀA, and of the rows A with AAᵀ.
 
-    - `gradient`: operations of a gradient of the loss.
-    - `by_products`: operations of C made of P products with it.
-    - `by_rows`: operations of C made of rows from automatic differentiation.
-    - `gram`: operations of the rows and of AAᵀ, beyond those of a gradient.
+    - `gradient`: operations for a gradient of the loss.
+    - `by_products`: operations for the matrix C by P products with C.
+    - `by_rows`: operations for the matrix C by rows from automatic differentiation.
+    - `gram`: operations for the rows and AAᵀ, in addition to those for a gradient.
     """
 
     gradient: int
@@ -31,7 +31,7 @@ class Cost:
 
 
 def cost_of(layout: Layout) -> Cost:
-    """The estimate, from shapes alone; it traces a gradient of one example."""
+    """Estimates the costs from shapes alone; traces the gradient of one example."""
     m, terms = layout.size, layout.linearisation.terms
     gradient, gram, made = 0, 0, 0
     for term, rows in zip(terms, layout.per_term, strict=True):
@@ -53,7 +53,7 @@ def cost_of(layout: Layout) -> Cost:
             gram += (m**2 + 2 * m * sum(map(_positions, uses))) * weight.size
         elif way is Way.GENERAL:
             gram += m**2 * weight.size
-    # Rows that do not fit are made anew for every block that they are multiplied with.
+    # Rows that do not fit in memory are recomputed for every block that they are multiplied with.
     gram += made * -(-_bytes(layout, Way.GENERAL) // HELD_BYTES)
     parameters = sum(weight.size for weight in layout.weights)
     return Cost(
@@ -89,7 +89,7 @@ def memory_of(layout: Layout) -> int:
 
 
 def _bytes(layout: Layout, way: Way) -> int:
-    """The bytes of all rows that are made in one way."""
+    """The bytes of the rows of all weights with this `Way`."""
     pairs = zip(layout.weights, layout.ways, strict=True)
     return layout.size * sum(weight.nbytes for weight, of_weight in pairs if of_weight is way)
 

@@ -9,16 +9,17 @@ from .width import block_width
 class DensePart(AbstractPart):
     """A matrix that is multiplied by one vector per example, y_i = W a_i: its rows are Δ_ik ⊗ a_i.
 
-    Their products are (Δ_ik·Δ_jl)(a_i·a_j), so that AAᵀ = (ΔΔᵀ) ∘ (aaᵀ) is made without A:
-    O(m² out + n² in) operations instead of O(m² in·out). All columns of S share the n × n
-    products of the inputs. With a bias of the same layer, y_i = W a_i + b, the rows of both are
-    Δ_ik ⊗ [a_i, 1], and AAᵀ = (ΔΔᵀ) ∘ (aaᵀ + 1).
+    The product of two rows is (Δ_ik·Δ_jl)(a_i·a_j). So AAᵀ = (ΔΔᵀ) ∘ (aaᵀ) is computed without
+    forming A, in O(m² out + n² in) operations instead of O(m² in·out). All columns of S share the
+    n × n products of the inputs. With a bias of the same layer, y_i = W a_i + b, the rows of W and
+    b together are Δ_ik ⊗ [a_i, 1], and AAᵀ = (ΔΔᵀ) ∘ (aaᵀ + 1).
 
-    One entry per term; None where the term does not use the matrix:
+    One entry per term; None if the term does not use the matrix:
 
     - `deltas`: Δ_ik, the cotangents of y for the columns of S.
-    - `images`: those for the vector to project, v = Σ_i γ_i ⊗ a_i; None where there is none.
-    - `products`: for each two terms aaᵀ, or aaᵀ + 1, the first term not before the second.
+    - `images`: γ_i, the cotangents of y for the vector to project, v = Σ_i γ_i ⊗ a_i; None if there
+      is no such vector.
+    - `products`: aaᵀ, or aaᵀ + 1 with a bias, for every pair of terms (t, s) with s ≤ t.
     """
 
     deltas: tuple[Float[Array, "_r _n _out"] | None, ...]
@@ -50,7 +51,7 @@ class DensePart(AbstractPart):
         return outputs * everywhere(inputs)[None, :, None, :]
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
-        # W-shaped, v would cost a product of its own: (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j.
+        # (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j: forming v would take one more matrix product.
         shares, squares = [], []
         for t, (delta, image) in enumerate(zip(self.deltas, self.images, strict=True)):
             if delta is None or image is None:
@@ -67,7 +68,7 @@ class DensePart(AbstractPart):
 
 
 def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
-    """A aᵀ, of which the blocks above the diagonal are copies."""
+    """The product aaᵀ; blocks above the diagonal are copies of those below."""
     n = len(a)
     if n <= block_width(n):
         return _products(a, a)

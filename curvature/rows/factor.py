@@ -10,9 +10,10 @@ from .lower_blocks import LowerBlocks
 
 # Squared pivots below this many units of roundoff of the largest diagonal entry are noise.
 _PIVOT = 16.0
-# By this many units of roundoff, times √m‖K‖, the eigenvalues of a Gram matrix K are off.
+# The error of the eigenvalues of a Gram matrix K is this many units of roundoff times √m‖K‖.
 _NOISE = 2.0
-# The shift grows by this factor until the factor is sound, so many times at most.
+# The shift grows by the first number until the pivots are above the noise. The second number is
+# the most attempts.
 _GROWTH, _MOST_ATTEMPTS = 4.0, 8
 
 
@@ -20,7 +21,7 @@ class Factor(eqx.Module):
     """L with L Lᵀ = K + λ'I, for a Gram matrix K.
 
     - `lower`: L, lower triangular.
-    - `damping`: λ', which is λ, or more where K + λI is numerically singular.
+    - `damping`: λ'; equal to λ, or larger if K + λI is numerically singular.
     """
 
     lower: Float[Array, "m m"]
@@ -37,11 +38,13 @@ class Factor(eqx.Module):
 
 @on_every_device
 def factorise(gram: LowerBlocks, damping: Scalar, norm: Scalar) -> Factor:
-    """Factorises K + λI by Cholesky's method, with a larger λ' where that is needed.
+    """Factorises K + λI by Cholesky's method, with a larger λ' if this is needed.
 
-    The rounding errors of K move its eigenvalues by about 2√m·eps·‖K‖. Where a pivot is of that
-    size, λ' = λ + 2√m·eps·‖K‖ (in the Frobenius norm) takes the place of λ, or four times as much
-    until the factor is sound. The loop ends after one turn where K + λI is well conditioned.
+    Rounding errors of K change its eigenvalues by about 2√m·eps·‖K‖ (in the Frobenius norm). The
+    first attempt uses λ, and succeeds if K + λI is well conditioned. An attempt fails if there is
+    no factor, or if a squared pivot is at most 16 eps times the largest diagonal entry. The second
+    attempt uses λ' = λ + 2√m·eps·‖K‖. Every further attempt makes the shift λ' − λ four times as
+    large. There are at most eight attempts.
 
     **Arguments:** `norm`, ‖K‖ in the Frobenius norm.
     """
@@ -56,6 +59,7 @@ def factorise(gram: LowerBlocks, damping: Scalar, norm: Scalar) -> Factor:
         lower = _cholesky(gram.shifted(damping + shift))
         sound = jnp.all(jnp.diagonal(lower) ** 2 > _PIVOT * eps * largest)
         grown = jnp.maximum(_GROWTH * shift, noise)
+        # If K has NaN or inf on its diagonal, no shift helps: the loop ends.
         return count + 1, Factor(lower, damping + shift), grown, sound | ~jnp.isfinite(largest)
 
     none = Factor(jnp.zeros((gram.size, gram.size), damping.dtype), damping)
@@ -67,13 +71,14 @@ def factorise(gram: LowerBlocks, damping: Scalar, norm: Scalar) -> Factor:
 
 
 def _cholesky(matrix: LowerBlocks) -> Float[Array, "m m"]:
-    """Cholesky's factor, block column by block column, NaN where there is none.
+    """The Cholesky factor, computed block column by block column; NaN if there is none.
 
-    LAPACK's own runs at a fraction of the speed of matrix products: here nearly all work is one,
-    a block column less the product of all that is left of it. Panels are divided by the inverse
-    of their small triangle, which is again a product; the residual stays within a few units of
-    roundoff times the condition number of such a triangle (Higham 2002, "Accuracy and stability
-    of numerical algorithms", section 13.3).
+    LAPACK's routine runs at a fraction of the speed of matrix products. Here nearly all the work is
+    matrix products: from each block column the product of the factor's columns to its left is
+    subtracted. The rows below the diagonal are then multiplied by the inverse of the small triangle
+    on the diagonal, which is again a matrix product. The residual stays within a few units of
+    roundoff times the condition number of such a triangle (Higham 2002, "Accuracy and stability of
+    numerical algorithms", section 13.3).
     """
     if len(matrix.columns) == 1:
         return cholesky(matrix.columns[0].T, symmetrize_input=False)
@@ -84,8 +89,9 @@ def _cholesky(matrix: LowerBlocks) -> Float[Array, "m m"]:
         if start:
             left = factor[start:, :start]
             column = column - left @ left[:width].T
-        # The transpose of the symmetric square is the same matrix, but LAPACK needs no copy of it,
-        # and no other layout of the whole block column.
+        # The square on the diagonal is symmetric, so its transpose is the same matrix. LAPACK is
+        # column-major: passing the transpose avoids a copy, and a change of layout of the whole
+        # block column.
         top = cholesky(column[:width].T, symmetrize_input=False)
         eye = jnp.eye(width, dtype=top.dtype)
         inverse = triangular_solve(top, eye, left_side=True, lower=True)

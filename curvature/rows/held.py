@@ -5,10 +5,10 @@ from ._base import AbstractPart, Slab, row_products
 
 
 class HeldPart(AbstractPart):
-    """Weights whose rows are held, one number per row and weight.
+    """Weights whose rows are held in memory, one entry per row and weight.
 
-    - `rows`: per term, None where the term does not use them.
-    - `image`: the weights' part of the vector to project; None where there is none.
+    - `rows`: the rows per term; None if the term does not use the weights.
+    - `image`: the weights' part of the vector to project; None if there is no vector.
     """
 
     rows: tuple[Float[Array, "_r _n _p"] | None, ...]

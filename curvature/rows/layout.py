@@ -1,4 +1,4 @@
-"""How the rows of each weight are made, decided from shapes alone."""
+"""How the rows of each weight are computed; this is decided from shapes alone."""
 
 import enum
 from collections.abc import Sequence
@@ -10,28 +10,29 @@ from jaxtyping import Array
 from ..layers import AbstractMatrixUse, Use, matrix_layers
 from ..linearisation import AbstractLinearisation
 
-# Rows of up to so many bytes in all are held rather than made anew for every block.
+# At most this many bytes of rows are held in memory. Other rows are recomputed for every block.
 HELD_BYTES = 2**28
 
 
 class Way(enum.Enum):
-    """How the rows of one weight are made."""
+    """How the rows of one weight are computed."""
 
     NONE = enum.auto()  # they are zero
     DENSE = enum.auto()  # from inputs and cotangents of a matrix
-    TOKENS = enum.auto()  # from the numbers of the columns looked up, and cotangents
-    BIAS = enum.auto()  # with those of the matrix of the same layer
-    HELD = enum.auto()
+    TOKENS = enum.auto()  # from the tokens that are looked up in a table, and cotangents
+    BIAS = enum.auto()  # together with the rows of the matrix of the same layer
+    HELD = enum.auto()  # from the weight's uses, and held in memory
     GENERAL = enum.auto()  # by automatic differentiation
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The m = Σ_t r_t n_t rows of a linearisation, before anything is computed.
+    """How to compute the m = Σ_t r_t n_t rows of a linearisation; nothing is computed yet.
 
-    - `ranks`: r_t, how many columns S has, per term.
+    - `ranks`: r_t, the number of columns of S, per term.
     - `ways`: one per weight, in the order of the leaves of the weights.
-    - `partners`: the number of a bias → that of the matrix with whose rows its own are made.
+    - `partners`: maps the number of a bias to the number of the matrix of the same layer. The rows
+      of both are computed together.
     """
 
     linearisation: AbstractLinearisation
@@ -60,7 +61,7 @@ class Layout:
 
 
 def layout_of(linearisation: AbstractLinearisation, ranks: Sequence[int]) -> Layout:
-    """Decides weight by weight; the rows of small weights are held as long as there is room."""
+    """Chooses a `Way` for each weight; small weights are the first whose rows are held."""
     undecided = Layout(linearisation, tuple(ranks), (), {})
     weights, room = undecided.weights, HELD_BYTES
     ways = [Way.GENERAL] * len(weights)
@@ -68,7 +69,7 @@ def layout_of(linearisation: AbstractLinearisation, ranks: Sequence[int]) -> Lay
         if weights[j].size == 0 or all(uses == () for uses in undecided.uses(j)):
             ways[j] = Way.NONE
     partners = {}
-    tables = {}  # the share of a row's numbers that is not zero
+    tables = {}  # the number of a table → the fraction of nonzero entries in a row
     for layer in matrix_layers([term.layers for term in linearisation.terms]):
         positions = max(map(_positions, undecided.uses(layer.weight)))
         if layer.vocabulary is not None:

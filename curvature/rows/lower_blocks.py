@@ -5,17 +5,17 @@ from jaxtyping import Array, Float
 from .._devices import on_every_device
 from .width import block_width
 
-# Of so many blocks is a matrix that is given: a program of more takes long to compile.
+# The most block columns of a matrix that is given. A program for more takes long to compile.
 _FEW_BLOCKS = 6
-# Of so many is a second moment. More would save a little more than a third of the work, in products
-# that are smaller and so slower.
+# The most block columns of a second moment. Three save a third of the work by symmetry. More would
+# save a little more, but their products are smaller and so slower.
 _MOMENT_BLOCKS = 3
 
 
 class LowerBlocks(eqx.Module):
     """A symmetric matrix, as block columns that start on the diagonal.
 
-    - `columns`: the j-th has the rows from its own first one down, [m − offset_j, width_j].
+    - `columns`: column j holds the rows from the diagonal down, [m − offset_j, width_j].
     """
 
     columns: tuple[Float[Array, "_rows _width"], ...]
@@ -29,7 +29,7 @@ class LowerBlocks(eqx.Module):
 
     @staticmethod
     def moment(x: Float[Array, "n m"], y: Float[Array, "n m"]) -> "LowerBlocks":
-        """The matrix Xᵀ Y, which must be symmetric: Y is X with a weight for each of its rows."""
+        """The matrix Xᵀ Y, which must be symmetric: Y is X with each row scaled by a weight."""
         width = _width(x.shape[1], _MOMENT_BLOCKS)
         starts = range(0, x.shape[1], width)
         return LowerBlocks(tuple(x[:, i:].T @ y[:, i : i + width] for i in starts))
@@ -40,7 +40,7 @@ class LowerBlocks(eqx.Module):
         return jnp.tril(lower) + jnp.tril(lower, -1).T
 
     def lower(self) -> Float[Array, "m m"]:
-        """The matrix on and below its diagonal; what is above has no meaning."""
+        """The matrix on and below its diagonal; entries above the diagonal have no meaning."""
         columns, above = [], 0
         for column in self.columns:
             columns.append(jnp.pad(column, ((above, 0), (0, 0))))
@@ -62,6 +62,7 @@ class LowerBlocks(eqx.Module):
         squared = jnp.zeros((), self.columns[0].dtype)
         for column in self.columns:
             top = column[: column.shape[1]]
+            # The square on the diagonal counts once, the rows below it twice, by symmetry.
             squared += 2 * jnp.vdot(column, column) - jnp.vdot(top, top)
         return jnp.sqrt(squared)
 
@@ -78,15 +79,15 @@ class LowerBlocks(eqx.Module):
     def symmetric_mv(self, x: Float[Array, "m k"]) -> Float[Array, "m k"]:
         """The product of the symmetric matrix with vectors, each block read once."""
         if x.shape[1] == 1:
-            # Two vectors, since XLA merges the product with one vector with whatever makes the
-            # matrix, and computes the matrix anew in a slow loop.
+            # Pad to two vectors. XLA would fuse the product with one vector into the computation
+            # of the matrix, and recompute the matrix in a slow loop.
             return self.symmetric_mv(jnp.pad(x, ((0, 0), (0, 1))))[:, :1]
         below, above, offset = jnp.zeros_like(x), [], 0
         for column in self.columns:
             width = column.shape[1]
             end = offset + width
             below = below.at[offset:].add(column @ x[offset:end])
-            # Not `column.T @ x`, which takes ten times as long on processors.
+            # Not `column.T @ x`, which takes ten times as long on a CPU.
             above.append(x[end:].T @ column[width:])
             offset = end
         return below + jnp.concatenate(above, axis=1).T

@@ -13,18 +13,18 @@ from .width import block_width
 
 
 class Rows(eqx.Module):
-    """The rows A (m × P) of a pullback C = AᵀA, behind what a solver needs of them.
+    """The rows A (m × P) of a pullback C = AᵀA, with the operations that a solver needs.
 
     Row (t, k, i) is √scale_i e_kᵀ S_iᵀ J_i, for term t, column k of S and example i, in
-    this order; vectors of the sample space have m = Σ_t r_t n_t numbers. A itself is not made:
-    products with A and Aᵀ go through the linearisation, products of rows with rows through
-    `parts`, each for some of the weights.
+    this order. Vectors in sample space have m = Σ_t r_t n_t entries. A itself is not formed.
+    Products with A and Aᵀ use the linearisation. Products of rows with rows use `parts`, each of
+    which is for some of the weights.
     """
 
     linearisation: AbstractLinearisation
     columns: tuple[Float[Array, "_r _n *_shape"], ...]
     parts: tuple[AbstractPart, ...]
-    most_rows: int = eqx.field(static=True)  # at a time, which bounds the memory
+    most_rows: int = eqx.field(static=True)  # computed at a time; bounds the memory
 
     @property
     def size(self) -> int:
@@ -44,7 +44,7 @@ class Rows(eqx.Module):
         return joined(products)
 
     def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "_n *_shape"], ...]:
-        """What of the outputs `transpose_mv(u)` is the pullback: Aᵀu = Jᵀ cotangents."""
+        """The cotangents of the outputs whose pullback is Aᵀu: Aᵀu = Jᵀ cotangents."""
         found, offset = [], 0
         for columns in self.columns:
             r, n = columns.shape[:2]
@@ -68,7 +68,7 @@ class Rows(eqx.Module):
         )
 
     def project(self) -> tuple[Float[Array, " m"], Scalar]:
-        """A v and ‖v‖² for the pullback v of the cotangents that the rows were made with."""
+        """A v and ‖v‖² for v = Jᵀ image, with the `image` that `rows_of` was called with."""
         found = [part.project() for part in self.parts]
         shares = []
         for t, columns in enumerate(self.columns):
@@ -98,7 +98,7 @@ class Rows(eqx.Module):
         return slabs
 
     def _below(self, slab: Slab) -> list[Slab]:
-        """The rows from the first of `slab` on."""
+        """Slabs of all rows from the first row of `slab` on."""
         r, n = self.columns[slab.term].shape[:2]
         rest = [
             Slab(slab.term, slab.columns, (slab.examples[0], n)),
@@ -115,7 +115,7 @@ class Rows(eqx.Module):
 
 
 def joined(of_terms: Sequence[Float[Array, "_r _n"]]) -> Float[Array, " m"]:
-    """A vector of the sample space, on every device: blocks are cut out of it."""
+    """A vector in sample space, on every device, since blocks are sliced from it."""
     return everywhere(jnp.concatenate([of_term.ravel() for of_term in of_terms]))
 
 
@@ -128,5 +128,5 @@ def _ranges(count: int, width: int) -> list[tuple[int, int]]:
 
 
 def _sum(arrays: list[Array], none: Array) -> Array:
-    """Their sum, or `none` where there is no array."""
+    """The sum of the arrays, or `none` if there is no array."""
     return functools.reduce(jnp.add, arrays) if arrays else none

@@ -1,4 +1,4 @@
-"""The gradient of the loss as a combination of rows, as far as it is one."""
+"""The gradient of the loss as a linear combination of rows, plus a remainder."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from ..likelihoods import Coefficients
 from ..linearisation import AbstractLinearisation
 from .rows import joined
 
-# Larger coefficients stand for rows that are so small beside the gradient that rounding errors of
-# the other rows' products would drown it.
+# A larger coefficient means that the row is very small beside the gradient. Rounding errors in the
+# products of the other rows would then dominate.
 _LARGEST = 100.0
-# A column of S at a smaller angle than this to the gradient is taken to be a multiple of it.
+# A column of S counts as a multiple of the gradient if the cosine of their angle is above this.
 _COSINE = 0.9999
 
 
@@ -22,9 +22,9 @@ class Split(eqx.Module):
     """The gradient of the loss as g = Aᵀρ + Jᵀγ.
 
     - `coefficients`: ρ.
-    - `remainder`: γ, a cotangent of the outputs per term, or None where it is known to be zero.
+    - `remainder`: γ, a cotangent of the outputs per term, or None if it is known to be zero.
 
-    Every ρ has its γ, so that the split is exact; a good one leaves a small γ.
+    For any ρ, γ is chosen so that g = Aᵀρ + Jᵀγ exactly; the better ρ, the smaller γ.
     """
 
     coefficients: Float[Array, " m"]
@@ -36,13 +36,14 @@ def split_gradient(
     columns: Sequence[Float[Array, "_r _n *_shape"]],
     known: Sequence[Coefficients | None],
 ) -> Split:
-    """Splits the gradient.
+    """Splits the gradient of the loss.
 
-    Coefficients that are known are used for every example for which they are of moderate size.
-    Where none are known, an example's gradient may still be a multiple of a column of its S: a
-    sampled target may be the one from the data.
+    Known coefficients are used for every example whose coefficients are moderate. If no
+    coefficients are known, an example's gradient may still be a multiple of a column of its S. For
+    example, a sampled target may be equal to the target from the data.
 
-    **Arguments:** `columns`, those of √(weight/n) S, per term; `known`, the coefficients by S.
+    **Arguments:** `columns`, the columns of √(weight/n) S, per term; `known`, per term the
+    coefficients ρ_i with S_i ρ_i = ∇_z nll, or None.
     """
     found, remainders = [], []
     for term, cotangent, column, coefficients in zip(
@@ -53,11 +54,12 @@ def split_gradient(
         else:
             rho = term.scale_root.astype(coefficients.values.dtype) * coefficients.values.T
         if coefficients is None or not coefficients.bounded:
-            # In units of the examples' own scale; comparisons with NaN are false.
+            # Relative to the scale of each example. A comparison with NaN is false, so that NaN
+            # becomes 0.
             moderate = jnp.max(jnp.abs(rho), axis=0) <= _LARGEST * term.scale_root.astype(rho.dtype)
             rho = jnp.where(moderate, rho, 0)
             covered = jnp.einsum("rn,rn...->n...", rho, column)
-            if coefficients is not None:  # then nothing is left, but for rounding
+            if coefficients is not None:  # no remainder where they are used
                 kept = moderate.reshape(-1, *[1] * (cotangent.ndim - 1))
                 remainders.append(jnp.where(kept, 0, cotangent))
             else:
@@ -70,7 +72,7 @@ def split_gradient(
 
 
 def _multiple(columns: Float[Array, "r *shape"], gradient: Float[Array, "*shape"]) -> Array:
-    """The gradient by the columns that are multiples of it, with the least norm; else zeros."""
+    """The least-norm coefficients of columns that are multiples of the gradient; else zeros."""
     columns, gradient = columns.reshape(len(columns), -1), gradient.ravel()
     overlaps, squares = columns @ gradient, jnp.sum(columns**2, axis=1)
     matches = jnp.abs(overlaps) > _COSINE * jnp.sqrt(squares * jnp.sum(gradient**2))

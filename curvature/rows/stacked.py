@@ -7,11 +7,12 @@ from ._base import AbstractPart, Slab
 
 
 class StackedPart(AbstractPart):
-    """A matrix in slices, of a `scan` or in groups: each is a part by itself.
+    """A matrix in slices, those of a `scan` or the groups of a convolution; each slice is a part.
 
-    The shares are added up by a loop, so that a deep model compiles like a shallow one.
+    The shares of the slices are added up by a loop, so that a deep model compiles as fast as a
+    shallow one.
 
-    - `slices`: all arrays have a leading axis of slices.
+    - `slices`: the parts of all slices as one object; its arrays have a leading axis of slices.
     """
 
     slices: AbstractPart

@@ -1,4 +1,4 @@
-"""Sums over the rows of C = AᵀA, made by automatic differentiation for some examples at a time."""
+"""Sums over the rows A of C = AᵀA, computed by automatic differentiation in chunks of examples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 _Factors = tuple[lx.AbstractLinearOperator, ...]
 
-# Rows of about so many bytes are made at a time, those of one example at least.
+# About this many bytes of rows are computed at a time, but at least the rows of one example.
 _CHUNK_BYTES = 2**26
 
 
@@ -37,9 +37,10 @@ def sum_over_rows(
     fn: Callable[[Float[Array, "m P"]], PyTree[Array]],
     wanted: Sequence[int] | None = None,
 ) -> PyTree[Array]:
-    """`fn`, a sum over the rows that it is given, of the rows √scale_i S_ikᵀ J_i of all terms.
+    """The sum `fn` over the rows √scale_i S_ikᵀ J_i of all terms.
 
-    **Arguments:** `wanted`, the numbers of the weights whose part of the rows is made; default all.
+    **Arguments:** `fn`, maps some of the rows to a sum over these rows; `wanted`, the numbers of
+    the weights whose part of the rows is computed, by default all.
     """
     totals = []
     for term, of_example, examples in _examples(linearisation, factors, wanted):
@@ -56,7 +57,10 @@ def sum_over_rows(
 def rows_for(
     linearisation: AbstractLinearisation, factors: _Factors, wanted: Sequence[int]
 ) -> Float[Array, "m p"]:
-    """The part of the rows that belongs to some weights, for each example all columns of S."""
+    """The part of the rows that belongs to the `wanted` weights.
+
+    In each term the rows are ordered by example, then by column of S.
+    """
     found = []
     for _, of_example, examples in _examples(linearisation, factors, wanted):
         rows = eqx.filter_vmap(lambda example, of_example=of_example: of_example(example))(examples)
@@ -67,7 +71,7 @@ def rows_for(
 def _examples(
     linearisation: AbstractLinearisation, factors: _Factors, wanted: Sequence[int] | None
 ) -> list[tuple[LinearisedTerm, Callable[[Any], Array], PyTree]]:
-    """Per term: what makes the rows of one example, and what it takes of all of them."""
+    """Per term: a function that computes the rows of one example, and all examples' arguments."""
     leaves, treedef = jtu.tree_flatten(linearisation.params)
     mask = [wanted is None or j in wanted for j in range(len(leaves))]
     weights, others = eqx.partition(linearisation.params, treedef.unflatten(mask))
@@ -82,7 +86,7 @@ def _examples(
 def _rows(
     term: LinearisedTerm, weights: PyTree, others: PyTree, example: Any
 ) -> Float[Array, "r P"]:
-    """The rows √scale e_kᵀ Sᵀ J of one example, in the precision of the wider of z and weights."""
+    """The rows √scale e_kᵀ Sᵀ J of one example, in the wider precision of z and the weights."""
     factor, scale, x, key = example
     z, pullback = jax.vjp(lambda w: term.example(eqx.combine(w, others), x, key), weights)
     columns = factor.as_matrix().T.reshape(-1, *z.shape) * scale.astype(z.dtype)
@@ -102,13 +106,14 @@ def _bytes_per_example(of_example: Callable[[Any], Array], examples: PyTree) -> 
 def sum_over_chunks(
     fn: Callable[[Any], PyTree[Array]], examples: PyTree, n: int, size: int
 ) -> PyTree[Array]:
-    """Σ fn(some examples), `size` of them at a time, of n examples [n, ...]."""
+    """The sum of `fn` over chunks of `size` examples, for n examples [n, ...]."""
     arrays, static = eqx.partition(examples, eqx.is_array)
 
     def chunk(indices: Array) -> PyTree[Array]:
         some = jtu.tree_map(lambda leaf: leaf[indices], arrays)
         return fn(eqx.combine(some, static))
 
+    # The first chunk starts the carry of the loop. It is the smaller last one, if there is one.
     whole, rest = divmod(n, size)
     total = chunk(jnp.arange(whole * size, n)) if rest else chunk(jnp.arange(size))
     parts = jnp.arange(whole * size).reshape(whole, size)[0 if rest else 1 :]

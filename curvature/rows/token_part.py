@@ -14,10 +14,10 @@ from .tokens import TokenRows, added_up
 class TokenPart(AbstractPart):
     """A table whose rows are looked up, at any number of positions.
 
-    One entry per term; None where the term does not use the table:
+    One entry per term; None if the term does not use the table:
 
-    - `rows`: those of the columns of S.
-    - `images`: the cotangents for the vector to project; None where there is none.
+    - `rows`: the rows for the columns of S.
+    - `images`: the cotangents for the vector to project; None if there is no vector.
     """
 
     rows: tuple[TokenRows | None, ...]
@@ -47,7 +47,7 @@ def _part(rows: TokenRows, slab: Slab) -> TokenRows:
 
 
 def token_part(found: Sequence[Sequence[Captured]]) -> AbstractPart:
-    """That of a table, from its uses in every term: all their positions are taken together."""
+    """The part of a table; the positions of all uses in a term are concatenated."""
     uses = [use for of_term in found for use in of_term]
     assert isinstance(uses[0].use, Lookup)
     vocabulary = uses[0].use.vocabulary

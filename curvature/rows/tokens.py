@@ -5,13 +5,13 @@ from jaxtyping import Array, Float, Int
 
 
 class TokenRows(eqx.Module):
-    """The rows Σ_t e_v Δ_iktᵀ, v = token_it, of a table: for column k and example i.
+    """The rows Σ_t e_v Δ_iktᵀ, v = token_it, of a table, for column k and example i.
 
-    Their order is that of the columns, and for each of them of the examples. A row is shaped as the
-    table, [vocabulary, out], and has no more entries than positions that are not zero: neither it
-    nor a unit vector e_v is made.
+    The rows are ordered by column, then by example. Each has the shape of the table,
+    [vocabulary, out], and at most one nonzero vector [out] per position. So neither the rows nor
+    the unit vectors e_v are formed.
 
-    - `tokens`: v; `vocabulary` itself stands for no row of the table.
+    - `tokens`: v; the value `vocabulary` means no row of the table.
     - `cotangents`: Δ.
     """
 
@@ -21,11 +21,12 @@ class TokenRows(eqx.Module):
 
     def mv(self, table: Float[Array, "vocabulary out"]) -> Float[Array, "k n"]:
         """The product of every row with a table."""
+        # The token `vocabulary` is out of range and picks zeros.
         picked = table.at[self.tokens].get(mode="fill", fill_value=0)
         return jnp.einsum("knto,nto->kn", self.cotangents, picked)
 
     def transpose_mv(self, weights: Float[Array, "k n"]) -> Float[Array, "vocabulary out"]:
-        """The sum of the rows with weights."""
+        """The weighted sum of the rows."""
         deltas = jnp.einsum("kn,knto->nto", weights, self.cotangents)
         return added_up(self.tokens, deltas, self.vocabulary)
 
@@ -35,18 +36,19 @@ class TokenRows(eqx.Module):
         return added_up(tokens, squares, self.vocabulary)
 
     def products(self, other: "TokenRows") -> Float[Array, "k n k2 n2"]:
-        """The products of all rows with all of another: O(a b t out) operations."""
+        """The products of all a rows with all b rows of `other`, in O(a b t out) operations."""
         t, t2 = self.cotangents.shape[2], other.cotangents.shape[2]
         if t == t2 == 1:
-            # Where two tokens are equal, the product of the cotangents.
+            # The product of two rows is that of their cotangents if the tokens are equal, else 0.
             first, second = self.tokens, other.tokens.T
             equal = (first == second) & (first < self.vocabulary)
             found = jnp.einsum("kno,cmo->kncm", self.cotangents[:, :, 0], other.cotangents[:, :, 0])
             return jnp.where(equal[None, :, None, :], found, 0)
 
         def of_example(example: tuple[Array, Array]) -> Float[Array, "k n k2"]:
-            """With its rows in a table of its own tokens alone."""
+            """The products with the rows of one example, as a table of its own tokens alone."""
             tokens, cotangents = example
+            # Maps a token to its first position in this example; t2 if it does not occur here.
             places = jnp.full(self.vocabulary, t2)
             places = places.at[tokens].min(jnp.arange(t2), mode="drop")
             own = places.at[tokens].get(mode="fill", fill_value=t2)
@@ -63,7 +65,10 @@ class TokenRows(eqx.Module):
 def added_up(
     tokens: Int[Array, "*positions"], values: Float[Array, "..."], vocabulary: int
 ) -> Float[Array, "vocabulary ..."]:
-    """For every token the sum of the values at its positions, [*positions, ...]."""
+    """For every token the sum of the values, [*positions, ...], at the token's positions.
+
+    The token `vocabulary` is out of range; its values are dropped.
+    """
     shape = values.shape[tokens.ndim :]
     return jnp.zeros((vocabulary, *shape), values.dtype).at[tokens].add(values, mode="drop")
 
@@ -71,10 +76,10 @@ def added_up(
 def _squares(
     tokens: Int[Array, " t"], cotangents: Float[Array, "k t out"]
 ) -> tuple[Int[Array, " t"], Float[Array, "t out"]]:
-    """Σ_k (Σ_t Δ_kt)² of one example, the inner sum over the positions of one token.
+    """Σ_k (Σ_t Δ_kt)² of one example, per token: the inner sum is over the token's positions.
 
-    **Returns:** the sums beside their tokens; a token at s positions is there s times, once with
-    its sum and otherwise with zero.
+    **Returns:** the tokens in order, and their sums. A token with s positions occurs s times, once
+    with its sum and otherwise with zero.
     """
     ordered = jnp.sort(tokens)
     own = jnp.searchsorted(ordered, tokens)

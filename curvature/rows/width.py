@@ -1,14 +1,14 @@
 import jax
 
-# On a processor a matrix of so many rows is one block: its program is short.
+# On a CPU a matrix of at most this many rows is one block, so that its program is short.
 _ONE_BLOCK = 128
-# In a larger one a block of so many rows is large enough for matrix products to run at full speed,
-# and small enough for nearly half of the work to be saved by symmetry.
+# The rows of a block of a larger matrix on a CPU. Such a block is large enough for matrix products
+# to run at full speed, and small enough to save nearly half of the work by symmetry.
 _ON_A_PROCESSOR = 64
-# Anything else starts a kernel per operation and is idle in between: one block of 1,152 rows was
-# three times as fast on an H100 as twelve.
+# Other devices start a kernel per operation and are idle in between. On an H100 one block of 1,152
+# rows was three times as fast as twelve blocks.
 _ELSEWHERE = 2048
-# More blocks than this would make long programs, which take long to compile.
+# The most blocks. A program for more blocks is long and takes long to compile.
 _MOST_BLOCKS = 24
 
 

@@ -10,12 +10,13 @@ _NO_PULLBACK = (
 
 
 class AbstractStructure(AbstractCurvature):
-    """The part of a pullback curvature that a structure keeps.
+    """A structured approximation of a pullback curvature, such as its diagonal.
 
-    A subclass makes operators that know their damped inverse, `AbstractInvertibleOperator`.
+    The operators of a subclass are `AbstractInvertibleOperator`s: they have a damped inverse.
 
-    **Raises:** `ValueError` where `of` is no pullback: the identity has nothing to leave out, and
-    what wraps a curvature (a structure, an average, a part of the batch) has no factor of its own.
+    **Raises:** `ValueError` if `of` is not a pullback. The identity has no entries to leave out. A
+    wrapper of a curvature (a structure, an average, a part of the batch) has no factor S of its
+    own.
     """
 
     of: eqx.AbstractVar[AbstractPullback]
@@ -28,7 +29,7 @@ class AbstractStructure(AbstractCurvature):
 
 
 def no_batch(structure: AbstractStructure) -> ValueError:
-    """The error for a state that was asked for without a batch."""
+    """The error for `init` without a batch."""
     return ValueError(
         f"`{type(structure).__name__}(of)` has a state whose shape depends on the weights: pass a "
         "batch, `opt.init(model, batch=batch)`; shapes are enough."

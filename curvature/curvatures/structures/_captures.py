@@ -1,4 +1,4 @@
-"""What the layers of a batch were given, and the cotangents of what they returned."""
+"""The inputs of the layers for a batch, and the cotangents of their outputs."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -15,19 +15,19 @@ from ...rows import LowerBlocks, columns_of, sum_over_chunks
 from ._slices import per_slice
 from ._tokens import TokenCapture
 
-# Rows of about so many bytes are held at a time, those of one example at least.
+# About this many bytes of rows are held at a time, but at least the rows of one example.
 _CHUNK_BYTES = 2**26
 
 
 class LayerCapture(eqx.Module):
-    """One layer y = W a + b in one term, with its L slices (L = 1 where it has none).
+    """One layer y = W a + b in one term, with its L slices (L = 1 if it has none).
 
-    The rows of the layer are Σ_t Δ_ikt ā_itᵀ, with ā = [a, 1] where it has a bias.
+    The rows of the layer are Σ_t Δ_ikt ā_itᵀ, with ā = [a, 1] for a layer with a bias, else ā = a.
 
     - `inputs`: ā, for example i and position t.
-    - `cotangents`: Δ, for column k of S; they hold √scale_i.
-    - `shares`: scale_i over the sum of those of the batch.
-    - `of_loss`: the cotangents of the loss, with scale_i, where they were asked for.
+    - `cotangents`: Δ, for column k of S, with the factor √scale_i.
+    - `shares`: scale_i divided by its sum over the batch.
+    - `of_loss`: the cotangents of the loss, with the factor scale_i; None if not requested.
     """
 
     inputs: Float[Array, "L n t in"]
@@ -38,7 +38,7 @@ class LayerCapture(eqx.Module):
     def rotated(
         self, left: Float[Array, "L out out"], right: Float[Array, "L in in"] | None
     ) -> "LayerCapture":
-        """In the bases U and V of outputs and inputs."""
+        """The same capture in the bases U of the outputs and V of the inputs."""
         assert right is not None
         return LayerCapture(
             per_slice(jnp.matmul, self.inputs, right),
@@ -51,7 +51,7 @@ class LayerCapture(eqx.Module):
         return per_slice(_squares, self.inputs, self.cotangents)
 
     def reduced(self) -> "LayerCapture":
-        """With one position: the mean of the inputs and the sum of the cotangents."""
+        """A capture with one position: the mean of the inputs and the sum of the cotangents."""
         return LayerCapture(
             jnp.mean(self.inputs, axis=2, keepdims=True),
             jnp.sum(self.cotangents, axis=3, keepdims=True),
@@ -59,13 +59,13 @@ class LayerCapture(eqx.Module):
         )
 
     def inputs_moment(self) -> LowerBlocks:
-        """A = Σ_it v_i ā āᵀ/t with the shares v_i, and a leading axis L."""
+        """A = Σ_it v_i ā āᵀ/t for each of the L slices, with the shares v_i."""
         L, n, t, width = self.inputs.shape
         weighted = (self.inputs * (self.shares / t)[None, :, None, None]).reshape(L, n * t, width)
         return per_slice(LowerBlocks.moment, self.inputs.reshape(L, n * t, width), weighted)
 
 
-# Of a layer whose inputs are computed, or looked up.
+# The capture of a layer with computed inputs, or of a table whose columns are looked up.
 Capture: TypeAlias = LayerCapture | TokenCapture
 
 
@@ -90,7 +90,7 @@ def captures_of_parts(
     factors: Sequence[lx.AbstractLinearOperator],
     layers: Sequence[MatrixLayer],
 ) -> AbstractEach:
-    """The captures of each part of the batch that is held at a time."""
+    """The captures of the batch, part by part; one part is held in memory at a time."""
     return linearisation.each(lambda part, S: captures_of(part, S, layers), factors)
 
 
@@ -101,11 +101,13 @@ def captures_of(
     *,
     of_loss: bool = False,
 ) -> list[list[Capture]]:
-    """Of every layer, in the terms that use it, for one forward and k backward passes.
+    """The captures of every layer, one for each term that uses it.
 
-    All examples of the linearisation are held.
+    This takes one forward and k backward passes. The captures of all examples of the linearisation
+    are held in memory at once.
 
-    **Arguments:** `of_loss`, whether the cotangents of the loss are wanted, too: one pass more.
+    **Arguments:** `of_loss`, whether to compute the cotangents of the loss, too, for one more
+    backward pass.
     """
     wanted = [layer.weight for layer in layers]
     found: list[list[Capture]] = [[] for _ in layers]
@@ -128,7 +130,7 @@ def captures_of(
 
 
 def squares_of(captures: Sequence[Sequence[Capture]]) -> list[Float[Array, "_L _out _in"]]:
-    """The diagonal of every layer's block, the sum over its terms."""
+    """The diagonal of every layer's block, summed over its terms."""
     found = []
     for of_layer in captures:
         squares = [of_term.squares() for of_term in of_layer]
@@ -137,7 +139,7 @@ def squares_of(captures: Sequence[Sequence[Capture]]) -> list[Float[Array, "_L _
 
 
 def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> Capture:
-    """All uses of a weight in one term: each is a position."""
+    """All uses of a weight in one term, concatenated along the axis of positions."""
     deltas = jnp.concatenate([use.cotangents() for use in uses], axis=3)
     if layer.vocabulary is not None:
         dtype = work_dtype(deltas)

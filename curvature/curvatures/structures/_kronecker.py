@@ -1,4 +1,4 @@
-"""What K-FAC and EKFAC share: the factors of a batch, their eigenbases, the blocks made of them."""
+"""Shared by K-FAC and EKFAC: the factors of a batch, their eigenbases, and the blocks."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,14 +33,14 @@ from ._rest import blocks_of
 from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
-# A with a leading axis L; where it is diagonal, its diagonal.
+# A with a leading axis L; for a diagonal A its diagonal alone.
 InputFactor: TypeAlias = LowerBlocks | Float[Array, "L in"]
 
 
 def check(
     name: str, approximation: Approximation, decay: ScalarLike, every: int, max_block: int
 ) -> None:
-    """Refuses settings out of range; `name` is that of the structure."""
+    """Raises an error for settings out of range; `name` is the name of the structure."""
     fraction(f"{name}(decay=...)", decay)
     positive_int(f"{name}(every=...)", every)
     positive_int(f"{name}(max_block=...)", max_block)
@@ -48,11 +48,11 @@ def check(
 
 
 class Factors(eqx.Module):
-    """What is estimated from a batch.
+    """The matrices that are estimated from a batch.
 
-    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L; of a table that is
-      looked up, the diagonals of the A_t, which are diagonal.
-    - `dense`, `elementwise`: the matrices and the diagonals of what is no layer.
+    - `left`, `right`: G_t and A_t, per layer and term, with a leading axis L. For a table that is
+      looked up A_t is diagonal, and `right` holds its diagonal.
+    - `dense`, `elementwise`: the matrices and the diagonals for weights that belong to no layer.
     """
 
     left: list[list[LowerBlocks]]
@@ -62,7 +62,7 @@ class Factors(eqx.Module):
 
     @property
     def slices(self) -> list[int]:
-        """L, of every layer and of every dense group."""
+        """L for every layer, then for every dense group."""
         of_layers = [len(jtu.tree_leaves(left)[0]) for left in self.left]
         return of_layers + [len(matrices) for matrices in self.dense]
 
@@ -76,10 +76,10 @@ class Eigenbasis(eqx.Module):
 
 
 class Bases(eqx.Module):
-    """What is made of the factors now and then.
+    """Decompositions of the factors, which are recomputed only at some steps (see `due`).
 
-    - `layers`: of each layer, what the structure makes of it.
-    - `dense`: the eigenvectors of the dense groups of other weights.
+    - `layers`: per layer, the result of the structure's `of_layer` (see `bases_of`).
+    - `dense`: the eigenvectors for the dense groups of other weights.
     """
 
     layers: list[Any]
@@ -92,10 +92,11 @@ def bases_of(
     old: Bases | None = None,
     due: Sequence[Bool[Array, " _L"]] = (),
 ) -> Bases:
-    """The bases of the factors; those that are not due are the old ones.
+    """The bases of the factors; for slices that are not due, the old bases.
 
-    **Arguments:** `of_layer`, what is made of the G_t and the A_t of a layer; `old`, None where all
-    are made; `due`, in the order of layers and dense groups.
+    **Arguments:** `of_layer`, computes the basis of a layer from its G_t and A_t; `old`, the bases
+    of the last step, or None to compute all; `due`, which slices to compute, for every layer and
+    then for every dense group.
     """
     pairs = list(zip(factors.left, factors.right, strict=True))
     makes = [lambda of_slices: of_layer(*of_slices)] * len(pairs) + [spectrum] * len(factors.dense)
@@ -103,7 +104,7 @@ def bases_of(
     if old is None:
         found = [make(of_group) for make, of_group in zip(makes, groups, strict=True)]
     else:
-        # Each slice on a device of its own, as far as there are so many.
+        # `firsts` numbers the slices, so that they run on different devices if there are several.
         firsts = np.cumsum([0, *map(len, due)])[:-1].tolist()
         parts = zip(makes, groups, [*old.layers, *old.dense], due, firsts, strict=True)
         found = [_renewed_slices(*of_group) for of_group in parts]
@@ -117,9 +118,9 @@ def _renewed_slices(
     due: Bool[Array, " L"],
     first: int,
 ) -> PyTree[Array]:
-    """What `make` makes of those slices that are due, one after the other; the others are old.
+    """Applies `make` to the slices that are due, one after the other; the others keep `old`.
 
-    **Arguments:** `first`, the number of the device that makes the first slice.
+    **Arguments:** `first`, the number of the device for the first slice.
     """
     if len(due) == 1:
         return made_where(due[0], partial(on_one_device, make, stacked, first), old)
@@ -133,6 +134,7 @@ def _renewed_slices(
 
         return made_where(anew, made, kept)
 
+    # `map`, not `vmap`: under `vmap`, `made_where` computes all slices as soon as one is due.
     numbers = np.arange(first, first + len(due), dtype=np.int32)
     return jax.lax.map(of_slice, (stacked, old, due, numbers))
 
@@ -144,15 +146,15 @@ def factors_of(
     partition: Partition,
     approximation: Approximation,
 ) -> Factors:
-    """A, G and the blocks of the rest, of one batch.
+    """A and G of the layers, and the blocks of the other weights, from one batch.
 
-    With *expand*, A = Σ_it v_i ā āᵀ/T and G = Σ_ikt Δ Δᵀ; with *reduce*, A = Σ_i v_i â âᵀ with
-    â the mean of ā over the T positions, and G = Σ_ik (Σ_t Δ)(Σ_t Δ)ᵀ. v_i is 1/n, or the share of
-    the example's weight in the sum of all (Eschenhagen et al. 2023, "Kronecker-Factored Approximate
-    Curvature for Modern Neural Network Architectures", sections 3.1 and 3.2).
+    With *expand*, A = Σ_it v_i ā āᵀ/T and G = Σ_ikt Δ Δᵀ. With *reduce*, A = Σ_i v_i â âᵀ with
+    â the mean of ā over the T positions, and G = Σ_ik (Σ_t Δ)(Σ_t Δ)ᵀ. v_i is 1/n, or the example's
+    weight divided by the sum of all weights (Eschenhagen et al. 2023, "Kronecker-Factored
+    Approximate Curvature for Modern Neural Network Architectures", sections 3.1 and 3.2).
 
-    For tables that are looked up it is always *expand*, where A is the diagonal matrix of the
-    tokens' shares; the A of *reduce* has an entry for any two tokens of one example.
+    Tables that are looked up always use *expand*. Their A is then diagonal and holds the shares of
+    the tokens. The A of *reduce* would have an entry for any two tokens of one example.
     """
     dense, elementwise = blocks_of(linearisation, S, partition.dense, partition.elementwise)
 
@@ -173,7 +175,7 @@ def _outputs(captured: Capture) -> LowerBlocks:
 
 
 def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eigenbasis:
-    """That of G ⊗ A; with several terms, of ΣG_t ⊗ the mean of the A_t by the traces of the G_t."""
+    """The eigenbasis of G ⊗ A; with several terms, that of the product from `nearest`."""
     G, A = nearest(left, right)
     of_left = spectrum(per_slice(LowerBlocks.lower, G))
     if isinstance(A, LowerBlocks):
@@ -188,12 +190,12 @@ def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eig
 def nearest(
     left: Sequence[LowerBlocks], right: Sequence[InputFactor]
 ) -> tuple[LowerBlocks, InputFactor]:
-    """One Kronecker product near the sum: ΣG_t and the mean of the A_t by the traces of the G_t."""
+    """One Kronecker product near the sum: ΣG_t, and the mean of the A_t with weights tr G_t."""
     if len(left) == 1:
         return left[0], right[0]
     shares = [jnp.sum(jax.vmap(LowerBlocks.diagonal)(G), axis=1) for G in left]
     total = sum(shares[1:], shares[0])
-    total = jnp.where(total == 0, 1, total)
+    total = jnp.where(total == 0, 1, total)  # if all G_t are zero, 0/1 takes the place of 0/0
     G = jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *left)
     weighted = [
         jax.vmap(lambda A, part: jtu.tree_map(lambda column: part * column, A))(A, share / total)
@@ -203,7 +205,7 @@ def nearest(
 
 
 def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
-    """The matrices of the factors of one layer, or the diagonals of diagonal ones, per term."""
+    """Per term, the full matrix of a factor of one layer, or the diagonal of a diagonal factor."""
     return [
         jax.vmap(LowerBlocks.matrix)(factor) if isinstance(factor, LowerBlocks) else factor
         for factor in factors
@@ -222,7 +224,7 @@ def in_bases(
 
 
 def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], AbstractBlock]:
-    """What makes the block of one slice of a basis."""
+    """A function from the basis of one slice to the block of this slice."""
 
     def make(basis: Eigenbasis) -> AbstractBlock:
         if basis.right is None:
@@ -239,7 +241,7 @@ def assembled(
     partition: Partition,
     linearisation: AbstractLinearisation,
 ) -> BlockOperator:
-    """The operator of the blocks of the layers and of the rest."""
+    """The operator made of the blocks of the layers and of the other weights."""
     matrices = []
     for of_group, group in zip(dense, partition.dense, strict=True):
         layout = Ravelled(group.shapes)
@@ -255,11 +257,11 @@ def assembled(
 def due(
     before: Average, after: Average, every: int, slices: Sequence[int]
 ) -> list[Bool[Array, " _L"]]:
-    """Whether the bases of each slice of each group of weights are made anew.
+    """Per group of weights, whether the basis of each slice is recomputed at this step.
 
-    They are at the first three batches, and then at every so many: the slices one after the other,
-    so that no step takes much longer than its neighbours. A batch that is not finite is not
-    counted.
+    All slices are due at the first three batches. After that each slice is due once in `every`
+    batches. The slices are spread over these batches, so that no step takes much longer than the
+    others. A batch that is not finite is not counted.
     """
     steps, counted = before.steps, after.steps > before.steps
     ahead = (np.arange(sum(slices)) * every // sum(slices)).astype(np.int32)

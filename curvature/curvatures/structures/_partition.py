@@ -1,4 +1,4 @@
-"""Which weights make a block of their own, and of what kind."""
+"""The partition of the weights into blocks, and the kind of each block."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ from ...linearisation import AbstractLinearisation
 class Group:
     """Weights that share a block.
 
-    - `leaves`: their numbers; `shapes`: those of the weights, or of a slice of them.
-    - `length`: L, where they are stacked and each of the L slices has a block; else None.
+    - `leaves`: the numbers of the weights, which are indices into the leaves of all weights.
+    - `shapes`: the shapes of the weights, or of one slice of each.
+    - `length`: L, if the weights are stacked and each of the L slices has its own block; else None.
     """
 
     leaves: tuple[int, ...]
@@ -24,16 +25,17 @@ class Group:
 
     @property
     def size(self) -> int:
-        """How many numbers a block is for."""
+        """The number of rows of a block's matrix."""
         return sum(math.prod(shape) for shape in self.shapes)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """All trainable weights.
+    """A partition of all trainable weights.
 
     - `layers`: the matrices, with their biases.
-    - `dense`: groups small enough for a matrix; `elementwise`: the others, for their diagonal.
+    - `dense`: the groups that are small enough for a dense block.
+    - `elementwise`: the other groups, of which only the diagonal is kept.
     """
 
     layers: tuple[MatrixLayer, ...]
@@ -42,7 +44,10 @@ class Partition:
 
 
 def partition_of(linearisation: AbstractLinearisation, max_block: int) -> Partition:
-    """The layers; of the rest one group per module, dense where it has at most `max_block`."""
+    """The layers, and the groups of all other weights; see `groups_of`.
+
+    A group is dense if its block is for at most `max_block` weights, else elementwise.
+    """
     layers = matrix_layers([term.layers for term in linearisation.terms])
     taken = {j for layer in layers for j in layer.leaves}
     rest = groups_of(linearisation, without=taken)
@@ -54,7 +59,7 @@ def partition_of(linearisation: AbstractLinearisation, max_block: int) -> Partit
 def groups_of(
     linearisation: AbstractLinearisation, *, without: set[int] | frozenset[int] = frozenset()
 ) -> list[Group]:
-    """The weights by the module that they are in, each slice of stacked ones by itself."""
+    """The weights outside `without`, grouped by module and by the number L of slices."""
     shapes = [leaf.shape for leaf in jtu.tree_leaves(linearisation.params)]
     groups = []
     for module in modules_of(linearisation.params):
@@ -70,7 +75,7 @@ def groups_of(
 
 
 def _length(uses: Sequence[Sequence[Use] | None]) -> int | None:
-    """L, where every use of a weight is inside a `scan` over its L slices."""
+    """L, if every use of a weight is inside a `scan` over its L slices; else None."""
     lengths = {use.length for of_term in uses if of_term is not None for use in of_term}
     if None in uses or len(lengths) != 1:
         return None

@@ -1,4 +1,4 @@
-"""The blocks of weights that belong to no recognised layer, made of their rows."""
+"""The blocks of weights that belong to no recognised layer, computed from their rows."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,10 @@ def blocks_of(
     dense: Sequence[Group],
     elementwise: Sequence[Group],
 ) -> tuple[list[Float[Array, "_L _p _p2"]], list[list[Float[Array, "..."]]]]:
-    """The matrices of some groups, [L, p, p] with L = 1 where they are not stacked, and diagonals.
+    """The matrices of the `dense` groups, and the diagonals of the `elementwise` groups.
 
-    All rows of these weights are made by automatic differentiation, in one pass over the examples.
+    A matrix is [L, p, p], with L = 1 for a group that is not stacked. All rows of these weights are
+    computed by automatic differentiation, in one pass over the examples.
     """
     leaves = jtu.tree_leaves(linearisation.params)
     wanted = sorted(j for group in (*dense, *elementwise) for j in group.leaves)

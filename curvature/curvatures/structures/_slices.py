@@ -1,4 +1,4 @@
-"""Blocks of stacked weights, one for each slice, and the eigenvectors that they are made of."""
+"""Blocks of stacked weights, one per slice, and the eigendecompositions for these blocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,11 +28,12 @@ class Spectrum(eqx.Module):
 
 
 def spectrum(matrices: Float[Array, "L p p"]) -> Spectrum:
-    """Eigenvectors and eigenvalues of positive semidefinite matrices; what is below 0 is 0.
+    """Eigenvectors and eigenvalues of positive semidefinite matrices.
 
-    What a matrix has above its diagonal does not count.
+    Eigenvalues that are negative by rounding become 0. Entries above the diagonal are not read.
 
-    One matrix at a time: LAPACK works on a batch with threads that other calls may wait for.
+    The matrices are decomposed one at a time. For a batch, LAPACK would use threads on which other
+    calls may be waiting.
     """
     if len(matrices) == 1:
         values, vectors = (found[None] for found in _eigh(matrices[0]))
@@ -54,14 +55,15 @@ def _refused(primals: Any, tangents: Any) -> Any:
 
 
 def spectral_block(layout: Joined | Ravelled) -> Callable[[Spectrum], SpectralBlock]:
-    """What makes the block of one slice of a spectrum."""
+    """A function from the spectrum of one slice to the block of this slice."""
     return lambda spectrum: SpectralBlock(spectrum.vectors, spectrum.values, layout)
 
 
 def per_slice(fn: Callable[..., Any], *stacked: PyTree[Array]) -> Any:
-    """`fn` of each slice of arrays [L, ...], and of the only one without `vmap`.
+    """Applies `fn` to each slice of arrays [L, ...]; for L = 1 without `vmap`.
 
-    XLA transposes the operands of a batch of one matrix product, which it does not for one product.
+    XLA transposes the operands of a batch of one matrix product. For a single product without a
+    batch axis XLA does not.
     """
     if len(jtu.tree_leaves(stacked)[0]) > 1:
         return jax.vmap(fn)(*stacked)
@@ -75,10 +77,10 @@ def of_slices(
     length: int | None,
     layout: Joined | Ravelled,
 ) -> AbstractBlock:
-    """What `make` makes of each slice, or of the only one where nothing is stacked.
+    """The blocks that `make` returns for the slices, or for the only slice if nothing is stacked.
 
-    **Arguments:** `stacked`, arrays [L, ...], with L = 1 where `length` is None; `layout`, that of
-    the weights of a slice.
+    **Arguments:** `stacked`, arrays [L, ...], with L = 1 if `length` is None; `layout`, the layout
+    of the weights of one slice.
     """
     if length is None:
         return make(jtu.tree_map(lambda leaf: leaf[0], stacked))
@@ -86,11 +88,11 @@ def of_slices(
 
 
 def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
-    """Whether it is such a block, or one for each slice."""
+    """Whether `block` is a block of this kind, or a stack of such blocks."""
     return isinstance(block.blocks if isinstance(block, StackedBlock) else block, kind)
 
 
 def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
-    """How a layer's weights make one matrix, for a slice of them where they are stacked."""
+    """The layout that joins a layer's weights into one matrix, per slice if they are stacked."""
     leaves = jtu.tree_leaves(linearisation.params)
     return Joined(layer.slice_shapes([leaves[j].shape for j in layer.leaves]), layer.transposed)

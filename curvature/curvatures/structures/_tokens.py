@@ -1,4 +1,4 @@
-"""What a table whose columns are looked up was asked for, and the cotangents of what it gave."""
+"""The tokens that are looked up in a table, and the cotangents of the looked-up columns."""
 
 import equinox as eqx
 import jax
@@ -12,11 +12,12 @@ from ._slices import per_slice
 class TokenCapture(eqx.Module):
     """One layer y = W e_v in one term, with its L slices: columns v of W are looked up.
 
-    It stands beside `LayerCapture`; its inputs are unit vectors, and none of them is made.
+    It corresponds to a `LayerCapture` whose inputs are unit vectors. The unit vectors are never
+    formed.
 
-    - `tokens`: v, for example i and position t; `vocabulary` itself stands for y = 0.
-    - `cotangents`: Δ, for column k of S; they hold √scale_i.
-    - `shares`: scale_i over the sum of those of the batch.
+    - `tokens`: v, for example i and position t; the value `vocabulary` means y = 0.
+    - `cotangents`: Δ, for column k of S, with the factor √scale_i.
+    - `shares`: scale_i divided by its sum over the batch.
     """
 
     tokens: Int[Array, "L n t"]
@@ -27,7 +28,7 @@ class TokenCapture(eqx.Module):
     def rotated(
         self, left: Float[Array, "L out out"], right: Float[Array, "L in in"] | None
     ) -> "TokenCapture":
-        """In the basis U of outputs; that of inputs is the unit vectors, `right` is None."""
+        """The same capture in the basis U of the outputs; the inputs keep the standard basis."""
         assert right is None
         rotated = per_slice(jnp.matmul, self.cotangents, left)
         return TokenCapture(self.tokens, rotated, self.shares, self.vocabulary)
@@ -41,11 +42,11 @@ class TokenCapture(eqx.Module):
         return per_slice(of_slice, self.tokens, self.cotangents)
 
     def reduced(self) -> "TokenCapture":
-        """The same, as for *expand*: the second moment of mean unit vectors is not diagonal."""
+        """Returns `self`, as for *expand*: the moment of mean unit vectors is not diagonal."""
         return self
 
     def inputs_moment(self) -> Float[Array, "L in"]:
-        """The diagonal of A = Σ_it v_i e_v e_vᵀ/t, with the shares v_i; all else of it is zero."""
+        """The diagonal of the diagonal matrix A = Σ_it v_i e_v e_vᵀ/t, with the shares v_i."""
         positions = self.tokens.shape[2]
         values = jnp.broadcast_to(self.shares[:, None] / positions, self.tokens.shape[1:])
         return jax.vmap(lambda tokens: added_up(tokens, values, self.vocabulary))(self.tokens)

@@ -44,15 +44,16 @@ _TOO_LARGE = (
 
 
 class BlockDiagonal(AbstractStructure):
-    """C's exact blocks: one for each module that holds weights, for each slice of stacked ones.
+    """The exact diagonal blocks of C: one per module with weights, or one per slice if stacked.
 
-    A block is all trainable arrays with the same nearest enclosing `eqx.Module`, a Linear's weight
-    and bias; an array in no module is one by itself. Each is solved by Cholesky's method with
-    the smaller of two matrices: its own, or the Gram matrix of its rows, which are as many as those
-    of C. So `BlockDiagonal(GaussNewton())` is the layer-wise Gauss–Newton method.
+    A block is for all trainable arrays with the same nearest enclosing `eqx.Module`, such as the
+    weight and the bias of a `Linear`. An array in no module has a block of its own. Each block is
+    solved by Cholesky's method with the smaller of two matrices: the block itself, or the Gram
+    matrix of its rows, of which there are as many as rows A of C = AᵀA. So
+    `BlockDiagonal(GaussNewton())` is the layer-wise Gauss–Newton method.
 
-    **Arguments:** `of`, any pullback curvature; `max_size`, the most rows of the smaller matrix of
-    a block.
+    **Arguments:** `of`, any pullback curvature; `max_size`, the most rows that the smaller matrix
+    of a block may have.
     """
 
     of: AbstractPullback
@@ -91,7 +92,7 @@ _Factors: TypeAlias = tuple[lx.AbstractLinearOperator, ...]
 
 
 def _in_one_term(linearisation: AbstractLinearisation) -> dict[tuple[int, ...], MatrixLayer]:
-    """The layers that one term alone uses, by the numbers of their weights in order."""
+    """The layers that exactly one term uses, keyed by the sorted numbers of their weights."""
     terms = [term.layers for term in linearisation.terms]
     return {
         tuple(sorted(layer.leaves)): layer
@@ -103,7 +104,7 @@ def _in_one_term(linearisation: AbstractLinearisation) -> dict[tuple[int, ...], 
 def _dense(
     linearisation: AbstractLinearisation, S: _Factors, groups: Sequence[Group]
 ) -> list[AbstractBlock]:
-    """By the matrix of each block."""
+    """Blocks that hold their own matrix."""
     matrices, _ = blocks_of(linearisation, S, groups, [])
     blocks = []
     for matrix, group in zip(matrices, groups, strict=True):
@@ -116,21 +117,21 @@ def _dense(
 def _of_layers(
     linearisation: AbstractLinearisation, S: _Factors, layers: Sequence[MatrixLayer]
 ) -> list[AbstractBlock]:
-    """By the Gram matrix of a layer's inputs and cotangents."""
-    # A pass more, which rows of several positions have no use for.
+    """Blocks that are solved with the Gram matrix of a layer's inputs and cotangents."""
+    # The cotangents of the loss take one more pass, and only layers with one position use them.
     of_loss = linearisation.whole and any(_positions(linearisation, layer) == 1 for layer in layers)
     captures = captures_of(linearisation, S, layers, of_loss=of_loss)
     blocks = []
     for layer, (found,) in zip(layers, captures, strict=True):
         kind, arrays = _rows_of(found, layer)
-        # The groups of a convolution are layers by themselves, but one module.
+        # Each group of a convolution is a layer, but all groups are one module and so one block.
         layout = joined(replace(layer, groups=1), linearisation)
         blocks.append(_in_sample_space(kind, arrays, layout, layer.stack))
     return blocks
 
 
 def _positions(linearisation: AbstractLinearisation, layer: MatrixLayer) -> int:
-    """How many vectors a layer is given for one example, by all uses."""
+    """The number of input vectors of a layer for one example, over all its uses."""
     uses = [use for term in linearisation.terms for use in term.layers.uses[layer.weight] or ()]
     return sum(use.positions for use in uses if isinstance(use, AbstractMatrixUse))
 
@@ -138,7 +139,7 @@ def _positions(linearisation: AbstractLinearisation, layer: MatrixLayer) -> int:
 def _rows_of(
     found: Capture, layer: MatrixLayer
 ) -> tuple[Callable[..., AbstractBlockRows], tuple[Array, ...]]:
-    """What makes the rows of a slice, and the arrays that it takes, for all slices."""
+    """A function that makes the rows of one slice, and its arguments for all slices."""
     if isinstance(found, TokenCapture):
         make = functools.partial(_table_rows, vocabulary=found.vocabulary)
         return make, (found.tokens, found.cotangents)
@@ -163,7 +164,10 @@ def _table_rows(tokens: Array, cotangents: Array, vocabulary: int) -> TableRows:
 def _of_rows(
     linearisation: AbstractLinearisation, S: _Factors, groups: Sequence[Group]
 ) -> list[AbstractBlock]:
-    """By the Gram matrix of rows that are held: those of all groups are made in one pass."""
+    """Blocks that hold their rows and are solved with the Gram matrix of these rows.
+
+    The rows of all groups are computed in one pass.
+    """
     if not groups:
         return []
     leaves = jtu.tree_leaves(linearisation.params)
@@ -186,5 +190,5 @@ def _in_sample_space(
     layout: Joined | Ravelled,
     length: int | None,
 ) -> AbstractBlock:
-    """A block for each slice of the arrays, made of rows of one kind."""
+    """A block for each slice of the arrays, with rows made by `kind`."""
     return of_slices(lambda of_slice: RowsBlock(kind(*of_slice), layout), arrays, length, layout)

@@ -16,15 +16,16 @@ from ._slices import joined
 
 
 class Diagonal(AbstractStructure):
-    """diag(C): every weight by itself.
+    """diag(C), the diagonal of a pullback curvature.
 
-    A batch has the diagonal of its own C, for layers from their inputs and cotangents.
-    The diagonal of a step is the average of those of the batches so far, as in `MovingAverage`:
+    The diagonal for one batch is that of the batch's C. For layers it is computed from their inputs
+    and cotangents. The diagonal for a step is an average over the batches so far, as in
+    `MovingAverage`:
 
         (1 − β) Σ_s β^(t−s) diag(C_s) / (1 − β^t),    s = 1 … t
 
-    Each C_s is `of` at the weights of its time. A batch whose diagonal is not finite leaves the
-    average as it was. `operator` is the diagonal of one batch alone.
+    C_s is the curvature `of` at the weights of step s. A batch whose diagonal is not finite does
+    not change the average. `operator` returns the diagonal for one batch alone.
 
     **Arguments:** `of`, any pullback curvature; `decay`, β in [0, 1), 0 for no average.
     """

@@ -32,9 +32,9 @@ from ._partition import Partition, partition_of
 
 
 class _State(eqx.Module):
-    """The averages and the bases made of them now and then.
+    """The averages, and the bases that are recomputed from them at some steps.
 
-    - `scales`: s of every layer, each of its slices with an average of its own.
+    - `scales`: s of every layer; every slice of a layer has its own average.
     """
 
     factors: Average
@@ -47,15 +47,16 @@ class EKFAC(AbstractStructure):
 
         s = diag(Uᵀ C_ℓ U) = Σ_ik (Uᵀ r_ik)²,    r_ik the layer's part of the rows of C
 
-    A row is the sum over all positions and uses, so that s is exact in these bases, and no diagonal
-    is nearer to C_ℓ in the Frobenius norm; U is as in [`KFAC`][], which says what a layer is and
-    what other weights have. With several terms U is that of one Kronecker product near their sum.
+    A row r_ik is the sum over all positions and uses of the layer, so s is exact in these bases: no
+    other diagonal is nearer to C_ℓ in the Frobenius norm. U, the definition of a layer and the
+    blocks of other weights are as in [`KFAC`][]. With several terms, U is the eigenbasis of one
+    Kronecker product near their sum.
 
-    s is averaged over the steps, as the factors are; with new bases its average starts anew. The
-    bases, and with them the exact blocks of other weights, are constants of every derivative. A
-    batch whose factors are not finite leaves the state as it was.
+    s is averaged over the steps, as the factors are. When the bases are recomputed, the average of
+    s starts anew. Derivatives treat the bases and the exact blocks of other weights as constants. A
+    batch whose factors are not finite does not change the state.
 
-    **Arguments:** as [`KFAC`][].
+    **Arguments:** as in [`KFAC`][], without `damping`.
     """
 
     of: AbstractPullback
@@ -116,6 +117,7 @@ class EKFAC(AbstractStructure):
         bases = _bases(factors, state.bases, anew)
 
         def averaged(new: Bool[Array, ""], old: Average, of_batch: Array) -> Average:
+            # An average of s in the old bases has no meaning in the new bases.
             return select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
 
         of_layers = zip(anew, state.scales, _scales(captures, bases.layers))
@@ -136,13 +138,14 @@ class EKFAC(AbstractStructure):
 def _bases(
     factors: Factors, old: Bases | None = None, due: Sequence[Bool[Array, " _L"]] = ()
 ) -> Bases:
+    # `spectrum` raises an error when it is differentiated; here the bases are constants instead.
     return bases_of(jax.lax.stop_gradient(factors), eigenbasis, old, due)
 
 
 def _scales(
     captures: AbstractEach, bases: Sequence[Eigenbasis]
 ) -> list[Float[Array, "_L _out _in"]]:
-    """The numbers s of every layer, the sum of those of its terms."""
+    """The diagonal s of every layer, summed over its terms."""
 
     def of_part(found: Sequence[Sequence[Capture]]) -> list[Array]:
         rotated = [

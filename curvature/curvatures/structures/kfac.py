@@ -49,8 +49,8 @@ from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, sp
 class _Basis(eqx.Module):
     """Eigenvectors and eigenvalues of the factors of one layer.
 
-    - `near`: those of G ⊗ A; None with factored damping.
-    - `of_sum`: those of Σ_t G_t ⊗ A_t, for a small layer in several terms, else None.
+    - `near`: the eigenbasis of G ⊗ A; None with factored damping.
+    - `of_sum`: the spectrum of Σ_t G_t ⊗ A_t, for a small layer in several terms; else None.
     """
 
     near: Eigenbasis | None
@@ -58,18 +58,18 @@ class _Basis(eqx.Module):
 
 
 class _Inverse(eqx.Module):
-    """A factored inverse, and the λ that it was made for."""
+    """A factored inverse, and the λ for which the inverse was computed."""
 
     of_block: AbstractBlockMap
     damping: Scalar
 
 
 class _State(eqx.Module):
-    """The averages, and what is made of them now and then.
+    """The averages, and what is recomputed from them at some steps.
 
-    - `inverses`: the factored ones, None for blocks that have none.
-    - `due`: of layers and dense groups, which inverses `refresh` has to make anew, those of all
-      slices at once; empty where there are no inverses.
+    - `inverses`: the factored inverses; None for blocks without a factored inverse.
+    - `due`: per layer and dense group, whether `refresh` has to recompute its inverse, for all
+      slices at once; empty if there are no inverses.
     """
 
     factors: Average
@@ -81,36 +81,40 @@ class _State(eqx.Module):
 class KFAC(AbstractStructure):
     """A Kronecker product per layer, C_ℓ ≈ G ⊗ A (Martens and Grosse 2015).
 
-    A is the second moment of the layer's inputs, with a 1 for the bias, G that of the cotangents of
-    its outputs. With several terms it is a sum of products, Σ_t G_t ⊗ A_t. A layer is any matrix
-    that the outputs depend on through its products alone, used once or often, along a sequence, in
-    a convolution, or stacked under `scan`. Every slice of a stack, and every group of a convolution
-    in groups, is a layer by itself. Of a table whose rows are looked up, as an embedding's are, A
-    is diagonal: the shares of the tokens. A table that is a matrix of another layer, too, is none.
-    Other weights have the exact block of their module, or its diagonal where that block is larger
-    than `max_block`.
+    A is the second moment of the layer's inputs, with a 1 appended for the bias. G is the second
+    moment of the cotangents of the layer's outputs. With several terms the block is a sum of
+    products, Σ_t G_t ⊗ A_t.
 
-    It is exact for one example at one position, and for a deep linear net with a Gaussian
-    likelihood.
+    A layer is any matrix on which the outputs depend only through its products with vectors. The
+    matrix may be used once or often, along a sequence, in a convolution, or stacked under `scan`.
+    Every slice of a stack, and every group of a convolution in groups, is a layer of its own. For a
+    table whose rows are looked up, such as an embedding, A is diagonal and holds the shares of the
+    tokens. A table that is also the matrix of another layer is not a layer. Other weights have the
+    exact block of their module, or the diagonal of this block if it has more than `max_block`
+    weights.
+
+    The approximation is exact for one example at one position, and for a deep linear net with a
+    Gaussian likelihood.
 
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
-    Their eigenvectors, and so the operator, are made anew at the first three steps and then at
-    every `every`-th, the layers and their slices one after the other. A batch whose factors are not
-    finite leaves the state as it was. A derivative in the weights is refused.
+    Their eigenvectors, and so the operator, are recomputed at the first three steps. After that
+    they are recomputed once in `every` steps, with the layers and their slices spread over these
+    steps. A batch whose factors are not finite does not change the state. A derivative with respect
+    to the weights raises an error.
 
     **Arguments:**
 
     - `of`: any pullback curvature.
     - `approximation`: for layers with several positions, `"expand"` or `"reduce"` (Eschenhagen et
-      al. 2023). Tables have `"expand"` in any case, since the A of `"reduce"` is not diagonal.
+      al. 2023). Tables always use `"expand"`, since the A of `"reduce"` is not diagonal.
     - `decay`: β in [0, 1), 0 for no average.
-    - `every`: how often eigenvectors are made anew.
+    - `every`: the number of steps from one computation of the eigenvectors to the next.
     - `max_block`: the most weights of an exact block.
-    - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π to G and
-      π√λ to A (Martens and Grosse 2015, section 6.3), which needs Cholesky factors alone: they are
-      made anew when the eigenvectors would be, and keep the λ of that step until then. A layer in
-      several terms, and a table, has the exact one. The operator's products are with the latest
-      G ⊗ A.
+    - `damping`: `"exact"` solves with G ⊗ A + λI by eigenvectors. `"factored"` adds √λ/π I to G and
+      π√λ I to A (Martens and Grosse 2015, section 6.3), and needs only Cholesky factors. The
+      Cholesky factors are recomputed at the steps where `"exact"` recomputes eigenvectors; in
+      between they keep the λ of their step. A layer in several terms and a table always use
+      `"exact"`. Products with the operator always use the latest G ⊗ A.
     """
 
     of: AbstractPullback
@@ -178,6 +182,7 @@ class KFAC(AbstractStructure):
         anew = due(state.factors, average, self.every, factors.slices)
         bases = bases_of(factors, self._basis, state.bases, anew)
         operator = self._operator(factors, bases, partition, linearisation)
+        # The inverses of all slices are recomputed together, when the first slice is due.
         of_groups = [of_slices[0] for of_slices in anew] if state.due else []
         return operator, _State(average, bases, state.inverses, of_groups)
 
@@ -205,7 +210,7 @@ class KFAC(AbstractStructure):
         return factors_of(linearisation, S, captures, partition, self.approximation)
 
     def _basis(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> _Basis:
-        # The exact inverse of a table needs the eigenvectors of G alone, and those of no large A.
+        # A table keeps the exact inverse: its A is diagonal, so only G needs eigenvectors.
         computed = isinstance(right[0], LowerBlocks)
         if self.damping == "factored" and len(left) == 1 and computed:
             return _Basis(None, None)

@@ -15,10 +15,12 @@ from ...operators import LowRankOperator
 from .._base import AbstractPullback, needed_key
 from ._base import AbstractStructure
 
-# A Gaussian matrix so much taller than wide has a condition number of at most about 3, so that
-# Cholesky's method makes its columns orthonormal to roundoff, in a fraction of the time of QR.
+# A Gaussian matrix with at least this many rows per column has a condition number of at most about
+# 3. Cholesky's method then makes its columns orthonormal to roundoff, in a fraction of the time
+# of QR.
 _TALL = 4
-# How many products with C are made at a time: each holds a vector and the tangents of the outputs.
+# How many products with C are computed at a time. Each holds a vector and the tangents of the
+# outputs in memory.
 _CHUNK = 16
 
 _TOO_LARGE = (
@@ -34,14 +36,15 @@ _NO_DERIVATIVE = (
 class LowRank(AbstractStructure):
     """Nyström's approximation in a random subspace: (CΩ)(ΩᵀCΩ)⁺(CΩ)ᵀ = U diag(s) Uᵀ, of rank r.
 
-    Ω (P × r) has random orthonormal columns. The approximation never exceeds C, and is C where r is
-    at least the rank of C. Frangella, Tropp and Udell 2023, "Randomized Nyström preconditioning",
-    algorithm 2.1: C + νI with ν = √P ε ‖CΩ‖_F takes the place of C, and ν is subtracted at the end.
-    Without it ΩᵀCΩ cannot be factorised where r exceeds the rank of C.
+    Ω (P × r) has random orthonormal columns. The approximation never exceeds C, and equals C if r
+    is at least the rank of C. This is algorithm 2.1 of Frangella, Tropp and Udell 2023, "Randomized
+    Nyström preconditioning". The algorithm approximates C + νI with ν = √P ε ‖CΩ‖_F, and subtracts
+    ν from the eigenvalues at the end. Without ν, ΩᵀCΩ cannot be factorised if r exceeds the rank
+    of C.
 
     - Costs r products with C and O(P r²) operations, and holds three P × r matrices.
-    - There is no average over the steps: each step has a subspace of its own, and needs a key.
-    - A derivative in the weights is refused.
+    - There is no average over the steps: each step draws a new subspace, and needs a key.
+    - A derivative with respect to the weights raises an error.
 
     **Arguments:** `of`, any pullback curvature; `rank`, r, at most the number of weights P.
     """
@@ -71,6 +74,7 @@ def _orthonormal(gaussian: Float[Array, "P r"]) -> Float[Array, "P r"]:
     P, r = gaussian.shape
     if _TALL * r > P:
         return jnp.linalg.qr(gaussian)[0]
+    # For GᵀG = L Lᵀ the columns of G L⁻ᵀ are orthonormal.
     L = jnp.linalg.cholesky(gaussian.T @ gaussian)
     return jax.scipy.linalg.solve_triangular(L, gaussian.T, lower=True).T
 
@@ -93,9 +97,10 @@ def _nystrom(
     """U and s from Ω and Y = CΩ."""
     shift = _shift(sketch)
     sketch = sketch + shift * test
+    # For ΩᵀY = L Lᵀ and R = Y L⁻ᵀ, the approximation is R Rᵀ.
     L = jnp.linalg.cholesky(test.T @ sketch)
     root = jax.scipy.linalg.solve_triangular(L, sketch.T, lower=True).T
-    # Of the small triangle, since LAPACK's own decomposition of a tall matrix takes longer.
+    # QR, then the SVD of the small triangle: LAPACK's SVD of the tall matrix takes longer.
     basis, triangle = jnp.linalg.qr(root)
     vectors, roots, _ = jnp.linalg.svd(triangle)
     return basis @ vectors, jnp.maximum(roots**2 - shift, 0)
@@ -107,7 +112,7 @@ def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoRetur
 
 
 def _shift(sketch: Float[Array, "P r"]) -> Scalar:
-    """ν = √P ε ‖Y‖_F, positive for C = 0 too."""
+    """ν = √P ε ‖Y‖_F, but a small positive number if C = 0."""
     info = jnp.finfo(sketch.dtype)
     shift = len(sketch) ** 0.5 * info.eps * jnp.linalg.norm(sketch)
     return jnp.maximum(shift, info.tiny**0.5)

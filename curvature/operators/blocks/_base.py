@@ -7,7 +7,7 @@ from .._solved import Solved
 
 
 class AbstractBlockMap(eqx.Module):
-    """A linear map on some weights, whose arrays come as a list."""
+    """A linear map on some of the weights, given as a list of arrays."""
 
     @abc.abstractmethod
     def mv(self, arrays: list[Float[Array, "..."]]) -> list[Float[Array, "..."]]:
@@ -20,25 +20,25 @@ class AbstractBlock(AbstractBlockMap):
     @property
     @abc.abstractmethod
     def kind(self) -> str:
-        """What such blocks are called, in the plural."""
+        """The name of this kind of block, in the plural."""
 
     @property
     def has_rows(self) -> bool:
-        """Whether it holds rows, or the inputs and cotangents that they are made of."""
+        """Whether the block holds rows, or inputs and cotangents that rows are made of."""
         return False
 
     @abc.abstractmethod
     def diagonal(self) -> list[Float[Array, "..."]]:
-        """The diagonal, shaped as the weights are."""
+        """The diagonal, in the shapes of the weights."""
 
     @abc.abstractmethod
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
-        """(C + λI)⁻¹ for λ > 0. Whatever has to be factorised is, here and once."""
+        """(C + λI)⁻¹ for λ > 0; all factorisations are computed here, once."""
 
     @abc.abstractmethod
     def solve(self, arrays: list[Float[Array, "..."]], damping: Scalar) -> Solved:
         """Solves (C + λI) d = b, for the arrays of b."""
 
     def solve_gradient(self, arrays: list[Float[Array, "..."]], damping: Scalar) -> Solved:
-        """The same for the gradient of the loss; a block that knows it need not use its arrays."""
+        """Solves for b = ∇L; a block that can solve without the arrays need not use `arrays`."""
         return self.solve(arrays, damping)

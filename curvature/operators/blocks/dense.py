@@ -9,9 +9,9 @@ from .layouts import Ravelled
 
 
 class DenseBlock(AbstractBlock):
-    """A matrix on a few weights, ravelled one after another.
+    """A dense matrix on a few weights, which are ravelled one after another.
 
-    Where C + λI is numerically singular it is inverted with a somewhat larger λ, see `factorise`.
+    If C + λI is numerically singular, a somewhat larger λ is used for the inverse, see `factorise`.
     """
 
     matrix: Float[Array, "p p"]

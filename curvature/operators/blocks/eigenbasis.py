@@ -10,9 +10,10 @@ from .layouts import Joined
 class EigenbasisBlock(AbstractBlock):
     """(U ⊗ V) diag(s) (U ⊗ V)ᵀ on one layer: X ↦ U (s ∘ (Uᵀ X V)) Vᵀ.
 
-    With s the products of their eigenvalues it is G ⊗ A, for G and A of the eigenvectors U and V.
+    If U and V are the eigenvectors of G and A, and s the products of the eigenvalues of G and A,
+    the block is G ⊗ A.
 
-    - `left`: U, out × out; `right`: V, in × in, a row and a column more where there is a bias.
+    - `left`: U, out × out; `right`: V, in × in, with one more row and column for a bias.
     - `values`: s, out × in.
     """
 
@@ -43,6 +44,6 @@ class EigenbasisBlock(AbstractBlock):
         return shared(self.left.T @ self.layer.join(arrays) @ self.right)
 
     def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
-        # In this order each device has its share of both products: the rows of `rotated` are
-        # shared out, and the first product keeps them so.
+        # With this order of the products every device computes a share of both: the rows of
+        # `rotated` are distributed over the devices, and so are those of `rotated @ right.T`.
         return self.layer.split(self.left @ (rotated @ self.right.T))

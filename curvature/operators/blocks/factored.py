@@ -25,10 +25,10 @@ class FactoredBlock(AbstractBlock):
 
         (G ⊗ A + λI)⁻¹ ≈ (G + √λ/π I)⁻¹ ⊗ (A + π√λ I)⁻¹,    π² = (tr A/in) / (tr G/out)
 
-    (Martens and Grosse 2015, section 6.3, with the trace norm.) The right side is the exact damped
-    inverse of another positive semidefinite matrix, G ⊗ A + π√λ G ⊗ I + √λ/π I ⊗ A, and the numbers
-    of a solve are those of this one. Two Cholesky factors cost a tenth of the eigenvectors that the
-    exact inverse needs.
+    (Martens and Grosse 2015, section 6.3, with the trace norm.) The right side is the exact inverse
+    of C̃ + λI for another positive semidefinite matrix, C̃ = G ⊗ A + π√λ G ⊗ I + √λ/π I ⊗ A. The
+    metric and the residual of a solve are those of C̃. Two Cholesky factors cost a tenth of the
+    eigenvectors that the exact inverse needs.
 
     - `left`: G, out × out; `right`: A, in × in.
     """
@@ -51,6 +51,7 @@ class FactoredBlock(AbstractBlock):
     def inverse(self, damping: Scalar) -> AbstractBlockMap:
         left, right, damping = _without_derivative((self.left, self.right, damping))
         of_left, of_right = jnp.mean(left.diagonal()), jnp.mean(right.diagonal())
+        # If a trace is zero, π = 1: the quotient would be 0, inf or NaN.
         pi = jnp.sqrt(jnp.where((of_left > 0) & (of_right > 0), of_right / of_left, 1))
         root = jnp.sqrt(damping.astype(pi.dtype))
         return FactoredInverse(
@@ -97,11 +98,11 @@ def _over_columns(factors: _Factors, x: Float[Array, "out columns"]) -> Float[Ar
 
 
 class KeptInverse(AbstractBlock):
-    """A block whose damped inverse was made at another step, for the λ of that step.
+    """A block with a given damped inverse, which may come from another step with another λ.
 
     - `kept`: the exact inverse of C̃ + λ'I for some positive semidefinite C̃; `made_for`: λ'.
 
-    A solve with another λ leaves the residual (λ' − λ)d.
+    A solve with λ leaves the residual b − (C̃ + λI)d = (λ' − λ)d.
     """
 
     block: AbstractBlock
@@ -126,6 +127,7 @@ class KeptInverse(AbstractBlock):
         d = self.kept.mv(arrays)
         squared_norm = vdot(d, d)
         made_for, damping = (x.astype(squared_norm.dtype) for x in (self.made_for, damping))
+        # This is dᵀC̃d, since (C̃ + λ'I)d = b.
         metric = jnp.maximum(vdot(d, arrays) - made_for * squared_norm, 0)
         return Solved(d, metric, (made_for - damping) ** 2 * squared_norm)
 

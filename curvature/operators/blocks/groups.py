@@ -6,11 +6,11 @@ from .rows import AbstractBlockRows, LayerRows
 
 
 class GroupRows(AbstractBlockRows):
-    """The rows of a convolution in groups: those of all its groups, side by side.
+    """The rows of a convolution in groups: the rows of all groups, side by side.
 
-    A group is a layer by itself; its matrix is some rows of the array [groups · out, in].
+    Each group is a layer of its own. Its matrix is a range of rows of the array [groups · out, in].
 
-    - `groups`: the rows of each, whose arrays have a leading axis of groups.
+    - `groups`: the rows of all groups; the arrays have a leading axis of groups.
     """
 
     groups: LayerRows
@@ -23,7 +23,7 @@ class GroupRows(AbstractBlockRows):
         return _below(jax.vmap(lambda rows: rows.transpose_mv(weights))(self.groups))
 
     def gram(self) -> Float[Array, "m m"]:
-        # By a loop, since the matrices of many groups together may be large.
+        # A loop, since the Gram matrices of many groups at once may take much memory.
         m = self.groups.cotangents.shape[1] * self.groups.cotangents.shape[2]
         zeros = jnp.zeros((m, m), self.groups.cotangents.dtype)
         return jax.lax.scan(lambda total, rows: (total + rows.gram(), None), zeros, self.groups)[0]
@@ -33,5 +33,5 @@ class GroupRows(AbstractBlockRows):
 
 
 def _below(matrices: Float[Array, "groups out in"]) -> Float[Array, "outs in"]:
-    """The matrices of all groups, one below another."""
+    """The matrices of all groups, stacked vertically."""
     return matrices.reshape(-1, matrices.shape[-1])

@@ -1,4 +1,4 @@
-"""The weights of a block as one array, and back."""
+"""Conversions between the weights of a block and one array."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 class Joined:
     """A layer y = W a + b as the matrix [W, b], out × (in + 1), or W alone, out × in.
 
-    - `shapes`: of W (out × in, `out × channels × …` of a convolution, in × out if `transposed`),
-      and of b where there is one.
+    - `shapes`: the shape of W (out × in, `out × channels × …` for a convolution, in × out if
+      `transposed`), and the shape of b if there is a bias.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -20,7 +20,7 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Out and in, one more where there is a bias."""
+        """The shape [out, in] of the matrix; [out, in + 1] with a bias."""
         first, *rest = self.shapes[0]
         size = math.prod(rest)
         out, width = (size, first) if self.transposed else (first, size)
@@ -42,16 +42,16 @@ class Joined:
 
 @dataclass(frozen=True)
 class Ravelled:
-    """Weights as one vector, one after another.
+    """Weights as one vector, ravelled one after another.
 
-    - `shapes`: of the weights.
+    - `shapes`: the shapes of the weights.
     """
 
     shapes: tuple[tuple[int, ...], ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many numbers there are."""
+        """The shape [p] of the vector."""
         return (sum(map(math.prod, self.shapes)),)
 
     def join(self, arrays: list[Array]) -> Float[Array, " p"]:

@@ -21,8 +21,8 @@ _MOST_NAMES = 4
 class BlockOperator(AbstractInvertibleOperator):
     """A block-diagonal operator on the trainable weights.
 
-    - `blocks`: every weight belongs to one of them.
-    - `leaves`: the numbers of each block's weights, in the order of the leaves.
+    - `blocks`: the diagonal blocks; every weight belongs to one of them.
+    - `leaves`: per block, the numbers of its weights, in the order of the leaves.
     """
 
     blocks: tuple[AbstractBlock, ...]
@@ -37,7 +37,7 @@ class BlockOperator(AbstractInvertibleOperator):
     ):
         self.blocks, self.leaves = tuple(blocks), tuple(leaves)
         shapes, treedef = jtu.tree_flatten(structure)
-        self.structure = (tuple(shapes), treedef)  # hashable
+        self.structure = (tuple(shapes), treedef)  # a static field must be hashable
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
@@ -82,7 +82,7 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @property
     def has_rows(self) -> bool:
-        """Whether a block is made of its rows, for which inputs and cotangents are held."""
+        """Whether a block holds rows, or inputs and cotangents that rows are made of."""
         return any(block.has_rows for block in self.blocks)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -91,7 +91,7 @@ class BlockOperator(AbstractInvertibleOperator):
 
 
 def _listed(names: Sequence[str]) -> str:
-    """All names, or the first, the last and their number where there are many."""
+    """All names, or the first, the last and the number of names if there are many."""
     if len(names) <= _MOST_NAMES:
         return ", ".join(names)
     return f"{names[0]} to {names[-1]} ({len(names)})"
@@ -125,7 +125,7 @@ def _solved(
     numbers: Sequence[tuple[int, ...]],
     b: PyTree[Array],
 ) -> Solved:
-    """The solution of all blocks, and the sums of their numbers."""
+    """Solves with all blocks, and adds up the other fields of their `Solved`."""
     found = []
 
     def kept(solve: Callable[[list[Array]], Solved], arrays: list[Array]) -> list[Array]:
@@ -158,7 +158,7 @@ def _applied(
     numbers: Sequence[tuple[int, ...]],
     vector: PyTree[Array],
 ) -> PyTree[Array]:
-    """Each map on its own weights, in the dtypes of the vector."""
+    """Applies each map to its own weights; the result has the dtypes of the vector."""
     leaves, treedef = jtu.tree_flatten(vector)
     found = list(leaves)
     for one, own in zip(maps, numbers, strict=True):

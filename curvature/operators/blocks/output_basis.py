@@ -9,8 +9,8 @@ from .layouts import Joined
 class OutputBasisBlock(AbstractBlock):
     """(U ⊗ I) diag(s) (U ⊗ I)ᵀ on one layer: X ↦ U (s ∘ (Uᵀ X)).
 
-    With s = g aᵀ it is G ⊗ diag(a), for G of eigenvectors U and eigenvalues g: a Kronecker product
-    where the inputs are unit vectors, as those of a table are. Nothing of in × in is made.
+    If G has the eigenvectors U and the eigenvalues g, and s = g aᵀ, the block is G ⊗ diag(a). This
+    is the Kronecker product of a table, whose inputs are unit vectors. No in × in matrix is formed.
 
     - `left`: U, out × out; `values`: s, out × in.
     """

@@ -7,17 +7,17 @@ from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined
 
-# What an inner solve may leave of its right-hand side, in units of roundoff, and its most products.
+# The relative residual of an inner solve, in units of roundoff, and its most products.
 _TOLERANCE, _MOST_PRODUCTS = 10.0, 200
 
 
 class ProductsBlock(AbstractBlock):
     """Σ_t G_t ⊗ A_t on one layer, X ↦ Σ_t G_t X A_t: a Kronecker product per term.
 
-    With λI the sum has no inverse in closed form. It is solved by conjugate gradients.
+    The damped sum has no inverse in closed form, so it is solved by conjugate gradients.
 
-    - `left`: G_t, out × out, positive semidefinite; `right`: A_t, in × in, or the diagonals of
-      diagonal ones.
+    - `left`: G_t, out × out, positive semidefinite; `right`: A_t, in × in, or the diagonals of the
+      A_t if the A_t are diagonal.
     - `near`: one Kronecker product near the sum; its damped inverse preconditions the solve.
     """
 

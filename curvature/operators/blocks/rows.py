@@ -31,12 +31,12 @@ class AbstractBlockRows(eqx.Module):
         """The diagonal of AᵀA."""
 
     def gradient(self) -> "AbstractRowsGradient | None":
-        """The gradient of the loss beside the rows, where it is known without being formed."""
+        """The gradient of the loss if it is available without forming it, else None."""
         return None
 
 
 class AbstractRowsGradient(eqx.Module):
-    """The gradient g of the loss, as a pullback by the layer that the rows A are of."""
+    """The gradient g of the loss in the weights of one layer, with rows A; g is not formed."""
 
     @abc.abstractmethod
     def products(self) -> tuple[Float[Array, " m"], Scalar]:
@@ -48,7 +48,7 @@ class AbstractRowsGradient(eqx.Module):
 
 
 class HeldRows(AbstractBlockRows):
-    """The rows themselves."""
+    """Rows that are held as an array."""
 
     rows: Float[Array, "m p"]
 
@@ -66,12 +66,14 @@ class HeldRows(AbstractBlockRows):
 
 
 class LayerRows(AbstractBlockRows):
-    """The rows Σ_t Δ_ikt ā_itᵀ of one layer, not made where it has one position.
+    """The rows Σ_t Δ_ikt ā_itᵀ of one layer, given by its inputs and cotangents.
 
-    Their order is that of the columns k, and for each of them of the examples.
+    The rows are ordered by column k, then by example i. Products with vectors do not form the rows,
+    and for one position the Gram matrix does not form them either.
 
-    - `inputs`: ā; `cotangents`: Δ, with √scale_i.
-    - `of_loss`: those of the loss, with scale_i, of which g = Σ_it D_it ā_itᵀ is made; or None.
+    - `inputs`: ā; `cotangents`: Δ, with the factor √scale_i.
+    - `of_loss`: D, the cotangents of the loss, with the factor scale_i, or None. The gradient is
+      g = Σ_it D_it ā_itᵀ.
     """
 
     inputs: Float[Array, "n t in"]
@@ -101,17 +103,18 @@ class LayerRows(AbstractBlockRows):
         return jnp.sum(self._rows() ** 2, axis=(0, 1))
 
     def gradient(self) -> "AbstractRowsGradient | None":
-        if self.of_loss is None or self.of_loss.shape[1] > 1:  # else forming it is cheaper
+        # For several positions, forming g is cheaper.
+        if self.of_loss is None or self.of_loss.shape[1] > 1:
             return None
         return _LayerGradient(self, self.of_loss)
 
     def similarities(self) -> Float[Array, "n n"]:
-        """The products of all inputs with all others, where there is one position."""
+        """The inner products of all pairs of inputs, for a layer with one position."""
         inputs = self.inputs[None, :, 0]
         return everywhere(row_products(inputs, inputs)[0, :, 0])
 
     def _rows(self) -> Float[Array, "n k out in"]:
-        """All rows. A batch of products over the examples is fastest in this order."""
+        """All rows, example by example: one batched product over the examples is fastest."""
         k, n, t, out = self.cotangents.shape
         deltas = self.cotangents.transpose(1, 2, 0, 3).reshape(n, t, k * out)
         return jnp.einsum("ntc,nti->nci", deltas, self.inputs).reshape(n, k, out, -1)
@@ -134,15 +137,15 @@ class _LayerGradient(AbstractRowsGradient):
 
 
 class RowsBlock(AbstractBlock):
-    """AᵀA for m rows that are fewer than the weights.
+    """AᵀA for m rows A, with m smaller than the number of weights.
 
         (AᵀA + λI)⁻¹ v = (v − Aᵀ (AAᵀ + λI)⁻¹ A v)/λ
 
-    (Woodbury's identity.) The difference cancels where λ is small: the error is about eps ‖C‖/λ of
-    the result.
+    (Woodbury's identity.) For small λ the difference suffers from cancellation: the error relative
+    to the result is about eps ‖C‖/λ.
 
     - `rows`: A.
-    - `layout`: how the weights make one array.
+    - `layout`: how the weights are joined into one array.
     """
 
     rows: AbstractBlockRows
@@ -167,7 +170,11 @@ class RowsBlock(AbstractBlock):
         return self._inverse(damping)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        """The residual of d = (v − Aᵀw)/λ is Aᵀ(w − A d): a product with A and the Gram matrix."""
+        """Solves by Woodbury's identity.
+
+        The residual of d = (v − Aᵀw)/λ is Aᵀ(w − A d). Its norm takes one product with A and one
+        with the Gram matrix.
+        """
         inverse = self._inverse(damping)
         d, weights = inverse.solution(self.layout.join(arrays))
         image = self.rows.mv(d)
@@ -176,10 +183,11 @@ class RowsBlock(AbstractBlock):
         return Solved(self.layout.split(d), jnp.vdot(image, image), jnp.maximum(squared, 0))
 
     def solve_gradient(self, arrays: list[Array], damping: Scalar) -> Solved:
-        """Without forming g where the rows know it, for two products of its size less.
+        """Solves for b = g without forming g, if `rows.gradient()` is available.
 
-        A d is (A g − K w)/λ, with the Gram matrix K. It does not see the rounding of d itself,
-        eps ‖g‖/λ, of which the residual has an estimate.
+        This saves two products of the size of g. A d is computed as (A g − K w)/λ, with the Gram
+        matrix K. This formula does not include the rounding error of d itself, eps ‖g‖/λ, so an
+        estimate of this error is added to the residual.
         """
         gradient = self.rows.gradient()
         if gradient is None:

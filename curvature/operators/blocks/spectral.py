@@ -10,7 +10,7 @@ class SpectralBlock(AbstractBlock):
     """U diag(s) Uᵀ on a few weights.
 
     - `vectors`: U, orthogonal; `values`: s.
-    - `layout`: how the weights make one vector.
+    - `layout`: how the weights are joined into one array, which is then ravelled.
     """
 
     vectors: Float[Array, "p p"]

@@ -12,8 +12,8 @@ from ._base import AbstractBlock, AbstractBlockMap
 class StackedBlock(AbstractBlock):
     """One block for each of L slices of some weights: [L, ...], or L groups along the first axis.
 
-    - `blocks`: all of them as one, whose arrays have a leading axis L.
-    - `shapes`: those of a slice of each weight.
+    - `blocks`: all blocks as one object, whose arrays have a leading axis L.
+    - `shapes`: the shape of one slice of each weight.
     """
 
     blocks: AbstractBlock
@@ -69,7 +69,7 @@ def _products(
 def _slices(
     maps: AbstractBlockMap, shapes: Sequence[tuple[int, ...]], arrays: list[Array]
 ) -> list[Array]:
-    """The slices of arrays, stacked."""
+    """The arrays as stacked slices, [L, *shape]."""
     length = len(jtu.tree_leaves(eqx.filter(maps, eqx.is_array))[0])
     return [array.reshape(length, *shape) for array, shape in zip(arrays, shapes, strict=True)]
 

@@ -5,9 +5,9 @@ from .rows import AbstractBlockRows
 
 
 class TableRows(AbstractBlockRows):
-    """The rows of a table whose columns are looked up; none of them is made.
+    """The rows of a table whose columns are looked up; the rows are never formed.
 
-    - `tokens`: as the rows of the sample space have them.
+    - `tokens`: the same rows in the transposed shape, [vocabulary, out] instead of [out, in].
     """
 
     tokens: TokenRows
