@@ -1,8 +1,8 @@
-"""What a step costs to compile: `python -m benchmarks.compile_cost [--json FILE] [--repeats N]`.
+"""The compile time of a step: `python -m benchmarks.compile_cost [--json FILE] [--repeats N]`.
 
-Processor seconds of tracing and of compilation of one step, as multiples of those of a plain optax
-SGD step on the same model and batch, medians over repeats in one run. JAX's caches are cleared
-before each, and the persistent cache is off.
+Measures the CPU seconds to trace and to compile one step. The figures are multiples of those of a
+plain optax SGD step on the same model and batch, as medians over the repeats in one run. JAX's
+caches are cleared before each repeat, and the persistent cache is off.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from .tables import table
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the shape of its inputs; `compiled`, whether it is compiled or traced alone."""
+    """A model and the shape of its inputs; without `compiled`, steps are traced only."""
 
     build: Callable[[PRNGKeyArray], Any]
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ CASES = {
 
 
 def methods() -> dict[str, cv.NaturalGradient]:
-    """What is measured. A function: optimisers hold arrays, and an import must not make any."""
+    """The optimisers to measure; a function, so that importing this module creates no arrays."""
     return {
         "gauss_newton, CG": natural_gradient(cv.GaussNewton(), cv.CG(rtol=0.0, max_steps=10)),
         "empirical_fisher, sample space": natural_gradient(cv.EmpiricalFisher(), cv.SampleSpace()),
@@ -109,7 +109,7 @@ def _step(optimiser: cv.NaturalGradient, static: PyTree) -> Callable[..., Any]:
 def _seconds(
     step: Callable[..., Any], arguments: tuple[Any, ...], *, compiled: bool
 ) -> tuple[float, float]:
-    """Processor seconds of tracing, and of tracing, lowering and compilation."""
+    """The CPU seconds of tracing, and those of tracing, lowering and compilation together."""
     jax.clear_caches()
     start = time.process_time()
     traced = jax.jit(lambda *args: step(*args)).trace(*arguments)  # a new function: no cache
@@ -120,7 +120,7 @@ def _seconds(
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_cost", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each measurement")

@@ -1,9 +1,10 @@
-"""What eight devices save and say: `python -m benchmarks.devices [--json FILE] [--markdown FILE]`.
+"""Savings and traffic of 8 devices: `python -m benchmarks.devices [--json FILE] [--markdown FILE]`.
 
-Steps with the batch on a mesh of eight processors' devices (they are simulated on one machine, so
-that nothing is timed): the operations of one device over those of a step on one device alone, the
-temporary memory of both, how often devices exchange arrays, and how many bytes they get from it.
-Operations are XLA's count, in which factorisations by LAPACK are nothing.
+Compiles steps with the batch on a mesh of eight CPU devices. The devices are simulated on one
+machine, so nothing is timed. The figures are: the operations per device, divided by those of a step
+on a single device; the temporary memory of both; the number of array exchanges between devices; and
+the bytes that a device receives in them. The operations are XLA's count, which does not include
+LAPACK's factorisations.
 """
 
 import argparse
@@ -64,7 +65,7 @@ METHODS: dict[str, Callable[[], cv.AbstractOptimiser]] = {
 
 
 def compiled(optimiser: cv.AbstractOptimiser, put: Callable[..., Any]) -> jax.stages.Compiled:
-    """A step on a batch of images, by shapes alone."""
+    """A step on a batch of images, compiled from shapes only."""
     model = eqx.filter_eval_shape(models.MLP, (28, 28), 10, width=256, key=jax.random.key(0))
     images = jax.ShapeDtypeStruct((BATCH, 28, 28), jnp.float32)
     batch = images, jax.ShapeDtypeStruct((BATCH,), jnp.int32)
@@ -84,9 +85,9 @@ def _is_shape(leaf: Any) -> bool:
 
 
 def exchanges(program: jax.stages.Compiled) -> dict[str, Any]:
-    """How often devices exchange arrays, by kind, and the bytes of what each gets, in MiB.
+    """The number of array exchanges between devices by kind, and the MiB that each device receives.
 
-    A loop counts as one turn.
+    The body of a loop counts once.
     """
     counts: dict[str, int] = dict.fromkeys(COLLECTIVES, 0)
     nbytes = 0

@@ -1,4 +1,4 @@
-"""Whole steps with exact solves in sample space: how far from an SGD step, and from the floor."""
+"""Whole steps with exact solves in sample space, compared with an SGD step and a lower bound."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
 
 
 def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
-    """One row per curvature: multiples of an SGD step, measured, published, and at the least."""
+    """One row per curvature: the measured, published and least cost, in SGD steps."""
     kinds = {name: kind for name, kind in KINDS.items() if _fits(problem, kind)}
     scanned, called = {"sgd": stepping.scan_sgd(problem)}, {"sgd": stepping.call_sgd(problem)}
     for name, kind in kinds.items():
@@ -61,25 +61,25 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
 
 
 def _fits(problem: Problem, kind: Kind) -> bool:
-    """The largest problem is measured where a Gram matrix has its 512 rows alone."""
+    """Whether m ≤ 2000; the largest problem, with 512 examples, is measured only for m = 512."""
     return kind.rank * problem.batch_size <= 2000
 
 
 def floor(problem: Problem, kind: Kind) -> float:
-    """The least that a step can cost: its operations and its bytes, at the rates of SGD's.
+    """A lower bound on the cost of a step, in SGD steps, from operations and memory traffic.
 
-    With n examples, m = n·rank rows, weights 784 × h and h × 10 (P of them): an SGD step makes
-    two products per weight and example, forward and for the gradient (4nP operations), and reads
-    the weights twice and writes them once (12P bytes). The step in sample space has, instead of
-    the gradient, one combination of rows that is as large; and in addition
+    There are n examples, m = n·rank rows, and P weights (784 × h and h × 10). An SGD step makes two
+    products per weight and example, forward and for the gradient (4nP operations), and reads the
+    weights twice and writes them once (12P bytes). The step in sample space has one combination of
+    rows instead of the gradient, at the same cost. In addition it needs
 
-    - n²(784 + h) for the products of the layers' inputs, by symmetry half of all,
-    - m²(h + 10 + 2) for those of the cotangents, and to multiply and add the two,
-    - 2n²(h + 10) for A v, where the gradient is no combination of rows,
+    - n²(784 + h) for the products of the layers' inputs (half of all, by symmetry),
+    - m²(h + 10 + 2) for the products of the cotangents, and to multiply and add the two,
+    - 2n²(h + 10) for A v, if the gradient is not a combination of rows,
     - m³/3 + 2m² per right-hand side for Cholesky's method.
 
-    No weight is read or written once more: where SGD is bound by memory (at batch 2, for which
-    the operations add 1 %), the floor is 1.
+    The step reads and writes no weight more often than SGD. If memory traffic limits SGD (as at
+    batch 2, where the operations add 1 %), the bound is 1.
     """
     n, h, out = problem.batch_size, problem.hidden, 10
     m, weights = n * kind.rank, 784 * problem.hidden + problem.hidden * 10
@@ -89,7 +89,7 @@ def floor(problem: Problem, kind: Kind) -> float:
 
 
 def measure_ways(problem: Images, rounds: int) -> dict[str, Any]:
-    """Rows by the layers' structure against rows example by example, in SGD steps."""
+    """Steps with rows from the structure of the layers, and with rows computed per example."""
     step = optimiser(KINDS["empirical_fisher"].curvature)
     times = Rounds(
         {
@@ -107,7 +107,7 @@ def measure_ways(problem: Images, rounds: int) -> dict[str, Any]:
 
 
 def measure_memory(problem: Problem) -> dict[str, Any]:
-    """The memory that XLA sets aside for a gradient step and for one in sample space, in MiB."""
+    """The memory that XLA allocates for a gradient step and for one in sample space, in MiB."""
     gradient = stepping.scan_sgd(problem).memory()
     step = stepping.scan_steps(problem, optimiser(cv.EmpiricalFisher())).memory()
     gram = 4 * problem.batch_size**2

@@ -1,4 +1,4 @@
-"""What the training loop adds to a step: data, logging, dispatch."""
+"""The time that the training loop adds to a step, for data, logging and dispatch."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ _EPOCHS = 16  # enough for the one checkpoint at the end not to count
 def measure(
     problem: Problem, name: str, optimiser: cv.AbstractOptimiser, rounds: int
 ) -> dict[str, Any]:
-    """The time per step of a whole training run, less that of the same steps inside a scan."""
+    """The time per step of a whole training run, minus that of the same steps inside a scan."""
     steps, added, share = stepping.scan_steps(problem, optimiser), [], []
     for _ in range(rounds):
         scan = Rounds({"scan": steps}, 1).median("scan") / problem.batches

@@ -1,4 +1,4 @@
-"""Steps of many seeds at once, under `vmap`, against as many steps one after the other."""
+"""Steps of many seeds at once under `vmap`, compared with the same steps one after another."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""What micro-batches save and cost: `python -m benchmarks.micro_batches [--json FILE]`.
+"""Memory and time of micro-batches: `python -m benchmarks.micro_batches [--json FILE]`.
 
-Steps on one large batch, held as a whole and in micro-batches: the memory that the compiled step
-takes beside its arguments and results, and its time as a multiple of that of the whole. One core,
-one run, ratios within a round.
+Runs steps on one large batch, as a whole and in micro-batches. The figures are the memory of the
+compiled step beside its arguments and results, and its time divided by that of the whole batch. All
+times are from one run on one core; ratios are of times of the same round.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Step:
         return self._run(self._arrays, self._batch, jax.random.key(0))
 
     def mebibytes(self) -> float:
-        """The memory beside arguments and results."""
+        """The memory beside arguments and results, in MiB."""
         return mebibytes(self._run)
 
 
@@ -94,7 +94,7 @@ def measure(problem: Problem | Images, name: str, rounds: int) -> dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro_batches", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--markdown", type=Path, help="write a page to this file")

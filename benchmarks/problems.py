@@ -18,7 +18,7 @@ import models
 
 @dataclass(frozen=True)
 class Problem:
-    """A 784-h-10 ReLU MLP with random inputs and labels: what a step costs depends on neither."""
+    """A 784-h-10 ReLU MLP with random inputs and labels; the cost of a step depends on neither."""
 
     hidden: int
     batch_size: int
@@ -61,7 +61,7 @@ class Images:
 
 
 class Opaque(eqx.Module):
-    """A model inside a loop of one turn, which nothing is known of but its derivatives."""
+    """A model inside a loop of one turn, so that the library cannot recognise its layers."""
 
     model: Any
 
@@ -108,7 +108,7 @@ OBJECTIVE = cv.Supervised(cv.Categorical())
 def natural_gradient(
     curvature: cv.AbstractCurvature, solver: lx.AbstractLinearSolver
 ) -> cv.NaturalGradient:
-    """The step that is measured, with a learning rate too small to change what it computes."""
+    """The step to measure; its learning rate is too small to change the computation."""
     return cv.NaturalGradient(
         OBJECTIVE,
         curvature=curvature,
@@ -119,13 +119,13 @@ def natural_gradient(
 
 
 def loss(model: eqx.nn.MLP, batch: tuple[Array, Array]) -> Scalar:
-    """The loss as one writes it by hand, without this library."""
+    """The loss, written by hand without this library."""
     logits = jax.vmap(model)(batch[0])
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
 
 def sgd_step(params: PyTree, static: PyTree, batch: tuple[Array, Array]) -> tuple[PyTree, Scalar]:
-    """A plain optax SGD step as one writes it by hand: the unit of "times an SGD step"."""
+    """A plain optax SGD step, written by hand: the unit of "times an SGD step"."""
     optimiser = optax.sgd(1e-3)
     value, grad = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), batch))(params)
     updates, _ = optimiser.update(grad, optimiser.init(params), params)

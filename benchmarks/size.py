@@ -1,7 +1,8 @@
-"""What a step on a large model needs: `python -m benchmarks.size [--width N --depth N]`.
+"""Memory and time of a step on a large model: `python -m benchmarks.size [--width N --depth N]`.
 
-A net of equal layers in a `scan`, one batch of 8. Memory is in vectors of the size of all weights,
-as XLA counts it; one step is made. Compilation is that of as many layers and of one.
+The model is a net of equal layers in a `scan`; the batch has 8 examples. One step is made. Memory
+is XLA's count, in vectors of the size of all weights. The compile time is measured for the given
+depth and for one layer.
 """
 
 import argparse
@@ -49,7 +50,7 @@ METHODS: dict[str, Callable[[], cv.AbstractOptimiser]] = {
 
 
 class Step:
-    """A step on a model of equal layers; compiled from shapes, so that nothing else is held."""
+    """A step on a model of equal layers, compiled from shapes so that no other array exists."""
 
     def __init__(self, width: int, depth: int, optimiser: cv.AbstractOptimiser):
         self._width, self._depth, self._optimiser = width, depth, optimiser
@@ -68,7 +69,7 @@ class Step:
         self.arguments, self.temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
 
     def __call__(self) -> float:
-        """Make one step; its seconds."""
+        """Makes one step and returns its seconds."""
         arrays = eqx.filter(eqx.filter_jit(self._begin)(), eqx.is_array)
         batch = jax.block_until_ready(self._batch())
         began = time.perf_counter()
@@ -115,7 +116,7 @@ def measure(name: str, width: int, depth: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write at the end if asked to."""
+    """Measure, print each row when it is ready, and write files at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.size", description=__doc__)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--depth", type=int, default=24)
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
     jax.config.update("jax_enable_compilation_cache", False)
     about, console, rows = machine.describe(), Console(), []
-    Step(1, 1, METHODS["SGD"]())  # what a process pays once
+    Step(1, 1, METHODS["SGD"]())  # the costs of the first compilation of a process
     for name in options.steps:
         rows.append(measure(name, options.width, options.depth))
         console.print(table(f"{options.depth} layers of {options.width}", rows[-1:]))

@@ -1,8 +1,9 @@
-"""How good float32 solves are on this device: `python -m benchmarks.solve_error`.
+"""The error of float32 solves on this device: `python -m benchmarks.solve_error`.
 
-Solves of 784-128-10 at batch 128 in float32, in full precision and in the precision that JAX takes
-by default (on a processor the same; on a GPU TensorFloat-32): the residual ‖g − (C + λI)d‖₂/‖g‖₂
-that the solver reports, and the one that float64 finds for the same d, weights and batch.
+Solves for 784-128-10 at batch 128 in float32, in full precision and in JAX's default precision. (On
+a CPU both are the same; on a GPU the default is TensorFloat-32.) The figures are the residual
+‖g − (C + λI)d‖₂/‖g‖₂ that the solver reports, and the residual computed in float64 for the same d,
+weights and batch.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ SOLVES: dict[str, tuple[lx.AbstractLinearSolver, bool]] = {
 def solve(
     model: PyTree, batch: Any, damping: Scalar, solver: lx.AbstractLinearSolver, known: bool
 ) -> tuple[PyTree[Array], Scalar]:
-    """D and its reported residual; `known`, whether the solver is told that g is the gradient."""
+    """The direction d and its reported residual; `known`: the solver may use that g is ∇L."""
     linearisation = OBJECTIVE.linearise(model, batch)
     damped = cv.damped(METRIC.operator(linearisation), damping)
     if known:

@@ -1,12 +1,13 @@
-"""What a step costs: `python -m benchmarks.step_cost [--json FILE] [--rounds N] [--cores N]`.
+"""The cost of a step: `python -m benchmarks.step_cost [--json FILE] [--rounds N] [--cores N]`.
 
-Each curvature's whole step, solved exactly in sample space and by ten products of conjugate
-gradients, as a multiple of a hand-written jitted SGD step and of a gradient of the loss on the same
-batch: inside one `lax.scan` over distinct batches, where dispatch flatters nobody, and called once
-per step from Python, as the training loop does. Beside the exact solves stand the least that they
-can cost, and what the JAX tutorial on natural gradients paid. Then rows by the structure of the
-layers against rows example by example, memory, steps of many seeds under `vmap`, the cost of one
-product, and what the loop adds to a step. All ratios are taken within one round of one run.
+For each curvature, a whole step is timed, with an exact solve in sample space and with ten products
+of conjugate gradients. The figures are multiples of a hand-written jitted SGD step and of a
+gradient of the loss on the same batch. Steps run inside one `lax.scan` over distinct batches, which
+has no dispatch overhead, and as one call per step from Python, as in the training loop. For exact
+solves, a lower bound on the cost and the cost in the JAX tutorial on natural gradients are given,
+too. Further tables: rows from the structure of the layers and rows per example, memory, steps of
+many seeds under `vmap`, the cost of one product, and the time that the training loop adds to a
+step. All ratios are of times of one round of one run.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from .tables import table
 from .timing import Rounds
 
 PRODUCTS = 10
-_REFUSES = cv.SampleSpace(max_rows=1)  # so that it is CG which is measured, or a division
+_REFUSES = cv.SampleSpace(max_rows=1)  # `Auto` then chooses CG, or a division
 
 CURVATURES: dict[str, cv.AbstractCurvature] = {
     "identity": cv.Identity(),
@@ -40,7 +41,7 @@ CURVATURES: dict[str, cv.AbstractCurvature] = {
 
 
 def optimiser(curvature: cv.AbstractCurvature) -> cv.NaturalGradient:
-    """The step that is measured: a solve of `PRODUCTS` products, then the update."""
+    """The step to measure: a solve with `PRODUCTS` products, then the update."""
     cg = cv.CG(rtol=0.0, max_steps=PRODUCTS)
     return natural_gradient(curvature, cv.Auto(cg=cg, sample_space=_REFUSES))
 
@@ -84,7 +85,7 @@ def measure_product(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement")

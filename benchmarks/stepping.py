@@ -1,4 +1,4 @@
-"""The same steps inside one scan over distinct batches, and one call at a time."""
+"""The steps to time, inside one scan over distinct batches, and as one call per step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,8 @@ class Scan:
         body: Callable[[PyTree, Any], tuple[PyTree, Any]],
         carry: PyTree,
     ):
-        # Carry and batches are arguments: as constants, XLA would fold them.
+        # Carry and batches are arguments: if they were constants, XLA would fold computations with
+        # them at compile time.
         self._run = jax.jit(lambda carry, batches: jax.lax.scan(body, carry, batches))
         self._carry, self._batches = carry, problem.data()
 
@@ -35,12 +36,12 @@ class Scan:
         return self._run(self._carry, self._batches)
 
     def warmed(self) -> "Scan":
-        """The same after one pass over the batches: what happens at first steps alone is over."""
+        """The same scan after one pass over the batches, past the work of the first steps only."""
         self._carry, _ = self._run(self._carry, self._batches)
         return self
 
     def memory(self) -> int:
-        """The bytes that XLA sets aside for one step: what comes in, goes out, lies between."""
+        """The bytes that XLA allocates for one step: arguments, results and temporary arrays."""
         one = jax.tree.map(lambda array: array[:1], self._batches)
         found = self._run.lower(self._carry, one).compile().memory_analysis()
         assert found is not None, "XLA says so on every platform"
@@ -59,7 +60,7 @@ def scan_sgd(problem: Problem | Images) -> Scan:
 
 
 def scan_gradient(problem: Problem | Images) -> Scan:
-    """Gradients of the loss at fixed weights, added up so that none is optimised away."""
+    """Gradients of the loss at fixed weights, summed so that XLA does not remove them."""
     params, static = _split(problem)
 
     def body(carry: tuple[PyTree, PyTree], batch: Any) -> Any:
@@ -98,7 +99,7 @@ def scan_steps(problem: Problem | Images, optimiser: cv.AbstractOptimiser) -> Sc
 
 
 def scan_curvature(problem: Problem | Images, curvature: cv.AbstractCurvature) -> Scan:
-    """The gradient and what a curvature with a state learns of a batch; its operator is unused."""
+    """The gradient and the state update of a curvature, per batch; its operator is not used."""
     params, static = _split(problem)
 
     def body(state: PyTree, batch: Any) -> Any:

@@ -1,10 +1,11 @@
-"""What structures cost: `python -m benchmarks.structure_cost [--json FILE] [--rounds N]`.
+"""The cost of structures: `python -m benchmarks.structure_cost [--json FILE] [--rounds N]`.
 
-Whole steps with a structure of the Fisher matrix of one drawn target, as multiples of an SGD step
-and of a gradient on the same batch, inside one `lax.scan` over distinct batches, past the first
-refreshes. Eigenvectors and Cholesky factors are made anew at every tenth step, A and G at every
-one. Then what A and G alone add to a gradient, and what a step costs to compile. One core, one run,
-ratios within a round.
+Times whole steps with a structure of the Fisher matrix of one drawn target. The figures are
+multiples of an SGD step and of a gradient on the same batch, inside one `lax.scan` over distinct
+batches, after the first refreshes. Eigenvectors and Cholesky factors are computed at every tenth
+step, A and G at every step. Further figures: the time that A and G add to a gradient, and the
+compile time of a step. All times are from one run on one core; ratios are of times of the same
+round.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from .tables import table
 from .timing import Rounds
 
 EVERY = 10
-# As many batches as there are two refreshes in.
+# The number of batches is a multiple of `EVERY`: each scan has two refreshes.
 PROBLEMS = (Problem(128, 128, 2 * EVERY), Problem(1024, 512, 2 * EVERY))
 _OF = cv.SampledFisher(1)
 
 
 def methods() -> dict[str, cv.NaturalGradient]:
-    """What is measured. A function: optimisers hold arrays, and an import must not make any."""
+    """The optimisers to measure; a function, so that importing this module creates no arrays."""
     return {
         "full, sample space": natural_gradient(_OF, cv.SampleSpace()),
         "diagonal": natural_gradient(cv.Diagonal(_OF), cv.Auto()),
@@ -66,7 +67,7 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_factors(problem: Problem, rounds: int) -> dict[str, Any]:
-    """A and G of K-FAC, in gradients, beyond the gradient itself."""
+    """The cost of A and G of K-FAC, in gradients, without the gradient itself."""
     never = cv.KFAC(_OF, every=10**6)
     scans: dict[str, stepping.Thing] = {
         "gradient": stepping.scan_gradient(problem),
@@ -78,7 +79,7 @@ def measure_factors(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write JSON at the end if asked to."""
+    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.structure_cost", description=__doc__
     )

@@ -1,7 +1,8 @@
-"""What a sweep costs as one program: `python -m benchmarks.sweeps [--json FILE] [--markdown FILE]`.
+"""The cost of a vectorised sweep: `python -m benchmarks.sweeps [--json FILE] [--markdown FILE]`.
 
-Whole commands, `python train.py -m seed='range(0,16)' ...` with and without `vectorised=true`, and
-the same as 16 commands: processor seconds, user and system, from start to end, on one core.
+Times whole commands: `python train.py -m seed='range(0,16)' ...` with and without
+`vectorised=true`, and the same runs as 16 commands. The figures are CPU seconds, user and system,
+from start to end, on one core.
 """
 
 import argparse
@@ -38,7 +39,7 @@ WAYS = {
 
 
 def seconds_of(*arguments: str) -> float:
-    """The processor seconds of a command."""
+    """The CPU seconds of a command."""
     before = _spent()
     with tempfile.TemporaryDirectory() as folder:
         where = f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"
@@ -48,7 +49,7 @@ def seconds_of(*arguments: str) -> float:
 
 
 def measure(method: str, rounds: int) -> list[dict[str, Any]]:
-    """All ways, with an empty cache of compiled programs and with what that run has left in it."""
+    """Times each kind of command twice: with an empty compilation cache, then with a filled one."""
     found: dict[str, dict[str, list[float]]] = {"empty": {}, "filled": {}}
     for _ in range(rounds):
         for way, arguments in WAYS.items():
@@ -56,7 +57,7 @@ def measure(method: str, rounds: int) -> list[dict[str, Any]]:
                 given = *arguments, *METHODS[method], f"compilation_cache={cache}"
                 for state in found:
                     found[state].setdefault(way, []).append(seconds_of(*given))
-    later = found["filled"]["one command"]  # of 16 commands, only the first finds an empty cache
+    later = found["filled"]["one command"]  # of 16 commands, only the first has an empty cache
     return [_row(method, state, times, later) for state, times in found.items()]
 
 
@@ -90,7 +91,7 @@ def _spent() -> float:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print what is measured as soon as it is, and write the page at the end if asked."""
+    """Measure, print each row when it is ready, and write the page at the end if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--markdown", type=Path, help="write a page to this file")

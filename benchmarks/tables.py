@@ -8,7 +8,7 @@ from training import machine
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Figures for the terminal, one column per key of the rows."""
+    """A table for the terminal, with one column per key of the rows."""
     made = Table(title=title)
     for name, value in rows[0].items():
         made.add_column(name, justify="left" if isinstance(value, str) else "right")
@@ -18,13 +18,13 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The same for a page."""
+    """The same table as Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_page(file: Path, template: Path, about: dict[str, Any], **more: Any) -> None:
-    """Write a page: the template, with the machine of `about` and `more` filled in."""
+    """Write a page: fill the machine of `about` and the values of `more` into the template."""
     versions = machine.versions_in_one_line(about)
     text = template.read_text(encoding="utf-8").format(
         processor=about["processor"], versions=versions, **more
@@ -33,7 +33,7 @@ def write_page(file: Path, template: Path, about: dict[str, Any], **more: Any) -
 
 
 def mebibytes(program: jax.stages.Compiled) -> float:
-    """The memory that a program takes beside arguments and results."""
+    """The memory of a program beside arguments and results, in MiB."""
     found = program.memory_analysis()
     assert found is not None, "XLA says so on every platform"
     return found.temp_size_in_bytes / 2**20

@@ -8,7 +8,7 @@ import jax
 
 @dataclass(frozen=True)
 class Ratio:
-    """A figure, mostly a quotient of two costs: median, smallest and largest of the rounds."""
+    """A figure, usually a ratio of two times: median, smallest and largest over the rounds."""
 
     median: float
     low: float
@@ -16,7 +16,7 @@ class Ratio:
 
     @classmethod
     def over(cls, rounds: list[float]) -> "Ratio":
-        """Of one value per round."""
+        """The figure for one value per round."""
         return cls(statistics.median(rounds), min(rounds), max(rounds))
 
     def __str__(self) -> str:
@@ -24,10 +24,10 @@ class Ratio:
 
 
 class Rounds:
-    """Wall times of several things, measured in turn, round after round.
+    """Wall times of several functions; each round times every function once.
 
-    A machine whose speed drifts slows neighbours in a round alike: quotients are taken within a
-    round, and the median over the rounds is what to quote.
+    If the speed of the machine drifts, it changes all times of one round by about the same factor.
+    Ratios are therefore of times of one round, and their median over the rounds is reported.
     """
 
     def __init__(self, things: dict[str, Callable[[], object]], rounds: int):
@@ -41,14 +41,14 @@ class Rounds:
                 self.seconds[name].append(time.perf_counter() - began)
 
     def median(self, name: str) -> float:
-        """Seconds."""
+        """The median time in seconds."""
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str, baseline: str) -> Ratio:
         return self.combined(lambda of: of(name) / of(baseline))
 
     def combined(self, formula: Callable[[Callable[[str], float]], float]) -> Ratio:
-        """A formula in the times of one round, e.g. `lambda of: (of("a") - of("b")) / of("c")`."""
+        """The figure of a formula in the times of a round: `lambda of: of("a") / of("b")`."""
         count = len(next(iter(self.seconds.values())))
         values = [formula(lambda name, i=i: self.seconds[name][i]) for i in range(count)]
         return Ratio.over(values)

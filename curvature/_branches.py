@@ -1,4 +1,4 @@
-"""Branches that `vmap` leaves branches."""
+"""A `cond` that remains a `cond` under `vmap`."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,21 +14,22 @@ _Arrays = TypeVar("_Arrays", bound=PyTree[Array])
 
 
 def made_where(due: Bool[Array, ""], make: Callable[[], _Arrays], old: _Arrays) -> _Arrays:
-    """What `make` makes where it is due, else `old`.
+    """Returns `make()` where `due` holds, else `old`.
 
-    Of a `cond` whose condition differs along the axis of a `vmap`, both sides are computed at every
-    call. Here `make` is computed only where it is due somewhere along the axis.
+    Under `vmap`, a `cond` with a batched condition becomes a `select`, which computes both branches
+    at every call. Here `make` is computed only if `due` holds somewhere along the axis.
     """
     return jax.lax.cond(_somewhere(due), lambda: select(due, make(), old), lambda: old)
 
 
 @custom_vmap
 def _somewhere(due: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether `due` holds; under `vmap`, whether it does anywhere along its axis."""
+    """Whether `due` holds; under `vmap`, whether `due` holds anywhere along the axis."""
     return due
 
 
 @_somewhere.def_vmap
 def _(size: int, is_batched: list[bool], due: Bool[Array, " size"]) -> tuple[Array, bool]:
     del size, is_batched
+    # The result is declared as not batched, so the condition of the `cond` remains one scalar.
     return _somewhere(jnp.any(due, axis=0)), False

@@ -1,4 +1,4 @@
-"""Checks that every floor shares: facts that can be read off a value before anything runs."""
+"""Checks of arguments that all layers of the library share; they run before anything is traced."""
 
 import inspect
 import math
@@ -14,8 +14,8 @@ from jaxtyping import Array, ScalarLike
 def number(name: str, value: Any, *, positive: bool = False) -> float | None:
     """Raise unless `value` is one finite number ≥ 0 (> 0 if `positive`).
 
-    **Arguments:** `name`, what the user wrote; `value`, a number, an array, or a traced array, of
-    which only the shape can be looked at.
+    **Arguments:** `name`, the argument as the user wrote it; `value`, a number, an array, or a
+    traced array. Of a traced array only the shape is checked, since its value is not known.
 
     **Returns:** the value as a Python float, or None where it is traced.
     """
@@ -30,10 +30,11 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
 
 
 def scalar(value: ScalarLike) -> Any:
-    """A number as it is held in a module: an array, so that its value is no part of the program.
+    """Converts a number into an array, so that another value does not cause a new compilation.
 
-    Plain numbers become NumPy's in double precision: they are rounded where they are used, in the
-    precision of what they meet there, whether or not `jax_enable_x64` is set later.
+    A Python number becomes a NumPy array in double precision, not a JAX array: JAX would round the
+    number to float32 here if `jax_enable_x64` is not set yet. The number is rounded where it is
+    used, to the precision of the arrays there.
     """
     return value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
 
@@ -41,7 +42,7 @@ def scalar(value: ScalarLike) -> Any:
 def fraction(name: str, value: Any, *, positive: bool = False, instead: str = "") -> None:
     """Raise unless `value` lies in [0, 1), or in (0, 1) if `positive`; see [`number`][].
 
-    **Arguments:** `instead`, what else may be given, for the end of the sentence.
+    **Arguments:** `instead`, the end of the error sentence: which other values are allowed.
     """
     known = number(name, value, positive=positive)
     if known is not None and known >= 1:
@@ -50,16 +51,16 @@ def fraction(name: str, value: Any, *, positive: bool = False, instead: str = ""
 
 
 def positive_int(name: str, value: object) -> None:
-    """Raise unless `value` is an integer of at least 1; `name` is what the user wrote."""
+    """Raise unless `value` is an integer ≥ 1; `name` is the argument as the user wrote it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value}.")
 
 
 def instance_of(name: str, value: object, kind: type, wanted: str, instead: str = "") -> None:
-    """Raise unless `value` is one of a kind of parts; a class in the place of its object is not.
+    """Raise unless `value` is an instance of `kind`; a class instead of an instance is an error.
 
-    **Arguments:** `name`, what the user wrote; `wanted`, in words, with an example; `instead`, what
-    to do with what is given, as a sentence.
+    **Arguments:** `name`, the argument as the user wrote it; `wanted`, the expected value in words,
+    with an example; `instead`, a sentence that says how to convert the given value.
     """
     if isinstance(value, kind):
         return
@@ -77,7 +78,7 @@ def instance_of(name: str, value: object, kind: type, wanted: str, instead: str 
 
 
 def one_of(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuses what is not among the choices."""
+    """Raise unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
@@ -91,7 +92,7 @@ def takes_key(fn: Callable[..., Any]) -> bool:
 
 
 def check_schedule(name: str, value: object) -> None:
-    """Raise unless `value` can be called; `name` is what the user wrote."""
+    """Raise unless `value` can be called; `name` is the argument as the user wrote it."""
     if not callable(value):
         raise ValueError(
             f"`{name}` must be a function of the number of steps, such as an optax schedule, got "

@@ -1,6 +1,6 @@
-"""Two defects of XLA on processors, worked around when this module is imported.
+"""Workarounds for two defects of XLA on CPUs; importing this module applies both.
 
-Wrong sums in jaxlib 0.10.2, and slow convolutions in loops.
+The defects: wrong sums in jaxlib 0.10.2, and slow convolutions in loops.
 """
 
 import os
@@ -18,17 +18,20 @@ _OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def sum_correctly() -> None:
-    """Turn off what makes jaxlib 0.10.2 return wrong sums on a processor (jax-ml/jax#39103).
+    """Turn off the XLA option that makes jaxlib 0.10.2 return wrong sums on a CPU (jax#39103).
 
-    It leaves sums to a library that mixes up their axes for some shapes, in either precision: the
-    gradient of a layer normalisation, for nine columns of 96 examples of eight positions, was off
-    by 25 %. The versions before and after it are right. It is an option of the compiler, read once,
-    when JAX starts; whoever has set it is obeyed.
+    This jaxlib passes sums to a library that confuses their axes for some shapes, in float32 and in
+    float64 (jax-ml/jax#39103). For nine columns of 96 examples of eight positions, the gradient of
+    a layer normalisation was wrong by 25 %. The versions before and after 0.10.2 are correct.
+
+    XLA reads the option once, when JAX initialises its backends. If the user has set the option in
+    XLA_FLAGS, that value is kept.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if version.__version__ != _WRONG or _OPTION in flags:
         return
-    # Nothing public says so; of this one version, it cannot change.
+    # There is no public function for this. The private one is used with this one version of
+    # jaxlib only, so it cannot change.
     from jax._src.xla_bridge import backends_are_initialized
 
     if backends_are_initialized():
@@ -43,20 +46,22 @@ def sum_correctly() -> None:
 
 
 def convolve_fast_in_loops() -> None:
-    """Let processors convolve with channels last, in loops too (jax-ml/jax#12868).
+    """Transpose convolutions to channels-last on CPUs, in loops too (jax-ml/jax#12868).
 
-    XLA has a fast convolution on processors for arrays with channels last only. It rearranges the
-    arrays of other convolutions, but not in the body of a loop. There it takes a slow path: the
-    gradient of a small convnet took 18 times as long in a `scan` over micro-batches. So they are
-    rearranged here, when JAX hands a convolution to XLA. The values are the same.
+    On CPUs, XLA has a fast convolution only for channels-last arrays. XLA transposes the arrays of
+    other convolutions, but not in the body of a loop. There it uses a slow implementation: the
+    gradient of a small convnet took 18 times as long in a `scan` over micro-batches. This function
+    therefore changes the lowering rule of the convolution, which now transposes the arrays before
+    XLA receives them. The values are the same.
     """
     primitive = lax.conv_general_dilated_p
-    # Nothing public gives the rule that is to be wrapped.
+    # There is no public function that returns the original lowering rule.
     from jax._src.interpreters import mlir as internal
 
     original = internal._platform_specific_lowerings["cpu"][primitive].rule
 
     def lower(ctx: Any, *operands: Any, dimension_numbers: Any, **params: Any) -> Any:
+        # This also ends the recursion: the transposed convolution is lowered by this rule, too.
         if dimension_numbers == _channels_last(len(dimension_numbers.lhs_spec)):
             return original(ctx, *operands, dimension_numbers=dimension_numbers, **params)
         return mlir.lower_fun(_rearranged, multiple_results=False)(
@@ -69,7 +74,7 @@ def convolve_fast_in_loops() -> None:
 def _rearranged(
     images: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
 ) -> Array:
-    """The same convolution, of rearranged arrays."""
+    """The same convolution, computed with channels-last arrays."""
     given, last = dimension_numbers, _channels_last(images.ndim)
     found = lax.conv_general_dilated_p.bind(
         _moved(images, given.lhs_spec, last.lhs_spec),
@@ -81,13 +86,13 @@ def _rearranged(
 
 
 def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
-    """Images are [n, ..., channels], kernels [..., in, out]."""
+    """The channels-last layout: images are [n, ..., channels], kernels [..., in, out]."""
     images = (0, ndim - 1, *range(1, ndim - 1))
     return lax.ConvDimensionNumbers(images, (ndim - 1, ndim - 2, *range(ndim - 2)), images)
 
 
 def _moved(array: Array, have: Sequence[int], want: Sequence[int]) -> Array:
-    """With the axes in another order: those at the places `have` go to the places `want`."""
+    """Transposes the array: axis `have[i]` moves to position `want[i]`."""
     places = dict(zip(want, have, strict=True))
     return lax.transpose(array, [places[axis] for axis in range(array.ndim)])
 

@@ -1,4 +1,4 @@
-"""Several devices: whoever puts a batch on a mesh needs nothing else."""
+"""Several devices: the user only has to put the batch on a mesh."""
 
 import functools
 import inspect
@@ -34,13 +34,13 @@ _Arrays = TypeVar("_Arrays", bound=PyTree[Array])
 def by_compiler(
     *like: str | None,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., tuple[Any, ...]]]:
-    """Decorates a method in which the compiler decides what lies on which device.
+    """Decorates a method inside which the compiler chooses the sharding of every array.
 
-    In a mesh with explicit axes every operation must say where its result lies. In a step none
-    does: within it the axes are automatic.
+    On a mesh with explicit axes, every operation must determine the sharding of its result. Many
+    operations of a step do not. Inside the method the axes are therefore automatic.
 
-    **Arguments:** `like`, for each result the name of the argument that it lies beside, or None for
-    one that lies on all devices.
+    **Arguments:** `like`, for each result the name of the argument with the same sharding, or None
+    for a result that is replicated on all devices.
     """
 
     def decorate(method: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
@@ -64,7 +64,7 @@ def by_compiler(
                 PartitionSpec() if name is None else jtu.tree_map(_spec, arrays[name])
                 for name in like
             )
-            with use_abstract_mesh(mesh):  # which need not be set
+            with use_abstract_mesh(mesh):  # the user may not have called `jax.set_mesh`
                 made: Any = auto_axes(automatic, out_sharding=where)(arrays)
             return eqx.combine(made, tuple(others))
 
@@ -74,13 +74,13 @@ def by_compiler(
 
 
 def refuse_explicit(arrays: PyTree[Array]) -> None:
-    """Raise where the compiler may not decide what lies where."""
+    """Raise if an array lies on a mesh with explicit axes."""
     if _explicit_mesh(arrays) is not None:
         raise ValueError(_EXPLICIT)
 
 
 def _explicit_mesh(arrays: PyTree[Array]) -> AbstractMesh | None:
-    """The mesh with explicit axes that some of the arrays lie on."""
+    """The first mesh with explicit axes on which an array lies, or None."""
     for leaf in jtu.tree_leaves(arrays):
         mesh = jax.typeof(leaf).sharding.mesh
         if AxisType.Explicit in mesh.axis_types:
@@ -92,18 +92,19 @@ def _spec(leaf: Array) -> PartitionSpec:
     return jax.typeof(leaf).sharding.spec
 
 
-# The compiler shares out what follows from where the batch lies. What it would rather do on every
-# device, or gather in pieces, is said here. It needs a mesh that is set (`jax.set_mesh`): where
-# arrays lie on an automatic one is not known before compilation.
+# The compiler derives most shardings from that of the batch. The functions below are for the cases
+# where the compiler would repeat the work on every device, or gather an array piece by piece. They
+# need `jax.set_mesh`: on a mesh with automatic axes, the sharding of an array is not known while
+# JAX traces.
 
 
 def several() -> bool:
-    """Whether there are several devices to share with."""
+    """Whether the mesh that is set has several devices along its automatic axes."""
     return bool(_automatic_axes())
 
 
 def shared(array: Array, axis: int = 0) -> Array:
-    """The same array, of which every device makes a share of an axis that divides evenly."""
+    """The array sharded along `axis`; unchanged unless the device count divides that axis."""
     names = _automatic_axes()
     if not names or array.shape[axis] % _size(names):
         return array
@@ -111,13 +112,13 @@ def shared(array: Array, axis: int = 0) -> Array:
 
 
 def evenly(size: int, most: int) -> int:
-    """The next number that devices can share out evenly, or `most` where that is less."""
+    """`size` rounded up to a multiple of the number of devices, but at most `most`."""
     devices = _size(_automatic_axes())
     return min(-(-size // devices) * devices, most)
 
 
 def everywhere(arrays: _Arrays) -> _Arrays:
-    """The same arrays, gathered on every device at once."""
+    """The same arrays, each replicated on every device by one gather."""
     if not _automatic_axes():
         return arrays
     return jtu.tree_map(
@@ -128,10 +129,10 @@ def everywhere(arrays: _Arrays) -> _Arrays:
 def on_every_device(
     make: Callable[_Parameters, _Arrays],
 ) -> Callable[_Parameters, _Arrays]:
-    """Decorates a function of arrays that every device is to compute as a whole.
+    """Decorates a function of arrays that every device computes completely.
 
-    For what is small and has many steps, such as a factorisation: shared out by the compiler, it
-    would be an exchange of arrays in each of them.
+    This is for small computations with many sequential steps, such as a factorisation. If the
+    compiler sharded such a computation, every step would need communication between devices.
     """
 
     @functools.wraps(make)
@@ -154,10 +155,10 @@ def by_rows_and_columns(
     given: _Given,
     matrix: Float[Array, "m k"],
 ) -> Float[Array, "m k"]:
-    """`of_columns(given, of_rows(given, matrix))`, of which every device makes a share.
+    """Computes `of_columns(given, of_rows(given, matrix))`, divided among the devices.
 
-    For maps that take each row, or each column, by itself, such as substitutions, all of which the
-    compiler would have every device do.
+    `of_rows` must treat each row independently, and `of_columns` each column, as triangular solves
+    do. Without this function the compiler would repeat all of the work on every device.
     """
     names = _automatic_axes()
     if not names:
@@ -181,7 +182,7 @@ def by_rows_and_columns(
 
 
 def _filled(matrix: Float[Array, "m k"], axis: int, parts: int) -> Float[Array, "_m _k"]:
-    """With zeros at the end of an axis, so that it divides into equal parts."""
+    """The matrix, padded with zeros at the end of `axis` so that `parts` divides its length."""
     missing = -matrix.shape[axis] % parts
     return jnp.pad(matrix, [(0, missing * (j == axis)) for j in range(2)])
 
@@ -189,10 +190,10 @@ def _filled(matrix: Float[Array, "m k"], axis: int, parts: int) -> Float[Array, 
 def on_one_device(
     make: Callable[[_Given], _Arrays], given: _Given, number: int | Int[Array, ""]
 ) -> _Arrays:
-    """`make(given)`, made by one device and sent to all others.
+    """Computes `make(given)` on one device and sends the result to all others.
 
-    For factorisations, which the compiler would have every device do: with different numbers
-    different devices do them, at the same time.
+    This is for several independent factorisations. The compiler would repeat each of them on every
+    device. With a different `number` for each, different devices compute them at the same time.
     """
     names = _automatic_axes()
     if not names:
@@ -203,6 +204,7 @@ def on_one_device(
             shapes = jax.eval_shape(make, given)
             return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
+        # All devices but one contribute zeros, so the sum over devices is the one result.
         is_own = number % _size(names) == jax.lax.axis_index(names)
         return jax.lax.psum(jax.lax.cond(is_own, make, others, given), names)
 
@@ -210,10 +212,7 @@ def on_one_device(
 
 
 def _automatic_axes() -> tuple[str, ...]:
-    """The axes of the mesh that is set, over which the compiler may share out.
-
-    None on one device.
-    """
+    """The automatic axes of the mesh that is set; () on one device."""
     mesh = get_abstract_mesh()
     if mesh.empty or _size(mesh.axis_names) == 1:
         return ()

@@ -1,4 +1,4 @@
-"""Single precision that is single precision on every device."""
+"""Products of float32 arrays in full float32 precision on every device."""
 
 import functools
 from collections.abc import Callable
@@ -11,14 +11,15 @@ _Result = TypeVar("_Result")
 
 
 def full_precision(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """`function`, whose products and convolutions are as precise as the type of its arrays.
+    """`function` with matrix products and convolutions in the full precision of their arrays.
 
-    By default JAX lets a GPU round the operands of a float32 product to ten bits (TensorFloat-32),
-    and a TPU to seven (bfloat16): enough for a stochastic gradient, but AᵀA then is no longer the
-    square of A, and a solve is right to three digits while it reports seven.
+    By default, JAX lets a GPU round the operands of a float32 product to ten bits (TensorFloat-32),
+    and a TPU to seven (bfloat16). This is enough for a stochastic gradient, but not for a solve:
+    the computed AᵀA is then not the square of A, and a solve has three correct digits while it
+    reports seven.
 
-    Whoever sets `jax_default_matmul_precision` has chosen, and is obeyed; the errors that are
-    guaranteed elsewhere then hold for that precision.
+    If the user has set `jax_default_matmul_precision`, that setting is kept. The error bounds that
+    other docstrings state then hold for that precision.
     """
 
     @functools.wraps(function)

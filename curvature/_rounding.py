@@ -1,18 +1,18 @@
-"""When a change of the loss is no more than its rounding error."""
+"""Tests whether a change of the loss is within the rounding error of the loss."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Scalar
 
-# A mean over a batch is taken to be good to this many units of roundoff.
+# The rounding error of a mean over a batch is assumed to be at most this many eps of the mean.
 _UNITS = 10.0
 
 
 def rounding(loss: Scalar) -> Scalar:
-    """How far a loss, a mean over a batch, may be off."""
+    """The assumed rounding error of a loss, which is a mean over a batch."""
     return _UNITS * float(jnp.finfo(loss.dtype).eps) * jnp.abs(loss)
 
 
 def is_rounding(before: Scalar, after: Scalar, predicted: Scalar) -> Bool[Array, ""]:
-    """Whether a change of the loss, and the predicted one, are within the loss's rounding."""
+    """Whether the actual and the predicted change are both within the rounding of the loss."""
     noise = rounding(before)
     return (jnp.abs(predicted) <= noise) & (jnp.abs(before - after) <= noise)

@@ -1,4 +1,4 @@
-"""The vector space of the trainable weights: pytrees of arrays of one structure."""
+"""Vector operations on pytrees of arrays that have the structure of the trainable weights."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 
 
 def work_dtype(*trees: PyTree) -> Any:
-    """The precision of sums over all leaves, arrays or shapes: the widest, at least float32."""
+    """The dtype for sums over all leaves: the widest dtype of a leaf, at least float32."""
     dtypes = [jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jtu.tree_leaves(trees))]
     return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:
-    """The same with leaves in half precision as float32, which sums and factors need."""
+    """The tree with half-precision leaves cast to float32, for sums and factorisations."""
     return jtu.tree_map(lambda leaf: leaf.astype(work_dtype(leaf)), tree)
 
 
 def vdot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
-    """⟨a, b⟩ over all leaves, in the precision of the widest."""
+    """⟨a, b⟩ over all leaves, in the precision of the widest leaf."""
     dtype = work_dtype(a, b)
     pairs = zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
     return sum((jnp.vdot(x.astype(dtype), y.astype(dtype)) for x, y in pairs), jnp.zeros((), dtype))
@@ -35,16 +35,17 @@ def norm(a: PyTree[Array]) -> Scalar:
 
 
 def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
-    """`new` with the dtypes and the weak types of `old`: another type would cost a trace."""
+    """`new` with the dtypes and weak types of `old`; a changed type would cause a retrace."""
     return jtu.tree_map(_like, new, old)
 
 
 def _like(new: Array, old: Array) -> Array:
+    # `astype` makes a strong type. Setting the entries of `old` keeps its weak type.
     return old.at[...].set(new) if getattr(old, "weak_type", False) else new.astype(old.dtype)
 
 
 def scaled(scalar: Scalar, a: PyTree[Array]) -> PyTree[Array]:
-    """The multiple scalar·a, each leaf in its own dtype."""
+    """The product scalar·a, each leaf in its own dtype."""
     return jtu.tree_map(lambda x: scalar.astype(x.dtype) * x, a)
 
 
@@ -59,19 +60,20 @@ def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
 
 
 def constant(tree: PyTree) -> PyTree:
-    """The same, with derivatives of zero."""
+    """The tree with `stop_gradient` applied to every array."""
     return jtu.tree_map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
 
 
-# Larger arrays are not packed: they are not copied, and may lie on several devices.
+# Larger arrays are not packed: packing copies them, and they may be sharded over several devices.
 _SMALL = 2**14
 
 
 def pack(a: PyTree[Array]) -> tuple[list[Array], Callable[[list[Array]], PyTree[Array]]]:
-    """The same vector in fewer arrays, and what unpacks another one of its kind.
+    """Packs the vector into fewer arrays; returns them and the function that unpacks such arrays.
 
-    Every operation on an array has to be compiled. The small arrays of one dtype become one; but
-    for those of one shape, which XLA compiles once for all of them.
+    XLA compiles every operation on every array, so fewer arrays compile faster. The small arrays of
+    each dtype are joined into one. Arrays that share their shape with another one are not joined,
+    since XLA compiles an operation once for all arrays of one shape.
     """
     leaves, treedef = jtu.tree_flatten(a)
     shapes = Counter(leaf.shape for leaf in leaves)

@@ -1,7 +1,7 @@
 """Divergences ρ(z, z') between the outputs of one example, for `Divergence(rho)`.
 
-Any function of two outputs that is smallest (and zero) where they are equal will do; these are
-the ones with a name.
+Any function of two outputs is allowed if it is zero for equal outputs and has its minimum there.
+This module has the common ones.
 """
 
 import abc
@@ -16,9 +16,9 @@ from .likelihoods import AbstractLikelihood, AbstractLoss
 
 
 class AbstractOfLikelihood(eqx.Module):
-    """A divergence between the distributions that a likelihood makes of two outputs.
+    """A divergence between the two distributions that a likelihood defines for two outputs.
 
-    Without a `likelihood` of its own it takes that of each term.
+    If `likelihood` is None, the divergence uses the likelihood of each term.
     """
 
     likelihood: eqx.AbstractVar[AbstractLikelihood | None]

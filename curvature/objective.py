@@ -34,11 +34,11 @@ _COUPLED = (
 class Term(eqx.Module):
     """One term of an objective: a per-example map, a likelihood and a weight.
 
-    - `outputs`: `(model, x_i) -> z_i`, one array for one example. If it has a parameter `key`,
-      it is called as `outputs(model, x_i, key=...)`, with a key of the example's own.
-    - `likelihood`: scores `z_i` against the example's target.
-    - `weight`: a number ≥ 0; the term adds weight/n Σ_i nll(z_i, y_i) to the loss, and the same
-      multiple of its curvature to the curvature.
+    - `outputs`: `(model, x_i) -> z_i`, one array for one example. If `outputs` has a parameter
+      `key`, it is called as `outputs(model, x_i, key=...)`, with a different key per example.
+    - `likelihood`: gives nll(z_i, y_i), the loss of the example with the target y_i.
+    - `weight`: a number ≥ 0. The term adds weight/n Σ_i nll(z_i, y_i) to the loss. Its curvature
+      has the same factor weight/n.
     """
 
     outputs: Callable[..., Array]
@@ -76,7 +76,7 @@ class Term(eqx.Module):
 
 
 def check_objective(of: str, objective: object) -> None:
-    """Raise where something else stands in the place of an objective; `of` is what is made."""
+    """Raise unless `objective` is an objective; `of` is the class that takes it."""
     instead = ""
     if isinstance(objective, AbstractLoss):
         instead = f"Make an objective of it: `Supervised({type(objective).__name__}(...))`."
@@ -85,7 +85,7 @@ def check_objective(of: str, objective: object) -> None:
 
 
 def check_likelihood(of: str, likelihood: object) -> None:
-    """Raise where something else stands in the place of a likelihood; `of` is what is made."""
+    """Raise unless `likelihood` is an `AbstractLoss`; `of` is the class that takes it."""
     instance_of(
         f"{of}(likelihood=...)",
         likelihood,
@@ -103,16 +103,18 @@ def call_model(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None 
 class AbstractObjective(eqx.Module):
     """A weighted sum of terms, L = Σ_t weight_t/n_t Σ_i nll_t(z_i, y_i) + ½ l2 ‖w‖².
 
-    A concrete objective says what its terms are and how a batch falls into their examples; the
-    loss and the linearisation are written here, once, for all of them.
+    A subclass defines the terms and how a batch is divided into their examples. The loss and the
+    linearisation are implemented here for all subclasses.
 
-    `l2` is a number ≥ 0, or None for no such term. w are all floating-point arrays of the model,
-    frozen ones too. It is a part of the loss, unlike a damping: it moves the minimum.
+    `l2` is a number ≥ 0, or None for no penalty. w are all floating-point arrays of the model,
+    including frozen ones. The penalty is a part of the loss, so it moves the minimum; damping does
+    not.
 
-    `micro_batch` is a positive integer: loss, gradient and products with a curvature are sums over
-    parts of a batch, of which each has at most so many examples of a term, so that the memory for
-    intermediate values does not grow with the batch. The numbers are those of the whole batch, to
-    rounding; a product costs about 4/3. None for one part.
+    `micro_batch` is a positive integer, or None. With an integer, the batch is divided into parts
+    with at most so many examples of each term. Loss, gradient and products with a curvature are
+    sums over the parts, so the memory for intermediate values does not grow with the batch. The
+    results equal those of the whole batch up to rounding; a product costs about 4/3 as much. With
+    None the batch is one part.
     """
 
     l2: eqx.AbstractVar[ScalarLike | None]
@@ -120,13 +122,14 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def terms(self) -> PyTree[Term]:
-        """The terms, as a pytree: `Linearisation.outputs` has its structure."""
+        """The terms, as a pytree; `Linearisation.outputs` has the same structure."""
 
     @abc.abstractmethod
     def examples(self, batch: PyTree) -> PyTree:
-        """`batch` with (inputs, targets) or (inputs, targets, weights) in the place of each term.
+        """The examples of each term: a pytree like `terms()` with a tuple in place of each term.
 
-        All have a leading axis n.
+        The tuple is (inputs, targets) or (inputs, targets, weights). All arrays of a tuple have a
+        leading axis n.
         """
 
     @full_precision
@@ -134,12 +137,12 @@ class AbstractObjective(eqx.Module):
         """The loss on a batch.
 
         **Arguments:** `model`, any Equinox model; `batch`, see the class; `key`, for models that
-        take one (dropout): each example gets a key of its own.
+        take a key (dropout): each example gets a different key derived from it.
 
-        **Returns:** L, a scalar. Under a trace it is NaN where a target lies outside the domain of
-        its likelihood.
+        **Returns:** L, a scalar. While JAX traces, no error can be raised: if a target lies outside
+        the domain of its likelihood, L is NaN.
 
-        **Raises:** `ValueError` for such a target outside of a trace.
+        **Raises:** `ValueError` for such a target when JAX is not tracing.
         """
         _refuse_coupled(model)
         examples, _ = self._examples(batch, model, key)
@@ -149,7 +152,7 @@ class AbstractObjective(eqx.Module):
         else:
             loss, valid = parts.sum(lambda i: _of_terms(model, _part_of(examples, parts, i)))
             if not isinstance(valid, Tracer) and not valid.all():
-                _of_terms(model, examples)  # says which targets are wrong
+                _of_terms(model, examples)  # raises the error that names the wrong targets
         weights = widened(eqx.filter(model, eqx.is_inexact_array))
         return penalised(loss, weights, _as_array(self.l2), None)
 
@@ -162,7 +165,7 @@ class AbstractObjective(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Scalar, Bool[Array, ""], PyTree[Array]]:
-        """The loss, whether all targets lie in their domains, and the gradient in `params`.
+        """The loss, whether all targets lie in their domains, and the gradient w.r.t. `params`.
 
         **Arguments:** `params`, `frozen`, the two parts of the model, see `equinox.partition`.
         """
@@ -204,10 +207,10 @@ class AbstractObjective(eqx.Module):
     ) -> AbstractLinearisation:
         """Linearises the outputs of all terms at the model's trainable weights, once.
 
-        **Arguments:** as [`loss`][]; `trainable` is an Equinox filter specification: what it
-        leaves out is frozen, and no part of the gradient or of a curvature.
+        **Arguments:** as for [`loss`][]; `trainable` is an Equinox filter specification. Weights
+        that it does not select are frozen: gradient and curvature do not include them.
 
-        **Returns:** an [`AbstractLinearisation`][]; its `loss` is that of [`loss`][] with this key.
+        **Returns:** an [`AbstractLinearisation`][]; its `loss` equals [`loss`][] for the same key.
         """
         _refuse_coupled(model)
         params, frozen = eqx.partition(model, trainable)
@@ -225,7 +228,7 @@ class AbstractObjective(eqx.Module):
         return linearise(examples, treedef, params, l2, constant, self.micro_batch)
 
     def penalty(self, model: PyTree) -> Scalar | float:
-        """½ l2 ‖w‖², what the loss has beside its terms."""
+        """½ l2 ‖w‖², the part of the loss that does not depend on the batch."""
         l2 = _as_array(self.l2)
         if l2 is None:
             return 0.0
@@ -235,7 +238,7 @@ class AbstractObjective(eqx.Module):
     def _examples(
         self, batch: PyTree, model: PyTree, key: PRNGKeyArray | None
     ) -> tuple[list[Example], Any]:
-        """Every term with its examples and their keys; `fn` takes the whole model."""
+        """The examples of every term with their keys; `fn` takes the whole model."""
         terms, parts, treedef = self._flatten(batch)
         found = []
         for t, (term, (inputs, targets, *weights)) in enumerate(zip(terms, parts, strict=True)):
@@ -273,7 +276,7 @@ class AbstractObjective(eqx.Module):
 class Objective(AbstractObjective):
     """A weighted sum of named terms; a batch is `{name: (inputs, targets)}`.
 
-    Every term has examples of its own, of its own number n.
+    Every term has its own examples; their number n may differ between terms.
     """
 
     by_name: dict[str, Term]
@@ -306,9 +309,9 @@ class Objective(AbstractObjective):
 class Supervised(AbstractObjective):
     """L = 1/n Σ_i nll(model(x_i), y_i); a batch is `(inputs, targets)`.
 
-    A batch `(inputs, targets, weights)` has L = 1/n Σ_i weights_i nll(model(x_i), y_i), and every
-    curvature with the same weights. A weight of 0 leaves an example out, whatever it holds; to
-    weight classes give `class_weights[targets]`.
+    A batch `(inputs, targets, weights)` has L = 1/n Σ_i weights_i nll(model(x_i), y_i). Every
+    curvature has the same weights. An example with weight 0 has no effect, even if it holds NaN.
+    To weight classes, pass `class_weights[targets]` as the weights.
     """
 
     likelihood: AbstractLoss
@@ -336,7 +339,7 @@ class Supervised(AbstractObjective):
 class Autoencoding(AbstractObjective):
     """L = 1/n Σ_i nll(model(x_i), x_i), outputs and target ravelled; a batch is `(inputs, _)`.
 
-    The second half of the batch (the labels) is not looked at.
+    The second entry of the batch (the labels) is not used.
     """
 
     likelihood: AbstractLoss
@@ -384,7 +387,7 @@ def _as_array(l2: ScalarLike | None) -> Scalar | None:
 
 
 def _at_present(value: ScalarLike) -> Scalar:
-    """A held number as an array, in the widest precision that JAX is set to now."""
+    """A number from a field as an array; float64 if `jax_enable_x64` is set now, else float32."""
     return value if isinstance(value, jax.Array) else jnp.asarray(value, jnp.result_type(float))
 
 
@@ -400,7 +403,7 @@ def _of_terms(model: PyTree, examples: Sequence[Example]) -> tuple[Scalar, Bool[
 
 
 def _part_of(examples: Sequence[Example], parts: Parts, i: Int[Array, ""]) -> list[Example]:
-    """The examples of one part; those that do not count have a scale of 0."""
+    """The examples of one part; repeated examples get a scale of 0."""
     of_terms = [
         (each.inputs, each.targets, each.keys, jnp.broadcast_to(each.scale, (n,)))
         for each, n in zip(examples, parts.sizes, strict=True)
@@ -416,9 +419,10 @@ def _part_of(examples: Sequence[Example], parts: Parts, i: Int[Array, ""]) -> li
 def _weighted(
     inputs: PyTree, targets: PyTree, weights: Float[Array, " n"], scale: Scalar
 ) -> tuple[PyTree, PyTree, Float[Array, " n"]]:
-    """The examples and their scales; an example of weight 0 is replaced by one that is used.
+    """The examples and their scales; a copy of a used example replaces each one of weight 0.
 
-    The model never sees it, since 0·NaN is NaN in the loss and in every derivative.
+    The model is not evaluated at the replaced example, which may hold NaN: 0·NaN is NaN in the loss
+    and in every derivative.
     """
     if weights.ndim != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(
@@ -428,7 +432,7 @@ def _weighted(
     used = weights != 0
     here = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
     inputs, targets = jtu.tree_map(lambda leaf: leaf[here], (inputs, targets))
-    # A negative weight has no positive semidefinite curvature.
+    # A negative weight becomes NaN, since its curvature would not be positive semidefinite.
     return inputs, targets, jnp.where(weights >= 0, weights, jnp.nan) * scale.astype(weights.dtype)
 
 
@@ -452,7 +456,7 @@ def _refuse_coupled(model: PyTree) -> None:
 
 
 def check_trainable(params: PyTree) -> None:
-    """Raise unless `params` holds real floating-point arrays, one at least."""
+    """Raise unless `params` holds at least one array, and all are real and floating-point."""
     leaves = jtu.tree_leaves(params)
     if not leaves:
         raise ValueError("`trainable=...` selects no array of the model: nothing is to be trained.")

@@ -1,11 +1,11 @@
-"""What the results of all experiments are written with."""
+"""Functions with which all experiments write their results."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def results_folder(path: str) -> Path:
-    """The folder of the results, made before anything is run."""
+    """The folder of the results; it is created at once, before the experiment runs."""
     made = Path(path)
     made.mkdir(parents=True, exist_ok=True)
     return made

@@ -6,13 +6,13 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 
 class Batch(eqx.Module):
-    """What a damping may ask of a batch before its solve.
+    """The information about a batch that a damping may use before the solve.
 
-    - `step`: how many steps were made before.
-    - `params`, `loss`: the weights, and the loss there.
-    - `loss_at`: the loss at other weights, for a forward pass.
-    - `scale`: computes gᵀCg/gᵀg, a measure of C, for about two gradients; NaN where g is zero or
-      not finite.
+    - `step`: the number of previous steps.
+    - `params`, `loss`: the weights, and the loss at these weights.
+    - `loss_at`: computes the loss for other weights; costs a forward pass.
+    - `scale`: computes gᵀCg/gᵀg, a measure of the size of C; costs about two gradients. NaN if g is
+      zero or not finite.
     """
 
     step: Int[Array, ""]
@@ -25,7 +25,7 @@ class Batch(eqx.Module):
 class Chosen(eqx.Module):
     """λ for one solve, and the next state.
 
-    - `reduction_ratio`: one that was found on the way, to be reported; else None.
+    - `reduction_ratio`: a reduction ratio that the damping has computed, for the report; else None.
     """
 
     damping: Scalar
@@ -34,13 +34,13 @@ class Chosen(eqx.Module):
 
 
 class Step(eqx.Module):
-    """A step that was made.
+    """A step that was tried.
 
-    - `params`: the weights before it; `step_size` s; `slope` dᵀg; `metric` dᵀCd, undamped.
-    - `reduction_ratio`: the actual change of the loss on its own batch over the change that the
-      quadratic model predicts; None unless `needs_reduction_ratio`.
-    - `accepted`: whether the step was taken.
-    - `first_ratio`: as `reduction_ratio`, of the first step size that the search tried.
+    - `params`: the weights before the step; `step_size` s; `slope` dᵀg; `metric` dᵀCd, undamped.
+    - `reduction_ratio`: the actual change of the loss on the step's batch, divided by the change
+      that the quadratic model predicts; None unless `needs_reduction_ratio`.
+    - `accepted`: whether the step was accepted.
+    - `first_ratio`: the `reduction_ratio` of the first step size that the search tried.
     """
 
     params: PyTree[Array]
@@ -61,16 +61,16 @@ class AbstractDamping(eqx.Module):
 
     @abc.abstractmethod
     def is_positive(self) -> bool:
-        """Whether λ is known, before anything runs, to be above zero at every step."""
+        """Whether it is known before tracing that λ > 0 at every step."""
 
     @abc.abstractmethod
     def needs_reduction_ratio(self) -> bool:
-        """Whether `update` wants the reduction ratio on the step's batch: a forward pass."""
+        """Whether `update` needs the reduction ratio on the step's batch, a forward pass."""
 
     @abc.abstractmethod
     def begin(self, state: PyTree[Array], batch: Batch) -> Chosen:
-        """λ to solve with on a batch; what is asked of the batch costs what it says there."""
+        """Chooses λ for the solve on a batch; `Batch` lists the costs of its methods."""
 
     @abc.abstractmethod
     def update(self, chosen: Chosen, step: Step) -> PyTree[Array]:
-        """The state after a step that was made with what `begin` chose."""
+        """The state after a step; `chosen` is what `begin` returned for this step."""

@@ -1,4 +1,4 @@
-"""The reduction ratio of the last steps, each on the batch after its own."""
+"""The reduction ratio of the previous steps, each evaluated on the batch after its own."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from .._rounding import is_rounding
 from ._base import Batch, Step
 
-# The averages keep four fifths of the last value at each step.
+# At each step, the new average is 4/5 of the previous average plus 1/5 of the new value.
 _DECAY = 0.8
 
 
 class LastStep(eqx.Module):
-    """A step that the next batch evaluates, and the averages over the steps before it.
+    """A step to be evaluated on the next batch, and the averages over the steps before it.
 
-    - `params`, `step_size`, `slope`, `metric`, `accepted`: as those of `Step`.
-    - `actual`, `predicted`: see [`evaluated`][]; 0 as long as no step was evaluated.
+    - `params`, `step_size`, `slope`, `metric`, `accepted`: as in `Step`.
+    - `actual`, `predicted`: see [`evaluated`][]; 0 until a step was evaluated.
     """
 
     params: PyTree[Array]
@@ -32,13 +32,13 @@ class LastStep(eqx.Module):
 
     @classmethod
     def none(cls, params: PyTree[Array], dtype: Any) -> "LastStep":
-        """Before the first step. The weights are copied, so that both may be donated."""
+        """The value before the first step; copies the weights, so both buffers can be donated."""
         copied = jtu.tree_map(lambda leaf: jnp.array(leaf, copy=True), params)
         size, slope, metric, actual, predicted = (jnp.zeros((), dtype) for _ in range(5))
         return cls(copied, size, slope, metric, jnp.zeros((), bool), actual, predicted)
 
     def followed_by(self, step: Step) -> "LastStep":
-        """The next step, with the averages of this one."""
+        """The value after another step, with the same averages."""
         dtype = self.actual.dtype
         size, slope, metric = (
             new.astype(dtype) for new in (step.step_size, step.slope, step.metric)
@@ -49,30 +49,33 @@ class LastStep(eqx.Module):
 
 
 def evaluated(last: LastStep, batch: Batch) -> tuple[LastStep, Scalar]:
-    """The reduction ratio of the last steps, each on the batch after its own.
+    """The reduction ratio of the previous steps, each evaluated on the batch after its own.
 
         ρ = avg[(L'(w) − L'(w − sd)) / m] / avg[(s dᵀg' − ½s² dᵀCd) / m],  m = s dᵀg − ½s² dᵀCd
 
-    with the loss L' and the gradient g' = ∇L'(w) of the next batch, and C of the step's own. The
-    prediction m of the own batch would be wrong for the next one however short the step, since d
-    follows the noise of its own gradient. With g' in its place, ρ measures C and the length of the
-    step alone. On full batches each step has the same ratio as on its own batch.
+    with the loss L' and the gradient g' = ∇L'(w) of the next batch, and C of the step's own batch.
+    The prediction m of the own batch is wrong for the next batch, even for a very short step: d
+    contains the noise of its own gradient g. The prediction with g' instead of g does not have this
+    error, so ρ measures only the quality of C and the length of the step. If every batch is the
+    full data, ρ of each step is that on its own batch.
 
-    The differences for a single batch are mostly noise, hence the averages: 4/5 of the last one
-    and 1/5 of this step. Where even the average prediction is not above zero, ρ is −∞.
+    The differences for a single batch are mostly noise. They are therefore averaged: 4/5 of the
+    previous average plus 1/5 of the value of this step. If the averaged prediction is not above
+    zero, ρ is −∞.
 
-    **Returns:** the step with new averages, and ρ; 1 as long as no step was evaluated.
+    **Returns:** the step with the new averages, and ρ; ρ is 1 until a step was evaluated.
     """
     s, curved = last.step_size, last.step_size**2 * last.metric / 2
     own = s * last.slope - curved
     back = jtu.tree_map(jnp.subtract, last.params, batch.params)  # s d
     before, linear = jax.jvp(batch.loss_at, (last.params,), (back,))
     predicted = linear.astype(own.dtype) - curved
-    # Near a minimum the difference of two losses is noise.
+    # Near a minimum, the difference of two losses is rounding error.
     noise = is_rounding(before, batch.loss, own.astype(batch.loss.dtype))
     actual = jnp.where(noise, predicted, (before - batch.loss).astype(own.dtype))
     shares = actual / own, predicted / own
     informative = last.accepted & jnp.isfinite(shares[0]) & jnp.isfinite(shares[1])
+    # The first value has no previous average (0 means: none) and is taken as it is.
     decay = jnp.where(last.predicted == 0, 0, jnp.asarray(_DECAY, own.dtype))
     averages = tuple(
         jnp.where(informative, decay * average + (1 - decay) * new, average)

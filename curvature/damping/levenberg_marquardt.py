@@ -13,42 +13,45 @@ from ._next_batch import LastStep, evaluated
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
 _LOW, _HIGH = 1 / 4, 3 / 4
 _RAISE, _LOWER = 3 / 2, 2 / 3
-# Where the step was rejected the model was useless, not merely poor: λ rises faster.
+# A rejected step means that the quadratic model is useless, not only inaccurate: λ rises faster.
 _REJECTED = 4.0
-# The ratio on next batches is an average, which follows a change of λ after a few steps only.
+# With `next_batch`, ρ is an average, which responds to a change of λ only after a few steps. λ must
+# therefore change more slowly: the factors have this exponent.
 _SLOWER = 1 / 3
 
 
 class _State(eqx.Module):
-    """λ, and with `next_batch` the step that the next batch evaluates."""
+    """λ, and with `next_batch` the step to be evaluated on the next batch."""
 
     damping: Scalar
     last: LastStep | None
 
 
 class LevenbergMarquardt(AbstractDamping):
-    """λ follows how well the quadratic model predicted the loss (Levenberg–Marquardt).
+    """Adapts λ to how well the quadratic model predicts the loss (Levenberg–Marquardt).
 
     With the reduction ratio ρ: λ ← 3/2 λ if ρ < 1/4; λ ← 2/3 λ if ρ > 3/4; else unchanged
     (Martens 2010, section 4.1). A rejected step multiplies λ by 4. λ stays within
     [`minimum`, `maximum`].
 
-    On small batches the ratio on a step's own batch says little: a step with a small λ does to
-    that batch what was predicted, and harm to all others. With `next_batch`, ρ is an average over
-    the last steps, each on the batch that came after its own, and λ moves by the cube root of
-    these factors. It costs about one forward pass more.
+    On small batches, the reduction ratio on a step's own batch is misleading: a step with a small λ
+    changes the loss of that batch as predicted, but raises the loss of all others. With
+    `next_batch`, ρ is an average over the previous steps, each evaluated on the batch after its
+    own. λ is then multiplied by the cube root of the factors above. This costs about one more
+    forward pass.
 
     **Arguments:**
 
-    - `initial`: λ of the first step; None for gᵀCg/gᵀg, the curvature along the gradient, which
-      has the units and the size of C, on the first batch that has a finite one. Until then λ = 0.
-    - `minimum`: None for the roundoff of the weights' dtype, 1.2e-7 or 2.2e-16.
-    - `maximum`.
-    - `next_batch`: whether a step's ratio is that on the batch after its own.
-    - `whole`: whether ρ is that of the first step size that the search tries, 1 for Armijo's,
-      instead of that where it ended. A step that was halved many times has a good ratio, and a λ
-      that is far too small stays.
-    - `thresholds`, `factors`: of ρ and of λ, in place of (1/4, 3/4) and (3/2, 2/3).
+    - `initial`: λ of the first step. None for gᵀCg/gᵀg on the first batch where this is finite;
+      until then λ = 0. gᵀCg/gᵀg is the curvature along the gradient and has the units and the size
+      of C.
+    - `minimum`: the least λ. None for eps of the weights' dtype, 1.2e-7 or 2.2e-16.
+    - `maximum`: the largest λ.
+    - `next_batch`: whether ρ of a step is evaluated on the batch after its own.
+    - `whole`: whether ρ is that of the first step size that the search tries (1 for Armijo's),
+      instead of that of the last one. A step that the search has halved many times has a good ρ, so
+      without `whole` a λ that is far too small does not rise.
+    - `thresholds`, `factors`: for ρ and for λ, instead of (1/4, 3/4) and (3/2, 2/3).
     """
 
     initial: ScalarLike | None
@@ -110,7 +113,7 @@ class LevenbergMarquardt(AbstractDamping):
         damping, last, ratio = state.damping, state.last, None
         if last is not None:
             last, ratio = evaluated(last, batch)
-            # A batch without a finite loss says nothing of the step before it.
+            # A batch whose loss is not finite cannot evaluate the step before it.
             informative = (batch.step > 0) & jnp.isfinite(batch.loss)
             updated = self._updated(damping, ratio, last.accepted)
             damping = jnp.where(informative, updated, damping)
@@ -141,6 +144,7 @@ class LevenbergMarquardt(AbstractDamping):
             factor = factor**_SLOWER
         factor = jnp.where(accepted, factor, _REJECTED).astype(damping.dtype)
         updated = self._within_bounds(damping * factor)
+        # λ = 0, not initialised yet, must stay 0; the bounds would raise it to the minimum.
         return updated if self.initial is not None else jnp.where(damping == 0, 0, updated)
 
     def _within_bounds(self, damping: Scalar) -> Scalar:

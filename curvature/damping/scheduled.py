@@ -13,7 +13,8 @@ from ._base import AbstractDamping, Batch, Chosen, Step
 class ScheduledDamping(AbstractDamping):
     """λ = `schedule(step)`, for any optax schedule; it must be above zero at every step.
 
-    **Arguments:** `schedule`, from the number of steps before this one, an integer array, to λ.
+    **Arguments:** `schedule`, a function of the number of previous steps, an integer array, that
+    returns λ.
     """
 
     schedule: Callable[[Int[Array, ""]], Any] = eqx.field(static=True)

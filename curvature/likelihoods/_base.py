@@ -12,12 +12,12 @@ from ._targets import check_targets
 
 
 class Coefficients(eqx.Module):
-    """ρ with S ρ = ∇_z nll(z, y) for one example: the gradient by the columns of a factor S.
+    """ρ with S ρ = ∇_z nll(z, y) for one example: the gradient as a combination of columns of S.
 
     - `values`: ρ.
-    - `bounded`: whether ρ stays bounded for every z, as long as the gradient does. Where it does
-      not (it grows like 1/√p for an outcome that happened, though its probability p was small),
-      it may overflow, and a solver must be prepared for that.
+    - `bounded`: whether ρ is bounded wherever the gradient is. If not, ρ may overflow, and the
+      solver must handle that. Example: ρ grows like 1/√p if the target is an outcome to which the
+      model gives a small probability p.
     """
 
     values: Float[Array, " r"]
@@ -25,13 +25,13 @@ class Coefficients(eqx.Module):
 
 
 class AbstractLoss(eqx.Module):
-    """What a term of an objective needs at the least: a loss of one example's outputs.
+    """A loss of one example's outputs, the minimum that a term of an objective needs.
 
-    A loss that is not a likelihood works with every curvature that does not ask for the model's
-    own distribution: [`GaussNewton`][], [`EmpiricalFisher`][], [`Divergence`][].
+    A loss that is not a likelihood works with every curvature that does not need the model's
+    distribution: [`GaussNewton`][], [`EmpiricalFisher`][], [`Divergence`][].
 
-    Only `nll` must be written. The other methods have defaults: every target is in the domain,
-    nothing is reported beside the loss, and no output is masked.
+    Only `nll` must be implemented. The other methods have defaults: every target is in the domain,
+    no number is reported beside the loss, and no output is masked.
     """
 
     @abc.abstractmethod
@@ -44,16 +44,16 @@ class AbstractLoss(eqx.Module):
         """
 
     def in_domain(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> Bool[Array, ""]:
-        """Whether the target `y` of one example is one that `nll` can score.
+        """Whether `nll` is defined for the target `y` of one example.
 
-        It is traceable, and reads the shape of `z` alone. A target that is NaN is outside of
-        every domain of this package.
+        The method is traceable and uses only the shape of `z`. For every likelihood of this
+        package, a target that is NaN is outside the domain.
         """
         del z, y
         return jnp.asarray(True)
 
     def domain(self, z_shape: tuple[int, ...], y: PyTree) -> str:
-        """What `in_domain` asks of targets like `y`: what follows "needs" in an error sentence."""
+        """Describes the targets with `in_domain` true: the words after "needs" in an error."""
         del z_shape, y
         return "targets for which its `in_domain` is true"
 
@@ -63,26 +63,27 @@ class AbstractLoss(eqx.Module):
         """Raises unless every target is `in_domain`. It is called before a run starts.
 
         **Arguments:** `z_shape`, the shape of one example's outputs; `targets`, concrete arrays
-        with a leading axis n; `source`, where they come from, for the sentence.
+        with a leading axis n; `source`, the origin of the targets, for the error sentence.
 
-        **Raises:** `ValueError`, with the first target outside of the domain.
+        **Raises:** `ValueError`, which names the first target outside the domain.
         """
         check_targets(self, z_shape, targets, source)
 
     def metrics(self) -> tuple[Metric, ...]:
-        """What to report of a term beside its loss."""
+        """The numbers to report for a term beside its loss."""
         return ()
 
     def unmasked(self, z: Float[Array, "*shape"], y: PyTree[Array]) -> "Unmasked":
-        """The example without its mask, for a curvature; see [`Unmasked`][].
+        """Splits the example into a loss without a mask and the mask, for a curvature.
 
-        Only a loss whose targets have a mask, such as [`Masked`][], writes this method.
+        See [`Unmasked`][]. Only a loss whose targets have a mask, such as [`Masked`][], overrides
+        this method.
         """
         return Unmasked(self, z, y, None)
 
 
 class Unmasked(NamedTuple):
-    """One example, split into a loss that knows of no mask and the mask itself.
+    """One example, split into a loss without a mask and the mask.
 
     With f(z) = `likelihood.nll(z, y)` at `z`, and D = diag(`mask`), the loss of the example has
     the gradient D ∇f and the Hessian D ∇²f D. A metric M with factor S becomes D M D, with factor
@@ -138,16 +139,16 @@ class AbstractLikelihood(AbstractLoss):
 class AbstractExponentialFamily(AbstractLikelihood):
     """A likelihood whose outputs are natural parameters, or a constant multiple of them.
 
-    Then ∇²_z nll(z, y) does not depend on y and equals the Fisher, so that `fisher_factor` is a
-    factor of the Hessian, too (Martens 2020, "New insights and perspectives on the natural
-    gradient method", section 9.2). The gradient lies in its range.
+    Then ∇²_z nll(z, y) does not depend on y and equals the Fisher, so `fisher_factor` is also a
+    factor of the Hessian (Martens 2020, "New insights and perspectives on the natural gradient
+    method", section 9.2). The gradient lies in the range of `fisher_factor`.
     """
 
     @abc.abstractmethod
     def thin_fisher_factor(self, z: Float[Array, "*shape"]) -> lx.AbstractLinearOperator:
-        """S with the S Sᵀ of `fisher_factor(z)`, and as few columns as are known to do.
+        """S with the same S Sᵀ as `fisher_factor(z)`, and the fewest columns known to suffice.
 
-        Every column costs a row per example in a sample-space solve.
+        In a sample-space solve, every column of S adds one row per example.
         """
 
     @abc.abstractmethod

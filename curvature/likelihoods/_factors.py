@@ -1,4 +1,4 @@
-"""Factors S of metrics M = S Sᵀ on one example's outputs, with their products in closed form."""
+"""Factors S of metrics M = S Sᵀ on one example's outputs, with products in closed form."""
 
 import abc
 
@@ -9,10 +9,11 @@ from jaxtyping import Array, Bool, Float
 
 
 class AbstractFactor(lx.AbstractLinearOperator):
-    """S (c × r), a linear operator between flat real vectors that also knows M = S Sᵀ.
+    """S (c × r), a linear operator between flat real vectors, with products with M = S Sᵀ.
 
-    The fields of a subclass are arrays, so that `eqx.filter_vmap` returns the factors of all
-    examples as one operator with a leading axis. Sizes are read from the arrays inside the `vmap`.
+    The fields of a subclass must be arrays: `eqx.filter_vmap` then returns the factors of all
+    examples as one operator, whose arrays have a leading axis. Sizes are read from the shapes of
+    the arrays inside the `vmap`.
     """
 
     @abc.abstractmethod
@@ -21,7 +22,7 @@ class AbstractFactor(lx.AbstractLinearOperator):
 
     @abc.abstractmethod
     def square_mv(self, u: Float[Array, " c"]) -> Float[Array, " c"]:
-        """M u = S Sᵀ u, without S where M has a simpler closed form."""
+        """M u = S Sᵀ u; computed without S if M has a simpler closed form."""
 
     def transpose(self) -> "TransposedFactor":
         return TransposedFactor(self)
@@ -104,7 +105,7 @@ class MaskedFactor(AbstractFactor):
 
 
 def square_mv(factor: lx.AbstractLinearOperator, u: Float[Array, " c"]) -> Float[Array, " c"]:
-    """S Sᵀ u for any operator S, in closed form where S knows one."""
+    """S Sᵀ u for any operator S, in closed form if S is an `AbstractFactor`."""
     if isinstance(factor, AbstractFactor):
         return factor.square_mv(u)
     return factor.mv(factor.T.mv(u))
@@ -131,6 +132,7 @@ def _materialise(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperat
     return lx.MatrixLinearOperator(operator.as_matrix())
 
 
+# Lineax's property functions are `singledispatch`: each needs an entry for these classes.
 for _class in (AbstractFactor, TransposedFactor):
     for _property in (
         lx.is_diagonal,

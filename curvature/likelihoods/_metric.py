@@ -13,7 +13,7 @@ def _one(z: Float[Array, "*shape"], y: Any) -> Scalar:
 class Metric(NamedTuple):
     """A number to report beside the loss: `finish(Σ_i example(z_i, y_i) / Σ_i weight(z_i, y_i))`.
 
-    - `name`: what it is called in a report.
+    - `name`: the name of the number in a report.
     - `example`, `weight`: `(z, y) -> scalar` for one example; the weight is 1 by default.
     - `finish`: a function of the mean, such as `float` or `math.sqrt`.
     """
@@ -25,5 +25,5 @@ class Metric(NamedTuple):
 
 
 def mean_square(z: Float[Array, "*shape"], y: Real[Array, "*shape"]) -> Scalar:
-    """1/c ‖z − y‖²: its mean over the examples is the square of the root mean square error."""
+    """1/c ‖z − y‖². The root of its mean over the examples is the root mean square error."""
     return jnp.mean(jnp.square(z - y.astype(z.dtype)))

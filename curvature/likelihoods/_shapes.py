@@ -5,7 +5,10 @@ from jaxtyping import Array, Float
 
 
 def one_array(likelihood: object, y: Any) -> Array:
-    """The target `y` as one real array. A pair would silently become an array of two rows."""
+    """The target `y` as one real array; raises `ValueError` if `y` is a tuple or complex.
+
+    Without the check, a pair of arrays would silently become one array with two rows.
+    """
     name = type(likelihood).__name__
     if isinstance(y, tuple):
         raise ValueError(
@@ -22,9 +25,9 @@ def one_array(likelihood: object, y: Any) -> Array:
 
 
 def target_like(likelihood: object, z: Float[Array, "*shape"], y: Any) -> Float[Array, "*shape"]:
-    """The target `y` in the dtype of `z`; its shape must be that of `z`.
+    """The target `y` in the dtype of `z`; raises `ValueError` unless `y` has the shape of `z`.
 
-    A target of another shape would silently broadcast to a wrong number.
+    Without the check, a target of another shape would broadcast and give a wrong loss.
     """
     y = one_array(likelihood, y)
     if y.shape != z.shape:

@@ -1,4 +1,4 @@
-"""The targets of many examples against the domain of a loss."""
+"""Checks that the targets of many examples lie in the domain of a loss."""
 
 from typing import Any
 
@@ -21,6 +21,8 @@ def check_targets(loss: Any, z_shape: tuple[int, ...], targets: PyTree, source: 
     targets = jtu.tree_map(np.asarray, targets)
     n = min((len(leaf) for leaf in jtu.tree_leaves(targets)), default=0)
     for stop in range(_BLOCK, n + _BLOCK, _BLOCK):
+        # The last block starts earlier to be full, too: another shape would be traced again. Only
+        # fewer than `_BLOCK` targets make a block that is not full.
         stop = min(stop, n)
         start = max(stop - _BLOCK, 0)
         inside = np.asarray(_in_domain(loss, z_shape, _at(targets, slice(start, stop))))

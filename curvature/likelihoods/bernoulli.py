@@ -16,8 +16,8 @@ _Target: TypeAlias = Real[Array, "*shape"] | Bool[Array, "*shape"]
 class Bernoulli(AbstractExponentialFamily):
     """Independent Bernoulli outputs: nll(z, y) = Σ_d softplus(z_d) − y_d z_d, logits `z`.
 
-    `y` has the shape of `z`, with values in [0, 1]: grey pixels are allowed. A value outside of
-    [0, 1] gives NaN, and so does its gradient.
+    `y` has the shape of `z`, with values in [0, 1]: grey pixels are allowed. For a value outside
+    [0, 1], the loss and its gradient are NaN.
 
         >>> import curvature as cv, jax.numpy as jnp
         >>> round(float(cv.Bernoulli().nll(jnp.zeros(2), jnp.ones(2))), 4)  # 2 log 2
@@ -54,7 +54,8 @@ class Bernoulli(AbstractExponentialFamily):
         return Coefficients((residual / _deviation(z)).ravel(), bounded=False)
 
     def kl(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        # By the two outcomes: a difference of softplus would cancel for large logits.
+        # A sum over the two outcomes. The shorter formula, a difference of two softplus terms,
+        # cancels for large logits.
         one = jax.nn.sigmoid(z) * (jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(z2))
         zero = jax.nn.sigmoid(-z) * (jax.nn.log_sigmoid(-z) - jax.nn.log_sigmoid(-z2))
         return jnp.sum(one + zero)
@@ -65,7 +66,7 @@ class Bernoulli(AbstractExponentialFamily):
         return -jnp.expm1(jnp.sum(jnp.logaddexp(ones, zeros)))
 
     def _target(self, z: Float[Array, "*shape"], y: _Target) -> Float[Array, "*shape"]:
-        """`y` in the dtype of `z`, NaN outside of the domain."""
+        """`y` in the dtype of `z`, NaN where `y` is outside the domain."""
         y = target_like(self, z, y)
         return jnp.where(_valid(y), y, jnp.nan)
 
@@ -75,5 +76,5 @@ def _valid(y: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
 
 
 def _deviation(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """√(p(1−p)), each root taken of its own sigmoid: p(1−p) would lose 1−p for large z."""
+    """√(p(1−p)) from log σ(z) and log σ(−z): for large z, p rounds to 1 and 1−p would be 0."""
     return jnp.exp((jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)) / 2)

@@ -30,13 +30,13 @@ class Categorical(AbstractExponentialFamily):
 
     `y` is a label per row (integer or boolean, shape [...]) or a probability vector per row
     (shape [..., c], any floating dtype). Rows along the leading axes are independent and their
-    losses add up. A label outside of 0 … c−1 gives NaN, and so does its gradient. So does a
-    vector that is not one of probabilities: its numbers must be ≥ 0 and sum to one, both up to √ε
-    of its own dtype.
+    losses add up. A label must lie in 0 … c−1. The numbers of a probability vector must be ≥ 0 and
+    sum to one, both up to √ε of the vector's dtype. For any other `y`, the loss and its gradient
+    are NaN.
 
-    `smoothing` is α of label smoothing: the loss has (1−α) y + α/c in the place of y, in [0, 1)
-    (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). It concerns the
-    data alone: `sample` and the divergences are those of softmax(z).
+    `smoothing` is α of label smoothing, in [0, 1): the loss uses (1−α) y + α/c instead of y
+    (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). Smoothing changes
+    only the targets of `nll`: `sample` and the divergences use softmax(z).
 
         >>> import curvature as cv, jax.numpy as jnp
         >>> round(float(cv.Categorical().nll(jnp.zeros(4), jnp.asarray(2))), 4)  # log 4
@@ -49,12 +49,12 @@ class Categorical(AbstractExponentialFamily):
         y = _target(self, z, y)
         if jnp.issubdtype(y.dtype, jnp.inexact):
             return -jnp.sum(self._probabilities(z, y) * jax.nn.log_softmax(z))
-        # Compared rather than indexed: the derivative is a selection then, and not a scatter.
+        # A comparison instead of indexing: its derivative is a `select` instead of a scatter.
         label = jax.lax.broadcasted_iota(y.dtype, z.shape, z.ndim - 1) == y[..., None]
         chosen = jnp.sum(jnp.where(label, z, 0), axis=-1)
         if self.smoothing:
             chosen = (1 - self.smoothing) * chosen + self.smoothing * jnp.mean(z, axis=-1)
-        # As a factor, so that the gradient is NaN, too.
+        # NaN as a factor, not in a `where`, makes the gradient NaN, too.
         valid = jnp.where(_valid(z, y), 1, jnp.nan)
         return jnp.sum(valid * (jax.nn.logsumexp(z, axis=-1) - chosen))
 
@@ -68,19 +68,19 @@ class Categorical(AbstractExponentialFamily):
         return f"labels from 0 to {c - 1} for a model with {c} outputs"
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The fraction of rows whose most probable class is the target's."""
+        """The fraction of rows whose most probable class equals that of the target."""
         return (Metric("accuracy", _accuracy, float),)
 
     def sample(self, z: Float[Array, "*rows c"], *, key: PRNGKeyArray) -> Int[Array, "*rows"]:
-        """By the inverse of the distribution function, for one uniform number per row.
+        """Inverts the cumulative distribution function at one uniform number per row.
 
-        `jax.random.categorical` draws one per class. That takes longer, and its program some three
-        times longer to compile. A class with a probability below 2⁻²⁴ may never be drawn in
-        float32, by either.
+        `jax.random.categorical` draws one number per class. It is slower, and takes about three
+        times as long to compile. In float32, both methods may never draw a class with a probability
+        below 2⁻²⁴.
         """
         heights = jnp.cumsum(jax.nn.softmax(z), axis=-1)
         uniform = jax.random.uniform(key, z.shape[:-1], z.dtype)[..., None]
-        # In units of the last height, which rounding may have made other than 1.
+        # Because of rounding, the last height may differ from 1; the comparison is relative to it.
         below = heights <= uniform * heights[..., -1:]
         return jnp.minimum(jnp.sum(below, axis=-1), z.shape[-1] - 1)
 
@@ -92,15 +92,15 @@ class Categorical(AbstractExponentialFamily):
         """S = (diag(√p) − p √pᵀ) Q for each row, r = c − 1.
 
         √p is the null vector of diag(√p) − p √pᵀ. The columns of Q are an orthonormal basis of
-        its orthogonal complement: the first c − 1 columns of the reflection that takes √p to
+        the orthogonal complement of √p: the first c − 1 columns of the reflection that maps √p to
         −e_c. Hence S = diag(√p) Q.
         """
         return CategoricalFactor(_root(z), _thin(z))
 
     def fisher_coefficients(self, z: Float[Array, "*rows c"], y: _Target) -> Coefficients:
-        """ρ = Qᵀ(√p − y/√p) for a probability vector y, or a label as one."""
+        """ρ = Qᵀ(√p − y/√p) for a probability vector y; a label is converted to a one-hot y."""
         y, root = self._probabilities(z, _target(self, z, y)), _root(z)
-        # Zero times an overflow would be NaN.
+        # Where y = 0, 1/√p may overflow, and 0·∞ is NaN.
         surprise = jnp.where(y == 0, 0, y * jnp.exp(-jax.nn.log_softmax(z) / 2))
         rho = root * jnp.sum(y, axis=-1, keepdims=True) - surprise
         r, last = _thin(z), rho[..., -1:]
@@ -115,7 +115,7 @@ class Categorical(AbstractExponentialFamily):
         return -jnp.expm1(jnp.sum(jax.nn.logsumexp(mean_log, axis=-1)))
 
     def _probabilities(self, z: Float[Array, "*rows c"], y: _Target) -> Float[Array, "*rows c"]:
-        """The smoothed target as probabilities in the dtype of `z`, NaN outside of the domain."""
+        """The smoothed target as probabilities in the dtype of `z`, NaN outside the domain."""
         vector = jnp.issubdtype(y.dtype, jnp.inexact)
         p = y.astype(z.dtype) if vector else jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype)
         p = jnp.where(_valid(z, y)[..., None], p, jnp.nan)
@@ -157,7 +157,8 @@ class CategoricalFactor(AbstractFactor):
             return blocks
         blocks = blocks.reshape(-1, 1, *eye.shape).swapaxes(1, 2)
         same_row = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
-        # One pair of axes at a time: with explicit shardings JAX merges no two pairs at once.
+        # Two reshapes, each of which merges one pair of axes: with explicit sharding, JAX does not
+        # merge two pairs in one reshape.
         matrix = jnp.where(same_row, blocks, 0)
         return matrix.reshape(root.size, *matrix.shape[2:]).reshape(root.size, right.size)
 
@@ -179,7 +180,7 @@ class CategoricalFactor(AbstractFactor):
 
 
 def _root(z: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-    """√p, by half of log p: p itself underflows earlier."""
+    """√p = exp(½ log p). √p is representable for many p that underflow to zero."""
     return jnp.exp(jax.nn.log_softmax(z) / 2)
 
 
@@ -189,7 +190,7 @@ def _thin(z: Float[Array, "*rows c"]) -> int:
 
 
 def _target(likelihood: Categorical, z: Float[Array, "*rows c"], y: _Target) -> _Target:
-    """Labels in 32 bits or more, or probabilities in their own dtype, of a shape that fits `z`."""
+    """Checks the shape of `y`; returns labels in 32 bits or more, or the probabilities as given."""
     y = one_array(likelihood, y)
     if jnp.issubdtype(y.dtype, jnp.inexact) and z.ndim > 0:
         target_like(likelihood, z, y)

@@ -14,8 +14,8 @@ from ._shapes import target_like
 class Gaussian(AbstractExponentialFamily):
     """A Gaussian around the outputs: nll(z, y) = ‖z − y‖²/(2σ²), the constant dropped.
 
-    `variance` is σ², the same for every output; `y` has the shape of `z`. A value that is not
-    finite gives NaN, and so does its gradient.
+    `variance` is σ², the same for every output; `y` has the shape of `z`. If a value of `y` is not
+    finite, the loss and its gradient are NaN.
 
         >>> import curvature as cv, jax.numpy as jnp
         >>> float(cv.Gaussian(variance=2.0).nll(jnp.zeros(3), jnp.full(3, 2.0)))
@@ -66,7 +66,7 @@ class Gaussian(AbstractExponentialFamily):
         return -jnp.expm1(-jnp.sum((z - z2) ** 2) / (8 * self._variance(z)))
 
     def _target(self, z: Float[Array, "*shape"], y: Real[Array, "*shape"]) -> Array:
-        """`y` in the dtype of `z`, NaN outside of the domain."""
+        """`y` in the dtype of `z`, NaN where `y` is outside the domain."""
         y = target_like(self, z, y)
         return jnp.where(jnp.isfinite(y), y, jnp.nan)
 

@@ -14,16 +14,16 @@ from ._metric import Metric
 class Masked(AbstractLoss):
     """A loss over some positions of each example: nll(z, (y, mask)) = Σ_{t: mask_t} nll(z_t, y_t).
 
-    `mask` is boolean, True where a position counts. Its axes are leading axes of `z` and of `y`:
-    for `Categorical` [...] where `z` is [..., c]; for `Bernoulli` and `Gaussian` the shape of `z`,
-    or its leading axes. A masked position adds nothing to the loss, to the gradient or to a
-    curvature, whatever its output and its target are, NaN included.
+    `mask` is boolean, True where a position counts. Its axes are the leading axes of `z` and `y`:
+    for `Categorical` the shape is [...] if `z` is [..., c]; for `Bernoulli` and `Gaussian` it is
+    the shape of `z`, or leading axes of that shape. A masked position adds nothing to the loss, to
+    the gradient or to a curvature, even if its output or its target is NaN.
 
-    `likelihood` is that of the positions. It must add up the losses of leading axes, and z = 0
-    must be an output that it takes; both hold for the likelihoods of this package.
+    `likelihood` is the loss of a position. It must sum the losses over leading axes, and must be
+    defined for z = 0; both hold for the likelihoods of this package.
 
-    A `Masked` is no distribution: which positions count is known from the target alone. With a
-    target, [`AbstractLoss.unmasked`][] gives the distribution, and curvatures use that.
+    A `Masked` is not a distribution, since only the target determines which positions count. For a
+    given target, [`AbstractLoss.unmasked`][] returns the distribution; curvatures use that.
 
         >>> import curvature as cv, jax.numpy as jnp
         >>> y, mask = jnp.asarray([2, -100]), jnp.asarray([True, False])
@@ -53,7 +53,7 @@ class Masked(AbstractLoss):
         return f"{self.likelihood.domain(z_shape, y[0])} where its mask is true"
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Those of the likelihood, over the positions that count."""
+        """The metrics of the likelihood, over the positions that count."""
         return tuple(
             metric._replace(
                 example=partial(self._sum, metric.example), weight=partial(self._sum, metric.weight)
@@ -63,6 +63,8 @@ class Masked(AbstractLoss):
 
     def unmasked(self, z: Float[Array, "*shape"], y: tuple[PyTree[Array], Array]) -> Unmasked:
         y, mask = _pair(z, y)
+        # Masked entries may be NaN and are replaced before `nll`. To mask only the loss would leave
+        # NaN in the derivatives, since 0·NaN is NaN.
         visible = jnp.broadcast_to(_trailing(mask, z), z.shape)
         filled = jtu.tree_map(
             lambda leaf: jnp.where(_trailing(mask, leaf), leaf, _filler(mask, leaf)), y
@@ -72,7 +74,7 @@ class Masked(AbstractLoss):
     def _positions(
         self, z: Float[Array, "*shape"], y: tuple[PyTree[Array], Array]
     ) -> tuple[Float[Array, "k ..."], PyTree[Array], Bool[Array, " k"]]:
-        """Outputs and targets of the k positions, finite where masked, and the mask."""
+        """Outputs and targets of the k positions and the mask; masked entries are finite."""
         mask = jnp.asarray(y[1])
         example = self.unmasked(z, y)
         z, y = jtu.tree_map(
@@ -114,7 +116,7 @@ def _pair(z: Float[Array, "*shape"], y: Any) -> tuple[PyTree[Array], Bool[Array,
 
 
 def _trailing(mask: Bool[Array, "*positions"], like: Array) -> Bool[Array, "..."]:
-    """The mask with axes of size one behind it, to broadcast against `like`."""
+    """The mask with trailing axes of size one, so that it broadcasts against `like`."""
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
 
 

@@ -12,13 +12,16 @@ from ._shapes import one_array
 class PolicyGradient(AbstractLikelihood):
     """The policy-gradient loss of one time step: nll(z, (a, A)) = −A log π(a | z).
 
-    `policy` is π, a likelihood whose targets are actions; a target is a pair (a, A) of the action
+    `policy` is π, a likelihood whose targets are actions. A target is a pair (a, A) of the action
     taken and its advantage. The gradient of the mean over time steps is minus the policy gradient
-    (Williams 1992). The distribution is that of the actions, so that the Fisher is π's own: the
-    advantage, which is no property of the policy, does not weigh it (Kakade 2001, "A natural
-    policy gradient"). A target that is drawn has A = 1, for the same reason.
+    (Williams 1992).
 
-    Several time steps may be one example: then A has the leading axes of z, and losses add up.
+    The distribution is that of the actions, so the Fisher is that of π, not weighted by the
+    advantage (Kakade 2001, "A natural policy gradient"): the advantage is not a property of the
+    policy. For the same reason, a target drawn by `sample` has A = 1.
+
+    One example may contain several time steps. Then A has the leading axes of z, and the losses of
+    the time steps add up.
 
         >>> import curvature as cv, jax.numpy as jnp
         >>> lik = cv.PolicyGradient(cv.Categorical())

@@ -17,16 +17,16 @@ from ..likelihoods import AbstractLoss
 class LinearisedTerm(eqx.Module):
     """One term of an objective at the current weights, with its n examples.
 
-    - `likelihood`: scores one example's outputs.
-    - `scale`: weight/n, or that times the weight of each example, [n]: the factor of example i in
-      every sum over this term's examples.
-    - `outputs`, `targets`: z and y, leading axis n. A target outside the likelihood's domain has
-      outputs of NaN.
-    - `inputs`, `keys`: what the model takes, leading axis n; `keys` may be None.
-    - `closed_over`: the other arrays that the outputs depend on, such as frozen weights.
+    - `likelihood`: the loss of one example's outputs.
+    - `scale`: weight/n, or weight/n times the weight of each example, [n]: the factor of example i
+      in every sum over the examples of this term.
+    - `outputs`, `targets`: z and y, leading axis n. If a target lies outside the domain of the
+      likelihood, the outputs of that example are NaN.
+    - `inputs`, `keys`: the arguments of the model, leading axis n; `keys` may be None.
+    - `closed_over`: the other arrays on which the outputs depend, such as frozen weights.
     - `layers`: the computation of one example's outputs, traced and recognised once.
-    - `counts`: in a part of a batch, which of its examples are no repetition; None for all. The
-      others have a scale of 0.
+    - `counts`: in a part of a batch, False for an example that an earlier part had already. Such an
+      example has a scale of 0. None if all examples count.
     - `total`: in a part of a batch, Σ_i scale_i of the whole batch.
     """
 
@@ -48,10 +48,11 @@ class LinearisedTerm(eqx.Module):
 
     @property
     def scale_root(self) -> Float[Array, "*n"]:
-        """√scale_i, the factor of an example's rows."""
+        """√scale_i, the factor of the rows of example i."""
         if self.counts is None:
             return jnp.sqrt(self.scale)
-        # The derivative of √0 is infinite.
+        # The derivative of √0 is infinite, so √ is not evaluated at the scales that are 0. The
+        # outer `where` alone is not enough: the derivative would be 0·∞ = NaN.
         return jnp.where(self.counts, jnp.sqrt(jnp.where(self.counts, self.scale, 1)), 0)
 
     @property
@@ -61,7 +62,7 @@ class LinearisedTerm(eqx.Module):
 
     @property
     def shares(self) -> Float[Array, " n"]:
-        """scale_i over the sum of the scales of the batch, or 0 where all of them are 0."""
+        """scale_i divided by the sum of the scales of the batch; 0 if all scales are 0."""
         total = jnp.sum(self.scales) if self.total is None else self.total
         return self.scales / jnp.where(total == 0, 1, total)
 
@@ -71,15 +72,15 @@ class LinearisedTerm(eqx.Module):
         return self.inputs, self.keys
 
     def example(self, params: PyTree, x: Any, key: PRNGKeyArray | None) -> Array:
-        """The outputs z of one example as a function of the trainable weights."""
+        """The outputs z of one example for the trainable weights `params`."""
         return self.layers.traced(params, (x, key), self.closed_over)
 
     def outputs_at(self, params: PyTree) -> Float[Array, "n *shape"]:
-        """The outputs of all examples at other weights."""
+        """The outputs of all examples for other weights."""
         return jax.vmap(lambda x, key: self.example(params, x, key))(self.inputs, self.keys)
 
     def scored(self, z: Float[Array, "n *shape"]) -> tuple[Scalar, Float[Array, "n *shape"]]:
-        """The term of the loss for outputs z, and its derivatives in them."""
+        """The term's part of the loss for outputs z, and its derivatives w.r.t. z."""
         nll, grad = jax.vmap(jax.value_and_grad(self.likelihood.nll))(z, self.targets)
         return jnp.sum(self.scaled(nll)), self.scaled(grad)
 
@@ -96,15 +97,16 @@ class AbstractLinearisation(eqx.Module):
 
     - `loss`: L = Σ_t Σ_i scale_i nll(z_i, y_i) + ½ l2 ‖w‖², a scalar.
     - `grad`: ∇L, with the structure of the trainable weights.
-    - `outputs`: the model's outputs, arranged as the batch is: an array [n, ...] per term.
-    - `params`: the trainable weights it was made at; everything else of the model is None.
-      Weights in half precision are float32 here, and so are all vectors of their space.
+    - `outputs`: the model's outputs, with the structure of the batch: an array [n, ...] per term.
+    - `params`: the trainable weights at which the model was linearised; all other leaves of the
+      model are None. Half-precision weights are cast to float32, and so are all vectors with the
+      structure of the weights.
     - `terms`: the terms in the order of the flattened batch.
     - `cotangents`: ∂L/∂z per term, [n, ...]; ∇L is their pullback, plus `l2`·w.
     - `l2`: the strength of the penalty, or None.
-    - `constant`: what the penalty of the frozen weights adds to the loss, or None.
+    - `constant`: the penalty of the frozen weights, a part of the loss, or None.
     - `valid`: whether all targets lie in the domains of their likelihoods.
-    - `whole`: whether it has all examples of the batch, or only the `first` of them.
+    - `whole`: True if it has all examples of the batch; False after `first`, or for a part.
     """
 
     loss: eqx.AbstractVar[Scalar]
@@ -121,11 +123,11 @@ class AbstractLinearisation(eqx.Module):
     @property
     @abc.abstractmethod
     def micro_batch(self) -> int | None:
-        """How many examples of a term are held at a time, None for all."""
+        """The most examples of a term whose intermediate values are held at once; None for all."""
 
     @abc.abstractmethod
     def jvp(self, vector: PyTree[Array]) -> tuple[Array, ...]:
-        """J v: the changes of all outputs, [n, ...] per term, for a change of the weights."""
+        """J v, the tangents of all outputs, [n, ...] per term, for a tangent v of the weights."""
 
     @abc.abstractmethod
     def vjp(self, cotangents: tuple[Array, ...]) -> PyTree[Array]:
@@ -133,28 +135,28 @@ class AbstractLinearisation(eqx.Module):
 
     @abc.abstractmethod
     def first(self, most: int) -> "AbstractLinearisation":
-        """The same of the first `most` examples of each term alone."""
+        """The linearisation of only the first `most` examples of each term."""
 
     @abc.abstractmethod
     def each(
         self, fn: Callable[["AbstractLinearisation", Any], Any], of_terms: Sequence[PyTree]
     ) -> "AbstractEach":
-        """What `fn` makes of each part of the batch, to be added up.
+        """Prepares the sum of `fn` over the parts of the batch; see `AbstractEach`.
 
-        **Arguments:** `fn`, of a linearisation that is held and of the arrays of its examples;
-        `of_terms`, arrays with a leading axis n, per term.
+        **Arguments:** `fn`, a function of the linearisation of one part and of the arrays of this
+        part's examples; `of_terms`, arrays with a leading axis n, per term.
         """
 
     @abc.abstractmethod
     def over_terms(self, fn: Callable[[Sequence[LinearisedTerm]], PyTree[Array]]) -> PyTree[Array]:
-        """`fn`, a sum over the examples of the terms that it is given, of all examples."""
+        """`fn` of all examples; `fn` must be a sum over the examples of the terms it receives."""
 
     def damped(self, damping: Scalar) -> Scalar:
-        """A λ plus the penalty's, which is another multiple of the identity."""
+        """λ + l2: damping and penalty both add a multiple of the identity to C."""
         return damping if self.l2 is None else damping + self.l2.astype(damping.dtype)
 
     def loss_at(self, params: PyTree[Array]) -> Scalar:
-        """L at other weights, on the same examples."""
+        """L for other weights, on the same examples."""
 
         def of_terms(terms: Sequence[LinearisedTerm]) -> Scalar:
             losses = []
@@ -167,17 +169,17 @@ class AbstractLinearisation(eqx.Module):
 
 
 class AbstractEach(abc.ABC):
-    """Something of each part of a batch."""
+    """The results of a function on each part of a batch, to be summed."""
 
     @abc.abstractmethod
     def sum(self, fn: Callable[[Any], PyTree[Array]] = lambda found: found) -> PyTree[Array]:
-        """Σ `fn` of what was found of each part."""
+        """The sum over the parts of `fn` of each part's result."""
 
 
 def losses_of(
     likelihood: AbstractLoss, z: Float[Array, "n *shape"], targets: PyTree[Array]
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
-    """Every example's loss, NaN for a target outside the domain, and whether none is outside."""
+    """The loss of every example, NaN outside the domain; and whether all targets are inside."""
     in_domain = domain_of(likelihood, z, targets)
     nll = jax.vmap(likelihood.nll)(z, targets)
     return jnp.where(in_domain, nll, jnp.nan), jnp.all(in_domain)
@@ -188,7 +190,7 @@ def domain_of(
 ) -> Bool[Array, " n"]:
     """Whether each target lies in the domain of the likelihood.
 
-    **Raises:** `ValueError` for one that does not, where the targets are not traced.
+    **Raises:** `ValueError` if a target does not and the targets are not traced.
     """
     in_domain = jax.vmap(likelihood.in_domain)(z, targets)
     if not isinstance(in_domain, Tracer) and not in_domain.all():
@@ -199,10 +201,10 @@ def domain_of(
 def penalised(
     loss: Scalar, params: PyTree[Array], l2: Scalar | None, constant: Scalar | None
 ) -> Scalar:
-    """The loss with ½ l2 ‖w‖²; `constant` is the share of the frozen weights, None for 0."""
+    """The loss plus ½ l2 ‖w‖²; `constant` is the penalty of the frozen weights, None for 0."""
     if l2 is None:
         return loss
-    # Not by the norm, which has no derivative at zero.
+    # ‖w‖² directly, not the square of `norm`: the norm has no derivative at zero.
     squared = vdot(params, params)
     loss += (l2.astype(squared.dtype) * squared / 2).astype(loss.dtype)
     return loss if constant is None else loss + constant.astype(loss.dtype)
@@ -211,8 +213,9 @@ def penalised(
 def example_keys(
     key: PRNGKeyArray | None, n: int, *, term: int, terms: int
 ) -> Shaped[Array, "n ..."] | None:
-    """One key per example of a term, the i-th a function of (key, i) and of the terms alone."""
+    """One key per example of a term; key i depends only on `key`, i, `term` and `terms`."""
     if key is None:
         return None
-    # A key of a term, and from it those of the examples, would be two programs to compile.
+    # One `fold_in` of a combined index. A `fold_in` per term and then one per example would be two
+    # programs to compile.
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n) * terms + term)

@@ -1,4 +1,4 @@
-"""How a linearisation is made."""
+"""Makes a linearisation, of the whole batch at once or part by part."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from .held import linearised
 
 
 class Example(NamedTuple):
-    """One term before its linearisation; the fields are those of `LinearisedTerm`.
+    """One term before its linearisation; the fields have the meaning of `LinearisedTerm`.
 
     `fn` is `(params, x, key) -> z`, the outputs of one example.
     """
@@ -40,8 +40,8 @@ def linearise(
 ) -> AbstractLinearisation:
     """Linearises the outputs of all terms at `params`.
 
-    **Arguments:** `treedef`, how the terms are arranged in the batch; `micro_batch`, the most
-    examples of a term that are held at a time, None for all; the others as the fields of
+    **Arguments:** `treedef`, the tree structure of the terms in the batch; `micro_batch`, the most
+    examples of a term that are held at once, None for all; the others as the fields of
     `AbstractLinearisation`.
     """
     dtypes = [leaf.dtype for leaf in jtu.tree_leaves(params)]
@@ -53,9 +53,10 @@ def linearise(
 
 
 def _traced(example: Example, params: PyTree[Array], dtypes: list[Any]) -> LinearisedTerm:
-    """A term before its outputs are computed; `dtypes`, those of the model's own weights."""
+    """A term before its outputs are computed; `dtypes` are those of the model's own weights."""
 
     def one(params: PyTree, x: Any) -> Array:
+        # The weights have been widened to float32 at least; the model runs in its own precision.
         leaves, treedef = jtu.tree_flatten(params)
         own = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
         return widened(example.fn(jtu.tree_unflatten(treedef, own), *x))

@@ -1,4 +1,4 @@
-"""Parts of a batch of equal size, one after the other, of which one is held at a time."""
+"""Divides a batch into parts of equal size; only one part is held in memory at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,17 @@ from .._trees import widened
 
 @dataclass(frozen=True)
 class Parts:
-    """How the examples of every term fall into parts.
+    """The division of the examples of every term into parts.
 
-    Every part has examples of every term, in proportion to their numbers, and as many as devices
-    can share out evenly. The last parts may not be full: they then begin earlier, with examples
-    that were in a part before and do not count again.
+    Every part has examples of every term, in proportion to their numbers. The number of examples in
+    a part is a multiple of the number of devices, if the term has so many.
 
-    - `sizes`: n_t, the examples of each term.
-    - `most`: how many of one term a part may have.
+    All parts have the same size, so that one program computes them. If the size does not divide n,
+    the last parts start earlier. They then repeat examples of an earlier part, which do not count
+    again.
+
+    - `sizes`: n_t, the number of examples of each term.
+    - `most`: the most examples of one term in a part.
     """
 
     sizes: tuple[int, ...]
@@ -31,25 +34,28 @@ class Parts:
 
     @property
     def count(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return max(-(-n // self.size(n)) for n in self.sizes)
 
     def size(self, n: int) -> int:
-        """How many of n examples are in a part."""
+        """The number of examples in a part, for a term with n examples."""
         fewest = max(-(-size // self.most) for size in self.sizes)
         return evenly(-(-n // fewest), n)
 
     def cut(
         self, of_terms: Sequence[PyTree], part: Int[Array, ""]
     ) -> list[tuple[PyTree, Bool[Array, " _size"]]]:
-        """Of every term the arrays [n, ...] of a part's examples, and which of these count."""
+        """The arrays of the part's examples for every term, and which of the examples count.
+
+        **Arguments:** `of_terms`, arrays [n, ...] per term; `part`, the index of the part.
+        """
         found = []
         for n, of_term in zip(self.sizes, of_terms, strict=True):
             size = self.size(n)
             start = jnp.minimum(part * size, n - size)
             arrays, others = eqx.partition(of_term, eqx.is_array)
             some = jtu.tree_map(
-                # Of several devices each has a share of every part.
+                # Gathered, sliced and sharded again: every device gets a share of each part.
                 lambda leaf, start=start, size=size: shared(
                     jax.lax.dynamic_slice_in_dim(everywhere(leaf), start, size)
                 ),
@@ -60,7 +66,7 @@ class Parts:
         return found
 
     def join(self, of_parts: Sequence[Shaped[Array, "parts _size ..."]]) -> list[Array]:
-        """Of every term the arrays [n, ...] of all examples, from those of the parts."""
+        """The inverse of `cut`: the arrays [n, ...] of all examples, from those of the parts."""
         joined = []
         for n, stacked in zip(self.sizes, of_parts, strict=True):
             size = self.size(n)
@@ -72,12 +78,13 @@ class Parts:
     def sum(
         self, fn: Callable[[Int[Array, ""]], tuple[PyTree[Array], PyTree[Array]]]
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The sum of the first things that `fn` makes of each part, and all second ones, stacked.
+        """Sums the first result of `fn` over the parts, and stacks the second results.
 
-        Half precision is added up in single. What is in between is not kept for a derivative, but
-        made anew.
+        Half-precision results are summed in float32. `jax.checkpoint` limits the memory of a
+        derivative: the intermediate values of a part are computed again in the backward pass.
         """
-        of_part = jax.checkpoint(fn, prevent_cse=False)  # in a loop nothing is to be prevented
+        # `prevent_cse=False` is safe inside a `scan`, where XLA does not merge the two passes.
+        of_part = jax.checkpoint(fn, prevent_cse=False)
         shapes, _ = jax.eval_shape(of_part, jnp.zeros((), jnp.int32))
 
         def add(total: PyTree[Array], part: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:

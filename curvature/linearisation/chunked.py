@@ -14,11 +14,11 @@ from .held import Linearisation, first_of, linearised
 
 
 class ChunkedLinearisation(AbstractLinearisation):
-    """A batch of which one part at a time is linearised, anew for every product.
+    """A linearisation part by part: every product linearises the parts again, one after another.
 
-    No intermediate value of more than `most` examples of a term is held; inputs, outputs and their
-    cotangents are those of all. A product with C takes one more forward pass than one that is held.
-    The other fields are those of `AbstractLinearisation`.
+    The intermediate values of at most `most` examples of a term are held at once. Inputs, outputs
+    and cotangents are held for all examples. A product with C takes one more forward pass than with
+    `Linearisation`. The other fields are those of `AbstractLinearisation`.
     """
 
     loss: Scalar
@@ -72,6 +72,7 @@ class ChunkedLinearisation(AbstractLinearisation):
 
 
 def _pulled_back(part: AbstractLinearisation, of_part: Sequence[Array]) -> PyTree[Array]:
+    # Repeated examples get a cotangent of 0. `counts` is never None in a part of a batch.
     counted = [
         jnp.where(term.counts.reshape(-1, *[1] * (cotangent.ndim - 1)), cotangent, 0)
         for term, cotangent in zip(part.terms, of_part, strict=True)
@@ -81,7 +82,7 @@ def _pulled_back(part: AbstractLinearisation, of_part: Sequence[Array]) -> PyTre
 
 
 class _Anew(AbstractEach):
-    """Of each part, one after the other, and anew for every sum."""
+    """Computes the results of the parts one after another, again for every sum."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ def chunked(
     constant: Scalar | None,
     most: int,
 ) -> ChunkedLinearisation:
-    """The terms at `params`, with their outputs; the arguments as those of `linearised`."""
+    """Linearises the terms at `params` part by part; the arguments are those of `linearised`."""
     parts = _parts(terms, most)
 
     def of_part(i: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -146,7 +147,7 @@ def _parts(terms: Sequence[LinearisedTerm], most: int) -> Parts:
 def _terms_of(
     terms: Sequence[LinearisedTerm], parts: Parts, i: Int[Array, ""]
 ) -> tuple[LinearisedTerm, ...]:
-    """The terms with the examples of one part."""
+    """The terms with only the examples of one part."""
     of_examples = [
         (term.inputs, term.targets, term.keys, term.outputs, term.scales) for term in terms
     ]

@@ -19,10 +19,10 @@ _NO_FORWARD_MODE = (
 
 
 class Linearisation(AbstractLinearisation):
-    """The whole batch, linearised once: the intermediate values of one forward pass are held.
+    """The whole batch, linearised once; the intermediate values of the forward pass are kept.
 
-    A product with J or Jᵀ costs about half a gradient. `residuals` are the intermediate values,
-    `push` and `pull` the two products as functions of them. The other fields are those of
+    A product with J or Jᵀ costs about half a gradient. `residuals` are the intermediate values;
+    `push` and `pull` compute J v and Jᵀ u from them. The other fields are those of
     `AbstractLinearisation`.
     """
 
@@ -68,7 +68,7 @@ class Linearisation(AbstractLinearisation):
 
 
 class _Once(AbstractEach):
-    """Of the only part."""
+    """The result of the only part, the whole batch."""
 
     def __init__(self, found: Any):
         self._found = found
@@ -84,10 +84,10 @@ def linearised(
     l2: Scalar | None,
     constant: Scalar | None,
 ) -> Linearisation:
-    """The terms at `params`, with their outputs.
+    """Linearises the terms at `params` and computes their outputs.
 
-    **Arguments:** `treedef`, how the terms are arranged in the batch; the others as the fields of
-    `AbstractLinearisation`.
+    **Arguments:** `treedef`, the tree structure of the terms in the batch; the others as the fields
+    of `AbstractLinearisation`.
     """
 
     def outputs(params: PyTree) -> tuple[Array, ...]:
@@ -122,7 +122,7 @@ def linearised(
     )
 
 
-# J and Jᵀ are jitted functions of the residuals: without that, every call would trace the linear
+# J and Jᵀ are jitted functions of the residuals. Without `jit`, every call would trace the linear
 # program, or its transpose, again.
 
 
@@ -142,9 +142,9 @@ def _by_jvp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, An
 
 
 def _by_vjp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, Any, Any, Any]:
-    """The same without forward mode: J is the transpose of Jᵀ, which is linear in its cotangents.
+    """As `_by_jvp`, for operations without forward mode, such as those with a `jax.custom_vjp`.
 
-    An operation with a `jax.custom_vjp` has no other way.
+    Jᵀ u comes from `jax.vjp` and is linear in u. Its transpose is J.
     """
     zs, pullback = jax.vjp(fn, params)
     residuals, treedef = jtu.tree_flatten(pullback)
@@ -164,7 +164,7 @@ def _by_vjp(fn: Callable[[PyTree], Any], params: PyTree[Array]) -> tuple[Any, An
 
 
 def first_of(term: LinearisedTerm, most: int) -> LinearisedTerm:
-    """The first `most` examples of a term, without outputs; the scale is that of so many."""
+    """The first k ≤ `most` examples of a term, without outputs; the scale has 1/k, not 1/n."""
     k = min(most, term.size)
     x, y, keys = jtu.tree_map(lambda leaf: leaf[:k], (term.inputs, term.targets, term.keys))
     scale = term.scale[:k] if term.scale.ndim else term.scale

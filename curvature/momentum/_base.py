@@ -6,7 +6,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 
 class Direction(eqx.Module):
-    """A direction d, and the quadratic model of the loss along it, L − s dᵀg + ½s² dᵀCd.
+    """A direction d, and the quadratic model of the loss along d, L − s dᵀg + ½s² dᵀCd.
 
     - `vector`: d; `slope`: dᵀg; `metric`: dᵀCd with the undamped C; `squared_norm`: ‖d‖².
     """
@@ -25,15 +25,15 @@ class AbstractMomentum(eqx.Module):
 
     @abc.abstractmethod
     def uses_last(self) -> bool:
-        """Whether the previous direction is used; if not, φ is None below."""
+        """Whether the previous direction is used; if not, `last` is None in the other methods."""
 
     @abc.abstractmethod
     def start(self, last: PyTree[Array] | None) -> PyTree[Array] | None:
-        """Where an iterative solver starts; None for zero."""
+        """The first iterate of an iterative solver; None for zero."""
 
     @abc.abstractmethod
     def offset(self, last: PyTree[Array] | None, damping: Scalar) -> PyTree[Array] | None:
-        """v, where the solve is to be for g + v instead of g; None for 0.
+        """The v to add to g before the solve: (C + λI) d = g + v; None for 0.
 
         **Arguments:** `last`, φ; `damping`, λ.
         """
@@ -49,6 +49,6 @@ class AbstractMomentum(eqx.Module):
     ) -> Direction:
         """The direction to take.
 
-        **Arguments:** `found`, what was solved for; `last`, φ; `grad`, g; `operator`, the undamped
-        C; `damping`, λ.
+        **Arguments:** `found`, the solution of the solve; `last`, φ; `grad`, g; `operator`, the
+        undamped C; `damping`, λ.
         """

@@ -5,7 +5,7 @@ from ._base import AbstractMomentum, Direction
 
 
 class NoMomentum(AbstractMomentum):
-    """Every direction is the solution for its own batch."""
+    """No momentum: the direction is the solution for the batch."""
 
     def uses_last(self) -> bool:
         return False

@@ -8,16 +8,16 @@ from ._base import AbstractMomentum, Direction
 
 
 class QuadraticMomentum(AbstractMomentum):
-    """Learning rate and momentum from the quadratic model: d ← αd + βφ, at its minimum.
+    """Learning rate and momentum from the quadratic model: d ← αd + βφ minimises the model.
 
         [dᵀBd  dᵀBφ] [α]   [gᵀd]
         [φᵀBd  φᵀBφ] [β] = [gᵀφ],    B = C + λI
 
-    in the plane of the new direction d and of the last one, φ (Martens and Grosse 2015,
+    in the plane of the new direction d and the previous direction φ (Martens and Grosse 2015,
     "Optimizing neural networks with Kronecker-factored approximate curvature", section 7). It
-    costs two forward products, dᵀCd = Σ scale ‖SᵀJd‖². Where d is solved for exactly it is the
-    minimum already, (1, 0); a truncated solve is corrected. Where φ adds nothing to the plane, the
-    step is along d alone.
+    costs two forward products, since dᵀCd = Σ scale ‖SᵀJd‖². If d is the exact solution, it is
+    already the minimum, with (α, β) = (1, 0); after a truncated solve, α and β correct d. If φ is a
+    multiple of d up to rounding, β = 0.
     """
 
     def uses_last(self) -> bool:
@@ -44,11 +44,11 @@ class QuadraticMomentum(AbstractMomentum):
         B_dd = C_dd + damping * dd
         B_dp, B_pp = C_dp + damping * dp, C_pp + damping * pp
         slope_p = vdot(grad, last)
-        # By elimination, with quotients in the place of squares, which would leave the exponents of
-        # float32. A direction of no curvature, as d = 0 is, is kept.
+        # Elimination instead of Cramer's rule: the determinant is a product of two forms, which can
+        # over- or underflow in float32. A direction without curvature, such as d = 0, is kept.
         B_dd = jnp.where(B_dd > 0, B_dd, 1)
         alone, along = found.slope / B_dd, B_dp / B_dd
-        left = B_pp - B_dp * along  # of φ, after its part along d
+        left = B_pp - B_dp * along  # the form of φ without its component along d
         independent = left > float(jnp.finfo(left.dtype).eps) ** 0.5 * B_pp
         beta = jnp.where(independent, (slope_p - B_dp * alone) / jnp.where(independent, left, 1), 0)
         alpha = alone - beta * along
@@ -61,5 +61,5 @@ class QuadraticMomentum(AbstractMomentum):
 
 
 def _square(a: Scalar, b: Scalar, dd: Scalar, dp: Scalar, pp: Scalar) -> Scalar:
-    """(ad + bφ)² in an inner product, which rounding must not make negative."""
+    """The quadratic form of ad + bφ; at least 0, since rounding could make it negative."""
     return jnp.maximum(a**2 * dd + 2 * a * b * dp + b**2 * pp, 0)

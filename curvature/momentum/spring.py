@@ -15,9 +15,9 @@ class Spring(AbstractMomentum):
     In the null space of C the previous direction φ is kept, scaled by μ; elsewhere it fades. In
     the space of the samples this is SPRING (Goldshlager, Abrahamsen and Lin 2024, "A
     Kaczmarz-inspired approach to accelerate the optimization of neural network wavefunctions",
-    section 3), ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ; the equation above is the same for every
-    solver. The norm of d is at most 1/(1 − μ) times the largest norm that it would have without
-    the last directions; 1/√(1 − μ²) times in the limit of a small λ.
+    section 3): ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ. The equation above does not depend on the
+    solver. The norm of d is at most 1/(1 − μ) times the largest norm that d would have without
+    momentum; in the limit of a small λ, at most 1/√(1 − μ²) times.
 
     **Arguments:** `decay`, μ in [0, 1).
     """

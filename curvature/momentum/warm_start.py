@@ -12,9 +12,9 @@ class WarmStart(AbstractMomentum):
     """Iterative solvers start from `decay` times the previous direction.
 
     Martens 2010, "Deep learning via Hessian-free optimization", section 4.4, uses 0.95. A start
-    other than zero costs one product more. An exact solver has no use for it.
+    other than zero costs one more product. An exact solver ignores the start.
 
-    **Arguments:** `decay`, in [0, 1]; `of`, a momentum that acts besides; default none.
+    **Arguments:** `decay`, in [0, 1]; `of`, another momentum to combine with; default none.
     """
 
     decay: ScalarLike

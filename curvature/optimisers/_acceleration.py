@@ -1,4 +1,4 @@
-"""Geodesic acceleration: steps along a curve on which the outputs are straight to second order.
+"""Geodesic acceleration: steps on a curve along which the outputs are linear to second order.
 
 Transtrum and Sethna 2012, "Improvements to the Levenberg–Marquardt algorithm for nonlinear
 least-squares minimization", section 3.
@@ -16,9 +16,9 @@ from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 
 def pulled_back_turn(here: AbstractLinearisation, d: PyTree[Array]) -> PyTree[Array]:
-    """The vector v = Σ_i scale_i J_iᵀ H_i z_i″[d, d], with H_i that of the loss in z_i.
+    """The vector v = Σ_i scale_i J_iᵀ H_i z_i″[d, d], with H_i the Hessian of the loss in z_i.
 
-    (C + λI) a = −v gives the acceleration a, and w − s·d + ½s²·a the curve.
+    The acceleration a solves (C + λI) a = −v, and the curve is w − s·d + ½s²·a.
     """
 
     def of_terms(terms: Sequence[LinearisedTerm]) -> PyTree[Array]:
@@ -43,9 +43,9 @@ def _of_term(term: LinearisedTerm, params: PyTree[Array], d: PyTree[Array]) -> P
 def shortened(
     solution: PyTree[Array], squared_norm: Scalar, of_direction: Scalar, most: ScalarLike
 ) -> PyTree[Array]:
-    """The b of the curve w − s·d − s²·b; zero where the solution is not finite.
+    """The b of the curve w − s·d − s²·b; zero if `solution` is not finite.
 
-    **Arguments:** `solution`, −a; `squared_norm`, its own; `of_direction`, ‖d‖²; `most`, α: a is
+    **Arguments:** `solution`, −a; `squared_norm`, ‖a‖²; `of_direction`, ‖d‖²; `most`, α: a is
     shortened to 2‖a‖ ≤ α‖d‖.
     """
     size = jnp.sqrt(squared_norm)

@@ -12,7 +12,7 @@ from ..solvers import Plan
 
 
 class RESULTS(eqx.Enumeration):  # pyright: ignore
-    """How a step ended; `RESULTS[info.result]` is a sentence, empty when the step was taken."""
+    """How a step ended; `RESULTS[info.result]` is a sentence, empty if the step was accepted."""
 
     successful = ""
     invalid_targets = (
@@ -38,18 +38,18 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
 
 
 class Info(eqx.Module):
-    """What one step reports. All are scalars; a number that was not computed is None.
+    """The report of one step. All fields are scalars; a number that was not computed is None.
 
-    - `loss`: on this batch, before the step.
-    - `grad_norm`, `step_norm`: ‖g‖₂, and ‖δ‖₂ of the step taken (0 if rejected).
-    - `damping`: the λ that this step used.
-    - `solver`: the class of the linear solver that was used, empty where nothing was solved.
-    - `solver_steps`, `solver_residual`: products of an iterative solve or of refinement (0 of a
-      direct one), and ‖g − (C+λI)d‖₂/‖g‖₂.
-    - `reduction_ratio`: actual over predicted change of the loss, at the last step size tried,
-      by the quadratic model with the undamped C; 1 where both are within the rounding of the
-      loss. None unless search or damping needs it.
-    - `metric_step`: ½δᵀCδ of the step taken.
+    - `loss`: the loss on this batch, before the step.
+    - `grad_norm`, `step_norm`: ‖g‖₂, and ‖δ‖₂ of the accepted step δ (0 if rejected).
+    - `damping`: the λ of this step.
+    - `solver`: the class of the linear solver; empty if there was no solve.
+    - `solver_steps`, `solver_residual`: the number of products in an iterative solve or a
+      refinement (0 for a direct solve), and ‖g − (C+λI)d‖₂/‖g‖₂.
+    - `reduction_ratio`: the actual change of the loss divided by the change that the quadratic
+      model with the undamped C predicts, at the last step size tried. 1 if both changes are within
+      the rounding of the loss. None unless search or damping needs it.
+    - `metric_step`: ½δᵀCδ of the accepted step (0 if rejected).
     - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
     """
 
@@ -81,8 +81,8 @@ class AbstractOptimiser(eqx.Module):
         """The state before the first step. It shares no buffer with the model.
 
         **Arguments:** `model`, any Equinox model; `trainable`, an Equinox filter specification
-        (a function of a leaf, or a pytree of booleans): what it leaves out stays as it is; `batch`,
-        arrays or shapes, where the state of a curvature depends on it.
+        (a function of a leaf, or a pytree of booleans): leaves that it does not select do not
+        change; `batch`, arrays or shapes, needed if the state of a curvature depends on it.
         """
 
     @abc.abstractmethod
@@ -92,10 +92,10 @@ class AbstractOptimiser(eqx.Module):
         """One step on one batch, compiled once per batch shape.
 
         It may be called inside `jit`, `vmap` and `scan`; model and state keep structure, shapes
-        and dtypes. A rejected step leaves the model as it was.
+        and dtypes. A rejected step does not change the model.
 
-        **Arguments:** `model` and `state`, from the last step; `batch`, see the objective; `key`,
-        needed by sampled curvatures and by models with dropout.
+        **Arguments:** `model` and `state`, from the previous step; `batch`, see the objective;
+        `key`, needed by sampled curvatures and by models with dropout.
 
         **Returns:** the model, the state and an [`Info`][].
         """
@@ -109,27 +109,28 @@ class AbstractOptimiser(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Plan | None:
-        """How a step will solve for its direction, and what that is predicted to cost.
+        """The solver that a step will use for its direction, and the predicted cost.
 
-        Nothing is computed: arrays may be `jax.ShapeDtypeStruct`s. None where nothing is solved.
+        Nothing is computed: arrays may be `jax.ShapeDtypeStruct`s. Returns None for an optimiser
+        without a solve.
 
-        **Arguments:** as those of `init` and `step`.
+        **Arguments:** as for `init` and `step`.
         """
 
 
 class AbstractEvaluatedElsewhere(AbstractOptimiser):
-    """An optimiser that steps from one point and is judged at another, such as an average."""
+    """An optimiser that steps from one model and evaluates another, such as an average."""
 
     @abc.abstractmethod
     def evaluated(self, model: PyTree, state: Any) -> PyTree:
-        """The model to evaluate and to save, of the structure of `model`.
+        """The model to evaluate and to save; it has the structure of `model`.
 
         **Arguments:** `model` and `state`, from the last step or from `init`.
         """
 
 
 def evaluated(optimiser: AbstractOptimiser, model: PyTree, state: Any) -> PyTree:
-    """The model to evaluate and to save: `model` itself, or what the optimiser has in its place.
+    """The model to evaluate and to save: `model` itself, or the optimiser's `evaluated` model.
 
     **Arguments:** `model` and `state`, from the optimiser's last step or from its `init`.
     """
@@ -138,14 +139,14 @@ def evaluated(optimiser: AbstractOptimiser, model: PyTree, state: Any) -> PyTree
     return model
 
 
-# Which leaves of a model are trained, in the order of its leaves.
+# One boolean per leaf of a model: whether it is trained.
 Mask = tuple[bool, ...]
 
 _FROZEN = object()
 
 
 def trainable_mask(model: PyTree, trainable: PyTree) -> Mask:
-    """A filter specification as one boolean per leaf: static, so that it may sit in a state."""
+    """Converts a filter specification to one boolean per leaf: hashable, for a static field."""
     check_trainable(eqx.filter(model, trainable))
     marked = eqx.filter(model, trainable, replace=_FROZEN)
     return tuple(leaf is not _FROZEN for leaf in jtu.tree_leaves(marked))
@@ -163,7 +164,7 @@ def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
 
 
 def check_state(optimiser: AbstractOptimiser, state: Any, kind: type) -> None:
-    """Raise unless `state` is one that this kind of optimiser makes."""
+    """Raise unless `state` is of the class `kind`, the state of this optimiser."""
     if not isinstance(state, kind):
         raise ValueError(
             f"`{type(optimiser).__name__}.step(model, batch, state)` takes the state that its own "
@@ -172,7 +173,7 @@ def check_state(optimiser: AbstractOptimiser, state: Any, kind: type) -> None:
 
 
 def split(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:
-    """Two keys, of the model and of the curvature."""
+    """Two keys, one for the model and one for the curvature; None for None."""
     if key is None:
         return None, None
     model_key, curvature_key = jax.random.split(key)

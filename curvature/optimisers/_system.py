@@ -1,4 +1,4 @@
-"""C + λI of one batch and the solve with it, for everything that takes a direction from them."""
+"""Makes C + λI of one batch and solves with it; shared by all second-order optimisers."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ from ..solvers import (
     solve,
 )
 
-# The preconditioner's draws must not be those of the curvature, which makes its keys by the indices
-# of terms and examples: none of them is so large.
+# The preconditioner must not have the same random samples as the curvature. The curvature folds the
+# indices of terms and examples into its key; none of these indices is so large.
 _PRECONDITIONER = 2**31 - 1
 
 _NO_INVERSE = (
@@ -45,10 +45,10 @@ class States(eqx.Module):
 
 
 class System(eqx.Module):
-    """The parts that make C and P of a batch, and solve with C + λI.
+    """Makes C and P of a batch, and solves with C + λI.
 
     - `curvature`: makes C; `solver`: any lineax solver for positive definite operators.
-    - `preconditioner`: makes P, whose (P + λI)⁻¹ preconditions CG; None for none.
+    - `preconditioner`: makes P; (P + λI)⁻¹ preconditions CG. None for no preconditioner.
     """
 
     curvature: AbstractCurvature
@@ -66,7 +66,7 @@ class System(eqx.Module):
         check_preconditioned(self.solver, self.preconditioner is not None)
 
     def init(self, linearisation: AbstractLinearisation | None) -> States:
-        """The states before the first step, by shapes; None where no batch was given."""
+        """The states before the first step, from shapes; None stands for no batch."""
         of_preconditioner = None
         if self.preconditioner is not None:
             of_preconditioner = self.preconditioner.init(linearisation)
@@ -89,7 +89,7 @@ class System(eqx.Module):
         states: States,
         damping: Scalar,
     ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
-        """C, P and the next states with what depends on λ, the penalty's included."""
+        """C, P and the next states, updated for `damping`, which is λ plus the penalty's l2."""
         C, of_curvature = self.curvature.refresh(C, states.curvature, damping)
         if self.preconditioner is None or P is None:
             return C, P, States(of_curvature, None)
@@ -107,16 +107,17 @@ class System(eqx.Module):
         *,
         positive_damping: bool,
     ) -> tuple[lx.AbstractLinearSolver, Solution]:
-        """The solver that is used for (C + λI) d = b, and what it found.
+        """The solver that is used for (C + λI) d = b, and its solution.
 
-        **Arguments:** `C`, with the penalty; `start`, where an iterative solver starts, None for
-        zero; `positive_damping`, whether λ is known to be above zero.
+        **Arguments:** `C`, including the penalty; `start`, the first iterate of an iterative
+        solver, None for zero; `positive_damping`, whether λ is known to be above zero.
         """
         whole = damped(C, damping)
         solver = chosen(
             self.solver, whole, positive_damping=positive_damping, preconditioned=P is not None
         )
-        # Of the λ of the step and of the penalty; a converged solve does not depend on it.
+        # `whole.damping` is λ of the step plus l2 of the penalty. A converged solve does not depend
+        # on the preconditioner, so λ has no derivative here.
         M = None if P is None else P.inverse(constant(whole.damping))
         return solver, solve(whole, b, start, M, solver=solver)
 
@@ -127,7 +128,7 @@ class System(eqx.Module):
         positive_damping: bool,
         key: PRNGKeyArray | None,
     ) -> Plan:
-        """How a step will solve, and what that is predicted to cost."""
+        """The solver that a step will use, and the predicted cost."""
         states, one = self.init(here), jnp.ones((), here.loss.dtype)
         structure, of_preconditioner, preconditioner = None, None, self.preconditioner
 
@@ -157,7 +158,7 @@ def _updated(
     state: PyTree[Array],
     key: PRNGKeyArray | None,
 ) -> tuple[AbstractInvertibleOperator, PyTree[Array]]:
-    """P and its next state, without derivatives; `key`, the curvature's."""
+    """P and its next state, without derivatives; `key` is that of the curvature."""
     key = None if key is None else jax.random.fold_in(key, _PRECONDITIONER)
     P, state = preconditioner.update(constant(here), state, key=key)
     if not isinstance(P, AbstractInvertibleOperator):
@@ -169,7 +170,7 @@ def _updated(
 def shapes_of(
     objective: AbstractObjective, model: PyTree, batch: PyTree | None, trainable: PyTree
 ) -> AbstractLinearisation | None:
-    """The linearisation by shapes alone; None without a batch."""
+    """The linearisation with shapes instead of arrays; None without a batch."""
     if batch is None:
         return None
     key = jax.random.key(0)
@@ -180,20 +181,21 @@ def shapes_of(
 def _linearised(
     objective: AbstractObjective, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray
 ) -> AbstractLinearisation:
-    """The linearisation, for its shapes alone: jitted, so that it is traced once."""
+    """The linearisation, used for its shapes only; jitted, so that repeated calls trace once."""
     return objective.linearise(model, batch, trainable=trainable, key=key)
 
 
 def batch_of(here: AbstractLinearisation, C: lx.AbstractLinearOperator, steps: Any) -> Batch:
-    """What a damping may ask of a batch; `C`, without the penalty."""
+    """The information that a damping may use; `C` is without the penalty."""
     return Batch(steps, here.params, here.loss, here.loss_at, lambda: _rayleigh(here, C))
 
 
 def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
-    """gᵀCg/gᵀg of the terms; NaN where g is zero or not finite.
+    """gᵀCg/gᵀg without the penalty; NaN if g is zero or not finite.
 
-    The gradient is made anew: where this is not called it need not be made at all.
+    The gradient is computed here and not taken from `here.grad`: in a step that does not use
+    `here.grad`, XLA can then remove it.
     """
     grad = here.vjp(here.cotangents)
-    unit = scaled(1 / norm(grad), grad)  # nothing is squared that could overflow
+    unit = scaled(1 / norm(grad), grad)  # normalised first, so that gᵀCg cannot overflow
     return vdot(unit, C.mv(unit))

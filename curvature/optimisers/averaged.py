@@ -20,7 +20,7 @@ from ._base import (
 
 
 class AveragedState(eqx.Module):
-    """The state of the optimiser, w̄, and how many steps w̄ is the average of."""
+    """The state of the optimiser, the average w̄, and the number of steps in w̄."""
 
     optimiser: PyTree[Array]
     average: PyTree[Array]
@@ -29,16 +29,16 @@ class AveragedState(eqx.Module):
 
 
 class Averaged(AbstractEvaluatedElsewhere):
-    """Any optimiser, evaluated at an average w̄ of the weights w₁ … w_t after its accepted steps.
+    """Any optimiser, evaluated at the average w̄ of the weights w₁ … w_t after accepted steps.
 
         w̄_t = Σ_s β^(t−s) w_s / Σ_s β^(t−s),    s = 1 … t
 
-    β is `decay`: the exponential average without the bias towards its start. Where `decay` is
-    None, β = 1: the mean of all weights so far (Polyak & Juditsky 1992, "Acceleration of
-    stochastic approximation by averaging"). Until a step is accepted w̄ is the initial weights.
+    β is `decay`: w̄ is the exponential average without bias towards its start. If `decay` is None,
+    β = 1 and w̄ is the mean of all weights so far (Polyak & Juditsky 1992, "Acceleration of
+    stochastic approximation by averaging"). Until a step is accepted, w̄ is the initial weights.
 
-    The steps are the optimiser's own: the average changes nothing but what is evaluated and saved.
-    It costs a copy of the trainable weights.
+    The average does not change the steps of the optimiser, only the model that is evaluated and
+    saved. It costs the memory of one copy of the trainable weights.
 
     **Arguments:** `optimiser`; `decay`, a number in (0, 1), or None.
 
@@ -113,9 +113,10 @@ class Averaged(AbstractEvaluatedElsewhere):
         )
 
     def _share(self, count: Int[Array, ""]) -> Scalar:
-        """The share of w_t in w̄_t, 1 / Σ_s β^(t−s) = (1 − β)/(1 − β^t): 1 of the first step.
+        """The share of w_t in w̄_t, 1 / Σ_s β^(t−s) = (1 − β)/(1 − β^t); 1 for t = 1.
 
-        Exact as it stands, where a sum that is corrected afterwards loses 1 − β^t to rounding.
+        This is accurate. An exponential average that is divided by 1 − β^t afterwards, as usual,
+        loses digits in 1 − β^t.
         """
         t = count.astype(jnp.result_type(float))
         if self.decay is None:

@@ -33,11 +33,11 @@ class FirstOrderState(eqx.Module):
 
 
 class FirstOrder(AbstractOptimiser):
-    """Any optax gradient transformation, with the `init` and `step` of the others: the baselines.
+    """Any optax gradient transformation as an optimiser of this package, for baselines.
 
-    It is told what it may ask for by name: `value`, `grad` and `value_fn` for line searches, and
-    `model`, `batch` and `key` for [`scale_by_curvature`][], alone or in a chain with momentum,
-    schedules and clipping.
+    The transformation receives extra arguments by name: `value`, `grad` and `value_fn` for line
+    searches, and `model`, `batch` and `key` for [`scale_by_curvature`][], which may be part of a
+    chain with momentum, schedules and clipping.
 
     A step whose loss, gradient or update is not finite is rejected: neither the weights nor the
     state of the transformation change.
@@ -77,7 +77,7 @@ class FirstOrder(AbstractOptimiser):
         params, frozen = eqx.partition(model, as_filter(model, state.mask))
         model_key, _ = split(key)
 
-        # Line searches hand it, by name, what they are given themselves.
+        # Optax's line searches pass their extra arguments on to `value_fn`, by name.
         def loss_at(
             w: PyTree[Array], model: PyTree = None, batch: Any = batch, key: Any = None
         ) -> Scalar:

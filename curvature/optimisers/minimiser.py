@@ -39,27 +39,27 @@ class Minimiser(optx.AbstractMinimiser):
         solution = optx.minimise(solver.fn, solver, params, args=(frozen, batch))
         model = eqx.combine(solution.value, frozen)
 
-    - `fn(params, args)` is the loss of the optimiser's own objective: `solver.fn`, or any function
-      of the same value (one with `aux`, say). The curvature is of that objective, which cannot be
-      read off a function, so the two values are compared at every iterate; another `fn` raises.
-      That costs a forward pass per step, which also gives the change of f below.
+    - `fn(params, args)` is the loss of the optimiser's objective: `solver.fn`, or any function with
+      the same value (such as one with `aux`). The curvature is made from the objective, since a
+      function does not reveal its terms. Both values are compared at every iterate, and another
+      `fn` raises an error. This costs a forward pass per step, which also gives f' below.
     - `args` is (frozen, batch): the rest of the model, and the batch.
-    - It has converged where a step was accepted and, in the `norm`, |y' − y| < atol + rtol |y|
-      and |f' − f| < atol + rtol |f| (Cauchy), or where the gradient is exactly zero. As with
-      every solver that stops so, a step that is short for another reason, such as a large
-      damping, stops it, too.
-    - A rejected step is no convergence. Where loss or gradient are not finite, and after
-      `max_rejections` rejected steps in a row, the result is `nonlinear_divergence`.
+    - It has converged if a step was accepted and, in the `norm`, |y' − y| < atol + rtol |y|
+      and |f' − f| < atol + rtol |f| (Cauchy); or if the gradient is exactly zero. As for every
+      solver with this criterion, a step that is short for another reason, such as a large damping,
+      also counts as convergence.
+    - A rejected step does not count as convergence. If the loss or the gradient is not finite, or
+      after `max_rejections` rejected steps in a row, the result is `nonlinear_divergence`.
       `RESULTS[solution.stats["reason"]]` is how the last step ended, empty if it was accepted.
-    - `options={"key": key}` gives step t, counted from 0, the key `fold_in(key, t)`.
-    - With optimistix's default, implicit, adjoint the minimum is differentiable in `args`.
+    - With `options={"key": key}`, step t, counted from 0, has the key `fold_in(key, t)`.
+    - With optimistix's default adjoint, the implicit one, the minimum is differentiable in `args`.
 
     **Arguments:**
 
     - `optimiser`: any `AbstractOptimiser`.
-    - `rtol`, `atol`, `norm`: of the convergence criterion.
-    - `verbose`: True prints every step; a callable is called with keyword arguments, each a pair
-      of a name and a value, as optimistix's own solvers do.
+    - `rtol`, `atol`, `norm`: for the convergence criterion.
+    - `verbose`: True prints every step. A callable is called with keyword arguments, each a pair
+      of a name and a value, as by optimistix's own solvers.
     - `max_rejections`: see above.
     """
 
@@ -90,7 +90,7 @@ class Minimiser(optx.AbstractMinimiser):
         positive_int("Minimiser(max_rejections=...)", self.max_rejections)
 
     def fn(self, params: PyTree[Array], args: tuple[PyTree, PyTree]) -> Scalar:
-        """The loss to hand to `optimistix.minimise`, of args = (frozen, batch)."""
+        """The loss to pass to `optimistix.minimise`, for args = (frozen, batch)."""
         frozen, batch = _split_args(args)
         return self.optimiser.objective.loss(eqx.combine(params, frozen), batch)
 
@@ -182,7 +182,7 @@ class Minimiser(optx.AbstractMinimiser):
         return y, aux, {"reason": state.reason}
 
     def _is_small(self, y: PyTree[Array], new_y: PyTree[Array], f: Scalar, new_f: Scalar) -> Array:
-        """Whether a step is short, in y and in f."""
+        """Whether the changes of y and of f are both within the tolerances."""
 
         def size(old: PyTree[Array], new: PyTree[Array]) -> Scalar:
             change = add_scaled(new, jnp.asarray(-1), old)
@@ -225,15 +225,16 @@ def _key(options: dict[str, Any]) -> PRNGKeyArray | None:
 
 
 def _is_given(y: PyTree[Array]) -> PyTree[bool]:
-    """The weights that `y` holds, as a filter for the whole model."""
+    """A filter for the whole model that selects the weights in `y`."""
     return jtu.tree_map(lambda leaf: leaf is not None, y, is_leaf=lambda leaf: leaf is None)
 
 
 def _differ(f: Scalar, loss: Scalar) -> Bool[Array, ""]:
-    """Whether two values are not of one function, whatever the order of its sums was."""
+    """Whether the two values differ by more than another order of summation explains."""
     eps = max(jnp.finfo(f.dtype).eps, jnp.finfo(loss.dtype).eps)
     f, loss = f.astype(loss.dtype), loss
-    # Below eps a loss of order one has lost all digits; NaN differs from nothing.
+    # Differences below eps are ignored: a loss that started at order one has no correct digits
+    # there. NaN compares as False, so a NaN does not count as different.
     return jnp.abs(f - loss) > eps**0.5 * jnp.maximum(jnp.abs(f), jnp.abs(loss)) + eps
 
 

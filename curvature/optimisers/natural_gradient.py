@@ -39,11 +39,11 @@ _A_NUMBER = "A fixed step size s is `optimistix.LearningRate(s)`."
 
 
 class NaturalGradientState(eqx.Module):
-    """Carried from step to step.
+    """The state that is carried from step to step.
 
-    - `steps`: how many were made, rejected ones included.
+    - `steps`: the number of steps, including rejected ones.
     - `damping`, `search`, `curvature`, `preconditioner`: the states of these parts.
-    - `direction`: d, where the momentum uses it.
+    - `direction`: the previous d, if the momentum uses it, else None.
     """
 
     steps: Int[Array, ""]
@@ -60,11 +60,11 @@ class NaturalGradient(AbstractOptimiser):
 
     - `curvature` makes C, `damping` chooses λ, `solver` solves for d, `momentum` combines d with
       the previous direction, `search` chooses s.
-    - The linear solve may be truncated: its failure to converge is reported, not an error.
+    - The linear solve may be truncated: if it does not converge, this is reported and not an error.
     - The quadratic model of the loss along d is m(s) = L − s dᵀg + ½s² dᵀCd, with the *undamped*
-      C; a step for which it predicts no reduction is rejected, as is one whose loss, gradient or
+      C. A step is rejected if the model predicts no reduction, or if the loss, the gradient or the
       direction is not finite.
-    - An objective with an `l2` has C + l2·I in the place of C, in the solve and in the model.
+    - For an objective with an `l2`, C + l2·I replaces C in the solve and in the model.
 
     **Arguments:**
 
@@ -72,19 +72,19 @@ class NaturalGradient(AbstractOptimiser):
     - `curvature`: default `GaussNewton()`, which needs no key and no distribution.
     - `solver`: any lineax solver for positive definite operators; default `Auto()`.
     - `preconditioner`: any curvature P whose damped inverse is known, usually a structure such as
-      `Diagonal(of)`, or None. (P + λI)⁻¹ preconditions `CG`, with the λ of the step and the `l2` of
-      the objective. It has a state and draws of its own.
+      `Diagonal(of)`, or None. (P + λI)⁻¹ preconditions `CG`; λ here is that of the step plus the
+      `l2` of the objective. P has its own state and its own random samples.
     - `damping`: λ as a number, or an `AbstractDamping`; default 1.
-    - `search`: any optimistix search; default `optimistix.BacktrackingArmijo()`, which halves a
-      step until the loss of the batch falls. `optimistix.LearningRate(1.0)` takes it whole.
+    - `search`: any optimistix search; default `optimistix.BacktrackingArmijo()`, which halves s
+      until the loss of the batch decreases. `optimistix.LearningRate(1.0)` has s = 1 at every step.
     - `momentum`: default `NoMomentum()`.
-    - `max_search_steps`: the most step sizes a search may try on one batch.
-    - `acceleration`: α of geodesic acceleration (Transtrum and Sethna 2012, section 3), which
-      steps along the curve w − s·d + ½s²·a. There (C + λI) a = −Jᵀ H z″[d, d], with H the Hessian
-      of the loss in the outputs z, and a is shortened to 2‖a‖ ≤ α‖d‖. The authors take 0.75. It
-      costs a second solve. None, the default, for straight steps.
+    - `max_search_steps`: the most step sizes that a search may try on one batch.
+    - `acceleration`: α of geodesic acceleration (Transtrum and Sethna 2012, section 3), with steps
+      along the curve w − s·d + ½s²·a. There (C + λI) a = −Jᵀ H z″[d, d], with H the Hessian of the
+      loss in the outputs z, and a is shortened to 2‖a‖ ≤ α‖d‖. The paper uses 0.75. It costs a
+      second solve. None, the default, for straight steps.
 
-    Parts compose: `FirstExamples(of, 100)` makes C of fewer examples than the gradient,
+    Parts can be combined: `FirstExamples(of, 100)` makes C from fewer examples than the gradient,
     `MovingAverage(of, 0.95)` averages C over the steps, `momentum=WarmStart(0.95)` starts an
     iterative solver from the previous direction.
     """
@@ -134,7 +134,7 @@ class NaturalGradient(AbstractOptimiser):
         wanted = "a momentum, such as `Spring(0.9)`"
         instance_of("momentum=...", self.momentum, AbstractMomentum, wanted)
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
-        self._system()  # checks that its parts fit
+        self._system()  # `System` checks that its parts fit together
 
     def init(
         self,
@@ -180,7 +180,7 @@ class NaturalGradient(AbstractOptimiser):
         C, P, new_states = self._system().update(here, states, key=curvature_key)
         picked = self.damping.begin(state.damping, batch_of(here, C, state.steps))
         C, P, new_states = self._system().refresh(C, P, new_states, here.damped(picked.damping))
-        C = C if here.l2 is None else damped(C, here.l2)  # of the loss with its penalty
+        C = C if here.l2 is None else damped(C, here.l2)  # the curvature of loss plus penalty
         solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
         bend = self._bend(C, P, here, picked.damping, direction)
         outcome, predicted, of_first = self._search(C, here, direction, bend, state.search)
@@ -195,8 +195,8 @@ class NaturalGradient(AbstractOptimiser):
         new_params = select(accepted, at_step(here.params, s, direction.vector, bend), here.params)
         numbers = outcome.step_size, direction.slope, direction.metric, ratio, accepted
         taken = Step(here.params, *numbers, first_ratio)
-        # What a search learns of a batch without a finite model is dropped; one that only counts
-        # its steps learns nothing.
+        # If the loss, gradient or direction of the batch is not finite, the new state of the search
+        # is dropped. A search that does not use the loss only counts steps: its new state is kept.
         learned = finite if evaluates(self.search) else jnp.ones_like(finite)
         kept = select(finite, new_states, states)
         new_state = NaturalGradientState(
@@ -233,7 +233,7 @@ class NaturalGradient(AbstractOptimiser):
     ) -> Plan:
         return eqx.filter_eval_shape(self._plan, model, batch, trainable, key)
 
-    # Jitted, so that it is traced once however often it is asked for.
+    # Jitted, so that repeated calls trace once.
     @eqx.filter_jit
     def _plan(
         self, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray | None
@@ -254,9 +254,10 @@ class NaturalGradient(AbstractOptimiser):
         damping: Scalar,
         last: PyTree[Array] | None,
     ) -> tuple[lx.AbstractLinearSolver, Solution, Direction]:
-        """The solver that is used, what it found, and the direction with its momentum.
+        """The solver that is used, its solution, and the direction including momentum.
 
-        The numbers of both are by the gradient and by C, the penalty included.
+        The numbers in solution and direction are for g and C including the penalty, without the
+        offset of the momentum.
         """
         l2 = here.l2
         gradient = RightHandSide(
@@ -277,7 +278,7 @@ class NaturalGradient(AbstractOptimiser):
         if offset is not None:
             slope = vdot(found.direction, here.grad)
             found = eqx.tree_at(lambda f: f.vector_norm, found, norm(here.grad))
-        # Numbers have the precision of the loss, which may differ from that of the weights.
+        # The numbers are cast to the precision of the loss, which may differ from the weights'.
         numbers = (number.astype(here.loss.dtype) for number in (slope, metric, squared_norm))
         direction = Direction(found.direction, *numbers)
         return solver, found, self.momentum.combine(direction, last, here.grad, C, damping)
@@ -293,7 +294,8 @@ class NaturalGradient(AbstractOptimiser):
         """The b of the curve w − s·d − s²·b; None for a straight line."""
         if self.acceleration is None:
             return None
-        # Not the gradient: its cotangents are not those of the loss.
+        # v is an offset without cotangents: solvers may treat cotangents as those of the loss, but
+        # v has others.
         v = RightHandSide(here, None, pulled_back_turn(here, direction.vector))
         positive = self.damping.is_positive()
         _, found = self._system().solve(C, P, damping, v, None, positive_damping=positive)
@@ -309,10 +311,7 @@ class NaturalGradient(AbstractOptimiser):
         bend: PyTree[Array] | None,
         state: PyTree[Array],
     ) -> tuple[SearchOutcome, Scalar, Scalar]:
-        """Where the search ended, and the reductions that the quadratic model predicts.
-
-        Those are of its last step size and of its first.
-        """
+        """The result of the search, and the predicted reductions for its last and first s."""
 
         def predicted_reduction(s: Scalar) -> Scalar:
             return s * direction.slope - s**2 * direction.metric / 2
@@ -341,7 +340,7 @@ def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scal
 
 
 def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
-    """The direction to carry on: zero after a step that was rejected."""
+    """The direction for the next step's momentum: zero after a rejected step."""
     return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))
 
 

@@ -45,10 +45,10 @@ _JUDGED = (
 
 
 class ScaleByCurvatureState(eqx.Module):
-    """Carried from update to update; the last two are only reported.
+    """The state that is carried from update to update; the last two fields are only reported.
 
-    - `count`: how many were made. `curvature`: the states of C and of the preconditioner.
-    - `solver_steps`, `solver_residual`: of the last solve, as those of [`Info`][].
+    - `count`: the number of updates. `curvature`: the states of C and of the preconditioner.
+    - `solver_steps`, `solver_residual`: those of the last solve, as in [`Info`][].
     """
 
     count: Int[Array, ""]
@@ -67,29 +67,29 @@ def scale_by_curvature(
     model: PyTree = None,
     batch: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optax transformation that maps updates g to (C + λI)⁻¹ g: the direction, without sign.
+    """An optax transformation that maps updates g to (C + λI)⁻¹ g, without a change of sign.
 
         tx = optax.chain(cv.scale_by_curvature(objective, damping=1e-2), optax.scale(-0.1))
         state = tx.init(eqx.filter(model, eqx.is_inexact_array))
         updates, state = tx.update(grad, state, params, model=model, batch=batch, key=key)
 
-    C is made of `batch` at `model`, with `l2`·I added where the objective has an `l2`; g is
-    whatever comes in. After the gradient of the objective on the same batch, the direction is that
-    of `NaturalGradient`, which has searches, momentum and judged damping besides.
+    C is made from `batch` at the weights of `model`; if the objective has an `l2`, `l2`·I is added.
+    g may be any updates. If g is the gradient of the objective on the same batch, the direction is
+    that of `NaturalGradient`. `NaturalGradient` also has searches, momentum and adaptive damping.
 
-    - Trained is where `updates` has arrays. None and `optax.MaskedNode()` stand for frozen weights,
-      which are no part of C.
-    - `key` is needed as by `NaturalGradient.step`.
-    - `optax.MultiSteps` hands on the batch that it is called with: C is of the last one alone.
-    - Where the loss, g or the direction is not finite, the states of curvature and preconditioner
-      stay as they were. The direction is handed on as it is: see `optax.apply_if_finite`.
+    - The trained weights are those where `updates` has arrays. None and `optax.MaskedNode()` stand
+      for frozen weights, which are not part of C.
+    - `key` is needed in the same cases as for `NaturalGradient.step`.
+    - With `optax.MultiSteps`, C is made from the last batch only.
+    - If the loss, g or the direction is not finite, the states of curvature and preconditioner do
+      not change. The direction is returned as it is: see `optax.apply_if_finite`.
 
     **Arguments:**
 
-    - `objective`, `curvature`, `solver`, `preconditioner`: as those of `NaturalGradient`.
+    - `objective`, `curvature`, `solver`, `preconditioner`: as for `NaturalGradient`.
     - `damping`: λ, a number or an optax schedule; or a `ConstantDamping` or `ScheduledDamping`.
-    - `model`, `batch`: arrays or shapes, where the state of the curvature or of the preconditioner
-      depends on them, since `init(params)` sees neither.
+    - `model`, `batch`: arrays or shapes. They are needed if the state of the curvature or of the
+      preconditioner depends on them, since `init(params)` receives neither.
     """
     curvature = GaussNewton() if curvature is None else curvature
     system = System(curvature, Auto() if solver is None else solver, preconditioner)
@@ -137,7 +137,7 @@ class _Scaler(eqx.Module):
         known = not isinstance(self.system.solver, Preconditioned)
         return ScaleByCurvatureState(zero, states, zero, residual if known else None)
 
-    # Jitted, so that a loop that is not compiles it once.
+    # Jitted, so that a loop outside `jit` compiles the update once.
     @eqx.filter_jit
     @full_precision
     @by_compiler("updates", "state")
@@ -156,7 +156,7 @@ class _Scaler(eqx.Module):
         damping = self.damping.begin(None, batch_of(here, C, state.count)).damping
         C, P, states = self.system.refresh(C, P, states, here.damped(damping))
         C = C if here.l2 is None else damped(C, here.l2)
-        leaves, treedef = jtu.tree_flatten(updates)  # in the order of the model's
+        leaves, treedef = jtu.tree_flatten(updates)  # in the order of the leaves of the model
         g = jtu.tree_unflatten(jtu.tree_structure(here.params), leaves)
         _, found = self.system.solve(
             C,
@@ -193,7 +193,7 @@ def _shape(leaf: Any) -> Any:
 
 
 def _trainable(model: PyTree, given: PyTree) -> PyTree[bool]:
-    """Which leaves of the model `given` has, as a filter; the others are frozen."""
+    """A filter for the model that selects the leaves that `given` has; the others are frozen."""
 
     def mark(one: Any, part: PyTree) -> PyTree[bool]:
         if _is_frozen(one):

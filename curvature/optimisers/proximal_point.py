@@ -30,7 +30,7 @@ from ._base import (
 
 
 class ProximalPointState(eqx.Module):
-    """Nothing is carried from step to step."""
+    """The state has no arrays: nothing is carried from step to step."""
 
     mask: Mask = eqx.field(static=True)
 
@@ -40,17 +40,18 @@ class ProximalPoint(AbstractOptimiser):
 
         D(w, w') = Σ_t weight_t/n_t Σ_i ρ(z_i(w), z_i(w'))
 
-    is how far the outputs on the batch move, in a divergence ρ. To second order D = ½δᵀCδ in
-    δ = w' − w, C being the curvature `Divergence(rho)`, so that for large λ the step tends to
-    δ = −(1/λ) C⁻¹g, that of `NaturalGradient`, with a relative error of O(1/λ) (Amari 1998,
-    "Natural gradient works efficiently in learning"). It is a yardstick for that approximation,
-    not a fast method: the step is found by a minimiser that starts at w and takes a gradient or
-    so for each of its own steps.
+    measures in the divergence ρ how far the outputs on the batch move. To second order in
+    δ = w' − w, D = ½δᵀCδ, with C the curvature `Divergence(rho)`. For large λ, the step therefore
+    tends to δ = −(1/λ) C⁻¹g, the step of `NaturalGradient`, with a relative error of O(1/λ) (Amari
+    1998, "Natural gradient works efficiently in learning"). This optimiser is a reference for that
+    approximation, not a fast method: an iterative minimiser computes the step, starts at w, and
+    needs about one gradient for each of its own steps.
 
-    - A minimiser that runs out of steps is no error; that it ends below L(w) is what counts.
-    - Of the `Info`: `damping` is λ; `solver` and `solver_steps` are the minimiser's;
+    - If the minimiser reaches its step limit, this is not an error. The step is accepted if the
+      proximal objective at its end is not above L(w).
+    - In the `Info`, `damping` is λ; `solver` and `solver_steps` are those of the minimiser;
       `solver_residual` is ‖∇L(w') + λ∇D(w, w')‖₂/‖g‖₂; `metric_step` is D(w, w') itself, where
-      others report the ½δᵀCδ that approximates it.
+      other optimisers report its approximation ½δᵀCδ.
 
     **Arguments:**
 
@@ -173,7 +174,7 @@ class ProximalPoint(AbstractOptimiser):
     def _loss_and_divergence(
         self, terms: Sequence[LinearisedTerm], candidate: PyTree[Array]
     ) -> tuple[Scalar, Scalar]:
-        """The terms of L(w'), and D(w, w'), of one forward pass on the examples at w."""
+        """L(w') without the penalty, and D(w, w'), from one forward pass at w' = `candidate`."""
         losses, divergences = [], []
         for term in terms:
             z = term.outputs_at(candidate)

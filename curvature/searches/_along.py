@@ -14,11 +14,14 @@ from ._base import evaluates
 
 
 class SearchOutcome(eqx.Module):
-    """Where a search along a direction ended.
+    """The result of a search along a direction.
 
-    The step size, by how much it reduces the loss (None if that was not evaluated), whether the
-    search accepts it, and the state for the next batch; the first step size that was tried, and its
-    reduction (None if that was not evaluated).
+    - `step_size`, `reduction`: the last step size, and by how much it reduces the loss (None if the
+      loss was not evaluated).
+    - `accepted`: whether the search accepts the step size.
+    - `state`: the state of the search for the next batch.
+    - `first_step_size`, `first_reduction`: the first step size that was tried, and its reduction
+      (None if the loss was not evaluated).
     """
 
     step_size: Scalar
@@ -30,7 +33,7 @@ class SearchOutcome(eqx.Module):
 
 
 def init_search(search: optx.AbstractSearch, params: PyTree, f_info: Any) -> PyTree[Array]:
-    """The search's first state, with strong types: a weak one would cost a second trace."""
+    """The search's first state with strong types; weak types would cause a second trace."""
     state = search.init(params, f_info)
     return jtu.tree_map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
@@ -58,20 +61,21 @@ def search_along(
 ) -> SearchOutcome:
     """Runs an optimistix search for s over the candidates w − s·d, on one batch.
 
-    The search is asked for its first s with `first_step=True` (Armijo starts again, a trust
-    region keeps its radius) and w − d as `y_eval`, by which it knows the direction. Then it is
-    shown the loss at each candidate with `first_step=False`, at most `max_steps` times.
+    The first call of `search.step` has `first_step=True` and `y_eval` = w − d, and returns the
+    first s. The search computes the direction from `y_eval`. (At a first step, Armijo's search
+    starts again, and a trust region keeps its radius.) Each following call has `first_step=False`
+    and the loss at a candidate. There are at most `max_steps` candidates.
 
-    A candidate whose loss is not finite, or for which the quadratic model predicts no reduction,
-    is shown as +∞: of these optimistix's searches would accept some. Where both the predicted and
-    the actual change are within the rounding of the loss, the change is taken to be as predicted
-    (Conn, Gould & Toint 2000, "Trust-region methods", section 17.4.2): near a minimum the
-    difference of two losses is noise, and would end every search.
+    If the loss of a candidate is not finite, or if the quadratic model predicts no reduction, the
+    search gets the loss +∞, since optimistix's searches would accept some of these candidates. If
+    the predicted and the actual change are both within the rounding of the loss, the change is set
+    to the predicted one (Conn, Gould & Toint 2000, "Trust-region methods", section 17.4.2). Near a
+    minimum the difference of two losses is rounding error, so every search would fail there.
 
-    **Arguments:** `state`, from the last batch; `params`, w; `direction`, d; `f_info`, the loss,
-    gradient and undamped curvature at w; `loss`, of candidate weights; `predicted_reduction`, of a
-    step size; `evaluate`, whether to evaluate the loss even where the search does not look at it;
-    `bend`, b, where the candidates are w − s·d − s²·b.
+    **Arguments:** `state`, from the previous batch; `params`, w; `direction`, d; `f_info`, the
+    loss, gradient and undamped curvature at w; `loss`, a function of candidate weights;
+    `predicted_reduction`, a function of a step size; `evaluate`, whether to evaluate the loss even
+    if the search does not use it; `bend`, b: with b, the candidates are w − s·d − s²·b.
     """
     dtype = f_info.f.dtype
     here = optx.FunctionInfo.Eval(f_info.f)
@@ -80,7 +84,11 @@ def search_along(
     step_size = jnp.asarray(step_size, dtype)
 
     def reduced(step_size: Scalar, candidate: PyTree[Array]) -> tuple[Scalar, Scalar]:
-        """The actual reduction, and a loss that shows it to be one."""
+        """The reduction, and the loss that the search gets.
+
+        Within rounding, the reduction is the predicted one. The search then gets the loss at w
+        minus its rounding error, which is a decrease.
+        """
         at, predicted = loss(candidate), predicted_reduction(step_size)
         noise = is_rounding(f_info.f, at, predicted)
         reduction = jnp.where(noise, predicted, f_info.f - at)
@@ -96,7 +104,8 @@ def search_along(
     def body(carry: tuple[Int[Array, ""], Scalar, SearchOutcome]) -> Any:
         trial, step_size, before = carry
         reduction, at = reduced(step_size, at_step(params, step_size, direction, bend))
-        # The search takes the slope from the candidate that it is shown: that along d, without gᵀb.
+        # The search computes the slope from this candidate. It must be the slope along d, without
+        # gᵀb, so the candidate is without the bend.
         candidate = add_scaled(params, -step_size, direction)
         promising = jnp.isfinite(at) & (predicted_reduction(step_size) > 0)
         shown = optx.FunctionInfo.Eval(jnp.where(promising, at, jnp.inf))

@@ -5,9 +5,9 @@ from jaxtyping import PyTree
 
 
 class AbstractFixedSearch(optx.AbstractSearch[PyTree, Any, Any, Any]):
-    """A search that never looks at the loss, and so accepts whatever it becomes."""
+    """A search that does not use the loss, and therefore accepts every step."""
 
 
 def evaluates(search: optx.AbstractSearch) -> bool:
-    """Whether the search looks at the loss at all: a fixed learning rate does not."""
+    """Whether the search uses the loss; a fixed learning rate does not."""
     return not isinstance(search, optx.LearningRate | AbstractFixedSearch)

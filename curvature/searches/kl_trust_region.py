@@ -24,18 +24,19 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
 
         s = min(√(2 delta/dᵀCd), dᵀg/dᵀCd)
 
-    with the undamped C: at the bound, or where the quadratic model of the loss has its minimum
-    along d. It is multiplied by `decrease_factor` until L(w − s·d) < L(w). With a Fisher as the
-    curvature, ½δᵀCδ is to second order the KL divergence, in nats and per example, between the
-    model's distributions before and after the step δ.
+    with the undamped C. The first is the step size at the bound, the second the minimum of the
+    quadratic model of the loss along d. Then s is multiplied by `decrease_factor` until
+    L(w − s·d) < L(w). With a Fisher as the curvature, ½δᵀCδ is to second order the KL divergence,
+    in nats and per example, between the model's distributions before and after the step δ.
 
     This is the search of TRPO (Schulman, Levine, Moritz, Jordan and Abbeel 2015, "Trust region
-    policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*; the second
-    bound is ours. Without it, a gradient that vanishes would be scaled up to the bound all the
-    same, which is no way to converge. It costs one product with C.
+    policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*. The second step
+    size dᵀg/dᵀCd is our addition: without it, even a very small gradient would be scaled up to the
+    bound, so the steps would not become shorter near a minimum. The search costs one product with
+    C.
 
-    **Arguments:** `delta`, the bound, positive: a number, or a schedule from the number of batches
-    before this one that had a finite loss and direction, an integer array, to it;
+    **Arguments:** `delta`, the bound, positive: a number, or a schedule. The schedule's argument is
+    the number of previous batches with a finite loss and direction, an integer array;
     `decrease_factor`, in (0, 1).
     """
 
@@ -79,13 +80,13 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
             slope = -f_info.compute_grad_dot(along).astype(dtype)
             delta = self.delta(state.batches) if callable(self.delta) else self.delta
             s = jnp.minimum(jnp.sqrt(2 * jnp.asarray(delta, dtype) / metric), slope / metric)
-            # Also where rounding has made the metric of a tiny direction negative.
+            # s = 1 if dᵀCd is 0, or negative because of rounding (for a very short d).
             return jnp.where(metric > 0, s, jnp.ones((), dtype))
 
         dtype = state.step_size.dtype
         accept = first_step | (f_eval_info.as_min() < f_info.as_min())
         shorter = self.decrease_factor.astype(dtype) * state.step_size
-        # One product per batch: none for the candidates that follow.
+        # The `cond` computes the product with C once per batch, not for every candidate.
         batches = state.batches + first_step.astype(jnp.int32)
         step_size = jax.lax.cond(first_step, begin, lambda: shorter)
         return step_size, accept, optx.RESULTS.successful, _State(step_size, batches)

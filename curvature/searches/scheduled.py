@@ -15,9 +15,10 @@ class _State(eqx.Module):
 
 
 class ScheduledLearningRate(AbstractFixedSearch):
-    """s = `schedule(step)`, whatever the loss does, for any optax schedule.
+    """s = `schedule(step)`, for any optax schedule; does not depend on the loss.
 
-    **Arguments:** `schedule`, from the number of steps before this one, an integer array, to s.
+    **Arguments:** `schedule`, a function of the number of previous steps, an integer array, that
+    returns s.
     """
 
     schedule: Callable[[Int[Array, ""]], Any] = eqx.field(static=True)

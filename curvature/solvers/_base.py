@@ -13,10 +13,12 @@ from ..operators import DampedOperator, Solved, solved_by_product
 
 
 class RightHandSide(eqx.Module):
-    """The vector b = Jᵀ cotangents + offset of a solve, which need not be formed.
+    """The right-hand side b = Jᵀ cotangents + offset of a solve, not computed yet.
 
-    - `linearisation`, `cotangents`: J, and the cotangents of the loss, [n, ...] per term; None for
-      any other vector, which is the offset alone.
+    A solver in the space of the samples need not compute the gradient's vector b.
+
+    - `linearisation`, `cotangents`: J, and the cotangents of the loss, [n, ...] per term. If
+      `cotangents` is None, b is the offset.
     - `offset`: a vector, or None for 0.
     """
 
@@ -25,7 +27,7 @@ class RightHandSide(eqx.Module):
     offset: PyTree[Array] | None
 
     def vector(self) -> PyTree[Array]:
-        """B, formed."""
+        """Computes the vector b."""
         if self.cotangents is None:
             return self.offset
         pulled_back = self.linearisation.vjp(self.cotangents)
@@ -34,7 +36,7 @@ class RightHandSide(eqx.Module):
         return add_scaled(pulled_back, jnp.ones(()), self.offset)
 
     def plus(self, offset: PyTree[Array] | None) -> "RightHandSide":
-        """B with one more vector added to it; None for 0."""
+        """The right-hand side b + `offset`; None for 0."""
         if offset is None:
             return self
         if self.offset is not None:
@@ -43,13 +45,13 @@ class RightHandSide(eqx.Module):
 
 
 class Solution(eqx.Module):
-    """What a solve of (C + λI) d = b found.
+    """The result of a solve of (C + λI) d = b.
 
     - `direction`: d.
     - `slope` dᵀb, `metric` dᵀCd with the undamped C, `squared_norm` ‖d‖², `vector_norm` ‖b‖.
-    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0; for a direct solver an estimate; None where it
-      is not computed.
-    - `steps`: products with C that an iteration or a refinement took.
+    - `residual`: ‖b − (C + λI)d‖/‖b‖, 0 for b = 0. A direct solver estimates it. None if it is not
+      computed.
+    - `steps`: the number of products with C that the iteration or the refinement took.
     - `result`: how the solve ended.
     """
 
@@ -64,7 +66,7 @@ class Solution(eqx.Module):
 
 
 class AbstractSymmetricSolver(lx.AbstractLinearSolver):
-    """A solver for real symmetric positive definite operators: its state is its own transpose."""
+    """A solver for real symmetric positive definite operators, which equal their transpose."""
 
     @abc.abstractmethod
     def solve(
@@ -76,8 +78,8 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
     ) -> Solution:
         """Solves (C + λI) d = b for a step.
 
-        **Arguments:** `start`, where an iteration starts, None for zero; `preconditioner`, an
-        approximation of (C + λI)⁻¹ for it, or None. A direct solver has no use for either.
+        **Arguments:** `start`, the first iterate of an iterative solver, None for zero;
+        `preconditioner`, an approximation of (C + λI)⁻¹, or None. A direct solver ignores both.
         """
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -91,9 +93,9 @@ class AbstractSymmetricSolver(lx.AbstractLinearSolver):
 
 
 class Elementwise(AbstractSymmetricSolver):
-    """Diagonal systems leaf by leaf: `lineax.Diagonal` would copy all leaves into one vector.
+    """Solves diagonal systems leaf by leaf; `lineax.Diagonal` would copy all leaves to one vector.
 
-    A weight that C and λ give no curvature to, and that has no gradient, does not move: 0/0 is 0.
+    Here 0/0 = 0: a weight whose curvature, λ and gradient are all zero does not change.
     """
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> PyTree[Array]:
@@ -125,21 +127,21 @@ def _quotient(b: Array, d: Array) -> Array:
 
 
 def relative(residual: Scalar, vector_norm: Scalar) -> Scalar:
-    """A residual over ‖b‖; 0 for b = 0, which every solver solves by d = 0."""
+    """The residual divided by ‖b‖; 0 for b = 0, where every solver returns d = 0."""
     return jnp.where(vector_norm == 0, 0, residual / jnp.where(vector_norm == 0, 1, vector_norm))
 
 
 def solve_with(
     solver: lx.AbstractLinearSolver, operator: DampedOperator, vector: PyTree[Array]
 ) -> Solution:
-    """The solution by any direct solver, with numbers that cost one product with C."""
+    """The solution by any direct solver; `residual` and `metric` cost one product with C."""
     d, result, stats = solver.compute(solver.init(operator, {}), vector, {})
     solved = solved_by_product(operator.operator.mv, operator.damping, vector, d)
     return solution_of(solved, vector, stats.get("num_steps", 0), result)
 
 
 def solution_of(solved: Solved, vector: PyTree[Array], steps: Any, result: lx.RESULTS) -> Solution:
-    """The solution for the right-hand side `vector`, of which C's share of the numbers is known."""
+    """The `Solution` for the right-hand side `vector`; `solved` has the numbers that need C."""
     d = solved.direction
     b_norm = norm(vector) if solved.squared_vector is None else jnp.sqrt(solved.squared_vector)
     return Solution(

@@ -13,26 +13,26 @@ from .structured import Structured
 
 _AutoState: TypeAlias = tuple[lx.AbstractLinearSolver, Any]
 
-# A dense factor of so many weights takes about a second and 64 MiB.
+# For so many weights, a dense factorisation takes about one second and 64 MiB.
 _MOST_DENSE = 4096
 
 
 class Auto(lx.AbstractLinearSolver):
     """Chooses a solver for C + λI by the first of these rules that applies.
 
-    1. There is a preconditioner: `cg`, the one solver here that takes it.
+    1. There is a preconditioner: `cg`, the only solver of these that uses one.
     2. C is diagonal (`Identity`, `Diagonal`): division, exact. With λ = 0, 0/0 is 0.
-    3. C is another structure (`KFAC`, `BlockDiagonal`, …): its own damped inverse, exact. Where λ
-       may be zero, `cg`.
-    4. C is dense, or has at least as many rows as weights, with at most 4,096 weights:
-       `lineax.Cholesky()`, exact. Not where λ may be zero, since C + λI may then be singular.
-    5. C is made of rows, at most `sample_space.max_rows` that fit into `sample_space.max_memory`,
-       and they are fewer than the weights, or λ may be zero: `sample_space`, exact.
-    6. Else `cg`.
+    3. C is another structure (`KFAC`, `BlockDiagonal`, …): its own damped inverse, exact. If λ may
+       be zero, `cg`.
+    4. There are at most 4,096 weights, and C is dense or has at least as many rows as weights:
+       `lineax.Cholesky()`, exact. Not if λ may be zero, since C + λI may then be singular.
+    5. C is made of rows, at most `sample_space.max_rows`, which fit into `sample_space.max_memory`;
+       and there are fewer rows than weights, or λ may be zero: `sample_space`, exact.
+    6. Otherwise `cg`.
 
-    The rules look at the number of rows m, the number of weights P and the kind of C alone, so that
-    the choice does not depend on versions or devices. `opt.plan(...)` says what is chosen, and what
-    it is predicted to cost.
+    The rules use only the number of rows m, the number of weights P and the kind of C, so the
+    choice does not depend on versions or devices. `opt.plan(...)` returns the chosen solver and its
+    predicted cost.
     """
 
     cg: CG = CG(rtol=1e-3, max_steps=30)
@@ -47,8 +47,8 @@ class Auto(lx.AbstractLinearSolver):
     ) -> lx.AbstractLinearSolver:
         """The solver that is used for `operator`.
 
-        **Arguments:** `positive_damping`, whether λ > 0; by default as `operator` has it, and
-        true where that is traced; `preconditioned`, whether there is a preconditioner.
+        **Arguments:** `positive_damping`, whether λ > 0; by default this is read from `operator`,
+        and True if its λ is traced; `preconditioned`, whether there is a preconditioner.
         """
         if preconditioned:
             return self.cg
@@ -109,7 +109,7 @@ def chosen(
     positive_damping: bool,
     preconditioned: bool = False,
 ) -> lx.AbstractLinearSolver:
-    """The solver itself, or what `Auto` chooses; the arguments are as those of `Auto.choose`."""
+    """`solver`, or the choice of `solver` if it is an `Auto`; arguments as for `Auto.choose`."""
     if isinstance(solver, Auto):
         return solver.choose(
             operator, positive_damping=positive_damping, preconditioned=preconditioned
@@ -118,7 +118,7 @@ def chosen(
 
 
 def check_preconditioned(solver: lx.AbstractLinearSolver, preconditioned: bool) -> None:
-    """Raise where there is a preconditioner that `solver` does not take, or none that it needs."""
+    """Raise if `solver` cannot use the preconditioner, or needs one and there is none."""
     if preconditioned and not isinstance(solver, Auto | CG | Preconditioned):
         raise ValueError(
             f"`preconditioner=...` is for `CG`, got the solver `{type(solver).__name__}`, which "

@@ -1,4 +1,4 @@
-"""The solve of a step, with right derivatives whatever the solver does."""
+"""The linear solve of a step, with the derivatives of the exact solution for every solver."""
 
 from typing import Any
 
@@ -27,14 +27,15 @@ def solve(
     *,
     solver: lx.AbstractLinearSolver,
 ) -> Solution:
-    """Solves (C + λI) d = b; a solve that does not converge is reported, not an error.
+    """Solves (C + λI) d = b; if the solve does not converge, this is reported and not an error.
 
-    Its derivative is that of the exact solution, (C + λI)⁻¹(δb − δ(C + λI) d), by the same solver
-    and the same preconditioner: what the solver knows of `b` is of no use for another vector. Start
-    and preconditioner have no derivatives, since the exact solution does not depend on them.
+    The derivative is that of the exact solution, (C + λI)⁻¹(δb − δ(C + λI) d). It is computed by
+    the same solver with the same preconditioner, as for any vector: a solver may use that b is a
+    gradient, which this right-hand side is not. Start and preconditioner have no derivatives, since
+    the exact solution does not depend on them.
 
-    **Arguments:** `operator`, C + λI; `start`, where an iterative solver starts, or None for zero;
-    `preconditioner`, an approximation of (C + λI)⁻¹ for a solver that takes one, or None.
+    **Arguments:** `operator`, C + λI; `start`, the first iterate of an iterative solver, or None
+    for zero; `preconditioner`, an approximation of (C + λI)⁻¹ for a solver that uses one, or None.
     """
     if isinstance(solver, AbstractSymmetricSolver):
         return solver.solve(operator, b, start, preconditioner)

@@ -21,13 +21,13 @@ from .preconditioned import Preconditioned
 from .sample_space import SampleSpace
 from .structured import Structured
 
-# A pass through a model takes at least the time of so many operations, however small it is.
+# One pass through a model, even a very small one, takes at least the time of so many operations.
 _PASS = 2_000_000
-# How many columns of a dense matrix are made in one pass.
+# The number of columns of a dense matrix that one pass computes.
 _COLUMNS = 64
 # Solution, residual, direction, its product, and the best solution so far.
 _CG_VECTORS = 5
-# Factorising was measured to run at half the speed of matrix products.
+# A factorisation was measured to run at half the speed of matrix products.
 _SLOWER = 2
 
 _ALL_AT_ONCE = (
@@ -39,12 +39,12 @@ _ON_EVERY_DEVICE = "; every device factorises the whole matrix, the rest is shar
 
 @dataclass(frozen=True)
 class StructureCost:
-    """What a structure costs at a step, as the curvature or as a preconditioner.
+    """The cost of a structure in one step, as the curvature or as a preconditioner.
 
-    - `operator`: the structure, with zeros for its numbers.
-    - `made`, `applied`: operations to make it with its damped inverse, and of a product with that;
-      at a step that makes all of it anew.
-    - `nbytes`: what the inverse holds.
+    - `operator`: the structure, with zeros in its arrays.
+    - `made`, `applied`: operations to compute the structure and its damped inverse, and operations
+      of one product with the inverse. Both are for a step that computes everything again.
+    - `nbytes`: the memory of the inverse.
     """
 
     operator: AbstractInvertibleOperator
@@ -54,7 +54,7 @@ class StructureCost:
 
     @classmethod
     def of(cls, make: Callable[[], AbstractInvertibleOperator], damping: Array) -> "StructureCost":
-        """The costs of P and (P + λI)⁻¹ by counting: `make` is traced, nothing is computed."""
+        """Counts the operations of P and (P + λI)⁻¹; `make` is traced, but nothing is computed."""
         P, made = _traced(make)
         M, inverted = _traced(lambda: P.inverse(damping))
         vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
@@ -64,7 +64,7 @@ class StructureCost:
 
 
 def _traced(make: Callable[[], Any]) -> tuple[Any, int]:
-    """What `make` makes, with zeros for its numbers, and the operations that it takes."""
+    """The result of `make` with zeros in its arrays, and the number of operations of `make`."""
     jaxpr, shapes, static = eqx.filter_make_jaxpr(make)()
     zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return eqx.combine(zeros, static), operations(jaxpr.jaxpr)
@@ -72,21 +72,22 @@ def _traced(make: Callable[[], Any]) -> tuple[Any, int]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A solver for C + λI and what gradient and solve are predicted to cost, from shapes alone.
+    """A solver for C + λI, with the predicted cost of gradient and solve, from shapes only.
 
-    - `solver`: the one that is used.
-    - `parameters`, `rows`: P, and the m of C = AᵀA; None for an operator that is not made of rows.
-    - `gradients`: what a step costs up to the search, in gradients of the loss on its batch, by
-      counting operations; of an iteration, and of a structure that is not made anew at every
-      step, the most; None for a solver or a C of which nothing is known.
-    - `nbytes`: the memory that the solve takes beside the model's; None for such a solver.
-    - `others`: the same cost for other solvers, by their name.
-    - `preconditioner`: the share of the preconditioner in `gradients`; None where there is none.
+    - `solver`: the solver that is used.
+    - `parameters`, `rows`: the number of weights P, and the m of C = AᵀA; m is None for an operator
+      that is not made of rows.
+    - `gradients`: the cost of a step before the search, in gradients of the loss on its batch. The
+      operations are counted. For an iterative solver, and for a structure that some steps do not
+      compute again, it is the most. None if the cost of the solver or of C is not known.
+    - `nbytes`: the memory of the solve beside that of the model; None if it is not known.
+    - `others`: the same cost for other solvers, by name.
+    - `preconditioner`: the part of `gradients` due to the preconditioner; None without one.
     - `structure`: which weights have which structure, of C or of the preconditioner; None without.
-    - `all_at_once`: whether inputs and cotangents of all examples are held, although `micro_batch`
-      is less than the batch.
-    - `on_every_device`: whether several devices share the batch, and each factorises the whole
-      matrix, which does not get faster by their number.
+    - `all_at_once`: whether inputs and cotangents of all examples are held at once although
+      `micro_batch` is less than the batch.
+    - `on_every_device`: whether several devices share the batch, but each factorises the whole
+      matrix. More devices do not make this factorisation faster.
     """
 
     solver: lx.AbstractLinearSolver
@@ -118,7 +119,7 @@ class Plan:
 
 
 class _Costs:
-    """What each solver would cost for one operator."""
+    """The costs of each solver for one operator."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class _Costs:
         self.parameters = operator.in_size()
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
         self.layout: Layout | None = None
-        # Of an operator made of one matrix: a product with it.
+        # The cost for an operator that is one dense matrix, P × P: that of a product with it.
         product = 2 * self.parameters**2
         matrix = product * self.parameters
         cost = Cost(gradient or product, by_products=matrix, by_rows=matrix, gram=0)
@@ -149,7 +150,7 @@ class _Costs:
         self.itemsize = max((leaf.dtype.itemsize for leaf in leaves), default=0)
 
     def gradients(self, solver: lx.AbstractLinearSolver) -> float | None:
-        """Gradient and solve, in gradients; of an iterative solver, the most that it may take."""
+        """The cost of gradient and solve, in gradients; for an iterative solver, the most."""
         gradient, P = self.cost.gradient + _PASS, self.parameters
         if self.structured:
             return self._of_structure(solver, gradient)
@@ -177,9 +178,9 @@ class _Costs:
         return (gradient + cost.made + products * cost.applied) / gradient
 
     def _preconditioning(self, solver: CG | Preconditioned) -> int:
-        """Operations of making the preconditioner, and of its products: of CG one after each step.
+        """The operations to compute the preconditioner, and of all products with it.
 
-        CG's first product is before its first step.
+        `CG` takes one product before its first step, and one after each step.
         """
         if self.preconditioner is None:
             return 0
@@ -187,7 +188,7 @@ class _Costs:
         return self.preconditioner.made + (steps + 1) * self.preconditioner.applied
 
     def nbytes(self, solver: lx.AbstractLinearSolver) -> int | None:
-        """The memory of the solve: matrices and vectors that live at once."""
+        """The memory of the solve: the matrices and vectors that exist at the same time."""
         held = 0
         match solver:
             case Elementwise():
@@ -209,7 +210,7 @@ class _Costs:
     def plan(
         self, solver: lx.AbstractLinearSolver, others: tuple[lx.AbstractLinearSolver, ...] = ()
     ) -> Plan:
-        """The plan to use `solver`, where `others` were possible."""
+        """The plan for `solver`, with the costs of `others` for comparison."""
         costs = {name_of(other): self.gradients(other) for other in others}
         share = None
         if self.preconditioner is not None and isinstance(solver, CG | Preconditioned):
@@ -236,7 +237,7 @@ class _Costs:
 
 
 def name_of(solver: lx.AbstractLinearSolver) -> str:
-    """What a solver is called in records: its class."""
+    """The name of a solver in records: its class."""
     return type(solver).__name__
 
 
@@ -250,10 +251,11 @@ def plan_for(
     gradient: int | None = None,
     micro_batch: int | None = None,
 ) -> Plan:
-    """What a solver will do with an operator: its choice, where it chooses.
+    """The plan of a solve with `operator`; `Auto` is replaced by the solver that it chooses.
 
-    **Arguments:** `structure`, what C costs where it is one; `gradient`, the operations
-    of a gradient, wanted with it; `micro_batch`, how many examples are held at a time.
+    **Arguments:** `structure`, the cost of C if C is a structure; `gradient`, the operations of a
+    gradient, needed with `structure`; `preconditioner`, its cost, or None; `micro_batch`, the most
+    examples that are held at once.
     """
     costs = _Costs(operator, structure, preconditioner, gradient, micro_batch)
     if not isinstance(solver, Auto):

@@ -18,10 +18,10 @@ NO_PRECONDITIONER = (
 class Preconditioned(AbstractSymmetricSolver):
     """The preconditioned vector d = M b, without a product with C; M ≈ (C + λI)⁻¹.
 
-    Nothing is known of the residual, so the result is `RESULTS.max_steps_reached`, as that of any
-    truncated solve. With `QuadraticMomentum`, which finds how far to go along d, a step is that of
-    K-FAC (Martens and Grosse 2015, sections 6.4 and 7): the direction of `CG(max_steps=1)`, which
-    spends a product and one more application of M on the residual.
+    The residual is not computed, so the result is `RESULTS.max_steps_reached`, as for any truncated
+    solve. With `QuadraticMomentum`, which computes the step length along d, a step is that of K-FAC
+    (Martens and Grosse 2015, sections 6.4 and 7). `CG(max_steps=1)` has the same direction, but
+    takes a product with C and one more product with M to compute the residual.
 
     **Options:** `preconditioner`, M, a positive definite operator.
     """
@@ -55,7 +55,7 @@ class Preconditioned(AbstractSymmetricSolver):
         return Solution(
             direction=d,
             slope=vdot(d, vector),
-            # XLA leaves it out where the momentum computes its own.
+            # If the momentum computes its own dᵀCd, this one is not used, and XLA removes it.
             metric=jnp.maximum(quadratic_forms(operator.operator, (d,))[0, 0], 0),
             squared_norm=vdot(d, d),
             vector_norm=norm(vector),

@@ -15,10 +15,10 @@ _NO_INVERSE = (
 
 
 class Structured(AbstractSymmetricSolver):
-    """(C + λI)⁻¹ of a structure, such as `Diagonal`, by its own inverse; exact up to rounding.
+    """Solves with the damped inverse of a structure, such as `Diagonal`; exact up to rounding.
 
-    Needs λ > 0. With λ = 0 the solution is not finite where C is singular: lineax then reports a
-    singular operator, and a step is rejected. `Auto` takes another solver where λ may be zero.
+    Needs λ > 0. With λ = 0 and C singular, the solution is not finite: lineax then reports a
+    singular operator, and a step is rejected. `Auto` uses another solver if λ may be zero.
     """
 
     def init(
@@ -50,7 +50,7 @@ class Structured(AbstractSymmetricSolver):
 
 
 def _split(operator: lx.AbstractLinearOperator) -> tuple[AbstractInvertibleOperator, Scalar]:
-    """The structure and λ of a damped structure."""
+    """The structure and λ of a damped structure; λ = 0 without damping."""
     damping = jnp.zeros(())
     if isinstance(operator, DampedOperator):
         operator, damping = operator.operator, operator.damping

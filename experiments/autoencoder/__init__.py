@@ -1,1 +1,1 @@
-"""A deep autoencoder, Hessian-free and by Adam: steps and seconds to a training loss."""
+"""A deep autoencoder, trained Hessian-free and by Adam: steps and seconds to a training loss."""

@@ -23,7 +23,7 @@ RECONSTRUCTED = ("K-FAC", "Adam")
 
 
 def main() -> None:
-    """Tune, run, draw and write; runs that are kept are not made again."""
+    """Tune, run, draw and write; runs that are already on disk are not repeated."""
     options = parser("autoencoder", __doc__)
     options.add_argument(
         "--deep", action="store_true", help="the deeper network instead: `autoencoder_deep.*`"
@@ -36,7 +36,9 @@ def main() -> None:
     runs = Runs(small(dataset), arguments.runs)
     tuned = {name: runs.soonest(name, METHODS[name], LEVELS) for name in METHODS}
     curves, models = {name: [] for name in METHODS}, {}
-    for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
+    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
+    # methods alike.
+    for seed in SEEDS:
         for name, (setting, _) in tuned.items():
             curve, model = runs.made(name, METHODS[name], setting, seed, until=LEVELS[-1])
             curves[name].append(curve)

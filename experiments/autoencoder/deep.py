@@ -1,4 +1,4 @@
-"""The deeper autoencoder of the published runs of K-FAC, with ReLU: the loss by epoch."""
+"""The deeper autoencoder of the published K-FAC runs, with ReLU: the loss per epoch."""
 
 import functools
 import json

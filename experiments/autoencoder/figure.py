@@ -1,4 +1,4 @@
-"""Loss by steps and by seconds, and what the models make of digits that they have not seen."""
+"""Loss against steps and seconds, and the models' reconstructions of test digits."""
 
 from pathlib import Path
 
@@ -24,10 +24,12 @@ def draw(
     dataset: Dataset,
     path: Path,
 ) -> None:
-    """Two panels of curves, a line per seed, over rows of images: the originals, each model's.
+    """Draw two panels of curves, a line per seed, above rows of images.
 
-    **Arguments:** `curves` and `reconstructions`, by method; the models, of one seed, and perhaps
-    of fewer methods.
+    The rows show the originals, and the reconstructions of each model.
+
+    **Arguments:** `curves` and `reconstructions`, by method. The models are from one seed, and may
+    be of fewer methods than the curves.
     """
     images = np.asarray(dataset.test[0])[:IMAGES]
     rows = {"test images": images}

@@ -1,4 +1,4 @@
-"""The optimisers that are compared, and what is tried of each on the tuning seed."""
+"""The optimisers that are compared, and the settings of each to try on the tuning seed."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .problem import OBJECTIVE
 
 
 def hessian_free() -> cv.NaturalGradient:
-    """Gauss–Newton by truncated CG, that of `conf/experiment/autoencoder.yaml`."""
+    """Gauss–Newton with truncated CG, as in `conf/experiment/autoencoder.yaml`."""
     return cv.NaturalGradient(
         OBJECTIVE,
         cv.GaussNewton(),
@@ -34,10 +34,11 @@ def kfac(
     examples: int | None = None,
     inverse: Literal["exact", "factored"] = "exact",
 ) -> cv.NaturalGradient:
-    """K-FAC with its own learning rate and momentum, `conf/experiment/autoencoder_kfac.yaml`.
+    """K-FAC with its own learning rate and momentum, as in `conf/experiment/autoencoder_kfac.yaml`.
 
-    **Arguments:** `damping` and `minimum`, of λ; `decay` and `every`, of the factors; `examples`,
-    from how many of the batch the factors are made, None for all; `inverse`, how they are damped.
+    **Arguments:** `damping` and `minimum`, the first and the least λ; `decay` and `every`, for the
+    factors; `examples`, the number of examples of the batch from which the factors are computed,
+    None for all; `inverse`, how the factors are damped.
     """
     structure = cv.KFAC(cv.SampledFisher(1), decay=decay, every=every, damping=inverse)
     return _preconditioned(structure, damping, minimum, examples)
@@ -85,7 +86,8 @@ def _ours(make: Callable[..., cv.AbstractOptimiser], choices: list[Setting]) -> 
 
 _CHEAPER = [{"examples": 500}, {"examples": 250}, {"every": 20}]
 _STEADIER = [{"decay": 0.8}, {"decay": 0.95}, {"minimum": 3e-4}]
-# Each grid begins with the likeliest rate: a run that is behind the best one so far ends early.
+# Each grid begins with the rate that is most likely the best, since a run that is slower than the
+# best one so far ends early.
 _LESS_OFTEN = [{"precondition_frequency": 20}, {"max_dim": 512}]
 METHODS = {
     "K-FAC": _ours(kfac, [*_CHEAPER, {"inverse": "factored"}, *_STEADIER]),

@@ -18,10 +18,10 @@ LEVELS = (90.0, 80.0, 70.0)
 
 
 def small(dataset: Dataset) -> Problem:
-    """That of `python train.py experiment=autoencoder`."""
+    """The autoencoder of `python train.py experiment=autoencoder`."""
     return Problem("autoencoder", dataset, SMALL, BATCH_SIZE)
 
 
 def deep(dataset: Dataset) -> Problem:
-    """The one of which others have published how K-FAC trains it."""
+    """The autoencoder for which others have published results of K-FAC."""
     return Problem("autoencoder_deep", dataset, DEEP, BATCH_SIZE)

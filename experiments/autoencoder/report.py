@@ -1,4 +1,4 @@
-"""What was aimed at, and whether it is met."""
+"""The targets of the comparison, and whether each is met."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ AIMS = {"Adam": 1 / 2, "Muon": 1.0, "SOAP": 1.0, "Shampoo": 1.0}
 
 
 def verdict(curves: Mapping[str, Sequence[Curve]]) -> str:
-    """For every aim and level whether it is met, one line per rival."""
+    """States whether the target is met at every level, one line per rival."""
     lines = []
     for name, aim in AIMS.items():
         cells = []
@@ -33,7 +33,7 @@ def verdict(curves: Mapping[str, Sequence[Curve]]) -> str:
 
 
 def soonest_table(tuned: Mapping[str, Sequence[Tried]]) -> str:
-    """The fewest processor seconds to each level, by whatever setting, on the tuning seed."""
+    """The fewest processor seconds to each level over all settings, on the tuning seed."""
     rows = []
     for name, tried in tuned.items():
         cells = []
@@ -46,7 +46,7 @@ def soonest_table(tuned: Mapping[str, Sequence[Tried]]) -> str:
 
 
 def steps_of_hessian_free(curves: Mapping[str, Sequence[Curve]]) -> str:
-    """The aim of Hessian-free: at most a twentieth of Adam's steps to the first level."""
+    """The target of Hessian-free: at most a twentieth of Adam's steps to the first level."""
     level = LEVELS[0]
     hessian_free, adam = (
         [reached(curve, level) for curve in curves[name]] for name in ("Hessian-free", "Adam")

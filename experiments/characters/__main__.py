@@ -15,7 +15,7 @@ CONTEXT = 64
 
 
 def main() -> None:
-    """Tune, run, draw and write; runs that are kept are not made again."""
+    """Tune, run, draw and write; runs that are already on disk are not repeated."""
     arguments = parser("characters", __doc__)
     arguments.add_argument("--text", type=Path, help="a text in UTF-8; default: a bundled one")
     chosen = arguments.parse_args()

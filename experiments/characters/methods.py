@@ -1,4 +1,4 @@
-"""The rivals and the structures, and what is tried of each."""
+"""The rivals and the structures, and the settings of each to try."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def _method(make: Callable[..., cv.AbstractOptimiser], grid: list[Setting]) -> M
 
 
 def _rival(make: Callable[..., cv.AbstractOptimiser], *rates: float) -> Method:
-    """With a rate that grows and then falls to zero at the last step."""
+    """A rival with a learning rate that first grows, and then falls to zero at the last step."""
     grid: list[Setting] = [{"learning_rate": peak} for peak in rates]
     return _method(functools.partial(make, OBJECTIVE, until=STEPS), grid)
 
@@ -30,7 +30,7 @@ RIVALS = {
 }
 OURS = {
     "K-FAC": (cv.KFAC, (0.1, 0.03, 0.3)),
-    "EKFAC": (cv.EKFAC, (0.1,)),  # K-FAC's: a divergence is the same thing with both
+    "EKFAC": (cv.EKFAC, (0.1,)),  # as for K-FAC: a divergence has the same meaning for both
 }
 
 

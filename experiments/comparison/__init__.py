@@ -1,1 +1,1 @@
-"""What comparisons of optimisers share: curves of runs, tuning, levels and tables."""
+"""Shared code of the comparisons of optimisers: curves of runs, tuning, levels and tables."""

@@ -1,4 +1,4 @@
-"""The loss of a run by steps and by seconds."""
+"""The loss of a run against steps and seconds."""
 
 import functools
 import time
@@ -21,11 +21,11 @@ from .problem import Problem
 
 
 class Point(NamedTuple):
-    """Where a run stands after `step` steps.
+    """The state of a run after `step` steps.
 
-    - `seconds`: of the steps alone; neither compilation nor evaluation is counted.
-    - `processor_seconds`: the same by the processor's clock, which other programs do not bend.
-    - `loss`: the mean over the whole part of the dataset that the problem names.
+    - `seconds`: the wall time of the steps, without compilation and evaluation.
+    - `processor_seconds`: the CPU time of the same, which does not include that of other programs.
+    - `loss`: the mean over the whole part of the dataset, `Problem.part`.
     """
 
     step: int
@@ -39,7 +39,7 @@ Ended: TypeAlias = Callable[[Curve], bool]
 
 
 def rounded(curve: Curve) -> list[list[float]]:
-    """A curve as it is published: seconds to the millisecond, losses to five digits."""
+    """A curve for publication: seconds to the millisecond, losses to five digits."""
     return [
         [p.step, round(p.seconds, 3), round(p.processor_seconds, 3), float(f"{p.loss:.5g}")]
         for p in curve
@@ -55,10 +55,10 @@ def run(
     every: int,
     ended: Ended = lambda curve: False,
 ) -> tuple[Curve, eqx.Module]:
-    """Train on the batches of `train.py`, and evaluate before the first and after `every` steps.
+    """Train on the batches of `train.py`; evaluate at the start and after every `every` steps.
 
-    **Arguments:** `steps`, the most steps; `ended`, whether a run ends before, as one whose loss is
-    not finite does in any case.
+    **Arguments:** `steps`, the most steps; `ended`, a function of the curve so far that returns
+    whether the run ends early. A run whose loss is not finite always ends.
 
     **Returns:** the curve and the last model.
     """

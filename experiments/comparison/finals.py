@@ -1,4 +1,4 @@
-"""How soon some methods get to the losses at which others end."""
+"""How soon some methods reach the final losses of others."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from .tuning import Tried
 
 
 class Found(NamedTuple):
-    """A method's setting, all that were tried on the tuning seed, and the curves of the seeds."""
+    """A method's chosen setting, all settings tried on the tuning seed, and a curve per seed."""
 
     setting: Setting
     tried: Sequence[Tried]
@@ -24,11 +24,11 @@ class Found(NamedTuple):
 
 
 class Finals(NamedTuple):
-    """What was found for one problem.
+    """The results for one problem.
 
-    - `rivals`: they make all of their steps; their setting is that of the lowest last loss.
-    - `ours`: they end where they are below the last losses of all rivals with the same seed; their
-      setting is that which gets there in the fewest processor seconds.
+    - `rivals`: each run makes all its steps. The setting is the one with the lowest last loss.
+    - `ours`: a run ends when its loss is below the last losses of all rivals with the same seed.
+      The setting is the one that reaches this in the fewest processor seconds.
     - `levels`: the last losses of the rivals on the tuning seed, the highest first.
     """
 
@@ -42,9 +42,9 @@ class Finals(NamedTuple):
         return self.rivals | self.ours
 
     def table(self, unit: float = 1.0) -> str:
-        """One row per rival, and below it one per method of ours: how soon it gets there.
+        """One row per rival, followed by rows for our methods: when each reaches the rival's loss.
 
-        **Arguments:** `unit`, what losses are divided by.
+        **Arguments:** `unit`, a divisor for the losses.
         """
         rows = []
         for name, rival in self.rivals.items():
@@ -74,7 +74,7 @@ def compare(
 ) -> Finals:
     """Tune all methods on one seed, and run them on others.
 
-    **Arguments:** `kept`, the folder of runs that are not made again.
+    **Arguments:** `kept`, the folder of previous runs, which are not repeated.
     """
     runs = Runs(problem, kept)
     tuned = {name: runs.lowest(name, method) for name, method in rivals.items()}
@@ -82,7 +82,9 @@ def compare(
     levels = sorted(ends, reverse=True)
     tuned |= {name: runs.soonest(name, method, levels) for name, method in ours.items()}
     found = {name: Found(setting, tried, []) for name, (setting, tried) in tuned.items()}
-    for seed in SEEDS:  # all methods of a seed in a row: other work on the machine comes and goes
+    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
+    # methods alike.
+    for seed in SEEDS:
         last = None
         for name, method in rivals.items():
             curve, _ = runs.made(name, method, found[name].setting, seed)

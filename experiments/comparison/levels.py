@@ -1,4 +1,4 @@
-"""When a curve first reaches a loss, and what several seeds say of that together."""
+"""The point where a curve first reaches a loss, and its median and range over the seeds."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from .curves import Curve, Point
 
 
 class Spread(NamedTuple):
-    """The median of several numbers, between the smallest and the largest."""
+    """The median of several numbers, with the smallest and the largest."""
 
     median: float
     low: float
@@ -17,12 +17,12 @@ class Spread(NamedTuple):
 
 
 def reached(curve: Curve, level: float) -> Point | None:
-    """The first point that was evaluated with at most this loss."""
+    """The first point of the curve with at most this loss, or None."""
     return next((point for point in curve if point.loss <= level), None)
 
 
 def spread(points: Sequence[Point | None], name: str) -> Spread | None:
-    """Of the field `name` over the seeds; None if one of them never got there."""
+    """The spread of the field `name` over the seeds; None if a seed never reached the loss."""
     known = [getattr(point, name) for point in points if point is not None]
     if len(known) < len(points):
         return None
@@ -30,7 +30,7 @@ def spread(points: Sequence[Point | None], name: str) -> Spread | None:
 
 
 def ratio(ours: Sequence[Point | None], theirs: Sequence[Point | None], name: str) -> Spread | None:
-    """Ours over theirs, seed by seed: both start from the same weights."""
+    """The spread of ours/theirs per seed; runs of one seed start from the same weights."""
     if None in ours or None in theirs:
         return None
     ratios = [getattr(a, name) / getattr(b, name) for a, b in zip(ours, theirs, strict=True)]
@@ -38,13 +38,13 @@ def ratio(ours: Sequence[Point | None], theirs: Sequence[Point | None], name: st
 
 
 def last_loss(curve: Curve) -> float:
-    """The last loss; infinite where it is not a number, which is no loss to compare."""
+    """The last loss; infinite instead of NaN, which cannot be compared."""
     last = curve[-1].loss
     return math.inf if math.isnan(last) else last
 
 
 def best(curves: Sequence[Curve], level: float) -> int:
-    """The curve that reaches the level first by the processor, else that of the least last loss."""
+    """The curve that reaches the level in the least CPU time, else the one of lowest last loss."""
 
     def key(curve: Curve) -> tuple[float, float]:
         point = reached(curve, level)

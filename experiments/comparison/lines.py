@@ -15,12 +15,12 @@ STYLES = ("-", "--", ":")
 def lines(
     axes: Axes, curves: Mapping[str, Sequence[Curve]], column: str, unit: float = 1.0
 ) -> None:
-    """A line per seed, against a column of the curves; a colour and a style per method.
+    """Draw a line per seed against a column of the curves, with a colour and style per method.
 
-    **Arguments:** `unit`, what losses are divided by.
+    **Arguments:** `unit`, a divisor for the losses.
     """
     styles = [(colour, style) for style in STYLES for colour in COLOURS]
-    # The start, of no steps, is left out: it has no place on a logarithmic axis.
+    # The point at step 0 is left out: a logarithmic axis has no 0.
     for (colour, style), (name, seeds) in zip(styles[: len(curves)], curves.items(), strict=True):
         for number, curve in enumerate(seeds):
             axes.plot(

@@ -1,4 +1,4 @@
-"""An optimiser of a comparison, and the settings that are tried of it."""
+"""An optimiser of a comparison, and the settings to try."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -17,10 +17,10 @@ Setting: TypeAlias = dict[str, Any]
 class Method(NamedTuple):
     """An optimiser and its settings.
 
-    - `make`: the optimiser of a setting.
-    - `grid`: settings that are tried first.
-    - `choices`: changes of the best one, tried one after the other; one that helps is kept.
-    - `every`: steps between two evaluations.
+    - `make`: makes the optimiser for a setting.
+    - `grid`: the settings to try first.
+    - `choices`: changes of the best setting, tried one after another; a change that helps is kept.
+    - `every`: the steps between two evaluations.
     - `steps`: the most steps.
     - `scheduled`: whether a falling learning rate is tried as well.
     """
@@ -34,12 +34,12 @@ class Method(NamedTuple):
 
 
 def label(setting: Setting) -> str:
-    """A setting in words, which is also a part of the names of files."""
+    """A setting in words; also used in file names."""
     return ", ".join(f"{name} {value}" for name, value in setting.items()) or "as published"
 
 
 def rate(peak: float, until: int | None) -> optax.ScalarOrSchedule:
-    """`peak` throughout; or, up to step `until`, a linear warm-up and a linear fall to zero."""
+    """Constant `peak`; or, with `until`, a linear warm-up and a linear fall to 0 at that step."""
     if until is None:
         return peak
     up = optax.linear_schedule(0.0, peak, WARM_UP)

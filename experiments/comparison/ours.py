@@ -1,4 +1,4 @@
-"""Natural gradients with a structure, and how they choose the length of a step."""
+"""Natural gradients with a structure, and two rules for the length of a step."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ import curvature as cv
 class Falling(eqx.Module):
     """A number that falls linearly to a hundredth at step `until`.
 
-    Its numbers are arrays: a step is compiled once for all settings.
+    Its fields are arrays, so a step is compiled once for all settings.
     """
 
     first: Float[Array, ""]
@@ -34,10 +34,11 @@ def of_divergence(
     damping: float = 0.1,
     samples: int = 1,
 ) -> cv.NaturalGradient:
-    """A structure of the Fisher matrix of drawn targets; a step has a KL divergence that falls.
+    """A structure of the Fisher matrix of drawn targets, with a KL bound on each step that falls.
 
-    **Arguments:** `until`, the last step; `delta`, the divergence of the first step, in nats and
-    per example, that of the last is a hundredth; `damping`, λ; `samples`, targets per example.
+    **Arguments:** `until`, the last step; `delta`, the KL divergence of the first step, in nats per
+    example (that of the last step is a hundredth of it); `damping`, λ; `samples`, the number of
+    drawn targets per example.
     """
     return cv.NaturalGradient(
         objective,
@@ -53,12 +54,13 @@ def martens_grosse(
     damping: float,
     minimum: float = 1e-3,
 ) -> cv.NaturalGradient:
-    """The gradient times the damped inverse of a structure, with the rate and momentum of a model.
+    """The damped inverse of a structure times the gradient; a model gives rate and momentum.
 
-    The model is quadratic, by the Gauss–Newton matrix, and exact along the direction and the last
-    step. Levenberg and Marquardt's rule moves λ (Martens and Grosse 2015, sections 6.4, 6.5 and 7).
-    Unlike there, a step that would raise its batch's loss is halved: the rule looks at that loss
-    anyway, and without it a few such steps in a row can end a run.
+    The model is quadratic with the Gauss–Newton matrix, and exact in the plane of the direction and
+    the previous step. The rule of Levenberg and Marquardt adapts λ (Martens and Grosse 2015,
+    sections 6.4, 6.5 and 7). Unlike in that paper, a step that would raise the loss of its batch is
+    halved. The rule evaluates this loss in any case, and without the halving a few such steps in a
+    row can make a run diverge.
 
     **Arguments:** `damping` and `minimum`, the first and the least λ.
     """

@@ -1,4 +1,4 @@
-"""The page, the figures and the numbers of how soon methods get to the last losses of others."""
+"""Writes the page, the figures and the numbers on how soon methods reach others' last losses."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from .tables import tuning_table
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Where `python -m experiments.NAME` writes, and where it keeps runs."""
+    """The options of `python -m experiments.NAME`: the folders of the results and of the runs."""
     found = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
     found.add_argument(
         "--folder", type=results_folder, default="docs/results", help="where to write"
@@ -34,9 +34,9 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
 def publish(
     found: Sequence[Finals], template: Path, folder: Path, *, unit: float = 1.0, **more: Any
 ) -> None:
-    """Write `NAME.md`, `.json` and `.png`, by the name of the folder of the template.
+    """Write `NAME.md`, `.json` and `.png`; NAME is the name of the template's folder.
 
-    **Arguments:** `unit`, what losses are divided by; `more`, for the template.
+    **Arguments:** `unit`, a divisor for the losses; `more`, further values for the template.
     """
     about, name = machine.describe(), template.parent.name
     text = template.read_text(encoding="utf-8").format(
@@ -79,7 +79,7 @@ def _plain(found: Found) -> dict[str, Any]:
 
 
 def _draw(found: Sequence[Finals], path: Path, unit: float) -> None:
-    """Loss by processor seconds, a panel for each problem, a line per method and seed."""
+    """Draw the loss against processor seconds: a panel per problem, a line per method and seed."""
     figure, panels = plt.subplots(
         1, len(found), figsize=(4.5 * len(found) + 2, 4.5), layout="constrained", squeeze=False
     )

@@ -1,4 +1,4 @@
-"""What the optimisers of a comparison train."""
+"""The training problems of a comparison."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,11 +13,11 @@ from running.settings import MODEL_STREAM
 class Problem(NamedTuple):
     """A model on a dataset.
 
-    - `name`: what tables and files call it.
-    - `dataset`: its training part is trained on.
-    - `model`: makes a model of the dataset's `input_shape` and `output_size`, and of a `key`.
-    - `batch_size`: the examples of a step.
-    - `part`: the part of the dataset whose loss is compared.
+    - `name`: the name in tables and file names.
+    - `dataset`: the dataset; training uses its training part.
+    - `model`: makes a model from the dataset's `input_shape` and `output_size`, and a `key`.
+    - `batch_size`: the number of examples of a step.
+    - `part`: the part of the dataset on which the loss is compared.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     part: Literal["train", "validation", "test"] = "train"
 
     def initial_model(self, seed: int) -> eqx.Module:
-        """The weights with which `python train.py seed=...` begins."""
+        """The model with the initial weights of `python train.py seed=...`."""
         key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
         make = eqx.filter_jit(self.model)
         return make(self.dataset.input_shape, self.dataset.output_size, key=key)

@@ -1,4 +1,4 @@
-"""First-order methods, with a learning rate that is constant or grows and falls."""
+"""First-order methods, with a learning rate that is constant, or grows and then falls."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .method import rate
 def adam(
     objective: cv.AbstractObjective, learning_rate: float, until: int | None = None
 ) -> cv.FirstOrder:
-    """Adam. **Arguments:** as for all of them, `until`: see `rate`."""
+    """Adam. **Arguments:** for `until`, here and in all methods below, see `rate`."""
     return cv.FirstOrder(objective, optax.adam(rate(learning_rate, until)))
 
 
@@ -27,7 +27,7 @@ def adamw(
 def muon(
     objective: cv.AbstractObjective, learning_rate: float, until: int | None = None
 ) -> cv.FirstOrder:
-    """Muon, with Adam at the same rate for what is no matrix."""
+    """Muon; Adam with the same rate for weights that are not matrices."""
     transformation = optax.contrib.muon(
         rate(learning_rate, until), muon_weight_dimension_numbers=rivals.matrix_axes
     )
@@ -44,5 +44,5 @@ def soap(
 def shampoo(
     objective: cv.AbstractObjective, learning_rate: float, until: int | None = None, **choices: Any
 ) -> cv.FirstOrder:
-    """Shampoo, grafted from Adam."""
+    """Shampoo, with grafting from Adam."""
     return cv.FirstOrder(objective, rivals.shampoo(rate(learning_rate, until), **choices))

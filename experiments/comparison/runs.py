@@ -1,4 +1,4 @@
-"""The runs of a comparison, made once."""
+"""The runs of a comparison; each is made once and then read from disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ TUNING_SEED = 100
 
 
 class Runs:
-    """Runs of a problem; those that are kept in `folder` are not made again."""
+    """Runs of a problem; a run that is already in `folder` is not repeated."""
 
     def __init__(self, problem: Problem, folder: Path):
         self._problem, self._folder = problem, folder
@@ -31,7 +31,7 @@ class Runs:
         until: float | None = None,
         late: Ended = never,
     ) -> Made:
-        """A run of the method `name`, to the loss `until` or, with None, of all its steps."""
+        """A run of the method `name` until its loss is `until`; with None, all steps."""
 
         def make() -> Made:
             return run(
@@ -49,13 +49,13 @@ class Runs:
         return kept(self._folder / file.replace(" ", "_").replace(",", ""), make, self._like)
 
     def lowest(self, name: str, method: Method) -> tuple[Setting, list[Tried]]:
-        """The setting with the lowest last loss on the tuning seed, and all that were tried."""
+        """The setting with the lowest last loss on the tuning seed, and all settings tried."""
         return lowest(method, lambda setting: self.made(name, method, setting, TUNING_SEED)[0])
 
     def soonest(
         self, name: str, method: Method, levels: Sequence[float]
     ) -> tuple[Setting, list[Tried]]:
-        """The best setting by `tune` on the tuning seed, and all that were tried."""
+        """The setting that `tune` chooses on the tuning seed, and all settings tried."""
 
         def run(setting: Setting, late: Ended) -> Curve:
             return self.made(name, method, setting, TUNING_SEED, until=levels[-1], late=late)[0]

@@ -13,7 +13,7 @@ NUMBERS = {"step": "steps", "seconds": "seconds", "processor_seconds": "processo
 
 
 def levels_table(curves: Mapping[str, Sequence[Curve]], levels: Sequence[float], ours: str) -> str:
-    """One row per level and method; the last column compares the processor seconds of `ours`."""
+    """One row per level and method; the last column compares the processor seconds with `ours`."""
     rows = []
     for level in levels:
         points = {
@@ -27,7 +27,7 @@ def levels_table(curves: Mapping[str, Sequence[Curve]], levels: Sequence[float],
 
 
 def tuning_table(tried: Sequence[Tried], levels: Sequence[float], unit: float = 1.0) -> str:
-    """One row per setting, in the order in which they were tried; `unit` divides losses."""
+    """One row per setting, in the order of the trials; losses are divided by `unit`."""
     rows = []
     for setting, curve in tried:
         points = [reached(curve, level) for level in levels]
@@ -45,7 +45,7 @@ def tuning_table(tried: Sequence[Tried], levels: Sequence[float], unit: float = 
 
 
 def written(found: Spread | None) -> str:
-    """A median and its range; a dash where a seed has no number."""
+    """A median and its range; a dash if a seed has no number."""
     if found is None:
         return "–"
     median, low, high = (f"{number:.{3 if number < 100 else 4}g}" for number in found)

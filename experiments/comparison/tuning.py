@@ -1,4 +1,4 @@
-"""The best setting of a method on one seed."""
+"""Finds the best setting of a method on one seed."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -25,13 +25,15 @@ def tune(
 ) -> tuple[Setting, list[Tried]]:
     """The setting that reaches the last of the levels in the fewest processor seconds.
 
-    First the grid; then the choices, of which those that help are kept; then, where the method has
-    a learning rate, one that grows and falls again, with the peak of the best constant one, and
-    with twice that.
+    The grid is tried first. Then the choices are tried, and those that help are kept. Then, if the
+    method is `scheduled`, a learning rate that grows and falls is tried, with the best constant
+    rate as its peak, and with twice that rate.
 
-    **Arguments:** `run`, makes the curve of a setting, and may end where it is late.
+    **Arguments:** `run`, a function of a setting and of a test whether the run is late. It returns
+    the curve, and may end a run that is late.
 
-    **Returns:** the setting, and all that were tried, in this order: none where there is no choice.
+    **Returns:** the setting, and all settings that were tried, in this order. The list is empty if
+    there is only one setting.
     """
     if len(method.grid) == 1 and not method.choices and not method.scheduled:
         return method.grid[0], []
@@ -41,7 +43,7 @@ def tune(
         return tried[best([each.curve for each in tried], levels[-1])]
 
     def attempt(setting: Setting) -> None:
-        # A rate that falls is judged where it has fallen.
+        # A falling rate has its lowest losses at the end, so such a run does not end early.
         early = tried and "until" not in setting
         late = behind(so_far().curve, levels) if early else never
         tried.append(Tried(setting, run(setting, late)))
@@ -61,19 +63,19 @@ def tune(
 
 
 def lowest(method: Method, run: Callable[[Setting], Curve]) -> tuple[Setting, list[Tried]]:
-    """The setting of the grid with the lowest last loss, and all that were tried."""
+    """The setting of the grid with the lowest last loss, and all settings tried."""
     tried = [Tried(setting, run(setting)) for setting in method.grid]
     return min(tried, key=lambda each: last_loss(each.curve)).setting, tried
 
 
 def never(curve: Curve) -> bool:
-    """A run is never late."""
+    """A test for `run` that is always False: the run never ends early."""
     del curve
     return False
 
 
 def behind(other: Curve, levels: Sequence[float]) -> Ended:
-    """Whether a run is behind another at a level that it has not reached."""
+    """Returns a test whether a run is later than `other` at a level it has not reached yet."""
     points = {level: reached(other, level) for level in levels}
     limits = {
         level: SLACK * point.processor_seconds

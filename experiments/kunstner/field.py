@@ -1,4 +1,4 @@
-"""Three vector fields over the two weights of a line, and where they lead."""
+"""Three vector fields over the two weights of a line, and the paths that follow them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import curvature as cv
 
 from .problems import Problem
 
-# Slope and intercept of the four starting points, and of the corners of the picture.
+# Slope and intercept: of the four starting points, and of the corners of the figure.
 STARTS = ((4.5, 2.0), (0.0, 1.0), (3.0, 4.5), (3.0, -0.5))
 CORNERS = ((-0.5, -1.0), (5.0, 5.0))
 ARROWS = 13
 CONTOURS = 60
-# The paths solve w' = −d(w) by Euler's method: so long, in steps of this size.
+# The paths solve w' = −d(w) by Euler's method, for this duration and with this step size.
 DURATION, STEP = 80.0, 0.01
 
 CURVATURES = {
@@ -36,7 +36,7 @@ class Field(NamedTuple):
 
 
 def fields(problem: Problem) -> dict[str, Field]:
-    """The field of every curvature, undamped."""
+    """The field of every curvature, without damping."""
     grid = _grid(ARROWS)
     found = {}
     for name, curvature in CURVATURES.items():

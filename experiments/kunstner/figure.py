@@ -1,4 +1,4 @@
-"""The picture of the three vector fields."""
+"""The figure of the three vector fields."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ PATH_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 def draw(problem: Problem, path: Path) -> None:
-    """One panel per direction: contours of the loss, arrows −d(w), four paths that follow them."""
+    """Draw one panel per direction: contours of the loss, arrows −d(w), and the four paths."""
     (slope_low, intercept_low), (slope_high, intercept_high) = CORNERS
     optimum = np.asarray(problem.optimum())
     grid, values = losses(problem)

@@ -1,4 +1,4 @@
-"""Natural gradient beside Newton's method, step by step."""
+"""Natural gradient compared with Newton's method, step by step."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,12 @@ STEPS = 12
 
 
 class Iterate(NamedTuple):
-    """The weights w_k after k steps of natural gradient, beside those of Newton's method, ν_k.
+    """The weights w_k after k steps of natural gradient, compared with those of Newton, ν_k.
 
     - `step`: k, from 1.
     - `loss`: L(w_k).
-    - `deviation`: ‖w_k − ν_k‖/‖ν_k‖, the two sequences never having met since w_0 = ν_0.
+    - `deviation`: ‖w_k − ν_k‖/‖ν_k‖. Both sequences start at w_0 = ν_0 and are computed
+      independently from there.
     """
 
     step: int
@@ -29,7 +30,7 @@ class Iterate(NamedTuple):
 
 
 def iterates(problem: Problem, steps: int = STEPS) -> list[Iterate]:
-    """Undamped natural gradient with the exact Fisher and a step size of 1, by the library."""
+    """The library's undamped natural gradient with the exact Fisher and a step size of 1."""
     optimiser = cv.NaturalGradient(
         problem.objective, curvature=cv.ExactFisher(), solver=lx.Cholesky(), damping=0.0
     )

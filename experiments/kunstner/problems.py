@@ -15,16 +15,16 @@ import curvature as cv
 import data
 import models
 
-# Newton's method has converged to rounding long before, see `steps`.
+# Many more steps than Newton's method needs to converge up to rounding.
 _NEWTON_STEPS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """An affine model, zero at the start, with all examples of a training part as its batch.
+    """An affine model with initial weights 0; the batch is all examples of a training part.
 
-    Weights are flat vectors w of size P here, so that other code than the library's can say what
-    a Newton step is. Everything is float64.
+    Weights are flat vectors w of size P, so that a Newton step can be computed without the library.
+    All numbers are float64.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Problem:
     def matrix(
         self, curvature: cv.AbstractCurvature, w: Float[Array, " P"]
     ) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
-        """The dense C of a curvature at w, and the gradient there."""
+        """The dense matrix C of a curvature at w, and the gradient at w."""
         linearisation = self.objective.linearise(self.unravel(w), self.batch)
         grad, _ = jfu.ravel_pytree(linearisation.grad)
         return curvature.operator(linearisation).as_matrix(), grad
 
     def optimum(self) -> Float[Array, " P"]:
-        """Argmin L, by Newton's method with `jax.hessian`."""
+        """The minimum of L, by Newton's method with `jax.hessian`."""
         step = jax.jit(lambda w: w - newton_direction(self.loss, w))
         w = self.start
         for _ in range(_NEWTON_STEPS):
@@ -61,7 +61,7 @@ class Problem:
 def newton_direction(
     loss: Callable[[Float[Array, " P"]], Scalar], w: Float[Array, " P"]
 ) -> Float[Array, " P"]:
-    """(∇²L)⁻¹∇L by autodiff and a dense solve: none of the library's curvatures."""
+    """(∇²L)⁻¹∇L by autodiff and a dense solve, without the library's curvatures."""
     return jnp.linalg.solve(jax.hessian(loss)(w), jax.grad(loss)(w))
 
 

@@ -19,7 +19,7 @@ def newton_table(found: dict[str, list[Iterate]]) -> str:
 
 
 def scaling_table(found: Sequence[Scaling]) -> str:
-    """One row per curvature and damping: at each distance the length, s*, and what is left."""
+    """One row per curvature and damping: at each distance, length, s* and the remaining loss."""
     header = ["curvature", "λ"]
     header += [f"τ={distance:g}: length / s* / left, at s*" for distance in DISTANCES]
     rows = []
@@ -35,7 +35,7 @@ def scaling_table(found: Sequence[Scaling]) -> str:
 
 
 def near_the_optimum(found: Sequence[Scaling]) -> str:
-    """What a step leaves at the smallest distance: Newton's, and the best of all dampings."""
+    """The remaining loss at the smallest distance, for Newton and for the best damping."""
     near = [s for s in found if s.distance == min(DISTANCES)]
     newton, *empirical = near
     asked, best = (
@@ -49,5 +49,5 @@ def near_the_optimum(found: Sequence[Scaling]) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits; what is below the rounding of the losses is called 0."""
+    """The value with three digits; 0 if it is below the rounding of the losses."""
     return "0" if abs(value) < 1e-11 else f"{value:.3g}"

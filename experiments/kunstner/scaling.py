@@ -1,4 +1,4 @@
-"""How long the steps of the empirical Fisher are, far from the optimum and near it."""
+"""The lengths of the steps of the empirical Fisher, far from the optimum and near it."""
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ DISTANCES = (1.0, 1e-1, 1e-2, 1e-3)
 class Scaling(NamedTuple):
     """A direction d = (C + λI)⁻¹g at w* + τ(w₀ − w*), for the start w₀ and the optimum w*.
 
-    - `length`: ‖d‖ over the length of the Newton step.
-    - `cosine`: of the angle between d and the Newton step.
+    - `length`: ‖d‖ divided by the length of the Newton step.
+    - `cosine`: the cosine of the angle between d and the Newton step.
     - `best_step`: s* = argmin_s L(w − s·d), which is 1 for a direction of the right length.
-    - `remaining`: (L(w − d) − L*)/(L(w) − L*), what the step that is asked for leaves.
-    - `remaining_at_best`: the same at s*.
+    - `remaining`: (L(w − d) − L*)/(L(w) − L*), the fraction of the excess loss after a step d.
+    - `remaining_at_best`: the same after a step s*·d.
     """
 
     curvature: str
@@ -35,7 +35,7 @@ class Scaling(NamedTuple):
 
 
 def scalings(problem: Problem) -> list[Scaling]:
-    """Newton's method first, then the empirical Fisher at every damping; all distances of each."""
+    """All distances for Newton's method, then for the empirical Fisher with every damping."""
     optimum = problem.optimum()
     least = problem.loss(optimum)
     cases = [("exact_fisher", cv.ExactFisher(), 0.0)]
@@ -66,7 +66,7 @@ def scalings(problem: Problem) -> list[Scaling]:
 
 
 def _best_step(problem: Problem, w: Float[Array, " P"], d: Float[Array, " P"]) -> Scalar:
-    """argmin_s L(w − s·d): doubled until the slope turns, then bisected."""
+    """argmin_s L(w − s·d): s is doubled until the slope changes sign, then bisected."""
     slope = jax.grad(lambda s: problem.loss(w - s * d))
     high = jax.lax.while_loop(lambda s: slope(s) < 0, lambda s: 2 * s, jnp.asarray(1e-8))
 

@@ -1,1 +1,1 @@
-"""Physics-informed networks: damped Gauss-Newton against Adam for the same time."""
+"""Physics-informed networks: damped Gauss-Newton compared with Adam, for the same time."""

@@ -1,4 +1,4 @@
-"""Physics-informed networks: damped Gauss-Newton against Adam for the same time.
+"""Physics-informed networks: damped Gauss-Newton compared with Adam, for the same time.
 
 python -m experiments.physics --runs outputs/physics --into docs/results
 """
@@ -23,7 +23,7 @@ PROBE_STEPS = 100
 
 
 def measure(runs: Path, experiment: str, seeds: range) -> dict[str, list[Path]]:
-    """All runs of an experiment; Adam's rate is that of least training loss at the first seed."""
+    """All runs of an experiment; Adam's rate has the lowest training loss for the first seed."""
     ours = [gauss_newton(runs, experiment, seed) for seed in seeds]
     seconds = [training_seconds(run) for run in ours]
     probe = train(
@@ -46,7 +46,7 @@ def measure(runs: Path, experiment: str, seeds: range) -> dict[str, list[Path]]:
 
 
 def figures_of(run: Path) -> dict[str, Any]:
-    """Steps and seconds to each level of the error (None where it is not reached), and the end."""
+    """Steps and seconds to each error level (None if not reached), and the values at the end."""
     points = curve(run)
     found: dict[str, Any] = {"seed": summary(run)["seed"]}
     for level in LEVELS:
@@ -62,7 +62,7 @@ def figures_of(run: Path) -> dict[str, Any]:
 
 
 def spread(values: list[Any]) -> str:
-    """Median (smallest–largest), counting what was not reached as infinite."""
+    """Median (smallest–largest); a level that was not reached counts as infinite."""
     known = sorted(float("inf") if value is None else value for value in values)
 
     def shown(value: float) -> str:
@@ -73,7 +73,7 @@ def spread(values: list[Any]) -> str:
 
 
 def table(title: str, by_optimiser: dict[str, list[dict[str, Any]]]) -> str:
-    """One experiment in Markdown: medians over the seeds, then the final errors seed by seed."""
+    """One experiment in Markdown: medians over the seeds, then the final error of each seed."""
     names = [name for name in next(iter(by_optimiser.values()))[0] if name != "seed"]
     cells = [
         [optimiser, *(spread([row[name] for row in rows]) for name in names)]

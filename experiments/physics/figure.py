@@ -1,4 +1,4 @@
-"""Figures of physics-informed networks: the solution, its error, and how it was reached."""
+"""Figures of physics-informed networks: the solution, its error, and the error during training."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ _COLOURS = ("tab:blue", "tab:green", "tab:orange")
 
 
 def draw(file: Path, experiment: str, curves: dict[str, list[Curve]], run: Path) -> None:
-    """Write a figure: error against steps and seconds, all seeds; u and u − u* of one `run`.
+    """Write a figure: error against steps and seconds for all seeds; u and u − u* of one `run`.
 
-    In more than two dimensions the last two are one panel, u − u* against u*.
+    In more than two dimensions, one panel with u − u* against u* replaces the last two.
     """
     figure, axes = plt.subplots(1, 4, figsize=(17, 3.6), layout="constrained")
     for axis, column, label in ((axes[0], 0, "step"), (axes[1], 1, "seconds, without compilation")):
@@ -42,7 +42,7 @@ def draw(file: Path, experiment: str, curves: dict[str, list[Curve]], run: Path)
 
 
 def trained(run: Path, dimensions: int) -> MLP:
-    """The model that a run has left."""
+    """The trained model of a run."""
     like = MLP((dimensions,), 1, width=64, depth=1, activation=jnp.tanh, key=jax.random.key(0))
     return eqx.tree_deserialise_leaves(run / "model.eqx", like)
 
@@ -69,7 +69,7 @@ def _map(
     *,
     symmetric: bool = True,
 ) -> None:
-    """Values on the grid of 200 × 200 points; the first coordinate to the right."""
+    """Draw values on the grid of 200 × 200 points; the first coordinate is the horizontal one."""
     most = float(np.abs(values).max()) if symmetric else None
     image = axis.imshow(
         values.reshape(200, 200).T,
@@ -91,7 +91,7 @@ def _reference(experiment: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outputs(run: Path, inputs: np.ndarray) -> np.ndarray:
-    """What a run gives at the points, by the weights that a run has left."""
+    """The outputs of the trained model of a run at the points."""
     with jax.enable_x64(True):
         model = trained(run, inputs.shape[1])
         return np.asarray(jax.vmap(model)(jnp.asarray(inputs)))[:, 0]

@@ -1,4 +1,4 @@
-"""Why damped Gauss-Newton ends in short steps: what a step does at the end of a run on poisson5d.
+"""Why damped Gauss-Newton ends in short steps: losses after a step at the end of a poisson5d run.
 
 python -m experiments.physics.plateau --runs outputs/physics
 """
@@ -34,15 +34,15 @@ TERMS = {
 
 
 class Looked(NamedTuple):
-    """A step d = −(C + λI)⁻¹g, and the losses after it over the loss before.
+    """A step d = −(C + λI)⁻¹g, and the losses after the step divided by the loss before it.
 
     - `length`: ‖d‖.
-    - `predicted`: by the quadratic model.
-    - `whole`, `quarter`: after d and after d/4, at the points that d was solved at.
-    - `curved`: there, after d + a/2, where (C + λI) a = −Jᵀ r″[d, d]: along this curve the
-      residuals are straight to second order (Transtrum and Sethna 2012, "Improvements to the
+    - `predicted`: the prediction of the quadratic model.
+    - `whole`, `quarter`: after d and after d/4, at the points for which d was computed.
+    - `curved`: at the same points, after d + a/2, where (C + λI) a = −Jᵀ r″[d, d]. Along this curve
+      the residuals are linear to second order (Transtrum and Sethna 2012, "Improvements to the
       Levenberg–Marquardt algorithm for nonlinear least-squares minimization", section 4).
-    - `other`: after d, at other points, over the loss there.
+    - `other`: after d, at other points; divided by the loss at these points before the step.
     """
 
     length: Scalar
@@ -57,11 +57,11 @@ class Looked(NamedTuple):
 def look(
     model: models.MLP, points: PyTree[Array], others: PyTree[Array], damping: Scalar
 ) -> Looked:
-    """Look at the step from `model` at `points` with λ = `damping`."""
+    """Compute the step from `model` at `points` with λ = `damping`, and the losses after it."""
     weights, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
 
     def residuals(w: Float[Array, " P"], points: PyTree[Array] = points) -> Float[Array, " n"]:
-        """r, with a loss of ½‖r‖²."""
+        """The residuals r; the loss is ½‖r‖²."""
         at = eqx.combine(unravel(w), model)
         parts = []
         for name, term in TERMS.items():

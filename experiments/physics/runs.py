@@ -1,4 +1,4 @@
-"""The runs of physics-informed networks, made once by `train.py`, and what they have left."""
+"""The runs of physics-informed networks, made once by `train.py`, and their results."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ RESAMPLED_STEPS = 335
 
 
 def train(folder: Path, *overrides: str) -> Path:
-    """Run `train.py` in `folder`, or finish the run that is there already; returns `folder`."""
+    """Run `train.py` in `folder`, or finish an interrupted run there; returns `folder`."""
     if not (folder / "summary.json").exists() or summary(folder)["status"] != "finished":
         begun = (folder / "config.yaml").exists()
         how = [f"resume={folder}"] if begun else [*overrides, f"hydra.run.dir={folder}"]
@@ -28,7 +28,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, error) wherever a run was evaluated; compilation is not counted."""
+    """(step, seconds, error) at each evaluation of a run; without the time of compilation."""
     compiling = summary(folder)["compile_seconds"]
     records = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [
@@ -45,12 +45,12 @@ def training_seconds(folder: Path) -> float:
 
 
 def gauss_newton(runs: Path, experiment: str, seed: int) -> Path:
-    """The run of the experiment as it is."""
+    """The run of the experiment without changes."""
     return train(runs / f"{experiment}_{seed}", f"experiment={experiment}", f"seed={seed}")
 
 
 def resampled(runs: Path, experiment: str, seed: int) -> Path:
-    """The same with fresh points at every step, for as many steps as others need to 1e-6."""
+    """The experiment with new points at every step, for as many steps as others need to 1e-6."""
     return train(
         runs / f"{experiment}_resampled_{seed}",
         f"experiment={experiment}",
@@ -63,7 +63,7 @@ def resampled(runs: Path, experiment: str, seed: int) -> Path:
 def adam(
     runs: Path, experiment: str, seed: int, *, rate: float, seconds: float, per_step: float
 ) -> Path:
-    """The same experiment by Adam, for about as many seconds."""
+    """The experiment with Adam, for about the same number of seconds."""
     steps = max(1, round(seconds / per_step))
     return train(
         runs / f"{experiment}_adam_{rate:g}_{seed}",
@@ -73,7 +73,7 @@ def adam(
 
 
 def by_adam(experiment: str, seed: int, rate: float, steps: int) -> tuple[str, ...]:
-    """The overrides that make it a run of so many steps of Adam."""
+    """The command-line overrides for a run with `steps` steps of Adam."""
     preset = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
     settings = yaml.safe_load(preset.read_text(encoding="utf-8"))["optimiser"]
     return (

@@ -1,1 +1,1 @@
-"""Plain and natural policy gradient on the cart-pole, by environment steps."""
+"""Plain and natural policy gradient on the cart-pole, compared by environment steps."""

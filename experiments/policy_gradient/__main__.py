@@ -92,7 +92,7 @@ def _write(
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:
-    """What the target says: at most half the environment steps of plain policy gradient."""
+    """Whether the target is met: at most half the environment steps of plain policy gradient."""
     lines = []
     for natural in rows[:2]:
         for plain in rows[2:]:

@@ -1,4 +1,4 @@
-"""Mean returns by update, many seeds and settings in one compiled program."""
+"""Mean returns before each update; one compiled program runs many seeds and settings."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,10 @@ SOURCE = OnPolicy(CartPole(), time_steps=5000, environments=10, discount=0.99)
 def curves(
     method: Method, settings: Sequence[Sequence[float]], seeds: Sequence[int], updates: int
 ) -> Float[np.ndarray, "settings seeds updates"]:
-    """The return of the policy before every update, over its ten first episodes.
+    """The mean return of the policy before every update, over its first ten episodes.
 
-    Weights and keys of a seed are those of `python train.py experiment=cartpole seed=...`.
+    The initial weights and the keys of a seed are those of
+    `python train.py experiment=cartpole seed=...`.
     """
 
     def one(seed: Int[Array, ""], setting: Float[Array, " numbers"]) -> Float[Array, " updates"]:
@@ -55,14 +56,15 @@ def curves(
 
 
 def reached(returns: Float[np.ndarray, " updates"]) -> int | None:
-    """The environment steps after which the return is at least 475 for the first time."""
+    """The environment steps until the return is at least 475 for the first time, or None."""
     found = np.flatnonzero(returns >= TARGET)
-    # So many updates were made before that batch: its own steps measure, but do not train.
+    # The index is the number of updates before this batch. The steps of the batch itself are not
+    # counted: they measure the policy, but no update has used them yet.
     return int(found[0]) * SOURCE.time_steps if len(found) else None
 
 
 def best(found: Float[np.ndarray, "settings seeds updates"]) -> int:
-    """The setting whose mean over the seeds reaches 475 soonest, else is highest in the end."""
+    """The setting whose mean over the seeds reaches 475 first; if none, the highest at the end."""
     means = found.mean(axis=1)
     steps = [reached(mean) for mean in means]
     keys = [

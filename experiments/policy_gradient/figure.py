@@ -1,4 +1,4 @@
-"""Mean returns of all seeds by environment steps."""
+"""Mean returns of all seeds against environment steps."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#999999")
 
 
 def draw(found: dict[str, Float[np.ndarray, "seeds updates"]], path: Path) -> None:
-    """One line per method: the mean over the seeds, in a band of its standard error times two."""
+    """Draw one line per method, the mean over the seeds, in a band of ± two standard errors."""
     figure, axes = plt.subplots(figsize=(8, 4.6))
     for colour, (name, returns) in zip(COLOURS, found.items(), strict=True):
         steps = np.arange(returns.shape[1]) * SOURCE.time_steps / 1000

@@ -12,9 +12,11 @@ OBJECTIVE = cv.Supervised(cv.PolicyGradient(cv.Categorical()))
 
 
 class Method(NamedTuple):
-    """`make(*setting)` is the optimiser; `settings` are tried, `names` say what their numbers are.
+    """A method and its settings.
 
-    `updates` is how long it is run.
+    - `make`: `make(*setting)` is the optimiser.
+    - `settings`: the settings to try; `names`: the names of the numbers in a setting.
+    - `updates`: the number of updates of a run.
     """
 
     name: str

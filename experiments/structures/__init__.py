@@ -1,1 +1,1 @@
-"""Every structure of the Fisher matrix on small networks: steps and seconds to Adam's last loss."""
+"""All structures of the Fisher matrix on small networks: steps and seconds to Adam's last loss."""

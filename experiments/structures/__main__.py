@@ -10,7 +10,7 @@ from .problems import ABOUT, EPOCHS, problems, steps
 
 
 def main() -> None:
-    """Tune, run, draw and write; runs that are kept are not made again."""
+    """Tune, run, draw and write; runs that are already on disk are not repeated."""
     options = parser("structures", __doc__)
     options.add_argument(
         "problems", nargs="*", default=list(EPOCHS), metavar="PROBLEM", help=f"of {[*EPOCHS]}"

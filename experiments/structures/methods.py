@@ -1,4 +1,4 @@
-"""Adam, and natural gradients by every structure; what is tried of each."""
+"""Adam, and natural gradients with every structure; the settings of each to try."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def of_model(
     damping: float,
     samples: int = 1,
 ) -> cv.NaturalGradient:
-    """The step by Martens and Grosse 2015: rate and momentum from the Gauss–Newton model."""
+    """The step of Martens and Grosse 2015: rate and momentum from the Gauss–Newton model."""
     return martens_grosse(OBJECTIVE, structure(cv.SampledFisher(samples)), damping)
 
 
@@ -39,7 +39,7 @@ BY_MODEL = {"K-FAC, rate by the model": cv.KFAC, "EKFAC, rate by the model": cv.
 
 
 def rival(steps: int) -> Method:
-    """Adam at a constant rate and at one that falls to zero at its last step."""
+    """Adam with a constant rate, and with a rate that falls to zero at the last step."""
     rates = (1e-3, 3e-3, 1e-2, 3e-2)
     grid: list[Setting] = [{"learning_rate": peak} for peak in rates]
     grid += [{"learning_rate": peak, "until": steps} for peak in rates]
@@ -54,9 +54,10 @@ def rival(steps: int) -> Method:
 
 
 def ours(steps: int, batch_size: int) -> dict[str, Method]:
-    """Every structure with a step of a given divergence, and two with one by the model.
+    """All structures with steps of a given divergence, and two with the step of `of_model`.
 
-    **Arguments:** `steps`, those of Adam, and the most of ours; `batch_size`, that of training.
+    **Arguments:** `steps`, the number of Adam's steps, and the most of ours; `batch_size`, that of
+    training.
     """
     sampled: Setting = {"samples": 4}
     by_divergence = Method(
@@ -84,5 +85,5 @@ def ours(steps: int, batch_size: int) -> dict[str, Method]:
 
 
 def _every(steps: int) -> int:
-    """The whole training part is evaluated some fifty times in as many steps as Adam's."""
+    """The steps between two evaluations: about fifty evaluations in as many steps as Adam's."""
     return max(1, steps // 50)

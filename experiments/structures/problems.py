@@ -29,6 +29,6 @@ def problems() -> list[Problem]:
 
 
 def steps(problem: Problem) -> int:
-    """The steps of Adam."""
+    """The number of Adam's steps."""
     assert problem.dataset.num_train is not None
     return EPOCHS[problem.name] * (problem.dataset.num_train // problem.batch_size)

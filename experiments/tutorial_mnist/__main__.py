@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def measured(name: str, runs: Path) -> dict[str, Outcome]:
-    """One of the studies, run unless `runs` has it."""
+    """One of the studies; it is run unless the folder `runs` has its results."""
     task, methods, rounds = STUDIES[name]
     return study(task, methods, SEEDS, TUNING_SEEDS, rounds=rounds, kept=runs / f"{name}.pickle")
 
 
 def _control(small: dict[str, Outcome], path: Path) -> dict[str, rank_one.Lengths]:
-    """Lengths of directions at the start of Adam's run and at its end; and ḡ/‖ḡ‖² in training."""
+    """Lengths of directions at the start and the end of Adam's run; and training with ḡ/‖ḡ‖²."""
     ends = {"start": _start(), "end": small["adam"].runs[0].end}
     key, (x, y) = jax.random.key(SEEDS[0]), _batch(CONTROL_BATCH)
     with jax.enable_x64(True):

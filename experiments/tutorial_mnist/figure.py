@@ -1,4 +1,4 @@
-"""Losses and accuracies by steps and by seconds, and the control."""
+"""Losses and accuracies against steps and seconds, and the figures of the control experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ COLOURS = ("black", "#999999", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#009
 
 
 def curves(found: Sequence[dict[str, Outcome]], path: Path) -> None:
-    """One row per task: the training loss and the test accuracy, by steps and by seconds."""
+    """Draw one row per task: training loss and test accuracy against steps and seconds."""
     figure, panels = plt.subplots(
         len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
     )
@@ -51,7 +51,7 @@ def control(
     training: dict[str, Float[np.ndarray, " steps"]],
     path: Path,
 ) -> None:
-    """‖d‖ against the damping at some weights, and the losses of training with ḡ/‖ḡ‖²."""
+    """Draw ‖d‖ against the damping at some weights, and the losses of training with ḡ/‖ḡ‖²."""
     figure, panels = plt.subplots(
         1, len(found) + 1, figsize=(5.2 * (len(found) + 1), 4.4), layout="constrained"
     )
@@ -74,7 +74,7 @@ def control(
 
 
 def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], path: Path) -> None:
-    """One row per time, one panel per quantity, one outline per method."""
+    """Draw one row per time, one panel per quantity, and one outline per method."""
     columns = list(next(iter(found.values())))
     figure, panels = plt.subplots(
         len(found), len(columns), figsize=(5 * len(columns), 3.6 * len(found)),
@@ -101,6 +101,6 @@ def _line(
     colour: str,
     name: str,
 ) -> None:
-    """The median over the seeds, in the band of all of them."""
+    """Draw the median over the seeds, in a band from the smallest to the largest."""
     axes.plot(x, np.median(y, axis=0), color=colour, label=name, linewidth=1.4)
     axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.12, linewidth=0)

@@ -20,9 +20,9 @@ def quantities(
     batch: tuple[Array, Array],
     key: PRNGKeyArray,
 ) -> dict[str, dict[str, Flat]]:
-    """By quantity, then by method: w, the gradient of the batch, and (C + λI)⁻¹ of it.
+    """By quantity, then by method: w, the gradient g of the batch, and (C + λI)⁻¹g.
 
-    **Arguments:** `weights` of every method; `natural`, C and λ of those that have them.
+    **Arguments:** `weights`, of every method; `natural`, C and λ of the natural-gradient methods.
     """
     gradients = {name: _gradient(with_weights(w), batch) for name, w in weights.items()}
     directions = {
@@ -47,7 +47,7 @@ def _direction(
     batch: tuple[Array, Array],
     key: PRNGKeyArray,
 ) -> Flat:
-    """What a step subtracts from the weights: without momentum, to a residual of 1e-4."""
+    """The direction that a step subtracts, without momentum, solved to a residual of 1e-4."""
     solver = cv.CG(rtol=1e-4, max_steps=500)
     optimiser = cv.NaturalGradient(OBJECTIVE, curvature, solver, damping=damping)
     new, _, _ = optimiser.step(model, batch, optimiser.init(model), key=key)

@@ -18,7 +18,7 @@ Make = Callable[..., cv.AbstractOptimiser]
 
 
 class Method(NamedTuple):
-    """`make(*setting)` is the optimiser; `names` say what the numbers of a setting are."""
+    """`make(*setting)` is the optimiser; `names` are the names of the numbers in a setting."""
 
     name: str
     names: tuple[str, ...]
@@ -27,7 +27,7 @@ class Method(NamedTuple):
 
 
 def adam(learning_rate: Scalar) -> cv.FirstOrder:
-    """Adam, its other constants as optax has them."""
+    """Adam; its other constants have optax's defaults."""
     return cv.FirstOrder(OBJECTIVE, optax.adam(learning_rate))
 
 
@@ -48,7 +48,7 @@ def in_sample_space(curvature: cv.AbstractCurvature) -> Make:
 
 
 def truncated(curvature: cv.AbstractCurvature) -> Make:
-    """Ten conjugate gradient steps, and a line search on the batch."""
+    """Solves with ten conjugate-gradient steps, and a line search on the batch."""
 
     def make(damping: Scalar) -> cv.NaturalGradient:
         return cv.NaturalGradient(
@@ -63,7 +63,7 @@ def truncated(curvature: cv.AbstractCurvature) -> Make:
 
 
 def by_default(curvature: cv.AbstractCurvature) -> Make:
-    """What `python train.py curvature=...` does: `conf/damping`, `conf/search`, `conf/solver`."""
+    """The defaults of `python train.py curvature=...`: `conf/damping`, `conf/search` and so on."""
 
     def make() -> cv.NaturalGradient:
         search = optx.BacktrackingArmijo(decrease_factor=0.5, slope=0.1, step_init=1.0)
@@ -73,7 +73,7 @@ def by_default(curvature: cv.AbstractCurvature) -> Make:
 
 
 def averaged(make: Make) -> Make:
-    """The same, evaluated at an average over about the last ten steps."""
+    """The method, evaluated at an average of the weights over about the last ten steps."""
 
     def make_averaged(*setting: Scalar) -> cv.Averaged:
         return cv.Averaged(make(*setting), decay=0.9)
@@ -104,7 +104,8 @@ IN_LARGE = (
     Method("sgd", ("rate",), _SGD_RATES, sgd),
     Method("exact_fisher", ("λ",), ((0.003,), (0.01,)), truncated(EXACT)),
 )
-# Gauss–Newton and the curvature of the KL divergence are the exact Fisher for this likelihood.
+# Gauss–Newton and the KL divergence are left out: for this likelihood, both curvatures equal the
+# exact Fisher.
 DEFAULTS = tuple(
     Method(name, (), ((),), by_default(curvature))
     for name, curvature in {

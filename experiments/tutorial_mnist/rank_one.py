@@ -1,7 +1,7 @@
-"""The control: ḡḡᵀ, the outer product of the mean gradient, in the place of a curvature.
+"""The control experiment: ḡḡᵀ, the outer product of the mean gradient, instead of a curvature.
 
-The tutorial averages the loss over the batch and then takes the outer product. What is meant is
-the mean of the outer products; ḡḡᵀ has rank one, whatever the batch.
+The tutorial averages the loss over the batch and then takes the outer product of the gradient. It
+should take the mean of the outer products over the examples; ḡḡᵀ has rank one for every batch size.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ DATA, DRAWN = "ḡḡᵀ, labels of the data", "ḡḡᵀ, labels drawn"
 class Lengths(NamedTuple):
     """‖d‖ for d = (C + λI)⁻¹ḡ at every damping λ, on one batch.
 
-    - `of`: by the name of what C is.
+    - `of`: the lengths for each C, by its name.
     - `gradient`: ‖ḡ‖.
     - `outside`: ‖ḡ⊥‖, the part of ḡ orthogonal to the mean gradient of drawn labels.
     """
@@ -47,7 +47,7 @@ def lengths(
     key: PRNGKeyArray,
     dampings: Sequence[float] = DAMPINGS,
 ) -> Lengths:
-    """How long the direction gets as the damping goes to zero. Meant for float64."""
+    """The lengths of the direction as the damping goes to zero; call it in float64."""
     model = with_weights(weights)
     linearisation = OBJECTIVE.linearise(model, batch)
     gradient, _ = jfu.ravel_pytree(linearisation.grad)
@@ -68,12 +68,12 @@ def lengths(
 def rank_one_length(
     v: Float[Array, " P"], g: Float[Array, " P"], damping: Scalar
 ) -> Float[Array, ""]:
-    """‖(vvᵀ + λI)⁻¹g‖: λ⁻¹ of what is orthogonal to v, and vᵀg/(‖v‖(‖v‖² + λ)) along it."""
+    """‖(vvᵀ + λI)⁻¹g‖: 1/λ times the part of g orthogonal to v; vᵀg/(‖v‖(‖v‖² + λ)) along v."""
     squared = v @ v
     unit = v / jnp.sqrt(squared)
     along = unit @ g
     across = g - along * unit
-    # Of g along v there is nothing across but rounding, which 1/λ would make visible.
+    # If g is parallel to v, `across` is only rounding error, which 1/λ would make large.
     size = jnp.linalg.norm(across)
     size = jnp.where(size > 1e-12 * jnp.linalg.norm(g), size, 0)
     return jnp.hypot(size / damping, along / (squared + damping))
@@ -93,7 +93,7 @@ def _lengths(
     key: PRNGKeyArray,
     dampings: Float[Array, " dampings"],
 ) -> Float[Array, " dampings"]:
-    """The same of a curvature of the library, by its optimiser."""
+    """The lengths for a curvature of the library, from steps of its optimiser."""
 
     def at(damping: Scalar) -> Scalar:
         optimiser = cv.NaturalGradient(OBJECTIVE, curvature, cv.SampleSpace(), damping=damping)

@@ -1,4 +1,4 @@
-"""What goes into the JSON besides the tables."""
+"""The contents of the JSON file besides the tables."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ def target(baseline: Outcome) -> float:
 
 
 def steps_to(run: Run, level: float, every: int) -> float:
-    """The steps after which the training loss is at most `level` for the first time, else ∞."""
+    """The steps until the training loss is at most `level` for the first time; ∞ if never."""
     found = np.flatnonzero(run.train_loss <= level)
     return float(every * (found[0] + 1)) if len(found) else math.inf
 
@@ -51,17 +51,17 @@ def row(outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
 
 
 def diverged(run: Run) -> bool:
-    """Whether a run ends no better than a uniform guess, or not finite."""
+    """Whether the final loss of a run is not finite, or not below that of a uniform guess."""
     return not run.train_loss[-1] < math.log(10)
 
 
 def final_accuracies(outcome: Outcome) -> Float[np.ndarray, " seeds"]:
-    """On the test part, in per cent."""
+    """The final accuracies on the test part, in per cent."""
     return np.array([100 * run.test_accuracy[-1] for run in outcome.runs], float)
 
 
 def gain(outcome: Outcome, baseline: Outcome) -> tuple[float, float]:
-    """By how much the test accuracy is above the baseline's, and the standard error of that."""
+    """The test accuracy minus that of the baseline, and the standard error of the difference."""
     difference = final_accuracies(outcome) - final_accuracies(baseline)
     return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
 
@@ -101,7 +101,7 @@ def defaults_table(outcomes: dict[str, Outcome]) -> str:
 
 
 def control_table(found: dict[str, Lengths]) -> str:
-    """Lengths of the directions with next to no damping and with damping 1."""
+    """Lengths of the directions for the smallest damping and for damping 1."""
     times = list(found)
     few = [DAMPINGS.index(damping) for damping in (1e-12, 1e-6, 1.0)]
     header = ["C", *(f"{time}, λ = {DAMPINGS[i]:g}" for time in times for i in few)]

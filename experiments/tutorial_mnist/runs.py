@@ -1,4 +1,4 @@
-"""Whole training runs, each one compiled scan over the batches."""
+"""Whole training runs; each run is one compiled scan over the batches."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ OBJECTIVE = cv.Supervised(cv.Categorical())
 
 
 class Task(NamedTuple):
-    """Batches of `batch_size` images for so many epochs, looked at after every `every` steps."""
+    """Batches of `batch_size` images for `epochs` epochs, evaluated after every `every` steps."""
 
     batch_size: int
     epochs: int
@@ -35,9 +35,9 @@ class Task(NamedTuple):
 class Run(NamedTuple):
     """Losses and accuracies after the steps `every`, 2·`every`, …; the loss of every step's batch.
 
-    The weights are averages, where the optimiser makes them; those of `batch_loss` are not, and
-    `last_train_loss` is that of the last ones. `rejected` counts the steps that the optimiser did
-    not take, and `end` are the final weights.
+    If the optimiser averages the weights, the evaluations use the averages. `batch_loss` and
+    `last_train_loss` use the weights themselves; the latter is for the last weights. `rejected` is
+    the number of rejected steps, and `end` are the final weights.
     """
 
     train_loss: Float[np.ndarray, " points"]
@@ -74,12 +74,12 @@ class Trainer:
     def weights(
         self, seed: int, setting: Sequence[float]
     ) -> tuple[PyTree[Array], PyTree[Array], tuple[Array, Array]]:
-        """The last weights; those at all points; the losses and acceptances of all steps."""
+        """The last weights; the weights at all evaluations; losses and acceptances of all steps."""
         numbers = jnp.asarray(setting, jnp.result_type(float))
         return self._loop(jnp.uint32(seed), numbers, self._task.order(seed), parts()[0])
 
     def final_loss(self, seed: int, setting: Sequence[float]) -> float:
-        """The training loss in the end."""
+        """The training loss at the end."""
         _, weights, _ = self.weights(seed, setting)
         losses, _ = scores(jax.tree.map(lambda leaf: leaf[-1:], weights), parts()[0])
         return float(losses[0])
@@ -126,13 +126,13 @@ class Trainer:
 def scores(
     weights: PyTree[Array], part: tuple[Array, Array]
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Loss and accuracy, on one part of the data, of the weights at every point."""
+    """Loss and accuracy on one part of the data, for the weights at every evaluation."""
     losses, accuracies = _scores(weights, part)
     return np.asarray(losses), np.asarray(accuracies)
 
 
 def with_weights(weights: PyTree[Array]) -> models.MLP:
-    """The model that has them."""
+    """The model with these weights."""
     static = eqx.filter(eqx.filter_eval_shape(initial, 0), _is_shape, inverse=True)
     return eqx.combine(jax.tree.map(jnp.asarray, weights), static)
 

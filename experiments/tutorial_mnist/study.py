@@ -1,4 +1,4 @@
-"""Tune every method, run it, and time it."""
+"""Tunes, runs and times every method."""
 
 import functools
 import pickle
@@ -17,11 +17,12 @@ Setting = tuple[float, ...]
 
 
 class Outcome(NamedTuple):
-    """What a method came to.
+    """The results of a method.
 
-    - `setting`: the one chosen; `tried`: the final training losses of every setting, by seed.
-    - `runs`: one per reported seed.
-    - `seconds`: of a whole run, compiled, the median of the rounds; `cost`: over the baseline's.
+    - `setting`: the chosen setting; `tried`: the final training losses of every setting, by seed.
+    - `runs`: one run per reported seed.
+    - `seconds`: the time of a whole compiled run, the median of the rounds; `cost`: this time
+      divided by that of the baseline.
     """
 
     name: str
@@ -47,9 +48,9 @@ def study(
     rounds: int,
     kept: Path,
 ) -> dict[str, Outcome]:
-    """The outcome of every method; the first one is the baseline of the times.
+    """The outcome of every method; the first method is the baseline of the times.
 
-    What `kept` holds of an earlier call is not measured again.
+    Results of an earlier call in the file `kept` are not measured again.
     """
     if kept.exists():
         return pickle.loads(kept.read_bytes())
@@ -80,7 +81,7 @@ def study(
 
 
 def best(tried: dict[Setting, list[float]]) -> Setting:
-    """The setting with the least mean final loss; one that is not finite loses."""
+    """The setting with the least mean final loss; a loss that is not finite counts as worst."""
     if len(tried) == 1:
         return next(iter(tried))
     means = {setting: float(np.mean(losses)) for setting, losses in tried.items()}

@@ -1,4 +1,4 @@
-"""What was aimed at, and whether it was met."""
+"""The targets of the study, and whether each is met."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def all_of(
 
 
 def steps(outcomes: dict[str, Outcome], name: str, baseline: str, share: float) -> str:
-    """At most `share` of the baseline's steps to its final training loss."""
+    """Target: at most `share` of the baseline's steps to the baseline's final training loss."""
     total = len(outcomes[baseline].runs[0].batch_loss)
     median = row(outcomes[name], outcomes[baseline])["median steps"]
     reached = "never reaches it" if median is None else f"takes {median:g} of {total} steps"
@@ -50,7 +50,7 @@ def steps(outcomes: dict[str, Outcome], name: str, baseline: str, share: float) 
 
 
 def cost(outcomes: dict[str, Outcome], name: str) -> str:
-    """At most three times the baseline's seconds."""
+    """Target: at most three times the baseline's seconds."""
     found = outcomes[name].cost
     return (
         f"- At batch {outcomes[name].task.batch_size}, at most {MOST_COST:g} times Adam's seconds: "
@@ -60,7 +60,7 @@ def cost(outcomes: dict[str, Outcome], name: str) -> str:
 
 
 def accuracy(outcomes: dict[str, Outcome], name: str) -> str:
-    """No lower than the baseline's, within the standard error of the difference."""
+    """Target: not below the baseline's accuracy, up to the standard error of the difference."""
     mean, error = gain(outcomes[name], next(iter(outcomes.values())))
     return (
         f"- At batch {outcomes[name].task.batch_size}, a final test accuracy no lower than Adam's "
@@ -70,7 +70,7 @@ def accuracy(outcomes: dict[str, Outcome], name: str) -> str:
 
 
 def none_diverges(runs: Sequence[tuple[str, Run]]) -> str:
-    """No run ends at the loss of a uniform guess, log 10, or above."""
+    """Target: no run ends at the loss of a uniform guess, log 10, or above."""
     found = [name for name, run in runs if diverged(run)]
     return (
         f"- No seed of any curvature diverges, ends above log 10 = {math.log(10):.2f}: of "
@@ -79,7 +79,7 @@ def none_diverges(runs: Sequence[tuple[str, Run]]) -> str:
 
 
 def lowest_default(outcomes: dict[str, Outcome]) -> str:
-    """All seeds above 85 %."""
+    """Target: the accuracy of all seeds is above 85 %."""
     least = {name: final_accuracies(outcome).min() for name, outcome in outcomes.items()}
     worst = min(least, key=least.__getitem__)
     return (

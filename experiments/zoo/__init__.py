@@ -1,1 +1,1 @@
-"""Every model with every curvature, by the settings that a run has when it is given none."""
+"""Every model with every curvature, with the default settings of a run."""

@@ -14,7 +14,7 @@ import models
 
 
 class Problem(NamedTuple):
-    """A model to be made from a key, what it is trained for, and on what."""
+    """A model, which `model` makes from a key, with the objective and the dataset of training."""
 
     name: str
     model: Callable[[PRNGKeyArray], eqx.Module]

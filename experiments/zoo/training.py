@@ -1,4 +1,4 @@
-"""Several trainings of one kind, as one program."""
+"""Trains one model from several seeds in one compiled program."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ DAMPING = 1.0
 
 
 class Trained(NamedTuple):
-    """What became of each seed: the loss of the whole training part, and the rejected steps."""
+    """The results per seed: the loss on the whole training part, and the rejected steps."""
 
     before: Float[np.ndarray, " seeds"]
     after: Float[np.ndarray, " seeds"]
@@ -27,7 +27,7 @@ class Trained(NamedTuple):
 
 
 def default_optimiser(objective: cv.AbstractObjective, curvature: cv.AbstractCurvature):
-    """What `python train.py` makes of a curvature."""
+    """The optimiser that `python train.py` uses by default with a curvature."""
     search = optx.BacktrackingArmijo(decrease_factor=0.5, slope=0.1, step_init=1.0)
     return cv.NaturalGradient(objective, curvature, damping=DAMPING, search=search)
 
@@ -35,7 +35,7 @@ def default_optimiser(objective: cv.AbstractObjective, curvature: cv.AbstractCur
 def train(
     problem: Problem, curvature: cv.AbstractCurvature, seeds: list[int], steps: int
 ) -> Trained:
-    """Train from every seed; one compilation."""
+    """Train from every seed; the program is compiled once."""
     optimiser = default_optimiser(problem.objective, curvature)
     data = jax.tree.map(jnp.asarray, problem.dataset.train)
 

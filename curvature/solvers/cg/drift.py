@@ -1,18 +1,18 @@
-"""How far rounding has carried the recursive residual from the true one."""
+"""Estimates how far the recursive residual differs from the true one because of rounding."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Scalar
 
-# One product is taken to err by this many units of roundoff of ‖A‖‖v‖.
+# The rounding error of one product A v is assumed to be this many units of roundoff of ‖A‖‖v‖.
 _PRODUCT_ROUNDING = 4.0
 
 
 class Drift(eqx.Module):
-    """A running estimate, from above, of ‖r − (b − A x)‖ for the recursive residual r."""
+    """A running upper estimate of ‖r − (b − A x)‖ for the recursive residual r."""
 
     estimate: Scalar
-    operator_norm: Scalar  # the largest Rayleigh quotient met, ≤ ‖A‖
+    operator_norm: Scalar  # the largest Rayleigh quotient so far, ≤ ‖A‖
     direction_norm: Scalar
     x_norm: Scalar  # a bound on ‖x‖
 
@@ -24,10 +24,11 @@ def grown(
     residual_norm: Scalar,
     possible: Bool[Array, ""],
 ) -> Drift:
-    """The drift after the step αp, α = 0 where no step was possible.
+    """The drift after the step αp, with α = 0 if no step was possible.
 
-    Each step adds the rounding of x, of the product and of r. They are independent, so that their
-    squares add up (their sum would be far too pessimistic for a long solve).
+    Each step adds the rounding errors of x, of the product and of r. The errors of different steps
+    are assumed independent, so their squares are added. For a long solve, the sum of the errors
+    would be far too pessimistic.
     """
     quotient = jnp.where(possible, curvature / drift.direction_norm**2, 0)
     operator_norm = jnp.maximum(drift.operator_norm, quotient)

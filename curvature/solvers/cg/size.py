@@ -7,10 +7,11 @@ from ..._trees import vdot, work_dtype
 
 
 def size_of(b: PyTree[Array]) -> tuple[Scalar, Scalar]:
-    """A power of two near ‖b‖, so that dividing by it is exact, and ‖b‖ over it.
+    """A power of two s near ‖b‖, and ‖b‖/s. Dividing by a power of two is exact.
 
-    It is 1 where ‖b‖ is moderate, as it is nearly always: the loop then ends after one turn. Where
-    b is zero (or all of it subnormal), or not finite, so is ‖b‖ over it.
+    If ‖b‖² neither over- nor underflows, s = 1 and the loop ends after one turn; this is nearly
+    always the case. If b is zero or not finite, so is ‖b‖/s. A b with only subnormal entries counts
+    as zero.
     """
     dtype = work_dtype(b)
     largest = float(jnp.finfo(dtype).max) ** 0.5

@@ -17,13 +17,15 @@ from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
 from .drift import Drift, grown, roundoff
 from .size import size_of
 
-# By this part of its norm the recursive residual may be off before it is computed anew.
+# Before the iteration ends, the residual is recomputed if its estimated rounding error is more than
+# this fraction of its norm.
 _RESIDUAL_TOLERANCE = 0.1
-# With ‖J p‖ below this many units of roundoff of ‖J‖‖p‖, pᵀJᵀJp is but its own rounding error.
+# If ‖J p‖ is below this many units of roundoff of ‖J‖‖p‖, pᵀJᵀJp is only rounding error.
 _FLAT = 100.0
-# A recursive residual so far below its own rounding error says nothing: time to renew it.
+# A recursive residual below this fraction of its estimated rounding error is meaningless.
 _LOST = 1e-3
-# A residual that a fresh start did not bring below this part of the last one has stagnated.
+# The iteration has stagnated if a recomputed residual exceeds this fraction of the previous
+# recomputed one.
 _STAGNATION = 0.5
 
 
@@ -35,46 +37,45 @@ class _State(eqx.Module):
     residual: PyTree[Array]
     residual_norm: Scalar
     renewed_norm: Scalar  # ‖b − A x‖ when it was last computed
-    # What the next product is with: the direction p, or x where the residual is computed anew.
+    # The next product is with this vector: the direction p, or x to recompute the residual.
     vector: PyTree[Array]
     renewing: Bool[Array, ""]
     gamma: Scalar  # ⟨r, M r⟩
     drift: Drift
     quadratic: Scalar  # φ(x)
-    quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, for Martens' rule alone
+    quadratics: Float[Array, " history"] | None  # φ_0 … φ_i, used only by Martens' rule
     steps: Int[Array, ""]
     done: Bool[Array, ""]
     result: lx.RESULTS
 
 
 class CG(AbstractSymmetricSolver):
-    """Conjugate gradients for A x = b, A symmetric positive definite, made for truncation.
+    """Conjugate gradients for A x = b, A symmetric positive definite, with truncation in mind.
 
-    Differs from `lineax.CG`, which gives NaN in float32 on networks of ordinary size:
+    `lineax.CG` gives NaN in float32 on networks of ordinary size. This solver differs from it:
 
-    - A step is taken wherever pᵀAp > 0, as it is for C + λI with λ > 0; where it is ≤ 0, not
-      finite, or but the rounding error of a product, the last x is returned with
-      `RESULTS.breakdown`.
+    - A step is taken if pᵀAp > 0, which holds for C + λI with λ > 0. If pᵀAp is ≤ 0, not finite, or
+      only the rounding error of a product, the last x is returned with `RESULTS.breakdown`.
     - Converged means ‖b − A x‖₂ ≤ `rtol`·‖b‖₂.
-    - The recursive residual is believed only while a running estimate of its rounding error
-      (van der Vorst & Ye 2000, "Residual replacement strategies for Krylov subspace iterative
-      methods") stays below a tenth of it; before anything is claimed beyond that, it is computed
-      anew, at the price of a product, and the iteration goes on from there.
+    - A running estimate bounds the rounding error of the recursive residual (van der Vorst & Ye
+      2000, "Residual replacement strategies for Krylov subspace iterative methods"). If the
+      iteration would end while the estimate is above a tenth of the residual, the true residual is
+      computed first, which costs one product. The iteration then ends, or continues from there.
     - k steps from zero cost k products.
 
-    `max_steps` reached is a result (`RESULTS.max_steps_reached`), normal for a truncated solve:
-    use `throw=False`. `RESULTS.stagnation` says that rounding stops the residual above `rtol`.
+    `RESULTS.max_steps_reached` is normal for a truncated solve: use `throw=False`.
+    `RESULTS.stagnation` means that rounding errors keep the residual above `rtol`.
 
     **Arguments:**
 
-    - `rtol`: the relative tolerance, ≥ 0. With 0, `max_steps` are made.
+    - `rtol`: the relative tolerance, ≥ 0. With 0, the solver takes `max_steps` steps.
     - `max_steps`: the most steps, a positive integer.
-    - `progress`: ε of Martens' rule, or None (off): stop at step i > k where φ_i < 0 and
+    - `progress`: ε of Martens' rule, or None (off): stop at step i > k if φ_i < 0 and
       (φ_i − φ_{i−k})/φ_i < kε, with k = max(10, ⌈0.1 i⌉) and φ(x) = ½xᵀAx − bᵀx (Martens 2010,
-      section 4.4, where ε = 5e-4). This, too, is success.
+      section 4.4, where ε = 5e-4). The result is then `RESULTS.successful`.
 
-    **Options:** `y0`, where to start, zero if absent (then one more product is spent on its
-    residual); `preconditioner`, a positive definite operator approximating A⁻¹.
+    **Options:** `y0`, the first iterate, zero if absent; with a `y0`, its residual costs one more
+    product; `preconditioner`, a positive definite operator that approximates A⁻¹.
 
     **Statistics:** `num_steps`; `max_steps`; `residual`, ‖b − A x‖₂/‖b‖₂ (0 for b = 0);
     `quadratic`, φ(x) = −½ xᵀ(b + r).
@@ -132,8 +133,8 @@ class CG(AbstractSymmetricSolver):
         size, b_norm, final = self._run(operator, vector, unpack, start, precondition)
         direction = scaled(size, final.x)
         slope, squared_norm = vdot(direction, vector), vdot(direction, direction)
-        # φ(d) = ½dᵀ(C + λI)d − bᵀd gives dᵀCd without a product. It is a difference: its error is
-        # a few units of roundoff of λ‖d‖².
+        # φ(d) = ½dᵀ(C + λI)d − bᵀd gives dᵀCd without another product. dᵀCd is then a difference,
+        # whose error is a few units of roundoff of λ‖d‖².
         damped = 2 * (size**2 * final.quadratic + slope)
         return Solution(
             direction=unpack(direction),
@@ -154,11 +155,11 @@ class CG(AbstractSymmetricSolver):
         y0: PyTree[Array] | None,
         preconditioner: _Map | None,
     ) -> tuple[Scalar, Scalar, _State]:
-        """The iteration for A x/s = b/s; s, ‖b‖/s, and where it ended.
+        """Runs the iteration for A x/s = b/s, and returns s, ‖b‖/s and the final state.
 
-        With s the size of b no inner product over- or underflows.
+        s is near ‖b‖, so that no inner product over- or underflows.
 
-        **Arguments:** `vector`, b, packed; so is the x where it ended.
+        **Arguments:** `vector`, b, packed; the x of the final state is packed, too.
         """
 
         def packed(of_tree: _Map) -> _Map:
@@ -176,7 +177,7 @@ class CG(AbstractSymmetricSolver):
             ),
             self._start(b, b_norm, y0, precondition),
         )
-        if y0 is not None:  # its φ may be so large that the steps' shares are lost in it
+        if y0 is not None:  # φ(y0) may be so large that the decreases by the steps round to 0
             quadratic = -(vdot(final.x, b) + vdot(final.x, final.residual)) / 2
             final = dataclasses.replace(final, quadratic=quadratic)
         return size, b_norm, final
@@ -190,7 +191,7 @@ class CG(AbstractSymmetricSolver):
     ) -> _State:
         zero, finite = jnp.zeros_like(b_norm), jnp.isfinite(b_norm)
         x, x_norm, quadratic = jtu.tree_map(jnp.zeros_like, b), zero, zero
-        if y0 is not None:  # b is not the residual of y0: that is computed first
+        if y0 is not None:  # b is not the residual of y0, which the first turn computes
             x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
             x_norm, quadratic = norm(x), -vdot(b, x)
         z, z_norm, gamma = _preconditioned(b, b_norm, precondition)
@@ -220,10 +221,11 @@ class CG(AbstractSymmetricSolver):
         precondition: _Map | None,
         warm: bool,
     ) -> _State:
-        """One product: of a step, or where the iteration would end in doubt, of a renewal.
+        """One turn of the loop with one product: either a step or a renewal of the residual.
 
-        A renewal computes the true residual of the same x; the directions then start afresh. Both
-        share one product, so that the program holds it once.
+        A renewal computes the true residual b − A x. It happens where the iteration would end, but
+        the recursive residual is not accurate enough. The search directions then start again from
+        the residual. Step and renewal share one call of `product`, so that XLA compiles it once.
         """
         renewing, gamma = carry.renewing, carry.gamma
         image = product(carry.vector)
@@ -232,7 +234,8 @@ class CG(AbstractSymmetricSolver):
         noise = (_FLAT * roundoff(gamma) * carry.drift.direction_norm) ** 2
         possible = (curvature > noise * carry.drift.operator_norm) & (alpha > 0)
         possible &= ~renewing & jnp.isfinite(alpha)
-        # Without a possible step x stays as it is, whatever the vector and its image hold.
+        # Without a step x must not change, even if the vector or its image holds NaN: 0·NaN is NaN,
+        # so α = 0 alone does not suffice, and `select` keeps x.
         alpha = jnp.where(possible, alpha, 0)
         x = select(possible, add_scaled(carry.x, alpha, carry.vector), carry.x)
         minuend = select(renewing, b, carry.residual)
@@ -241,7 +244,7 @@ class CG(AbstractSymmetricSolver):
         drift = grown(carry.drift, alpha, curvature, residual_norm, possible)
         drift = dataclasses.replace(drift, estimate=jnp.where(renewing, 0, drift.estimate))
         steps = carry.steps + possible.astype(jnp.int32)
-        # φ falls by αγ/2 with each step. At a start y0 it is ½xᵀAx − bᵀx, the latter known already.
+        # φ decreases by αγ/2 with each step. At y0, φ = ½xᵀAx − bᵀx; `_start` has stored −bᵀx.
         quadratic, quadratics = carry.quadratic - alpha * gamma / 2, carry.quadratics
         if warm:
             quadratic += jnp.where(renewing & jnp.isinf(carry.renewed_norm), curvature / 2, 0)
@@ -260,12 +263,13 @@ class CG(AbstractSymmetricSolver):
             (stagnated, lx.RESULTS.stagnation),
             (broken, lx.RESULTS.breakdown),
         )
-        # After a breakdown r may hold anything: the norm to report is that of the last x.
+        # After a breakdown r may hold NaN, so the norm at the last x is reported.
         known_norm = jnp.where(broken & ~renewing, carry.residual_norm, residual_norm)
         renew = stopping & (drift.estimate > _RESIDUAL_TOLERANCE * known_norm)
         z, z_norm, new_gamma = _preconditioned(residual, residual_norm, precondition)
         beta = jnp.where(renewing, 0, new_gamma / gamma)
-        # ‖z + βp‖² = ‖z‖² + β²‖p‖² costs no pass over the vectors: exact for z = r, as r ⊥ p.
+        # ‖z + βp‖² = ‖z‖² + β²‖p‖² needs no pass over the vectors. It is exact for z = r, since
+        # r ⊥ p; with a preconditioner it is an approximation.
         direction_norm = jnp.hypot(z_norm, beta * carry.drift.direction_norm)
         return _State(
             x=x,
@@ -290,7 +294,7 @@ class CG(AbstractSymmetricSolver):
         steps: Int[Array, ""],
         *failures: tuple[Bool[Array, ""], Any],
     ) -> tuple[Bool[Array, ""], lx.RESULTS]:
-        """Whether to stop, and with what result: success first, then the step limit."""
+        """Whether to stop, and the result: success comes first, then the step limit."""
         if quadratics is not None and self.progress is not None:
             converged |= _little_progress(quadratics, steps, self.progress)
         stopping, result = jnp.asarray(False), lx.RESULTS.successful
@@ -303,7 +307,7 @@ class CG(AbstractSymmetricSolver):
 def _preconditioned(
     residual: PyTree[Array], residual_norm: Scalar, precondition: _Map | None
 ) -> tuple[PyTree[Array], Scalar, Scalar]:
-    """Z = M r, ‖z‖ and ⟨r, z⟩."""
+    """The vector z = M r, ‖z‖ and ⟨r, z⟩."""
     if precondition is None:
         return residual, residual_norm, residual_norm**2
     z = precondition(residual)

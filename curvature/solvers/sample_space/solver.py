@@ -29,10 +29,10 @@ from .._base import (
 )
 from .system import Refined, System, refine, row_norm
 
-# A solution whose terms are so many times larger than itself is refined: its residual is about so
-# many eps (‖C‖ + λ)‖d‖.
+# d is a sum of terms. If the terms are more than this many times larger than d, d is refined: its
+# residual is then about this many eps (‖C‖ + λ)‖d‖.
 _AMPLIFIED = 10.0
-# A residual of so many eps (‖C‖ + λ)‖d‖ after refinement is not explained by rounding.
+# After refinement, a residual of more than so many eps (‖C‖ + λ)‖d‖ cannot come from rounding.
 _UNEXPLAINED = 100.0
 
 _NOT_A_PULLBACK = (
@@ -54,7 +54,7 @@ class _State(eqx.Module):
     norm: Scalar
 
     def system(self, rho: Array, projected: Array | None, squared: Scalar | None) -> System:
-        """The system of one right-hand side; the arguments are as in `System`."""
+        """The system for one right-hand side; the arguments are as in `System`."""
         parts = self.rows, self.gram, self.factor, self.damping, self.norm
         return System(*parts, rho, projected, squared)
 
@@ -64,30 +64,31 @@ class SampleSpace(AbstractSymmetricSolver):
 
         d = Aᵀ (AAᵀ + λI)⁻¹ (ρ − A e/λ) + e/λ,    b = Aᵀρ + e
 
-    (Woodbury's identity; ρ = 0 for a vector of which nothing is known). It costs a few gradients
-    as long as the m rows of A, one per example and column of S, are fewer than the P weights: A
-    is not formed, and AAᵀ of a dense layer is made of its inputs and of the cotangents of its
-    outputs. AAᵀ + λI is factorised by Cholesky's method, with a larger λ' where it is numerically
-    singular; refinement then solves for λ.
+    (Woodbury's identity; ρ = 0 for an arbitrary vector b). A has one row per example and column of
+    S. If A has fewer rows m than there are weights P, a solve costs a few gradients: A is not
+    formed, and the Gram matrix AAᵀ of a dense layer needs only the layer's inputs and output
+    cotangents. AAᵀ + λI is factorised by Cholesky's method. If AAᵀ + λI is numerically singular, a
+    larger λ' is used in the factorisation, and iterative refinement solves for λ.
 
-    **Error:** ‖b − (C + λI)d‖₂ is within ten times that which a dense backward-stable solve in the
-    same precision warrants, eps (‖C‖ + λ)‖d‖, ‖C‖ in the Frobenius norm. A solution for which that
-    is in doubt, since terms far larger than d cancel in it, is refined by products with C: two or
-    three, some twenty where λ is below the rounding error of C. Any vector but the gradient takes
-    at least two. Where a hundred times as much is left after refinement, so that products with C
-    contradict its rows, the result is `RESULTS.stagnation`.
+    **Error:** ‖b − (C + λI)d‖₂ is at most ten times eps (‖C‖ + λ)‖d‖, the error of a dense
+    backward-stable solve in the same precision, with ‖C‖ in the Frobenius norm. If terms far larger
+    than d cancel, the error may be larger, and d is refined by products with C. This takes two or
+    three products, or about twenty if λ is below the rounding error of C. For any b but the
+    gradient, refinement takes at least two products. If the error after refinement is more than a
+    hundred times eps (‖C‖ + λ)‖d‖, products with C disagree with its rows, and the result is
+    `RESULTS.stagnation`.
 
-    With λ = 0 and C singular the result is the least-squares solution of least norm, C⁺b up to
-    rounding, with `RESULTS.singular` where that leaves a residual.
+    With λ = 0 and C singular, the result is the least-squares solution of least norm, C⁺b up to
+    rounding. If its residual is not zero up to rounding, the result is `RESULTS.singular`.
 
     **Arguments:**
 
     - `max_rows`: the largest m that is accepted, an integer.
-    - `max_memory`: the most memory that Gram matrix and rows may take, in GiB. What is over a bound
-      is refused as the step is traced, before anything is compiled.
+    - `max_memory`: the most memory that Gram matrix and rows may take, in GiB. If a bound is
+      exceeded, an error is raised while the step is traced, before anything is compiled.
 
-    **Statistics:** `num_steps`, the products that refinement took; `residual`, an estimate of
-    ‖b − (C + λI)d‖₂/‖b‖₂, rounding included.
+    **Statistics:** `num_steps`, the number of products in refinement; `residual`, an estimate of
+    ‖b − (C + λI)d‖₂/‖b‖₂ that includes rounding errors.
     """
 
     max_rows: int = 16384
@@ -126,8 +127,9 @@ class SampleSpace(AbstractSymmetricSolver):
     ) -> Solution:
         """The solve of a step.
 
-        Where C has all examples of the batch, the gradient is a combination of its rows, or nearly
-        one, and need not be formed: all but d happens in the space of the samples.
+        If C has all examples of the batch, the gradient is a combination of the rows of A, plus a
+        remainder. The gradient is then not formed: all computations except that of d are in the
+        space of the samples.
         """
         del start, preconditioner
         if lx.is_diagonal(operator):
@@ -142,7 +144,7 @@ class SampleSpace(AbstractSymmetricSolver):
         return _solve_gradient(state, b, split.coefficients, split.remainder)
 
     def refusal(self, layout: Layout) -> str | None:
-        """Why the rows are too many for the bounds, one sentence; None if they are not."""
+        """The error sentence if the rows exceed a bound, else None."""
         if layout.size > self.max_rows:
             name, value, found = "max_rows", self.max_rows, f"{layout.size:,} rows"
         elif (nbytes := memory_of(layout)) > self.max_memory * 2**30:
@@ -177,7 +179,7 @@ def _state(rows: Rows, damping: Scalar) -> _State:
 
 
 def _solve_any(state: _State, b: PyTree[Array]) -> Solution:
-    """For a vector of which nothing is known: e = b, and refinement from d = b/λ, w = 0."""
+    """Solves for an arbitrary b: e = b, and refinement starts from d = b/λ, w = 0."""
     projected, squared = state.rows.mv(b), vdot(b, b).astype(state.damping.dtype)
     rho = jnp.where(state.damping == 0, state.factor.solve(projected), 0)
     system = state.system(rho, projected, squared)
@@ -198,7 +200,7 @@ def _solve_gradient(
     rho: Array,
     remainder: tuple[Array, ...] | None,
 ) -> Solution:
-    """For b = Aᵀρ + e, e = Jᵀγ + v."""
+    """Solves for b = Aᵀρ + e with e = Jᵀγ + v: γ is `remainder`, v is the offset of b."""
     projected, squared, terms = None, None, jnp.zeros_like(state.damping)
     if remainder is not None:
         projected, squared = state.rows.project()
@@ -232,7 +234,8 @@ def _solve_gradient(
     if b.offset is not None:
         direction = add_scaled(direction, s, b.offset)
     squared_norm = jnp.where(squared_norm < 0, 0, squared_norm)
-    # By how much the terms of d are larger than d, and so its rounding error.
+    # Rounding errors are proportional to the terms of d. If these are much larger than d, the
+    # relative error of d is large.
     length = jnp.sqrt(jnp.vdot(state.gram.diagonal(), weights**2)) + s * terms
     doubtful = length > _AMPLIFIED * jnp.sqrt(squared_norm)
     doubtful |= state.factor.damping > state.damping
@@ -249,9 +252,9 @@ def _solution(
     vector_norm: Scalar,
     length: Scalar | None = None,
 ) -> Solution:
-    """The numbers of a refined solution; `length`, of the terms of one that was not refined."""
+    """The `Solution` for `found`; `length` is the size of the terms of d before refinement."""
     undamped, length_of_d = system.damping == 0, jnp.sqrt(found.squared_norm)
-    # Of the rounding of d: that of its terms, or of d itself once it has been refined.
+    # The rounding error of d is proportional to its terms, or to d itself after refinement.
     if length is not None:
         length_of_d = jnp.where(found.turns > 0, length_of_d, jnp.maximum(length, length_of_d))
     eps = float(jnp.finfo(length_of_d.dtype).eps)

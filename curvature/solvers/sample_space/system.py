@@ -1,4 +1,4 @@
-"""A solve (C + μI) d = b as a system of the sample space, and its refinement."""
+"""A solve (C + μI) d = b as a linear system in sample space, and its iterative refinement."""
 
 import equinox as eqx
 import jax
@@ -8,22 +8,22 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from ..._trees import add_scaled, vdot
 from ...rows import Factor, LowerBlocks, Rows
 
-# The most products of a refinement, the check of the last one included.
+# The most products of a refinement, including the one that checks the last correction.
 _MOST_TURNS = 30
 
 
 class System(eqx.Module):
-    """(C + μI) d = b with C = AᵀA, K = AAᵀ and b = Aᵀρ + e, where e need not be formed.
+    """(C + μI) d = b with C = AᵀA, K = AAᵀ and b = Aᵀρ + e, where e is not formed.
 
         d = Aᵀw + s·e,    (K + μI) w = ρ − s·A e,    s = 1/μ
 
-    For μ = 0 it is d = Aᵀw with K w = ρ + K⁻¹A e, the least-squares solution of least norm.
+    For μ = 0, d = Aᵀw with K w = ρ + K⁻¹A e, the least-squares solution of least norm.
 
     - `rows`, `gram`, `factor`: A, K, and the factor of K + μ'I.
     - `damping`: μ.
-    - `norm`: ‖K‖_F, which is ‖C‖_F: an upper bound of ‖C‖, and near it where few rows dominate.
-    - `rho`: ρ, and for μ = 0 ρ + K⁻¹A e.
-    - `projected`: A e; `squared`: ‖e‖². Both None where e is known to be zero.
+    - `norm`: ‖K‖_F = ‖C‖_F, an upper bound of ‖C‖; it is close to ‖C‖ if few rows dominate.
+    - `rho`: ρ; for μ = 0, ρ + K⁻¹A e.
+    - `projected`: A e; `squared`: ‖e‖². Both are None if e is known to be zero.
     """
 
     rows: Rows
@@ -42,18 +42,18 @@ class System(eqx.Module):
         return jnp.where(undamped, 0, 1 / jnp.where(undamped, 1, self.damping))
 
     def weights(self) -> Float[Array, " m"]:
-        """The solution w, by the factor alone."""
+        """The solution w, computed with the factor, without refinement."""
         if self.projected is None:
             return self.factor.solve(self.rho)
         return self.factor.solve(self.rho - self.share * self.projected)
 
     def image(self, K_weights: Float[Array, " m"]) -> Float[Array, " m"]:
-        """A d, from the product K w."""
+        """A d, computed from the product K w."""
         return K_weights if self.projected is None else K_weights + self.share * self.projected
 
 
 class Refined(eqx.Module):
-    """A solution d with w and A d, after so many products; `left` is ρ − A d − μw."""
+    """A solution d with w and A d, after `turns` products; `left` is ρ − A d − μw."""
 
     direction: PyTree[Array]
     weights: Float[Array, " m"]
@@ -61,7 +61,7 @@ class Refined(eqx.Module):
     left: Float[Array, " m"]
     squared_norm: Scalar
     turns: Int[Array, ""]
-    ratio: Scalar  # of the residual to the rounding error that it is compared with
+    ratio: Scalar  # the residual divided by eps (‖C‖ + μ)‖d‖
     done: Bool[Array, ""]
 
 
@@ -77,8 +77,8 @@ def refine(
     """Iterative refinement: d ← d + Aᵀ(K + μ'I)⁻¹(ρ − A d − μw), with the true product A d.
 
     The residual is b − (C + μI)d = Aᵀ(ρ − A d − μw), up to the rounding of e. Each turn costs one
-    product with C. The loop ends where the residual is that of a backward-stable solve,
-    eps (‖C‖ + μ)‖d‖, or where it grows; it does not start unless `enabled`.
+    product with C. The loop ends when the residual is at most that of a backward-stable solve,
+    eps (‖C‖ + μ)‖d‖, or when the residual no longer decreases. The loop runs only if `enabled`.
     """
     eps = float(jnp.finfo(system.norm.dtype).eps)
     most = jnp.where(system.damping > 0, _MOST_TURNS, 2)
@@ -118,6 +118,6 @@ def refine(
 
 
 def row_norm(gram: LowerBlocks, u: Float[Array, " m"]) -> Scalar:
-    """‖Aᵀu‖ = √(uᵀKu), 0 where rounding made the square negative."""
+    """‖Aᵀu‖ = √(uᵀKu); 0 if rounding makes uᵀKu negative."""
     squared = jnp.vdot(u, gram.symmetric_mv(u[:, None])[:, 0])
     return jnp.sqrt(jnp.where(squared < 0, 0, squared))
