@@ -46,7 +46,10 @@ PENALISED = cv.Supervised(cv.Categorical(), l2=1e-2)
 STEP_SIZE = optax.linear_schedule(0.5, 0.1, 4)
 OPTIMISERS = {
     "identity, Levenberg–Marquardt": lambda: cv.NaturalGradient(
-        OBJECTIVE, cv.Identity(), damping=cv.LevenbergMarquardt(0.1)
+        OBJECTIVE,
+        cv.Identity(),
+        damping=cv.LevenbergMarquardt(0.1),
+        search=optx.LearningRate(1.0),
     ),
     "sample space, Levenberg–Marquardt, schedule": lambda: cv.NaturalGradient(
         OBJECTIVE,
