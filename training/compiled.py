@@ -39,7 +39,7 @@ def use_cache(setting: Any) -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     folder = _folder(setting)
-    # The jobs of a sweep share one process, and JAX asks for the folder only once.
+    # JAX reads this option once per process, and the jobs of a sweep share one process.
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()

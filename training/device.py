@@ -10,13 +10,13 @@ from jaxtyping import Array, PyTree
 
 
 def check_devices() -> None:
-    """Find the devices that this process computes on.
+    """Initialise the devices of this process.
 
-    **Raises:** `ValueError` where there is none of the kind that the environment asks for.
+    **Raises:** `ValueError` if there is no device of the kind that `JAX_PLATFORMS` asks for.
     """
     try:
         jax.devices()
-    # JAX asserts that a plugin which it was told to use is there.
+    # An AssertionError: JAX asserts that the plugin named by `JAX_PLATFORMS` is installed.
     except (RuntimeError, AssertionError) as error:
         said = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
         raise ValueError(
@@ -42,7 +42,7 @@ def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
 
 
 def memory() -> int:
-    """The bytes of the device that computes; of a processor, those of the machine."""
+    """The memory of the device in bytes; for a CPU, the memory of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
