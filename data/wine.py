@@ -13,9 +13,8 @@ from .splits import shuffled_split
 def wine() -> Dataset:
     """scikit-learn's 178 wines: 142 to train, 36 to test, inputs standardised.
 
-    Inputs `[n, 13]` (chemical measurements), each in units of its standard deviation over the
-    training part, from its mean there; targets `[n, 1]`, the cultivar as 0.0, 1.0 or 2.0.
-    Needs no network.
+    Inputs `[n, 13]` (chemical measurements), standardised by mean and standard deviation of the
+    training part; targets `[n, 1]`, the cultivar as 0.0, 1.0 or 2.0. Needs no network.
 
     Sources: S. Aeberhard and M. Forina, *Wine*, UCI Machine Learning Repository, 1992. Taken as
     a regression by F. Kunstner, L. Balles and P. Hennig, *Limitations of the Empirical Fisher
