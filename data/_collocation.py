@@ -43,7 +43,7 @@ def equation(
 
 
 def on_side(points: Points, axis: int, position: float) -> Points:
-    """The points moved along an axis, to a side of the unit cube."""
+    """The points with coordinate `axis` set to `position`: on a side of the unit cube."""
     moved = points.copy()
     moved[:, axis] = position
     return moved

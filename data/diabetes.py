@@ -20,7 +20,7 @@ def diabetes() -> Dataset:
     Source: B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, *Least Angle Regression*,
     Annals of Statistics 32 (2004), section 1.
     """
-    # Not at the top: importing scikit-learn takes 0.6 s, which every other dataset would pay.
+    # Not at the top: importing scikit-learn takes 0.6 s, also in runs on other datasets.
     from sklearn.datasets import load_diabetes
 
     # Unscaled, because scikit-learn's own scaling uses the test part, too.

@@ -10,7 +10,7 @@ import requests
 from ._base import DatasetError
 from ._source import Source
 
-TIMEOUT = 15.0  # seconds, to connect and between two pieces of an answer
+TIMEOUT = 15.0  # seconds, to connect and between two parts of a response
 
 # By default pooch writes every download to stderr, in the middle of the command's own output.
 pooch.get_logger().setLevel("WARNING")
@@ -35,7 +35,7 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     if provided is not None:
         return provided
     folder = (pooch.os_cache("curvature") if cache is None else cache) / source.folder
-    # pooch's own downloader does not fit the type that pooch declares for one.
+    # `Any`: the type that pooch declares for downloaders does not accept pooch's own.
     downloader: Any = pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16)
     failures = []
     for mirror in source.mirrors:

@@ -1,4 +1,4 @@
-"""A labelled dataset arranged for two terms: reconstruct the input, and name it."""
+"""A labelled dataset arranged for two terms: reconstruction and classification of the input."""
 
 from ._base import Dataset, DatasetError
 

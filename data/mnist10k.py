@@ -1,4 +1,4 @@
-"""A small MNIST, cut from the test files alone."""
+"""A small MNIST, made of the test files only."""
 
 import functools
 

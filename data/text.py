@@ -1,4 +1,4 @@
-"""The characters of a text, each to be predicted from those before it."""
+"""The characters of a text, each predicted from the characters before it."""
 
 import functools
 from pathlib import Path
@@ -41,6 +41,7 @@ def text(path: str | Path | None = None, context: int = 64) -> Dataset:
 @functools.cache
 def _windows_of(path: Path | None, context: int) -> Dataset:
     characters = _bundled() if path is None else _read(path)
+    # In UTF-32 every character is one 32-bit integer, its code point.
     codes = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     vocabulary, numbers = np.unique(codes, return_inverse=True)
     split = len(numbers) * 9 // 10

@@ -1,4 +1,4 @@
-"""Which cultivar a wine is made of, as a number: a small regression, bundled with scikit-learn."""
+"""The cultivar of a wine as a number: a small regression, bundled with scikit-learn."""
 
 import functools
 
@@ -20,7 +20,7 @@ def wine() -> Dataset:
     a regression by F. Kunstner, L. Balles and P. Hennig, *Limitations of the Empirical Fisher
     Approximation for Natural Gradient Descent*, NeurIPS 2019.
     """
-    # Not at the top: importing scikit-learn takes 0.6 s, which every other dataset would pay.
+    # Not at the top: importing scikit-learn takes 0.6 s, also in runs on other datasets.
     from sklearn.datasets import load_wine
 
     inputs, cultivars = map(np.asarray, load_wine(return_X_y=True))

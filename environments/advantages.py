@@ -31,6 +31,7 @@ def advantages(rollout: Rollout, discount: float) -> Float[Array, "T E"]:
     raw = returns - features @ weights
     centred = raw - jnp.mean(raw)
     deviation = jnp.sqrt(jnp.mean(centred**2))
+    # If all advantages are equal, the deviation is 0: 0/1 instead of 0/0.
     return centred / jnp.where(deviation > 0, deviation, 1)
 
 

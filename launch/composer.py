@@ -44,7 +44,7 @@ class Composition:
 
 
 class Composer:
-    """Hydra, on the search path that the command asks for."""
+    """Composes with Hydra, on the search path that the command asks for."""
 
     def __init__(self, command: argparse.Namespace):
         self._name = command.config_name or CONFIG_NAME
@@ -64,7 +64,7 @@ class Composer:
         return self._load(overrides, RunMode.RUN)
 
     def composition(self, overrides: list[str], *, multirun: bool) -> Composition:
-        """Every job of the command, a sweep expanded."""
+        """All jobs of the command; a sweep is expanded into its jobs."""
         parsed = self.parse(overrides)
         swept = any(override.is_sweep_override() for override in parsed)
         master = self._load(overrides, RunMode.MULTIRUN if multirun or swept else RunMode.RUN)

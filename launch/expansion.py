@@ -1,4 +1,4 @@
-"""From the overrides of a sweep to those of its jobs."""
+"""Expands the overrides of a sweep into those of its jobs."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Why a command does not compose, in one sentence."""
+"""Explains in one sentence why a command does not compose."""
 
 import difflib
 from typing import Any, cast
@@ -79,7 +79,7 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f"did you mean `{group}={close[0]}`? " if close else ""
     shown = "null" if value is None else value
-    # Sweepers and launchers are plugins, of which some may not be installed.
+    # Sweepers and launchers are plugins, and some may not be installed.
     more = "; `pip install -e '.[sweeps]'` installs others" if group.startswith("hydra/") else ""
     return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}{more}."
 

@@ -1,4 +1,4 @@
-"""From a job's plain configuration to the objects of a run."""
+"""Builds the objects of a run from a job's plain configuration."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ _WIRED = {"curvature.of": "curvature", "curvature": "structure"}
 
 
 def run(config: DictConfig) -> Summary:
-    """One job, from Hydra's configuration to the summary of the run."""
+    """Run one job, given Hydra's configuration; returns the summary of the run."""
     job = current_job(config)
     return train(build(job), job.folder, resume=job.resume)
 
@@ -68,7 +68,7 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
         }
     )
     use_cache(config.get("compilation_cache", AUTO))  # runs of earlier versions have no such key
-    # Set both ways: the jobs of a sweep share one process.
+    # Set even if false: the jobs of a sweep share one process, and an earlier job may have set it.
     jax.config.update("jax_enable_x64", config["x64"])
     dataset = _dataset_of(
         json.dumps(config["dataset"]), settings.validation, settings.train_examples

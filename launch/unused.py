@@ -78,7 +78,7 @@ def _references(value: object, path: str) -> list[str]:
         found = [_references(child, f"{path}.{name}") for name, child in value.items()]
         return [reference for references in found for reference in references]
     if isinstance(value, list):
-        # A relative reference counts the list as one level, as it counts a mapping.
+        # For a relative reference, a list counts as one level, like a mapping.
         found = [_references(child, f"{path}.{index}") for index, child in enumerate(value)]
         return [reference for references in found for reference in references]
     if not isinstance(value, str):

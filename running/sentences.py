@@ -1,4 +1,4 @@
-"""From an exception to the one sentence that the command line shows."""
+"""Turns an exception into the one sentence that the command line shows."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""Stopping between two steps rather than inside one."""
+"""Stops a run between two steps instead of within a step."""
 
 import signal
 import threading

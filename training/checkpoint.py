@@ -42,7 +42,7 @@ ARRAYS = ".arrays"
 """The suffix of folders of arrays."""
 BEST = "best.ckpt"
 BEST_MODEL = "best.eqx"
-"""The weights of the best checkpoint alone, as `model.eqx` holds the final ones."""
+"""Only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
 OTHER_ARRAYS = "The checkpoint `{}` holds other arrays than model and optimiser have."

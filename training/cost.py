@@ -90,6 +90,6 @@ def cost_of(
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """The floating-point operations of a program, NaN where XLA does not count."""
+    """The floating-point operations of a program; NaN if XLA gives no count."""
     analysis = program.cost_analysis()
     return math.nan if analysis is None else analysis.get("flops", math.nan)

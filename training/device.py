@@ -27,12 +27,12 @@ def check_devices() -> None:
 
 
 def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
-    """A part of a dataset on the device, its floats in JAX's default precision (float64 in x64)."""
+    """A part of a dataset on the device; floats get JAX's default precision (float64 with x64)."""
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
 
 
 def as_on_device(array: np.ndarray) -> np.ndarray:
-    """An array of the host with the type that `on_device` gives it."""
+    """An array on the host, with the dtype that `on_device` gives it."""
     return np.asarray(array, _dtype(array))
 
 

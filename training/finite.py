@@ -1,4 +1,4 @@
-"""Refusing inputs that are not finite."""
+"""Refuses inputs that are not finite."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread of its own."""
+"""Reads an iterator ahead of its use, in a separate thread."""
 
 import queue
 import threading

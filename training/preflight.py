@@ -1,4 +1,4 @@
-"""Refusing a run that cannot work, before anything is compiled or written."""
+"""Refuses a run that cannot work, before anything is compiled or written."""
 
 import contextlib
 import math

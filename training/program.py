@@ -11,7 +11,7 @@ from .stepper import Stepper
 
 
 class AbstractProgram(abc.ABC):
-    """The compiled step of one run or of several, which are at the same step."""
+    """The compiled step of one run, or of several runs that are at the same step."""
 
     @abc.abstractmethod
     def compile(self, given: PyTree[jax.ShapeDtypeStruct]) -> None:
@@ -49,7 +49,7 @@ class AbstractProgram(abc.ABC):
 
 
 class Alone(AbstractProgram):
-    """The program of one run: its stepper's."""
+    """The program of one run: the compiled step of its stepper."""
 
     def __init__(self, stepper: Stepper):
         self._stepper = stepper

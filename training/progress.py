@@ -93,7 +93,7 @@ def describe(record: dict[str, Any]) -> str:
     parts = [f"loss {record['loss']:.4g}"]
     if "mean_return" in record:  # of a policy; its loss is not meaningful
         parts.append(f"return {record['mean_return']:.4g}")
-    if not math.isnan(record["damping"]):  # a first-order optimiser has none, and solves nothing
+    if not math.isnan(record["damping"]):  # NaN: a first-order optimiser, without a solver
         parts += [f"damping {record['damping']:.3g}", f"solver steps {record['solver_steps']}"]
     parts.append(f"{record['seconds']:.1f} s")
     if not record["accepted"]:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per step, on disk as soon as the step is known."""
+"""`metrics.jsonl`: one JSON object per step, written as soon as the step is finished."""
 
 import fcntl
 import itertools
@@ -13,7 +13,7 @@ from .folder import FolderError, finite_or_null, taken
 
 
 class Records:
-    """The open file. A step is one flushed line, so that a crash can only cut the last one."""
+    """The open file. Each step is one line, flushed at once: a crash can cut only the last line."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -97,7 +97,7 @@ class Records:
 
 
 def _step(line: bytes) -> float:
-    """The step of a line, or infinity where the line was cut or spoilt."""
+    """The step of a line; infinity if the line is incomplete or invalid."""
     if not line.endswith(b"\n"):
         return math.inf
     try:

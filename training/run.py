@@ -1,4 +1,4 @@
-"""Training runs, from built models to their folders of results."""
+"""Trains a run, and writes its folder of results."""
 
 import contextlib
 import time

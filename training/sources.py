@@ -142,7 +142,7 @@ class Returns(AbstractEvaluator):
 def evaluator_of(
     dataset: Any, objective: cv.AbstractObjective, placement: Placement
 ) -> AbstractEvaluator:
-    """What evaluates the models of a run on `dataset`."""
+    """The evaluator of a run on `dataset`."""
     return Evaluator(objective, dataset, placement)
 
 

@@ -80,7 +80,7 @@ class Stepper:
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
 
     def replace(self, leaves: list[Array]) -> None:
-        """Continue with other carried arrays, of the same shapes."""
+        """Set the carried arrays to others of the same shapes."""
         self.leaves = self._placement.carried(leaves)
 
     def compile(self, given: PyTree[Array | jax.ShapeDtypeStruct]) -> "Stepper":

@@ -182,7 +182,7 @@ def _shared(run: Run) -> Any:
 
 
 def _steppers(runs: Sequence[Run]) -> list[Stepper]:
-    """The steppers of the runs at their beginnings; the data are the same arrays for all."""
+    """The steppers of the runs before their first step; all share the arrays of the data."""
     batch = batch_shapes(runs[0].dataset, runs[0].model, runs[0].settings.batch_size)
     data, draw = source(runs[0].dataset)
 

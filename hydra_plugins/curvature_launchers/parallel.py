@@ -1,4 +1,4 @@
-"""Jobs side by side on this machine, each in a process of its own."""
+"""Parallel jobs on this machine, each in a process of its own."""
 
 import os
 import sys

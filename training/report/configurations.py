@@ -139,6 +139,6 @@ def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
 
 
 def _plain(value: str) -> str:
-    """A value as a person writes it: a string without its quotes."""
+    """A JSON value as text; a string is without its quotes."""
     found = json.loads(value)
     return found if isinstance(found, str) else value

@@ -69,4 +69,5 @@ def _abscissa(run: StoredRun, name: str) -> Float[np.ndarray, " steps"]:
     if name != "seconds" or not len(column):
         return column
     compiling = number(run.summary.get("compile_seconds"))
+    # Without a summary `compiling` is NaN, and `fmin` then returns its other argument.
     return column - np.fmin(compiling, column[0])

@@ -67,7 +67,7 @@ def find_runs(folders: Iterable[Path]) -> list[StoredRun]:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Read one run folder. What is missing, or was cut by a crash, is left out."""
+    """Read one run folder. Missing files, and records cut by a crash, are left out."""
     try:
         return _read(folder)
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:

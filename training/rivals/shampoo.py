@@ -128,7 +128,7 @@ def _accumulate(gradient: Float[Array, "m n"], sides: Sides, decay: float) -> Si
 
 
 def _roots(sides: Sides, weight: Scalar, eps: float) -> Sides:
-    """Inverse roots of the factors over `weight`, with exponents that sum to −1/2."""
+    """Inverse roots of the factors divided by `weight`; the exponents of the sides sum to −1/2."""
     power = -0.5 / max(1, sum(side is not None for side in sides))
 
     def rooted(side: Side | None) -> Side | None:

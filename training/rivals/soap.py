@@ -155,7 +155,7 @@ def _accumulate(gradient: Float[Array, "m n"], moments: Moments, b2: float) -> M
 
 
 def _decompose(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Every basis from an eigendecomposition, the largest eigenvalue first."""
+    """Compute every basis by an eigendecomposition, with the largest eigenvalue first."""
 
     def decomposed(side: Side | None) -> Side | None:
         return side and side._replace(basis=jnp.linalg.eigh(side.factor)[1][:, ::-1])
@@ -167,7 +167,7 @@ def _decompose(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
 
 
 def _iterate(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Every basis by one power iteration."""
+    """Update every basis by one power iteration."""
     return tuple(_iterate_one(each) for each in moments)
 
 
