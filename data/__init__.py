@@ -1,4 +1,4 @@
-"""Datasets: arrays, or what yields them, and what a model has to know about them."""
+"""Datasets: arrays or streams of batches, with the sizes that a model needs."""
 
 from ._base import Dataset as Dataset, DatasetError as DatasetError
 from .arrays import arrays as arrays

@@ -1,4 +1,4 @@
-"""What every dataset returns, and the error that every dataset raises."""
+"""The class `Dataset`, and the error that every dataset raises."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 
 class DatasetError(Exception):
-    """A dataset that cannot be had: one sentence that says what is wrong and what to do."""
+    """A dataset is not available; the message is one sentence: what is wrong and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,20 +18,21 @@ class Dataset:
 
     **Arguments:**
 
-    - `name`: what reports call it.
-    - `train`: `(inputs, targets)`, or `{"term": (inputs, targets), ...}`; all leaves of a term
-        have the same leading axis, its examples. Terms may have different numbers of them.
-        Inputs are floats, labels int32, regression targets floats of shape `[n, d]`.
+    - `name`: the name in reports.
+    - `train`: `(inputs, targets)`, or `{"term": (inputs, targets), ...}`. The leading axis of all
+        leaves of a term is its examples. Terms may have different numbers of examples. Inputs are
+        floats, labels int32, regression targets floats of shape `[n, d]`.
     - `test`: the same structure, with examples of its own.
     - `input_shape`: the shape of one input.
     - `output_size`: how many numbers a model gives per example: the number of classes, or the
         dimension of a regression target.
-    - `validation`: as `train`, held out of it; None where nothing is, see `parts.held_out`.
-    - `reference`: `(inputs, targets)` that the model itself is to give, such as the solution of
-        the equation whose residuals the terms score; None where there is none.
+    - `validation`: as `train`, from which it was held out; None if there is none, see
+        `parts.held_out`.
+    - `reference`: `(inputs, targets)` for the model itself. If the terms score the residuals of an
+        equation, this is for example its solution. None if there is none.
 
-    Arrays of JAX and lists of numbers become NumPy's. The arrays are held read-only, because one
-    dataset is shared by everything in the process.
+    JAX arrays and lists of numbers are converted to NumPy arrays. The arrays are read-only, because
+    everything in the process shares one dataset.
 
     **Raises:** `DatasetError` if the leaves of a term differ in their leading axis.
     """
@@ -58,12 +59,12 @@ class Dataset:
 
     @property
     def num_train(self) -> int | None:
-        """The number of training examples; None where terms have different numbers of them."""
+        """The number of training examples; None if it differs between terms."""
         return _common(_lengths(self.train))
 
     @property
     def num_test(self) -> int | None:
-        """The number of test examples; None where terms have different numbers of them."""
+        """The number of test examples; None if it differs between terms."""
         return _common(_lengths(self.test))
 
 
@@ -80,14 +81,14 @@ def _is_list(values: object) -> bool:
 
 
 def _array(values: Any) -> np.ndarray:
-    """A NumPy array of any array, or of a list of numbers, in the dtypes that JAX has for these."""
+    """A NumPy array from any array, or from a list of numbers, which gets JAX's default dtypes."""
     array = np.asarray(values)
     plain = {"f": np.float32, "i": np.int32}
     return array.astype(plain.get(array.dtype.kind, array.dtype)) if _is_list(values) else array
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    # A view, so that the flag of an array which the caller still holds is left alone.
+    # A view has a flag of its own: the caller's array stays writable.
     view = array.view()
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""Points at which an equation and its boundary conditions are asked for."""
+"""Collocation points for an equation and its boundary conditions."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Values = Float[np.ndarray, "n 1"]
 Term = tuple[Points, Values]
 
 TEST_SEED = 2**32
-"""Above all seeds of runs, so that no run trains on the points that it is tested at."""
+"""Larger than every seed of a run, so that no run trains on its test points."""
 
 
 def equation(
@@ -31,8 +31,9 @@ def equation(
 
     - `draw`: random points and the right-hand sides there, per term.
     - `reference`: points, and the solution u* there.
-    - `seed`: of the points to train at. Those to test at are always the same.
-    - `resample_every`: points to train at are drawn anew for every so many steps; None: once.
+    - `seed`: of the training points. The test points are always the same.
+    - `resample_every`: the number of steps after which new training points are drawn; None: they
+        are drawn once.
     """
     test, shape = draw(np.random.default_rng(TEST_SEED)), reference[0].shape[1:]
     if resample_every is None:
@@ -42,13 +43,13 @@ def equation(
 
 
 def on_side(points: Points, axis: int, position: float) -> Points:
-    """The points moved along an axis, to a side of the unit cube."""
+    """The points with coordinate `axis` set to `position`: on a side of the unit cube."""
     moved = points.copy()
     moved[:, axis] = position
     return moved
 
 
 def grid(size: int) -> Points:
-    """`size` × `size` points of the closed unit square, in equal distances."""
+    """`size` × `size` equidistant points of the closed unit square."""
     axis = np.linspace(0, 1, size)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

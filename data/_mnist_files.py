@@ -1,4 +1,4 @@
-"""What MNIST and its relatives share: the names of the four files and what is in them."""
+"""Reading the four files of MNIST, and of datasets in the same format."""
 
 from typing import Literal
 
@@ -38,21 +38,21 @@ MNIST = Source(
 def read_part(source: Source, part: Literal["train", "t10k"]) -> tuple[Images, Labels]:
     """The images of one part, divided by 255, and their labels.
 
-    **Raises:** `DatasetError` if a file cannot be had or is not what it should be.
+    **Raises:** `DatasetError` if a file is not available or not valid.
     """
-    # Here, because pooch and requests take long to import, and few runs need them.
+    # Imported here, because pooch and requests take long to import, and few runs need them.
     from .download import fetch
 
     images = read_idx(fetch(source, f"{part}-images-idx3-ubyte.gz"), dimensions=3)
     labels = read_idx(fetch(source, f"{part}-labels-idx1-ubyte.gz"), dimensions=1)
-    # The type is set in the division: the training images would be 376 MB in float64.
+    # `dtype` avoids an intermediate float64 array: 376 MB for the training images.
     return np.divide(images, 255, dtype=np.float32), labels.astype(np.int32)
 
 
 def read_dataset(name: str, source: Source) -> Dataset:
     """Both parts of a dataset with ten classes, as published.
 
-    **Raises:** `DatasetError` if a file cannot be had or is not what it should be.
+    **Raises:** `DatasetError` if a file is not available or not valid.
     """
     train, test = read_part(source, "train"), read_part(source, "t10k")
     return Dataset(name, train, test, input_shape=train[0].shape[1:], output_size=10)

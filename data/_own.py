@@ -1,4 +1,4 @@
-"""What the datasets made of a user's own files share."""
+"""Functions that the datasets from a user's own files share."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ TEST_FRACTION = 0.2
 
 
 def existing(path: str | Path | None, function: str, kind: str) -> Path:
-    """`path`, which the user has given to `function`, as one that exists."""
+    """The absolute form of `path`, the user's argument of `function`; raises if it is missing."""
     if path is None:
         raise DatasetError(f"`{function}(path=...)` must be {kind}, got None: set `dataset.path`.")
     file = Path(path).expanduser().absolute()
@@ -18,7 +18,7 @@ def existing(path: str | Path | None, function: str, kind: str) -> Path:
 
 
 def num_train(n: int, test: float | None, source: Path) -> int:
-    """How many of `n` examples are left to train."""
+    """How many of `n` examples are left for training."""
     fraction = TEST_FRACTION if test is None else test
     is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     if not is_number or not 0 < fraction < 1:

@@ -1,4 +1,4 @@
-"""Where an iterator stands, as JSON can write it."""
+"""The position of an iterator in a form that JSON can store."""
 
 import base64
 import json
@@ -10,11 +10,11 @@ _BYTES = "base64"
 
 
 def written(state: Any, name: str) -> Any:
-    """A copy of a state, of plain values; bytes, which some iterators have for it, too."""
+    """A copy of a state as plain values; some iterators return their state as bytes."""
     if isinstance(state, bytes):
         return {_BYTES: base64.b64encode(state).decode()}
     try:
-        # A copy: an iterator may go on to change the state that it has handed out.
+        # A copy: an iterator may later change the object that it has returned.
         return json.loads(json.dumps(state))
     except (TypeError, ValueError) as error:
         raise DatasetError(
@@ -24,7 +24,7 @@ def written(state: Any, name: str) -> Any:
 
 
 def read(plain: Any) -> Any:
-    """The state that was `written`."""
+    """The state from which `written` made `plain`."""
     if isinstance(plain, dict) and plain.keys() == {_BYTES}:
         return base64.b64decode(plain[_BYTES])
     return plain

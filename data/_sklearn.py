@@ -3,10 +3,10 @@ from pathlib import Path
 
 
 def sklearn_datasets() -> Path:
-    """The folder of scikit-learn in which the files of its bundled datasets lie.
+    """The folder in scikit-learn with the files of its bundled datasets.
 
-    It is looked up without importing scikit-learn, because that takes longer than all else
-    together that a run with kept programs does before its first step.
+    The function does not import scikit-learn. If compiled programs are cached, that import would
+    take longer than everything else before the first step of a run.
     """
     package = importlib.util.find_spec("sklearn")
     assert package is not None, "scikit-learn is a requirement"

@@ -5,7 +5,7 @@ from jaxtyping import Float
 def standardise(
     columns: Float[np.ndarray, "n d"], *, by: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, "n d"]:
-    """Each column from its mean over `by`, in units of its standard deviation there; float32.
+    """(x − mean)/deviation for each column; both statistics are those of `by`; float32.
 
     A column that is constant over `by` is only centred.
     """

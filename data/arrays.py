@@ -1,4 +1,4 @@
-"""Arrays of one's own, in a file of NumPy or a folder of them."""
+"""The user's own arrays, in a file of NumPy or a folder of files."""
 
 import zipfile
 from collections.abc import Iterable
@@ -22,24 +22,24 @@ _Arrays = dict[str, np.ndarray]
 def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset | Stream:
     """The arrays of an `.npz` file, or of a folder of `.npy` files, by their names.
 
-    These are `train_inputs`, `train_targets`, `test_inputs` and `test_targets`, all with the
-    examples along their first axis; or `inputs` and `targets`, of which a part is cut off to test,
-    the same in every run. Targets of integers are classes from 0, or sequences of them; targets of
-    floats are numbers to regress on, `[n]` or `[n, d]`. Inputs of integers stay integers, as tokens
-    are: pixels are to be given as floats. Nothing is scaled.
+    The names are `train_inputs`, `train_targets`, `test_inputs` and `test_targets`. The first axis
+    of all arrays is the examples. Alternatively the names are `inputs` and `targets`; then the same
+    test part is cut off in every run. Integer targets are classes from 0, or sequences of classes.
+    Float targets are for regression, `[n]` or `[n, d]`. Integer inputs stay integers, as tokens
+    are, so give pixels as floats. Nothing is scaled.
 
     The arrays of a folder (`train_inputs.npy`, ...) are memory-mapped and read batch by batch. The
-    batches are those of the same arrays in one file. Their inputs are not searched for numbers that
-    are not finite.
+    batches are the same as from one file with the same arrays. Their inputs are not checked for NaN
+    and infinity.
 
     **Arguments:**
 
     - `path`: the file or the folder; `~` is the user's home.
-    - `test`: the fraction of the examples that is cut off to test, where there is no test part;
+    - `test`: the fraction of the examples that is cut off as the test part, if the file has none;
         None: a fifth.
 
-    **Raises:** `DatasetError` if a file cannot be read, if arrays are missing, do not belong
-    together, or hold what is no finite number, and where `test` cannot be honoured.
+    **Raises:** `DatasetError` if a file cannot be read, if arrays are missing, do not fit together,
+    or have entries that are no finite numbers, and if `test` cannot be applied.
     """
     place = existing(path, "arrays", _KIND)
     found = _checked(_mapped(place) if place.is_dir() else _stored(place), place)
@@ -100,7 +100,7 @@ def _unreadable(file: Path, error: Exception) -> DatasetError:
 
 
 def _checked(found: _Arrays, source: Path) -> _Arrays:
-    """The four arrays of the parts, or the two of the whole; targets to regress on as columns."""
+    """The four arrays of the parts, or the two of the whole; float targets `[n]` as `[n, 1]`."""
     names = PARTS if any(name in found for name in PARTS) else WHOLE
     missing = [name for name in names if name not in found]
     if missing:
@@ -173,7 +173,7 @@ def _type(array: np.ndarray, name: str) -> np.dtype:
 
 
 def _output_size(found: _Arrays) -> int:
-    """The numbers per example that a model must give for such targets."""
+    """The number of outputs that a model must have for these targets."""
     targets = [array for name, array in found.items() if _is_targets(name)]
     if targets[0].dtype.kind == "f":
         return int(np.prod(targets[0].shape[1:], dtype=np.int64))

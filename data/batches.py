@@ -20,7 +20,7 @@ def batch_indices(
     - `seed`, `epoch`: non-negative integers.
     - `n`: the number of examples.
     - `batch_size`: the number of examples in a batch. The `n % batch_size` examples that are
-        left over sit out this epoch; they differ from epoch to epoch.
+        left over are not used in this epoch; they differ from epoch to epoch.
 
     **Returns:** indices into the examples, of shape `[n // batch_size, batch_size]`.
 

@@ -15,16 +15,15 @@ MEANS = 10
 def breast_cancer() -> Dataset:
     """scikit-learn's 569 tumours: 455 to train, 114 to test, inputs standardised.
 
-    Inputs `[n, 10]`, the means over an image of ten measurements of its cell nuclei, each in
-    units of its standard deviation over the training part, from its mean there; targets `[n, 1]`,
-    1.0 where the tumour is benign. The other twenty columns, standard errors and extremes of the
-    ten, are left out: with them the classes are linearly separable, and logistic regression has
-    no optimum. Needs no network.
+    Inputs `[n, 10]`: for ten measurements of cell nuclei, the means over an image, standardised by
+    mean and standard deviation of the training part. Targets `[n, 1]`: 1.0 if the tumour is benign.
+    The other twenty columns, standard errors and extremes of the ten, are left out: with them the
+    classes are linearly separable, and logistic regression has no optimum. Needs no network.
 
     Source: W. Wolberg, O. Mangasarian, N. Street and W. Street, *Breast Cancer Wisconsin
     (Diagnostic)*, UCI Machine Learning Repository, 1995.
     """
-    # Not at the top: importing scikit-learn takes 0.6 s, which every other dataset would pay.
+    # Not at the top: importing scikit-learn takes 0.6 s, also in runs on other datasets.
     from sklearn.datasets import load_breast_cancer
 
     inputs, labels = map(np.asarray, load_breast_cancer(return_X_y=True))

@@ -14,16 +14,16 @@ def diabetes() -> Dataset:
     """scikit-learn's 442 diabetes patients: 353 to train, 89 to test, standardised.
 
     Inputs `[n, 10]` (age, sex, body mass index, blood pressure, six blood serum measurements)
-    and targets `[n, 1]` (progression of the disease after one year). Each column is in units
-    of its standard deviation over the training part, from its mean there. Needs no network.
+    and targets `[n, 1]` (progression of the disease after one year). Each column is standardised
+    by mean and standard deviation of the training part. Needs no network.
 
     Source: B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, *Least Angle Regression*,
     Annals of Statistics 32 (2004), section 1.
     """
-    # Not at the top: importing scikit-learn takes 0.6 s, which every other dataset would pay.
+    # Not at the top: importing scikit-learn takes 0.6 s, also in runs on other datasets.
     from sklearn.datasets import load_diabetes
 
-    # Unscaled: scikit-learn's own scaling has seen the test part.
+    # Unscaled, because scikit-learn's own scaling uses the test part, too.
     inputs, targets = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets[:, None], num_train=353)
     train = standardise(x_train, by=x_train), standardise(y_train, by=y_train)

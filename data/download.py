@@ -1,4 +1,4 @@
-"""Published files: from the user's own folder, the cache, or a mirror; checked in each case."""
+"""Published files, from the user's own folder, the cache, or a mirror; always with a checksum."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ import requests
 from ._base import DatasetError
 from ._source import Source
 
-TIMEOUT = 15.0  # seconds, to connect and between two pieces of an answer
+TIMEOUT = 15.0  # seconds, to connect and between two parts of a response
 
 # By default pooch writes every download to stderr, in the middle of the command's own output.
 pooch.get_logger().setLevel("WARNING")
@@ -19,8 +19,8 @@ pooch.get_logger().setLevel("WARNING")
 def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     """The path of a file with the right checksum, downloaded if it is not here yet.
 
-    Looked for in this order: `$CURVATURE_DATA`, if set; the cache; the mirrors. A download
-    appears under its name only once it is complete and its checksum is right.
+    The order is: `$CURVATURE_DATA`, if set; the cache; the mirrors. A download gets its name only
+    when it is complete and its checksum is right.
 
     **Arguments:**
 
@@ -35,7 +35,7 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     if provided is not None:
         return provided
     folder = (pooch.os_cache("curvature") if cache is None else cache) / source.folder
-    # pooch's own downloader does not fit the type that pooch declares for one.
+    # `Any`: the type that pooch declares for downloaders does not accept pooch's own.
     downloader: Any = pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16)
     failures = []
     for mirror in source.mirrors:
@@ -52,14 +52,14 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
         except requests.HTTPError as error:
             failures.append(str(error))
         except requests.RequestException as error:
-            # The name alone: the text repeats the address three times over.
+            # Only the type: the text of the exception repeats the address three times.
             failures.append(f"{type(error).__name__} for url: {mirror}{name}")
         except OSError as error:
             raise DatasetError(
                 f"Cannot keep `{name}` in the cache `{folder}`: {error}; make it writable, or "
                 f"set `CURVATURE_DATA` to a folder that has `{source.folder}/{name}`."
             ) from error
-        except ValueError:  # pooch's word for a wrong checksum
+        except ValueError:  # pooch raises it for a wrong checksum
             failures.append(f"wrong checksum for url: {mirror}{name}")
     raise DatasetError(
         f"Cannot download `{name}`: {', '.join(failures)}; check the network, or set "

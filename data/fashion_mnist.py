@@ -39,6 +39,6 @@ def fashion_mnist() -> Dataset:
     Source: H. Xiao, K. Rasul and R. Vollgraf, *Fashion-MNIST: a Novel Image Dataset for
     Benchmarking Machine Learning Algorithms*, arXiv:1708.07747 (2017).
 
-    **Raises:** `DatasetError` if a file cannot be had or has the wrong checksum.
+    **Raises:** `DatasetError` if a file is not available or has the wrong checksum.
     """
     return read_dataset("fashion_mnist", FASHION_MNIST)

@@ -10,9 +10,10 @@ from .stream import Stream
 def heat(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """∂u/∂t = ¼ ∂²u/∂x² for (t, x) in the unit square; u* = exp(−π²t/4) sin πx.
 
-    Terms `interior` (900 points, target 0) and `boundary`: 60 points at t = 0 with u*, and 30 on
-    each side, x = 0 and x = 1, with 0. All are uniform and drawn from `seed`, anew for every
-    `resample_every` steps; in float64. The reference is u* on a grid of 200 × 200 points.
+    The term `interior` has 900 points with target 0. The term `boundary` has 60 points at t = 0
+    with target u*, and 30 points on each side, x = 0 and x = 1, with target 0. All points are
+    uniform and drawn from `seed`, again after every `resample_every` steps; in float64. The
+    reference is u* on a grid of 200 × 200 points.
     """
 
     def solution(x: Points) -> Values:

@@ -1,4 +1,4 @@
-"""A labelled dataset arranged for two terms: reconstruct the input, and name it."""
+"""A labelled dataset arranged for two terms: reconstruction and classification of the input."""
 
 from ._base import Dataset, DatasetError
 
@@ -6,8 +6,8 @@ from ._base import Dataset, DatasetError
 def joint(dataset: Dataset) -> Dataset:
     """The same examples as `{"reconstruction": (x, x), "label": (x, y)}`.
 
-    **Raises:** `DatasetError` if the parts of `dataset` are not `(inputs, targets)`, as when it
-    has been arranged for several terms already.
+    **Raises:** `DatasetError` if the parts of `dataset` are not `(inputs, targets)`, for example
+    because `dataset` is arranged for several terms already.
     """
 
     def arrange(part):

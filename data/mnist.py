@@ -16,6 +16,6 @@ def mnist() -> Dataset:
     Source: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, *Gradient-Based Learning Applied to
     Document Recognition*, Proceedings of the IEEE 86 (1998).
 
-    **Raises:** `DatasetError` if a file cannot be had or has the wrong checksum.
+    **Raises:** `DatasetError` if a file is not available or has the wrong checksum.
     """
     return read_dataset("mnist", MNIST)

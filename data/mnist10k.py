@@ -1,4 +1,4 @@
-"""A small MNIST, cut from the test files alone."""
+"""A small MNIST, made of the test files only."""
 
 import functools
 
@@ -11,10 +11,11 @@ from .splits import shuffled_split
 def mnist10k() -> Dataset:
     """The 10,000 MNIST test images, shuffled: 8,000 to train, 2,000 to test, divided by 255.
 
-    Two small files instead of four. Inputs `[n, 28, 28]` in [0, 1], labels `[n]` in 0, ..., 9.
-    Accuracies do not compare with those on MNIST itself, which has 60,000 images to train.
+    It needs two small files instead of four. Inputs `[n, 28, 28]` in [0, 1], labels `[n]` in
+    0, ..., 9. Accuracies are not comparable with those on MNIST itself, which has 60,000 images to
+    train.
 
-    **Raises:** `DatasetError` if a file cannot be had or has the wrong checksum.
+    **Raises:** `DatasetError` if a file is not available or has the wrong checksum.
     """
     train, test = shuffled_split(*read_part(MNIST, "t10k"), num_train=8000)
     return Dataset("mnist10k", train, test, input_shape=(28, 28), output_size=10)

@@ -1,4 +1,4 @@
-"""Training on less than the whole training part."""
+"""Training on a subset of the training part."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,13 +16,13 @@ _Data = TypeVar("_Data", bound=Dataset | Stream)
 
 
 def held_out(dataset: _Data, fraction: float) -> _Data:
-    """`dataset` with a random part of its training part as its validation part.
+    """`dataset` with a random subset of its training part as its validation part.
 
-    The examples are drawn by `numpy.random.RandomState(0)`, of each term by itself: the part is the
-    same in every run that is compared. It has the nearest whole number of them.
+    The examples are drawn by `numpy.random.RandomState(0)`, separately for each term, so the
+    validation part is the same in all runs. Their number is `fraction` of all, rounded.
 
-    **Raises:** `DatasetError` where nothing would be held out, or nothing left; and for a stream
-    that yields batches.
+    **Raises:** `DatasetError` if no example would be held out, or none would be left; and for a
+    stream that yields batches.
     """
     _check_is_held(dataset, "validation", "as a part of its own, `Stream(validation=...)`")
 
@@ -35,7 +35,7 @@ def held_out(dataset: _Data, fraction: float) -> _Data:
                 f"{held}; at least one must be held out and at least one left."
             )
         order = np.random.RandomState(0).permutation(n)
-        # In their own order: neighbours in a file stay neighbours.
+        # Sorted, so that examples that are adjacent in a file stay adjacent.
         return _rows(term, np.sort(order[held:])), _rows(term, np.sort(order[:held]))
 
     cuts = _by_term(cut, dataset.train)
@@ -46,10 +46,10 @@ def held_out(dataset: _Data, fraction: float) -> _Data:
 
 
 def first_of(dataset: _Data, count: int) -> _Data:
-    """`dataset` with the first `count` examples of its training part alone.
+    """`dataset` with only the first `count` examples of its training part.
 
-    **Raises:** `DatasetError` where there are fewer, where terms have different numbers of them, or
-    for a stream that yields batches.
+    **Raises:** `DatasetError` if there are fewer, if their number differs between terms, or for a
+    stream that yields batches.
     """
     _check_is_held(dataset, "train_examples", "by what makes the stream")
     if dataset.num_train is None:

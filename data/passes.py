@@ -1,4 +1,4 @@
-"""The training batches of a stream, pass after pass, each with the place where it leaves it."""
+"""The training batches of a stream, pass after pass, each with the position after it."""
 
 import time
 from collections.abc import Iterator
@@ -18,14 +18,15 @@ from .stream import KeepsPlace, Stream, next_batch
 
 
 class Drawn(NamedTuple):
-    """A batch, and where the stream stands after it.
+    """A batch, and the position of the stream after it.
 
-    - `batch`: its arrays.
-    - `epoch`: the passes before its own.
-    - `number`: its own in its pass, from 1.
-    - `is_last`: whether the pass ends with it.
-    - `place`: plain values, from which `passes` goes on; None where the number of steps says it.
-    - `warning`: a sentence, if there is one.
+    - `batch`: the arrays.
+    - `epoch`: the number of complete passes before the batch's own pass.
+    - `number`: the number of the batch in its pass, from 1.
+    - `is_last`: whether the pass ends with this batch.
+    - `place`: plain values, from which `passes` continues; None where the number of steps
+        determines the position.
+    - `warning`: a sentence, or empty.
     """
 
     batch: PyTree[np.ndarray]
@@ -39,13 +40,13 @@ class Drawn(NamedTuple):
 def passes(
     stream: Stream, *, seed: int, batch_size: int | None, steps: int, place: dict[str, Any] | None
 ) -> Iterator[Drawn]:
-    """The batches of the training part, for ever, after `steps` of them have been taken.
+    """The batches of the training part, without end, beginning after the first `steps` batches.
 
-    **Arguments:** `seed`, `batch_size`: of the order of `Rows`; what yields batches has its own.
-    `place`: where the last step left it; None at the beginning.
+    **Arguments:** `seed`, `batch_size`: they give the batches of `Rows`; a source that yields
+    batches has its own order. `place`: of the last batch that was taken; None at the beginning.
 
-    **Raises:** `DatasetError` where the source raises, where a batch has other shapes than the
-    first, or where a pass has no batch.
+    **Raises:** `DatasetError` if the source raises, if a batch has other shapes than the first, or
+    if a pass has no batch.
     """
     if isinstance(stream.train, Rows):
         assert batch_size is not None, "`preflight` refuses all examples at every step"
@@ -82,7 +83,7 @@ def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
 
 
 def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> Iterator[Drawn]:
-    """The rest of a pass: a batch is held back until it is known whether it is the last."""
+    """The rest of a pass; a batch is yielded after the next is read, when `is_last` is known."""
     held: Drawn | None = None
     short = False
     while True:
@@ -115,7 +116,7 @@ def _place(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> 
 
 
 def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
-    """An iterator at a place, and a warning of what it cost to bring it there."""
+    """An iterator at the position `place`, and a warning of the cost of moving it there."""
     iterator = stream.begin("train")
     if isinstance(iterator, KeepsPlace):
         if "state" in place:
@@ -156,7 +157,7 @@ def _replayed(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[A
 
 
 def _fits(batch: PyTree[np.ndarray], first: PyTree[np.ndarray]) -> bool:
-    """Whether a batch is like the first, but for a smaller number of examples."""
+    """Whether a batch is like the first, except that it may have fewer examples."""
     if jax.tree.structure(batch) != jax.tree.structure(first):
         return False
     return all(

@@ -10,9 +10,9 @@ from .stream import Stream
 def poisson2d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """−Δu = 2π² sin πx sin πy on the unit square, u = 0 on its boundary; u* = sin πx sin πy.
 
-    Terms `interior` (900 points, target −Δu) and `boundary` (30 points on each side, target u),
-    uniform and drawn from `seed`, anew for every `resample_every` steps; in float64. The reference
-    is u* on a grid of 200 × 200 points.
+    The terms are `interior` (900 points, target −Δu) and `boundary` (30 points on each side, target
+    u). All points are uniform and drawn from `seed`, again after every `resample_every` steps; in
+    float64. The reference is u* on a grid of 200 × 200 points.
     """
 
     def solution(x: Points) -> Values:
@@ -39,9 +39,9 @@ def poisson2d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
 def poisson5d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
     """−Δu = π² Σ_i cos πx_i on the unit cube of R⁵, u = u* on its boundary; u* = Σ_i cos πx_i.
 
-    Terms `interior` (3,000 points, target −Δu) and `boundary` (500 points, target u), uniform and
-    drawn from `seed`, anew for every `resample_every` steps; in float64. The reference is u* at
-    10,000 uniform points.
+    The terms are `interior` (3,000 points, target −Δu) and `boundary` (500 points, target u). All
+    points are uniform and drawn from `seed`, again after every `resample_every` steps; in float64.
+    The reference is u* at 10,000 uniform points.
     """
 
     def solution(x: Points) -> Values:
@@ -49,7 +49,7 @@ def poisson5d(seed: int, resample_every: int | None = None) -> Dataset | Stream:
 
     def draw(generator: np.random.Generator) -> dict[str, Term]:
         inside, boundary = generator.uniform(size=(3000, 5)), generator.uniform(size=(500, 5))
-        # A side, one of ten: which coordinate is fixed, and at which end.
+        # Each point is moved to one of the ten sides: a random coordinate becomes 0 or 1.
         boundary[np.arange(500), generator.integers(5, size=500)] = generator.integers(2, size=500)
         return {
             "interior": (inside, np.pi**2 * solution(inside)),

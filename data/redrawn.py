@@ -1,4 +1,4 @@
-"""Examples that are drawn anew in the course of a run."""
+"""Examples that are drawn again during a run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from ._base import DatasetError
 
 @dataclass(frozen=True, eq=False)
 class Redrawn:
-    """A training part of one batch, which is drawn anew every so many steps.
+    """A training part of one batch, which is drawn again after every `every` steps.
 
-    What a step gets is a function of `seed` and its number alone.
+    The batch of a step depends only on `seed` and the number of the step.
 
     **Arguments:**
 
     - `draw`: makes the examples from a generator, arranged as the objective takes them.
     - `seed`: of all draws.
-    - `every`: the steps for which a draw is used.
+    - `every`: the number of steps for which a draw is used.
 
-    **Raises:** `DatasetError` where `every` is no positive integer.
+    **Raises:** `DatasetError` if `every` is not a positive integer.
     """
 
     draw: Callable[[np.random.Generator], PyTree[np.ndarray]]
@@ -36,7 +36,7 @@ class Redrawn:
 
     def at(self, step: int) -> PyTree[np.ndarray]:
         """The examples of step number `step`, from 0."""
-        # A spawned key: `[seed, number]` would be the entropy of other seeds, too.
+        # `spawn_key`, because `[seed, number]` as entropy is also the entropy of some other seeds.
         sequence = np.random.SeedSequence(self.seed, spawn_key=(step // self.every,))
         return self.draw(np.random.default_rng(sequence))
 

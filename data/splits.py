@@ -1,4 +1,4 @@
-"""Cutting one set of examples into a training part and a test part."""
+"""Splits one set of examples into a training part and a test part."""
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -11,8 +11,8 @@ def shuffled_split(
 ) -> tuple[Part, Part]:
     """Shuffle with `numpy.random.RandomState(0)`; the first `num_train` train, the rest test.
 
-    The seed is not a setting: the test part must be the same in every run that is compared.
-    NumPy promises that `RandomState`, unlike `default_rng`, gives this stream for ever.
+    The seed is not a setting: the test part must be the same in all runs. NumPy guarantees that
+    `RandomState`, unlike `default_rng`, gives the same numbers in every version.
 
     **Returns:** the training part and the test part, each `(inputs, targets)`.
     """
@@ -23,6 +23,6 @@ def shuffled_split(
 def shuffled_numbers(
     n: int, num_train: int
 ) -> tuple[Int[np.ndarray, " num_train"], Int[np.ndarray, " num_test"]]:
-    """The numbers of the examples that `shuffled_split` puts into either part."""
+    """The indices of the examples that `shuffled_split` puts into each part."""
     order = np.random.RandomState(0).permutation(n)
     return order[:num_train], order[num_train:]

@@ -1,4 +1,4 @@
-"""Data that are read batch by batch, and where they stand."""
+"""Data that are read batch by batch."""
 
 import functools
 import sys
@@ -20,46 +20,48 @@ _PARTS = get_args(StreamPart)
 
 @runtime_checkable
 class KeepsPlace(Protocol):
-    """An iterator that says where it stands, and goes on from there; those of `grain` do."""
+    """An iterator that can return and restore its position, as iterators of `grain` can."""
 
     def __next__(self) -> Any:
         """The next batch."""
         ...
 
     def get_state(self) -> Any:
-        """Where it stands: what JSON can write, or bytes."""
+        """The position: bytes, or a value that JSON can store."""
         ...
 
     def set_state(self, state: Any) -> None:
-        """Go on from there: the next batch is the one that came next."""
+        """Restore a position: the next batch is the one that followed it."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Data that are read batch by batch, in the place of a `Dataset`.
+    """Data that are read batch by batch, in place of a `Dataset`.
 
     **Arguments:**
 
-    - `name`: what reports call it.
-    - `train`: `Rows`, which a run takes in batches of its `batch_size`, in the order that arrays in
-        memory have. Or `Redrawn`, of which a step takes all. Or what yields the batches of a pass
-        each time that it is iterated over: a list, a PyTorch `DataLoader`, a dataset of `grain`,
-        any object with `__iter__`. Or an iterator that keeps its place, see `KeepsPlace`.
-    - `test`, `validation`: arrays, as those of a `Dataset`; or as `train`. None where there is no
+    - `name`: the name in reports.
+    - `train`: one of four kinds.
+        `Rows`: a run reads them in batches of its `batch_size`, in the same order as arrays in
+        memory. `Redrawn`: every step uses all of it. An iterable that yields the batches of one
+        pass each time it is iterated over: a list, a PyTorch `DataLoader`, a dataset of `grain`,
+        any object with `__iter__`. Or an iterator that can restore its position, see `KeepsPlace`.
+    - `test`, `validation`: arrays, as those of a `Dataset`; or as `train`. None if there is no
         validation part.
     - `input_shape`, `output_size`, `reference`: as those of a `Dataset`.
 
-    A batch has the structure of the objective's, such as `(inputs, targets)`. A list in it counts
-    as a tuple, and a leaf is whatever `numpy.asarray` takes. All have the shapes of the first; the
-    last of a pass may have fewer examples, and is left out of training then.
+    A batch has the structure that the objective takes, such as `(inputs, targets)`. A list in it
+    counts as a tuple, and a leaf is anything that `numpy.asarray` accepts. All batches have the
+    shapes of the first. The last batch of a pass may have fewer examples; it is then not used in
+    training.
 
-    Iterators that do not keep their place are brought back to it by iterating again from the first
-    pass on, so every pass must be what it was. Where the source itself remembers something from
-    pass to pass, as a shuffling `DataLoader` does its generator, every run needs a stream of its
-    own.
+    To resume with an iterator that cannot restore its position, all batches since the first pass
+    are read again, so every pass must give the same batches as before. Some sources have a state
+    that changes from pass to pass, such as the generator of a shuffling `DataLoader`. With such a
+    source, every run needs its own stream.
 
-    **Raises:** `DatasetError` for an iterator that can be read but once, such as a generator.
+    **Raises:** `DatasetError` for an iterator that can be read only once, such as a generator.
     """
 
     name: str
@@ -83,17 +85,17 @@ class Stream:
 
     @property
     def num_train(self) -> int | None:
-        """The number of training examples; None where it is not known."""
+        """The number of training examples; None if it is not known."""
         return len(self.train) if isinstance(self.train, Rows) else None
 
     @property
     def num_batches(self) -> int | None:
-        """The batches in a pass over the training part, a short one included, if it says so."""
+        """The number of batches in a training pass, including a short one; None if not known."""
         try:
             length = len(self.train)
         except TypeError:
             return None
-        # That is the length of a dataset of `grain` that is repeated for ever.
+        # A dataset of `grain` that is repeated without end has the length `sys.maxsize`.
         return length if length < sys.maxsize else None
 
     def begin(self, part: StreamPart) -> Iterator[Any]:
@@ -107,7 +109,7 @@ class Stream:
     def like(self, batch_size: int | None) -> PyTree[np.ndarray]:
         """A batch of the training part, for its shapes.
 
-        **Raises:** `DatasetError` where batches are not of `batch_size` examples.
+        **Raises:** `DatasetError` if batches do not have `batch_size` examples.
         """
         if isinstance(self.train, Rows):
             return self.train[:batch_size]
@@ -126,7 +128,7 @@ class Stream:
 
     @functools.cached_property
     def _beginnings(self) -> dict[StreamPart, Any]:
-        """Where the iterators stand that are a part themselves."""
+        """The initial positions of those parts that are iterators themselves."""
         beginnings: dict[StreamPart, Any] = {}
         for part in _PARTS:
             source = getattr(self, part)
@@ -136,17 +138,15 @@ class Stream:
 
 
 def as_batch(given: Any) -> PyTree[np.ndarray]:
-    """A batch as the objectives take it, in memory of its own.
+    """A batch as the objectives take it, copied: a source may reuse its memory for the next batch.
 
-    What yields batches may use its memory again for the next.
-
-    **Raises:** `TypeError` for a leaf that is not made of numbers.
+    **Raises:** `TypeError` for a leaf that does not consist of numbers.
     """
     if isinstance(given, list | tuple):
         return tuple(as_batch(each) for each in given)
     if isinstance(given, dict):
         return {name: as_batch(each) for name, each in given.items()}
-    # Tensors of PyTorch take no `copy`: as an array first.
+    # PyTorch's tensors support no `copy`: convert to an array first, then copy that.
     array = np.asarray(given)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"a batch must be made of arrays of numbers, got `{type(given).__name__}`")
@@ -156,7 +156,7 @@ def as_batch(given: Any) -> PyTree[np.ndarray]:
 def batches_of(stream: Stream, part: StreamPart) -> Iterator[PyTree[np.ndarray]]:
     """One pass over a part that yields batches.
 
-    **Raises:** `DatasetError` where the source raises, with what it says, or yields nothing.
+    **Raises:** `DatasetError` if the source raises, with its message, or yields nothing.
     """
     iterator, number = stream.begin(part), 0
     while (batch := next_batch(iterator, stream.name, f"batch {number + 1}")) is not None:

@@ -1,4 +1,4 @@
-"""A table of one's own, in a file of comma-separated values."""
+"""The user's own table, in a file of comma-separated values."""
 
 import csv as reader
 from pathlib import Path
@@ -15,13 +15,13 @@ from .splits import shuffled_split
 def csv(
     path: str | Path | None = None, target: str | None = None, test: float | None = None
 ) -> Dataset:
-    """A table with a line of names: one column is to be predicted from all others, of numbers.
+    """A table with a line of names: one column is predicted from all others, which are numbers.
 
-    If the entries of the target's column are integers, or text, they are the names of classes,
-    which are numbered from 0 in their order. Else they are numbers to regress on: at least one of
-    them is written 3.0 rather than 3. Inputs, and targets to regress on, are in units of their
-    standard deviation over the training part, from their mean there; a column that is constant
-    there is 0.
+    If all entries of the target column are integers, or all are text, they are the names of
+    classes; the classes are numbered from 0 in sorted order. Otherwise the target is for
+    regression: then at least one entry is written as 3.0, not 3. Inputs and regression targets are
+    standardised by mean and standard deviation of the training part; a column that is constant
+    there becomes 0.
 
     Inputs `[n, columns − 1]`; targets `[n]` of int32, or `[n, 1]` of floats.
 
@@ -29,11 +29,11 @@ def csv(
 
     - `path`: the file, in UTF-8; `~` is the user's home.
     - `target`: the name of the column to predict.
-    - `test`: the fraction of the lines that is cut off to test, the same in every run; None: a
-        fifth.
+    - `test`: the fraction of the lines that is cut off as the test part, the same in every run;
+        None: a fifth.
 
     **Raises:** `DatasetError` if the file cannot be read or is no such table, if it has no column
-    of that name, if an entry is missing or no finite number, and where `test` cannot be honoured.
+    of that name, if an entry is missing or no finite number, and if `test` cannot be applied.
     """
     file = existing(path, "csv", "a file of comma-separated values")
     names, rows = _read(file)
@@ -61,7 +61,7 @@ def _read(file: Path) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and all lines after them as they are written."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
-            # A blank line is none: there is often one at the end.
+            # Blank lines do not count: files often end with one.
             lines = [[cell.strip() for cell in line] for line in reader.reader(text) if line]
     except (OSError, UnicodeDecodeError, reader.Error) as error:
         raise DatasetError(f"`csv(path=...)` cannot read `{file}`: {error}.") from error
@@ -98,7 +98,7 @@ def _numbers(cells: list[str], name: str, file: Path) -> Float[np.ndarray, " n"]
 def _targets(
     cells: list[str], name: str, file: Path
 ) -> tuple[Shaped[np.ndarray, "n ..."], int | None]:
-    """The targets; and how many classes they are of, None where they are numbers."""
+    """The targets, and the number of classes; None for regression."""
     if "" in cells:
         raise DatasetError(
             f"`{file}` must have an entry in every row of the column `{name}`, got nothing in row "

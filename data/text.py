@@ -1,4 +1,4 @@
-"""The characters of a text, each to be predicted from those before it."""
+"""The characters of a text, each predicted from the characters before it."""
 
 import functools
 from pathlib import Path
@@ -16,12 +16,12 @@ def text(path: str | Path | None = None, context: int = 64) -> Dataset:
     """Windows of `context` characters, and for each character the one that follows it.
 
     The characters are numbered in the order of their code points, from 0; `output_size` is the
-    number of different characters in the whole text. The first 90 % of the characters are to
-    train and the rest to test, the usual split of tinyshakespeare. In each part a window starts
-    every `context` characters, so that no two windows overlap; the characters after the last
-    whole window are left out.
+    number of different characters in the whole text. The first 90 % of the characters are the
+    training part and the rest the test part, the usual split of tinyshakespeare. In each part a
+    window starts every `context` characters, so windows do not overlap; the characters after the
+    last whole window are left out.
 
-    Inputs int32 `[n, context]`; targets int32 `[n, context]`, the inputs moved on by one character.
+    Inputs int32 `[n, context]`; targets int32 `[n, context]`, the inputs shifted by one character.
 
     **Arguments:**
 
@@ -41,6 +41,7 @@ def text(path: str | Path | None = None, context: int = 64) -> Dataset:
 @functools.cache
 def _windows_of(path: Path | None, context: int) -> Dataset:
     characters = _bundled() if path is None else _read(path)
+    # In UTF-32 every character is one 32-bit integer, its code point.
     codes = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     vocabulary, numbers = np.unique(codes, return_inverse=True)
     split = len(numbers) * 9 // 10
@@ -61,7 +62,7 @@ def _windows_of(path: Path | None, context: int) -> Dataset:
 
 
 def _windows(numbers: np.ndarray, context: int) -> _Windows:
-    used = (len(numbers) - 1) // context * context  # the last target follows the last input
+    used = (len(numbers) - 1) // context * context  # one more character is needed: the last target
     inputs, targets = numbers[:used], numbers[1 : used + 1]
     return (
         inputs.reshape(-1, context).astype(np.int32),
@@ -75,7 +76,7 @@ def _bundled() -> str:
 
 def _read(path: Path) -> str:
     try:
-        # The bytes, because reading as text would change the ends of lines.
+        # Read as bytes: reading as text would convert the line endings.
         return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""Which cultivar a wine is made of, as a number: a small regression, bundled with scikit-learn."""
+"""The cultivar of a wine as a number: a small regression, bundled with scikit-learn."""
 
 import functools
 
@@ -13,15 +13,14 @@ from .splits import shuffled_split
 def wine() -> Dataset:
     """scikit-learn's 178 wines: 142 to train, 36 to test, inputs standardised.
 
-    Inputs `[n, 13]` (chemical measurements), each in units of its standard deviation over the
-    training part, from its mean there; targets `[n, 1]`, the cultivar as 0.0, 1.0 or 2.0.
-    Needs no network.
+    Inputs `[n, 13]` (chemical measurements), standardised by mean and standard deviation of the
+    training part; targets `[n, 1]`, the cultivar as 0.0, 1.0 or 2.0. Needs no network.
 
     Sources: S. Aeberhard and M. Forina, *Wine*, UCI Machine Learning Repository, 1992. Taken as
     a regression by F. Kunstner, L. Balles and P. Hennig, *Limitations of the Empirical Fisher
     Approximation for Natural Gradient Descent*, NeurIPS 2019.
     """
-    # Not at the top: importing scikit-learn takes 0.6 s, which every other dataset would pay.
+    # Not at the top: importing scikit-learn takes 0.6 s, also in runs on other datasets.
     from sklearn.datasets import load_wine
 
     inputs, cultivars = map(np.asarray, load_wine(return_X_y=True))

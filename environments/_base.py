@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 class AbstractEnvironment(eqx.Module):
     """A Markov decision process with finitely many actions; its state is its observation.
 
-    Everything is traceable and for one episode: `jax.vmap` runs many. A concrete class says what
-    it is called, how many numbers its observation has and how many actions there are, and after
-    how many time steps, the horizon, an episode ends in any case.
+    The methods are traceable and treat one episode; use `jax.vmap` for many. A concrete class
+    defines its name, the size of its observation, the number of actions, and the horizon: the
+    number of time steps after which an episode ends in any case.
     """
 
     name: ClassVar[str]

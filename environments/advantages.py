@@ -1,4 +1,4 @@
-"""How much better than expected the actions of a rollout turned out."""
+"""The advantages of the actions of a rollout: their returns minus a baseline."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ from jaxtyping import Array, Bool, Float, Int
 from .rollout import Rollout
 
 RIDGE = 1e-5
-"""Of the least-squares fit, per time step, as in the paper's code."""
+"""The ridge of the least-squares fit, per time step, as in the paper's code."""
 AGE_UNIT = 100.0
 
 
 def advantages(rollout: Rollout, discount: float) -> Float[Array, "T E"]:
     """A_t = G_t − b(s_t), then centred and scaled to a standard deviation of 1.
 
-    G_t = r_t + γ G_{t+1} is the discounted return to go, 0 after the end of an episode. What the
-    end of the rollout cuts off is replaced by the baseline there. The baseline b is linear in
-    features of the observation and the age of the episode, and fitted by least squares to the
-    returns of the episodes that ended in this rollout (Duan, Chen, Houthooft, Schulman and Abbeel
-    2016, "Benchmarking deep reinforcement learning for continuous control", section 6.2; there to
-    those of the rollout before).
+    G_t = r_t + γ G_{t+1} is the discounted return to go, 0 after the end of an episode. If an
+    episode does not end within the rollout, the rest of its return is replaced by the baseline of
+    its last state. The baseline b is linear in features of the observation and the age of the
+    episode. It is fitted by least squares to the returns of the episodes that ended in this rollout
+    (Duan, Chen, Houthooft, Schulman and Abbeel 2016, "Benchmarking deep reinforcement learning for
+    continuous control", section 6.2; they use the returns of the previous rollout).
     """
     zeros = jnp.zeros_like(rollout.last[:, 0])
     uncut, finished = returns_to_go(rollout, zeros, discount)
@@ -31,13 +31,14 @@ def advantages(rollout: Rollout, discount: float) -> Float[Array, "T E"]:
     raw = returns - features @ weights
     centred = raw - jnp.mean(raw)
     deviation = jnp.sqrt(jnp.mean(centred**2))
+    # If all advantages are equal, the deviation is 0: 0/1 instead of 0/0.
     return centred / jnp.where(deviation > 0, deviation, 1)
 
 
 def returns_to_go(
     rollout: Rollout, values: Float[Array, " E"], discount: float
 ) -> tuple[Float[Array, "T E"], Bool[Array, "T E"]]:
-    """G_t, given the `values` of the states where the rollout ends; and whether an end is ahead."""
+    """G_t, with `values` for the last states; and whether the episode ends within the rollout."""
 
     def back(carry: tuple[Array, Array], step: tuple[Array, Array]) -> tuple:
         following, finished = carry

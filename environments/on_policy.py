@@ -16,16 +16,16 @@ Batch = tuple[Float[Array, "n observation"], tuple[Int[Array, " n"], Float[Array
 
 
 class OnPolicy(eqx.Module):
-    """The batches that a policy makes of an environment: in the place of a dataset.
+    """The batches that a policy generates in an environment, in place of a dataset.
 
     A batch is `(observations, (actions, advantages))`, one example per time step, as
-    `curvature.PolicyGradient` takes it; see `advantages`. There is one batch to an epoch.
+    `curvature.PolicyGradient` takes it; see `advantages`. An epoch has one batch.
 
     **Arguments:**
 
     - `environment`: an `AbstractEnvironment`.
-    - `time_steps`: the examples of a batch.
-    - `environments`: how many of them run side by side, from their beginning in every batch.
+    - `time_steps`: the number of examples in a batch.
+    - `environments`: the number of environments that run in parallel; every batch resets them.
     - `discount`: γ, of the returns to go.
     """
 
@@ -63,9 +63,9 @@ class OnPolicy(eqx.Module):
     def batch(
         self, policy: Policy, *, step: Int[Array, ""], key: PRNGKeyArray
     ) -> tuple[Batch, dict[str, Scalar]]:
-        """The batch of step number `step`, from 0, and what is reported of it.
+        """The batch of step number `step`, from 0, and numbers to report.
 
-        `mean_return` is the undiscounted return of the policy before the step, over the first
+        `mean_return` is the mean undiscounted return of the policy before the step, over the first
         episode of every environment; `environment_steps` counts all time steps so far.
         """
         rollout = roll_out(
@@ -84,7 +84,7 @@ class OnPolicy(eqx.Module):
 
     @eqx.filter_jit
     def mean_return(self, policy: Policy) -> Scalar:
-        """The undiscounted return, over 100 episodes that are the same for every policy."""
+        """The mean undiscounted return of 100 episodes; every policy gets the same random key."""
         rollout = roll_out(
             self.environment,
             policy,

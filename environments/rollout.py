@@ -1,4 +1,4 @@
-"""Episodes that a policy makes, side by side."""
+"""Episodes of a policy, in parallel environments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,9 @@ class Rollout(eqx.Module):
     """T time steps of E environments, each of which begins anew when its episode ends.
 
     - `observations`, `actions`, `rewards`: of every time step.
-    - `ages`: the time steps that the episode was old then, from 0.
+    - `ages`: the number of earlier time steps in the same episode.
     - `ended`: whether the episode ended with that time step.
-    - `last`, `last_age`: where every environment stands in the end.
+    - `last`, `last_age`: the observation and the age after the last time step.
     """
 
     observations: Float[Array, "T E observation"]
@@ -40,7 +40,7 @@ def roll_out(
     environments: int,
     key: PRNGKeyArray,
 ) -> Rollout:
-    """`time_steps` of each of so many environments, with actions drawn from the policy."""
+    """`time_steps` steps in each of the `environments`, with actions drawn from the policy."""
 
     def one(state: Array, age: Array, key: PRNGKeyArray) -> Any:
         action_key, reset_key = jax.random.split(key)
@@ -67,10 +67,10 @@ def roll_out(
 
 
 def first_returns(rollout: Rollout) -> Float[Array, " E"]:
-    """Each environment's first return, undiscounted; NaN where that episode did not end.
+    """The undiscounted return of each environment's first episode; NaN if it did not end.
 
-    Of the episodes that end within a fixed time, later ones are shorter than others: the first
-    ones are fair, if there is time for all of them.
+    Later episodes are not used, because they would bias the mean: of these, only short ones end
+    within the fixed time of a rollout. The first episodes are unbiased if all of them end.
     """
     ended = rollout.ended.astype(jnp.int32)
     ends = jnp.cumsum(ended, axis=0)

@@ -1,5 +1,5 @@
-"""From the command line to objects: everything of the project that speaks Hydra.
+"""From the command line to objects: everything of the project that uses Hydra.
 
-`request`, and what it imports, understands a command and answers or refuses it: no JAX there.
-`launcher` runs what is left, and imports all the rest.
+`request` parses a command, and answers or refuses it. Neither `request` nor its imports import JAX,
+so that this is quick. `launcher` runs the remaining commands, and imports the rest.
 """

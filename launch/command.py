@@ -1,4 +1,4 @@
-"""The command line, read by Hydra's own parser."""
+"""Parses the command line with Hydra's own parser."""
 
 import argparse
 import sys
@@ -14,9 +14,9 @@ QUIET = "-q", "--quiet"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the arguments as `hydra.main` does; `quiet` is among the overrides.
+    """Read the arguments as `hydra.main` does; `-q` becomes the override `quiet=true`.
 
-    **Raises:** `ConfigError` where Hydra would print its usage and leave.
+    **Raises:** `ConfigError` where Hydra would print its usage and exit.
     """
     parser = command_line()
     parser.add_argument(*QUIET, action="store_true")
@@ -53,20 +53,20 @@ def quoted(override: str) -> str:
 
 
 def is_question(command: argparse.Namespace) -> bool:
-    """Whether the command asks Hydra something (`--help`, `--cfg job`) instead of training."""
+    """Whether the command only asks Hydra a question (`--help`, `--cfg job`)."""
     return any(getattr(command, name) for name in QUESTIONS)
 
 
 def wants_debug(arguments: Sequence[str]) -> bool:
-    """Whether tracebacks are asked for; known before anything is parsed."""
+    """Whether `debug=true` is given; read from the raw arguments, as parsing may fail."""
     return "debug=true" in [argument.lower() for argument in arguments]
 
 
 def make_importable(command: argparse.Namespace) -> None:
-    """Let the files beside an added configuration folder be named in its `_target_`'s.
+    """Make the Python files in the folder of `--config-dir` importable for its `_target_`s.
 
-    At the end of the path: the folder has a group called `curvature`, and must not shadow the
-    package of that name.
+    The folder is appended at the end of `sys.path`: it may contain a group called `curvature`,
+    which must not shadow the package of that name.
     """
     if command.config_dir is not None:
         folder = str(Path(command.config_dir).resolve())

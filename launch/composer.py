@@ -1,4 +1,4 @@
-"""Composes configurations, and lets Hydra run what was composed."""
+"""Composes configurations, and lets Hydra run them."""
 
 import argparse
 import dataclasses
@@ -26,15 +26,15 @@ BASIC = "basic"
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """What one command asks for.
+    """The jobs that one command asks for.
 
     **Arguments:**
 
-    - `jobs`: one composed configuration per job, each with its `hydra` node. Of a search, whose
-        jobs nobody knows before: as many as it takes for every value to be in one.
+    - `jobs`: one composed configuration per job, each with its `hydra` node. The jobs of a search
+        are not known in advance: then as many jobs as are needed for each value to occur in one.
     - `overrides`: the overrides of the whole command, sweeps unexpanded.
     - `multirun`: whether Hydra will run the jobs as a sweep.
-    - `search`: whether the sweeper chooses the jobs as it goes, as Optuna's does.
+    - `search`: whether the sweeper chooses the jobs during the sweep, as Optuna's does.
     """
 
     jobs: list[DictConfig]
@@ -44,7 +44,7 @@ class Composition:
 
 
 class Composer:
-    """Hydra, on the search path that the command asks for."""
+    """Composes with Hydra, on the search path that the command asks for."""
 
     def __init__(self, command: argparse.Namespace):
         self._name = command.config_name or CONFIG_NAME
@@ -64,12 +64,12 @@ class Composer:
         return self._load(overrides, RunMode.RUN)
 
     def composition(self, overrides: list[str], *, multirun: bool) -> Composition:
-        """Every job of the command, a sweep expanded."""
+        """All jobs of the command; a sweep is expanded into its jobs."""
         parsed = self.parse(overrides)
         swept = any(override.is_sweep_override() for override in parsed)
         master = self._load(overrides, RunMode.MULTIRUN if multirun or swept else RunMode.RUN)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
-            # Where something is swept nevertheless, composing it as one run says so.
+            # With a sweep override but no `-m`, composing it as a single run raises Hydra's error.
             return Composition([self.compose(overrides) if swept else master], parsed, False)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         parsed = self.parse([*params, *overrides])
@@ -94,11 +94,11 @@ class Composer:
         return OverridesParser.create(self._loader).parse_overrides(overrides)
 
     def options(self, group: str) -> list[str]:
-        """The names that `group=` may take; empty when there is no such group."""
+        """The options of `group=`; empty if there is no such group."""
         return self._loader.get_group_options(group, None, self._name, self._added)
 
     def load(self, group: str, option: str) -> Any:
-        """One file of a group, as it is written; None for an option that is no file of ours."""
+        """One file of a group, uncomposed; None if no folder of this project has the option."""
         for folder in self._folders:
             if (file := folder / group / f"{option}.yaml").is_file():
                 return yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""How a command ends that is not run to its end."""
+"""The exceptions that end a command early."""
 
 
 class ConfigError(ValueError):
-    """What was asked for cannot be run: one sentence that says what was got and what to do."""
+    """The command cannot be run; the message is one sentence: what was got and what to do."""
 
 
 class Stopped(Exception):

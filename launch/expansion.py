@@ -1,4 +1,4 @@
-"""From the overrides of a sweep to those of its jobs."""
+"""Expands the overrides of a sweep into those of its jobs."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ def expanded(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
     **Arguments:**
 
     - `overrides`: those of the command.
-    - `search`: whether the sweeper chooses the values as it goes. Then these are not its jobs, but
-        enough for a check: every value, and both ends of an interval, are in one of them.
+    - `search`: whether the sweeper chooses the values during the sweep. Then the result is not its
+        jobs, but enough for a check: every value, and both ends of an interval, occur in one job.
 
-    **Raises:** `ConfigError` for a sweep over nothing, and for an interval where nothing searches.
+    **Raises:** `ConfigError` for a sweep over nothing, and for an interval without a search.
     """
     given = {
         override.get_key_element(): _values(override, search=search)

@@ -1,4 +1,4 @@
-"""Why a command does not compose, in one sentence."""
+"""Explains in one sentence why a command does not compose."""
 
 import difflib
 from typing import Any, cast
@@ -13,8 +13,8 @@ from .composer import Composer
 def explain(error: Exception, composer: Composer, overrides: list[str], multirun: bool) -> str:
     """The sentence for `error`, which composing `overrides` has raised.
 
-    Asks the configuration what is wrong rather than reading Hydra's message, which is meant for
-    a terminal full of lines and changes from release to release.
+    The reason is found by checks of the configuration, not from Hydra's message: that message has
+    many lines and changes from release to release.
     """
     if isinstance(error, OverrideParseException):
         reason = error.message.splitlines()[0]
@@ -51,9 +51,9 @@ def _first_line(error: object) -> str:
 
 
 def _compose_leniently(composer: Composer, choices: list[Override]) -> dict[str, Any] | None:
-    """What the user most probably has in mind, unresolved; None where a file is at fault.
+    """The configuration of the chosen options alone, unresolved, or else of the default options.
 
-    That is the chosen files as they are, or else the default ones.
+    None if neither composes, because a file is at fault.
     """
     chosen = [f"{choice.get_key_element()}={_values(choice)[0]}" for choice in choices]
     for overrides in (chosen, []):
@@ -79,7 +79,7 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f"did you mean `{group}={close[0]}`? " if close else ""
     shown = "null" if value is None else value
-    # Sweepers and launchers are plugins, of which some may not be installed.
+    # Sweepers and launchers are plugins, and some may not be installed.
     more = "; `pip install -e '.[sweeps]'` installs others" if group.startswith("hydra/") else ""
     return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}{more}."
 

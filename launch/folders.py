@@ -1,4 +1,4 @@
-"""Where a launch writes: a folder of its own, even beside one started in the same second."""
+"""The folder of a launch, unique even for launches that start in the same second."""
 
 import secrets
 from datetime import datetime
@@ -12,10 +12,10 @@ def new_launch_id() -> str:
 
 
 def register_resolvers(launch_id: str) -> None:
-    """Make `${run_folder:}` and `${sweep_folder:}` known to OmegaConf, for one launch.
+    """Register `${run_folder:}` and `${sweep_folder:}` with OmegaConf, for one launch.
 
-    The configuration is composed more than once per launch, by the processes of its jobs too, to
-    which Hydra hands the resolvers: wherever that is, they must name the same folder.
+    The configuration is composed several times per launch, also in the processes of its jobs, to
+    which Hydra passes the resolvers. In every composition they must give the same folder.
     """
 
     def run_folder(resume: str | None) -> str:

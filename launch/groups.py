@@ -1,4 +1,4 @@
-"""Which jobs of a sweep one program can train, and running them so."""
+"""Finds the jobs of a sweep that one program can train, and trains them together."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from .runner import JobRunner
 from .runs import build
 
 _SAME = "dataset", "x64", "debug", "compilation_cache"
-"""Keys, beside the parts of a run, that jobs of one program have in common."""
+"""Keys that must be equal in all jobs of one program, beside the parts of their runs."""
 
 
 class Planned(NamedTuple):
-    """A job of a sweep, with its overrides, `key=value`, and its run by shapes alone."""
+    """A job of a sweep, with its overrides, `key=value`, and its run, whose arrays are shapes."""
 
     number: int
     overrides: Sequence[str]
@@ -33,9 +33,9 @@ Group = list[Planned]
 
 
 def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -> None:
-    """Check that a job may be trained together with others, where it asks for that.
+    """Check that a job with `vectorised=true` can be trained together with others.
 
-    **Raises:** `ConfigError` where it may not.
+    **Raises:** `ConfigError` if it cannot.
     """
     vectorised = job.config.get("vectorised", False)  # runs of earlier versions have no such key
     if not isinstance(vectorised, bool):
@@ -71,9 +71,9 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
 
 
 def put(planned: Planned, groups: list[Group]) -> bool:
-    """Put a job into the group of its program, into a new one if there is none.
+    """Add a job to the group of its program, or to a new group if there is none.
 
-    A job that goes on where it was stopped is alone: others of its sweep may be at another step.
+    A resumed job gets a group of its own: other jobs of its sweep may be at another step.
 
     **Returns:** whether the group is new.
     """
@@ -86,7 +86,7 @@ def put(planned: Planned, groups: list[Group]) -> bool:
 
 
 def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
-    """Train the jobs of a sweep, each group as one program, and say which are."""
+    """Train the jobs of a sweep, each group as one program, and print which jobs it has."""
     console = wide_console()
     for place, group in enumerate(groups, 1):
         numbers = " ".join(f"#{planned.number}" for planned in group)

@@ -1,4 +1,4 @@
-"""What we use of Hydra that it does not document, and why; everything else is its public face."""
+"""The undocumented parts of Hydra that we use, and why; everything else is its public API."""
 
 import argparse
 
@@ -10,8 +10,8 @@ from hydra.types import TaskFunction
 def command_line() -> argparse.ArgumentParser:
     """The parser of Hydra's command line.
 
-    `hydra.main` reads `sys.argv`, makes the run folder, and only then calls us. What a command asks
-    for has to be known before, and a parser of our own would have to follow Hydra's flags.
+    `hydra.main` reads `sys.argv`, makes the run folder, and only then calls us. We must parse the
+    command before that, and a parser of our own would have to copy Hydra's flags.
     """
     return get_args_parser()
 
@@ -19,8 +19,8 @@ def command_line() -> argparse.ArgumentParser:
 def run(name: str, task: TaskFunction, overrides: list[str], *, multirun: bool) -> None:
     """Let Hydra run the jobs as `hydra.main` does; called inside `hydra.initialize_config_dir`.
 
-    `hydra.main` prints the traceback of what a sweeper or a launcher raises, and exits with 1.
-    These methods, which it calls, raise it to us.
+    If a sweeper or a launcher raises, `hydra.main` prints the traceback and exits with 1. These
+    methods, which `hydra.main` calls, pass the exception on to us.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None

@@ -1,4 +1,4 @@
-"""From a plain configuration to an object; where that fails, why, in one sentence."""
+"""Builds an object from a plain configuration; a failure is explained in one sentence."""
 
 import logging
 import re
@@ -17,8 +17,8 @@ from .errors import ConfigError
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r"missing .*?argument[s:]*:? (.*)")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
-# Inside the optimiser, and it inside an average, these hang as they were wired; people write them
-# at the top.
+# In the composed configuration these groups are nested in the optimiser, and the optimiser may be
+# nested in an average. Users write their keys at the top level.
 _GROUPS = [folder.name for folder in CONFIG_PATH.iterdir() if folder.is_dir()]
 
 
@@ -29,14 +29,14 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
 
     **Arguments:**
 
-    - `key`: where the configuration stands, for the sentence.
+    - `key`: the key of the configuration, for the error message.
     - `config`: what to build.
-    - `wired`: keys that people write in another place than that where the parts hang, such as
+    - `wired`: maps the key where a part is nested to the key that users write, such as
         `{"curvature.of": "curvature"}`; the longest first.
 
     **Raises:** `ConfigError` with the reason in one sentence.
     """
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what it also raises
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # Hydra logs what it also raises
     try:
         return hydra.utils.instantiate({key: config}, _convert_="all")[key]
     except InstantiationException as error:
@@ -48,16 +48,16 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
 
 
 def check_plugins(composed: DictConfig) -> None:
-    """Make the sweeper and the launcher of a sweep as Hydra will.
+    """Check that Hydra will be able to make the sweeper and the launcher of a sweep.
 
     **Arguments:** `composed`: the configuration of one of its jobs.
 
-    **Raises:** `ConfigError` where that fails.
+    **Raises:** `ConfigError` if one of them cannot be made.
     """
     for kind in ("sweeper", "launcher"):
         choice = composed.hydra.runtime.choices[f"hydra/{kind}"]
         if choice == BASIC:
-            continue  # Hydra's own, which it makes itself alone
+            continue  # Hydra's own sweeper or launcher
         config = composed.hydra[kind]
         try:
             hydra.utils.instantiate(config)
@@ -80,7 +80,7 @@ def why_not(
 ) -> str:
     """The sentence for `cause`, which building `config` at `key` has raised; `wired` as above.
 
-    A sentence of the project's own (it names a call in backticks) speaks for itself.
+    A cause with one of the project's own sentences, recognised by its backticks, is shown as it is.
     """
     written = _as_written(key, wired or {})
     if isinstance(cause, TypeError):
@@ -109,7 +109,7 @@ def _at(config: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What raised `error`: a sentence of the project's own, or else the first cause."""
+    """The exception behind `error`: one with a sentence of the project, or else the first cause."""
     own = "`" in str(error) and not isinstance(error, InstantiationException)
     return error if own or error.__cause__ is None else _root(error.__cause__)
 

@@ -1,4 +1,4 @@
-"""One training run as the command asks for it: plain values, nothing built yet."""
+"""One training run as plain values: nothing is built yet."""
 
 import dataclasses
 from pathlib import Path
@@ -18,19 +18,19 @@ from .stored import check_names
 from .unused import OPTIONAL, ROOTS, is_used, reached
 
 AUTO = "auto"
-"""The `micro_batch` that is found by what fits the device."""
+"""The `micro_batch` that is chosen so that the run fits the memory of the device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to train, and where to.
+    """What to train, and the folder for the results.
 
     **Arguments:**
 
-    - `config`: the resolved configuration, which is what the run folder's `config.yaml` holds.
-        Its entry `choices` maps each group that the run uses to the option chosen.
+    - `config`: the resolved configuration, as in the run folder's `config.yaml`. Its entry
+        `choices` maps each group that the run uses to the chosen option.
     - `folder`: the run folder.
-    - `resume`: whether the folder's own run goes on.
+    - `resume`: whether to continue the run that is in the folder.
     """
 
     config: dict[str, Any]
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def finds_micro_batch(self) -> bool:
-        """Whether the micro-batch is still to be found, by `with_micro_batch`."""
+        """Whether the micro-batch is still to be chosen; `with_micro_batch` then sets it."""
         return self.config.get("micro_batch") == AUTO  # earlier versions have no such key
 
     def with_micro_batch(self, micro_batch: int | None) -> "Job":
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The name of the curvature and its structure, or of the optimiser where there is none."""
+        """The name of the curvature and its structure, or of an optimiser without curvature."""
         choices = self.config["choices"]
         label = choices.get("curvature", choices["optimiser"])
         if (structure := choices.get("structure", "full")) != "full":
@@ -59,7 +59,7 @@ class Job:
 
 
 def current_job(config: DictConfig) -> Job:
-    """The job that Hydra is running now; `config` is what it has handed to the task function."""
+    """The job that Hydra is running now; `config` is the argument of the task function."""
     hydra = HydraConfig.get()
     return _job(config, hydra, Path(hydra.runtime.output_dir))
 
@@ -104,10 +104,13 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
 
 
 def _continued(job: Job) -> Job:
-    """The job of the folder, if a scheduler has started it again to go on where it was stopped."""
+    """The job of a scheduler's restart: it continues the run in its folder.
+
+    If the configuration of that run differs, `job` is returned unchanged.
+    """
     stored = yaml.safe_load((job.folder / CONFIG).read_text(encoding="utf-8"))
     same = job
-    if job.finds_micro_batch and "micro_batch" in stored:  # it was found when the run began
+    if job.finds_micro_batch and "micro_batch" in stored:  # chosen at the first start
         same = job.with_micro_batch(stored["micro_batch"])
     return dataclasses.replace(same, resume=True) if same.config == stored else job
 
@@ -126,7 +129,7 @@ def _with_micro_batch(node: Any, micro_batch: int | None) -> Any:
 
 
 def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
-    """The job of the folder named by `resume=`, whose own configuration is what counts."""
+    """The job of the folder named by `resume=`, with the configuration stored there."""
     if Path(str(config.resume)).resolve() != folder.resolve():
         raise ConfigError(
             f"`resume={config.resume}` continues in that folder; leave out the other folder, "

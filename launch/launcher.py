@@ -28,10 +28,10 @@ from .runs import build, run
 def launch(request: Request | Refusal, task: Task = run) -> int:
     """Run `task` on every job of a command.
 
-    What cannot be run is refused before Hydra starts, and so before a folder is made. A job that
-    fails is reported, and the other jobs of its sweep are run.
+    A command that cannot be run is refused before Hydra starts, and so before a folder is made. A
+    job that fails is reported, and the other jobs of its sweep are run.
 
-    **Returns:** the exit code, as `running.ExitCode` names them; of a sweep the worst.
+    **Returns:** the exit code, see `running.ExitCode`; for a sweep, the worst of its jobs.
     """
     runner, sweep = JobRunner(task, debug=request.debug), None
     try:
@@ -50,7 +50,7 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     if any(len(group) > 1 for group in groups):
         runs = functools.partial(run_groups, groups, runner)
     code = _run(runs, debug=request.debug)
-    # A single run is one of this process, and the runner knows how it ended.
+    # A single run ran in this process, so the runner has its exit code.
     codes = runner.codes if sweep is None else [sweep.end()]
     return hosts.leave(max([code, *codes]))
 
@@ -63,9 +63,9 @@ def _understood(request: Request | Refusal) -> Request:
 
 
 def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
-    """Refuse what cannot be run; make the launch's folder as the last thing that may fail.
+    """Refuse jobs that cannot run, then make the launch's folder.
 
-    **Returns:** the sweep, if it is one, and the jobs by programs.
+    **Returns:** the sweep, or None for a single run; and the jobs, grouped by programs.
     """
     composition = request.composition
     if composition.multirun and hosts.count() > 1:
@@ -91,7 +91,7 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
                 check_folder(job.folder, resume=job.resume)
             run = build(job, shapes_only=True)
             if put(Planned(number, given, job, run), groups):
-                preflight(run)  # of its group, one says all
+                preflight(run)  # one run per group: the result is the same for all of them
         except Exception as error:
             if len(jobs) == 1:
                 raise
@@ -104,7 +104,7 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
 
 
 def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> None:
-    """Refuse a sweep that would train the same twice, and report it as two seeds."""
+    """Refuse a sweep with two equal jobs: the report would count these as two seeds."""
     seen: dict[str, int] = {}
     for number, (job, given) in enumerate(zip(jobs, overrides, strict=True)):
         first = seen.setdefault(json.dumps(job.config, sort_keys=True, default=str), number)
@@ -128,8 +128,8 @@ def _sweep(composition: Composition, folder: Path, jobs: list[Path]) -> Sweep | 
 
 
 def _run(runs: Callable[[], None], *, debug: bool) -> int:
-    """Let Hydra run the jobs; returns the exit code for what befell it beside them."""
-    # The processes of jobs import what this one does, wherever it was started.
+    """Let Hydra run the jobs; returns an exit code for errors outside of the jobs."""
+    # The processes of jobs need the import path of this process, with absolute folders.
     environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         with env_override(environment):

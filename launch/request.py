@@ -1,4 +1,4 @@
-"""What a command asks for: answered, refused, or handed on to be run. Nothing here imports JAX."""
+"""Parses a command and answers it, refuses it, or returns it to be run; does not import JAX."""
 
 import dataclasses
 import os
@@ -20,11 +20,11 @@ from .unused import refuse_unused
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A command that is understood.
+    """A valid command.
 
     **Arguments:**
 
-    - `composer`, `composition`, `overrides`: what there is to run.
+    - `composer`, `composition`, `overrides`: what to run.
     - `debug`: whether tracebacks are to be shown.
     """
 
@@ -36,19 +36,19 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Why a command is refused, in one of several processes: all of them say it as one."""
+    """Why a command is refused, with several processes: they report it together, only once."""
 
     error: Exception
     debug: bool
 
 
 def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
-    """Understand the command line, `sys.argv[1:]`.
+    """Parse the command line, `sys.argv[1:]`.
 
-    Says what is asked for (`--help`, `--cfg job`), and refuses what has no option or key of that
-    name and what nothing would use.
+    Answers questions (`--help`, `--cfg job`). Refuses unknown options and keys, and overrides that
+    no job would use.
 
-    **Returns:** the exit code of what is answered or refused; otherwise what there is to run.
+    **Returns:** the exit code if the command is answered or refused; otherwise what to run.
     """
     debug = command_line.wants_debug(arguments)
     try:
@@ -58,7 +58,7 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
             return _answer(arguments)
         composer = Composer(command)
         composition = _composed(composer, command.overrides, multirun=command.multirun)
-        if command.cfg:  # what does not compose is refused in one sentence before
+        if command.cfg:  # after composing, so that an error is explained in one sentence
             return _answer(arguments)
         refuse_unused(composition, composer)
         return Request(composer, composition, command.overrides, debug)
@@ -81,7 +81,7 @@ def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Co
 
 
 def _answer(arguments: Sequence[str]) -> ExitCode:
-    """Let Hydra answer, which reads `sys.argv` itself, and knows no `-q`."""
+    """Let Hydra answer; it reads `sys.argv` itself, and has no flag `-q`."""
     known = [argument for argument in arguments if argument not in command_line.QUIET]
     sys.argv[1:] = map(command_line.quoted, known)
     register_resolvers(new_launch_id())
@@ -96,5 +96,5 @@ def _nothing(config: DictConfig) -> None:
 def _is_one_of_several() -> bool:
     try:
         return place(os.environ) is not None
-    except ValueError:  # that will be refused by itself
+    except ValueError:  # `hosts.join` will raise it again
         return True

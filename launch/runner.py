@@ -1,4 +1,4 @@
-"""What Hydra calls for each job, in this process or in another."""
+"""The function that Hydra calls for each job, in this process or in another."""
 
 import contextlib
 import traceback
@@ -17,11 +17,12 @@ Task = Callable[[DictConfig], Mapping[str, Any]]
 
 
 class JobRunner:
-    """Runs a task on one job after another, and sees to it that each leaves word of how it ended.
+    """Runs a task on one job after another; every job leaves a `summary.json` in its folder.
 
-    A job that raises does not raise here: it is reported, its traceback goes to `error.log` in its
-    folder. A task that writes no `summary.json` has what it returned, or why it failed, written
-    there. Once a job was stopped from outside, those after it in this process are not started.
+    An exception in a job is not raised again: it is reported, and its traceback is written to
+    `error.log` in the job's folder. If a task writes no `summary.json`, its return value, or the
+    reason of its failure, is written there. After a job was stopped by a signal, later jobs in this
+    process are not started.
 
     **Arguments:**
 
@@ -37,7 +38,7 @@ class JobRunner:
     def __call__(self, config: DictConfig) -> float | None:
         """Run one job.
 
-        **Returns:** the loss by which a sweeper that searches judges it, see `judged_loss`.
+        **Returns:** the loss that a searching sweeper minimises, see `judged_loss`.
         """
         folder = Path(HydraConfig.get().runtime.output_dir)
         summaries = self.attempt([folder], lambda: [self._task(config)])
@@ -49,14 +50,14 @@ class JobRunner:
     def attempt(
         self, folders: Sequence[Path], task: Callable[[], Sequence[Mapping[str, Any]]]
     ) -> Sequence[Mapping[str, Any]] | None:
-        """Run the jobs of `folders`, which `task` does and returns the summaries of.
+        """Call `task`, which runs the jobs of `folders` and returns their summaries.
 
-        **Returns:** the summaries; None where the jobs were not started.
+        **Returns:** the summaries; None if the jobs were not started.
         """
         if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
             return None
         try:
-            for folder in folders:  # where errors are written, too
+            for folder in folders:  # errors are written there, too
                 make_folder(folder)
             summaries = task()
         except KeyboardInterrupt:
@@ -68,7 +69,7 @@ class JobRunner:
                 report(error, debug=self._debug)
             summaries = [_unhappy(ExitCode.FAILED, "failed", sentence(error))] * len(folders)
             for folder in folders if hosts.is_first() else ():
-                with contextlib.suppress(OSError):  # of a full disk, which has been reported
+                with contextlib.suppress(OSError):  # a full disk, which has been reported
                     text = "".join(traceback.format_exception(error))
                     (folder / ERROR_LOG).write_text(text, encoding="utf-8")
         for folder, summary in zip(folders, summaries, strict=True):
@@ -80,7 +81,7 @@ class JobRunner:
 
 
 def report(error: BaseException, *, debug: bool) -> None:
-    """Show `error` on stderr; what several processes have refused together, the first says."""
+    """Show `error` on stderr; an error of all processes together is shown by the first only."""
     if hosts.is_first() or not isinstance(error, hosts.Disagreement):
         show(error, debug=debug, prefix=hosts.prefix())
 
@@ -90,6 +91,6 @@ def _unhappy(code: ExitCode, status: str, reason: str) -> dict[str, Any]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Take back the folder that Hydra has just made: a job that has one was started."""
+    """Remove the folder that Hydra has just made: only jobs that were started have a folder."""
     if not any(folder.iterdir()):
         folder.rmdir()

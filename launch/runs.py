@@ -1,4 +1,4 @@
-"""From a job's plain configuration to the objects of a run."""
+"""Builds the objects of a run from a job's plain configuration."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ from .errors import ConfigError
 from .instantiation import instantiate, why_not
 from .job import Job, current_job
 
-# A structure hangs where the curvature does without one, and the curvature inside it.
+# With a structure, the optimiser's `curvature` is the structure, and `curvature.of` the curvature.
 _WIRED = {"curvature.of": "curvature", "curvature": "structure"}
 
 
 def run(config: DictConfig) -> Summary:
-    """One job, from Hydra's configuration to the summary of the run."""
+    """Run one job, given Hydra's configuration; returns the summary of the run."""
     job = current_job(config)
     return train(build(job), job.folder, resume=job.resume)
 
@@ -36,11 +36,11 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     **Arguments:**
 
     - `job`: what to build.
-    - `shapes_only`: leave the model's arrays out, as `jax.ShapeDtypeStruct`'s: enough to check a
-        run, and nothing is compiled.
+    - `shapes_only`: make the model's arrays `jax.ShapeDtypeStruct`s: this is enough to check a run,
+        and compiles nothing.
 
     **Raises:** `ConfigError` or `ValueError` for values that cannot be used, and
-    `data.DatasetError` for a dataset that cannot be had; each is one sentence.
+    `data.DatasetError` for a dataset that is not available; each message is one sentence.
     """
     if job.finds_micro_batch:
         if hosts.count() > 1:
@@ -68,12 +68,12 @@ def _built(job: Job, *, shapes_only: bool) -> Run:
         }
     )
     use_cache(config.get("compilation_cache", AUTO))  # runs of earlier versions have no such key
-    # Set both ways: the jobs of a sweep share one process.
+    # Set even if false: the jobs of a sweep share one process, and an earlier job may have set it.
     jax.config.update("jax_enable_x64", config["x64"])
     dataset = _dataset_of(
         json.dumps(config["dataset"]), settings.validation, settings.train_examples
     )
-    # An average wraps the optimiser that it is of.
+    # An average wraps the optimiser.
     optimiser = "average" if config.get("average") else "optimiser"
     structured = config["choices"].get("structure", "full") != "full"
     return Run(
@@ -94,7 +94,7 @@ def _dataset_of(
     config: str, validation: float, train_examples: int | None
 ) -> Dataset | Stream | OnPolicy:
     dataset = _parts_of(config, validation, train_examples)
-    if isinstance(dataset, Stream):  # the next run begins it anew
+    if isinstance(dataset, Stream):  # the next run needs a new stream, at its beginning
         _parts_of.cache_clear()
         _dataset.cache_clear()
     return dataset
@@ -102,15 +102,15 @@ def _dataset_of(
 
 @functools.lru_cache(maxsize=1)
 def _dataset(config: str) -> Dataset | Stream | OnPolicy:
-    # Kept, because the check before the launch and every job of a sweep ask for the same one.
+    # Cached: the check before the launch and every job of a sweep use the same dataset.
     return instantiate("dataset", json.loads(config))
 
 
-# Kept, because runs are one program only if their optimisers are equal, and what optax makes is
-# equal to itself alone.
+# Cached, because only runs with equal optimisers can share a program, and two transformations of
+# optax are never equal: their functions are new closures at each call.
 @functools.lru_cache
 def _optimiser(key: str, config: str, structured: bool, x64: bool) -> Any:
-    del x64  # of the arrays in it
+    del x64  # only a key of the cache: the optimiser's arrays have this precision
     return instantiate(key, json.loads(config), _WIRED if structured else None)
 
 
@@ -118,7 +118,7 @@ def _optimiser(key: str, config: str, structured: bool, x64: bool) -> Any:
 def _parts_of(
     config: str, validation: float, train_examples: int | None
 ) -> Dataset | Stream | OnPolicy:
-    """The dataset with a part held out for validation, and with as many examples as are asked."""
+    """The dataset with its validation part held out, and cut to `train_examples`."""
     dataset = _dataset(config)
     if validation:
         dataset = held_out(_no_environment(dataset, "validation"), validation)
@@ -140,7 +140,7 @@ def _model(
     filled = {name: size for name, size in sizes.items() if config.get(name, size) is None}
     make = _maker(json.dumps({**config, **filled}))
 
-    # An argument: as a constant it would give every seed a program of its own.
+    # An argument, not a constant: with a constant, each seed would need its own program.
     key = jax.random.fold_in(jax.random.key(seed), MODEL_STREAM)
     try:
         if shapes_only:
@@ -152,6 +152,6 @@ def _model(
 
 @functools.lru_cache(maxsize=1)
 def _maker(config: str) -> Callable[..., eqx.Module]:
-    """Makes a model from a key, as one program; kept, so that it is traced once for all seeds."""
+    """Makes a model from a key, as one program; cached, so that it is traced once for all seeds."""
     make = instantiate("model", json.loads(config))
-    return eqx.filter_jit(lambda *, key: make(key=key))  # what it is called with is judged then
+    return eqx.filter_jit(lambda *, key: make(key=key))  # the call checks its arguments

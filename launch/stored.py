@@ -1,6 +1,6 @@
-"""What the configuration in a run folder may name, before anything of it is called.
+"""Checks the names in the configuration of a run folder before anything in it is called.
 
-A folder may come from somebody else. A `_target_` is called when the run is built.
+A folder may come from somebody else, and a `_target_` is called when the run is built.
 """
 
 import importlib.util
@@ -15,15 +15,15 @@ from .errors import ConfigError
 PARTS = "curvature", "models", "data", "environments", "training"
 PACKAGES = "optimistix", "optax", "lineax", "equinox"
 GETTERS = "hydra.utils.get_method", "hydra.utils.get_class"
-"""They call nothing: what they name is a function of the model, such as its activation."""
+"""These do not call the function that they name, such as the activation of a model."""
 OF_FUNCTIONS = "jax"
 
 
 def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> None:
-    """Raise for a name that is neither of this project, nor of the packages that it names.
+    """Raise for a name that is not from this project, `PACKAGES`, or one of the `folders`.
 
-    **Arguments:** `file`, which holds `stored`, for the sentence; `folders`, those that the command
-    line adds (`--config-dir`): modules in them are allowed.
+    **Arguments:** `stored`: the configuration; `file`: its file, for the error message; `folders`:
+    those that the command line adds (`--config-dir`).
 
     **Raises:** `ConfigError`.
     """
@@ -56,9 +56,10 @@ def _is_known(name: str, roots: Sequence[str]) -> bool:
         return False
     try:
         found = hydra.utils.get_object(name)
-    except Exception:  # of an import or of a name that is not there: building it says so
+    except Exception:  # a failed import or a missing name: building raises the error
         return True
-    # A module's own imports are its attributes, `models.math.exp`: what counts is where it is from.
+    # A module's imports are attributes of the module, as in `models.math.exp`: so check the module
+    # in which the object was defined.
     return str(getattr(found, "__module__", "")).partition(".")[0] in roots
 
 

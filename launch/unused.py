@@ -1,4 +1,4 @@
-"""Which overrides does a run really use? Decided by following the configuration's references."""
+"""Finds overrides that no run uses, by following the references in the configuration."""
 
 import dataclasses
 import re
@@ -16,19 +16,19 @@ ROOTS = (
     *("model", "dataset", "optimiser", "average"),
     *("recorders", "experiment", "x64", "debug", "resume", "compilation_cache", "vectorised"),
 )
-"""What the program itself reads; all else is used only if something here refers to it."""
+"""The keys that the program reads; any other key is used only if one of these refers to it."""
 
 OPTIONAL = ("experiment", "average", "recorders")
-"""Those of them that may be missing: nothing is chosen then."""
+"""Those of `ROOTS` that may be missing; then nothing is chosen."""
 
 # An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.
 _REFERENCE = re.compile(r"\$\{(\.*)([^\s${}:]*)\}")
 
 
 def reached(config: DictConfig) -> set[str]:
-    """The paths that a run reads, each with all that is below it.
+    """The paths that a run reads, each including everything below it.
 
-    These are the roots, what their interpolations refer to, and so on.
+    These are the roots, the paths to which their interpolations refer, and so on.
     """
     raw = OmegaConf.to_container(config, resolve=False)
     paths: set[str] = set()
@@ -49,7 +49,7 @@ def is_used(path: str, paths: Iterable[str]) -> bool:
 
 
 def refuse_unused(composition: Composition, composer: Composer) -> None:
-    """Refuse an override that no job uses, and a swept one that some job ignores.
+    """Refuse an override that no job uses, and a swept override that some job ignores.
 
     **Raises:** `ConfigError`.
     """
@@ -78,7 +78,7 @@ def _references(value: object, path: str) -> list[str]:
         found = [_references(child, f"{path}.{name}") for name, child in value.items()]
         return [reference for references in found for reference in references]
     if isinstance(value, list):
-        # A relative reference counts the list as one level, as it counts a mapping.
+        # For a relative reference, a list counts as one level, like a mapping.
         found = [_references(child, f"{path}.{index}") for index, child in enumerate(value)]
         return [reference for references in found for reference in references]
     if not isinstance(value, str):
@@ -97,7 +97,7 @@ def _at(raw: object, path: str) -> object:
 
 
 def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
-    """The choice that makes `path` useless in `job`, and one that would use it."""
+    """The choice because of which `job` does not use `path`, and a choice that would use it."""
     read = reached(job)
     for group, option in job.hydra.runtime.choices.items():
         if option is None or group.startswith("hydra/"):

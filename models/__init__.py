@@ -1,6 +1,6 @@
 """Equinox models, `Model(input_shape, output_size, ..., key=key)`, called on one example.
 
-And functions `(model, x) -> z`, the `outputs` of an objective's terms.
+The package also has functions `(model, x) -> z` for the `outputs` of an objective's terms.
 """
 
 from .autoencoder import Autoencoder as Autoencoder

@@ -8,10 +8,10 @@ from ._keys import split
 
 
 class Block(eqx.Module):
-    """One block of a transformer: tokens attend to each other, then each passes a perceptron.
+    """One block of a transformer: attention between the tokens, then a perceptron on each token.
 
-    Both are normalised before (Xiong et al., *On layer normalization in the transformer
-    architecture*, 2020).
+    The inputs of the attention and of the perceptron are normalised (Xiong et al., *On layer
+    normalization in the transformer architecture*, 2020).
     """
 
     attention_norm: eqx.nn.LayerNorm
@@ -27,7 +27,7 @@ class Block(eqx.Module):
             heads, width, dropout_p=dropout, key=attention_key
         )
         self.perceptron_norm = eqx.nn.LayerNorm(width)
-        # Four times as wide inside, the custom since Vaswani et al. 2017.
+        # Four times as wide inside, as in Vaswani et al. 2017.
         self.perceptron = Dense(
             [width, 4 * width, width], activation=jax.nn.gelu, key=perceptron_key
         )

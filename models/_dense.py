@@ -1,4 +1,4 @@
-"""The fully connected stack that several models are made of."""
+"""The fully connected layers that several models use."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ Activation = Callable[[Array], Array]
 
 
 class Dense(eqx.Module):
-    """Linear layers of the given sizes; between two of them the activation, then dropout."""
+    """Linear layers of the given sizes; between two layers the activation, then dropout."""
 
     layers: tuple[eqx.nn.Linear, ...]
     activation: Activation

@@ -11,8 +11,8 @@ Layer = TypeVar("Layer", eqx.nn.Linear, eqx.nn.Conv2d)
 def lecun(layer: type[Layer], *args: Any, key: PRNGKeyArray, **kwargs: Any) -> Layer:
     """`layer(*args, **kwargs)` with weights ∼ N(0, 1/fan_in), and no bias (LeCun 1998, §4.6).
 
-    A signal keeps its size through many layers; under Equinox's own U(±1/√fan_in) it shrinks to a
-    third of its variance in each.
+    The variance of a signal is then the same in all layers. With Equinox's own U(±1/√fan_in) every
+    layer reduces it to a third.
     """
     built = layer(*args, key=key, **kwargs)
     initialise = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)

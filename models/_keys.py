@@ -3,5 +3,5 @@ from jaxtyping import PRNGKeyArray
 
 
 def split(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray | None]:
-    """`num` keys, or as many times None where there is none: a model without dropout needs none."""
+    """`num` keys; `num` times None if `key` is None, as a model without dropout needs no keys."""
     return [None] * num if key is None else list(jax.random.split(key, num))

@@ -13,13 +13,14 @@ from ._dense import Activation, Dense
 class Autoencoder(eqx.Module):
     """A deep autoencoder: an encoder down to a linear code, and the same sizes back up.
 
-    The code and the reconstruction are linear, all between is not, as in Hinton & Salakhutdinov,
-    *Reducing the dimensionality of data with neural networks*, 2006.
+    The layers of the code and of the reconstruction are linear, all other layers have an
+    activation, as in Hinton & Salakhutdinov, *Reducing the dimensionality of data with neural
+    networks*, 2006.
 
     **Arguments:**
 
     - `input_shape`: the shape of one example; any.
-    - `output_size`: not used; the outputs are as many as the inputs.
+    - `output_size`: not used; there are as many outputs as inputs.
     - `sizes`: the layers of the encoder, the code last; the decoder mirrors them.
     - `activation`: applied after every layer but the code and the reconstruction.
     - `key`: for the initial weights.

@@ -15,7 +15,8 @@ from ._init import lecun
 class ConvNet(eqx.Module):
     """Convolutions that each halve the image, then one linear layer.
 
-    The stride of 2 stands in the place of pooling: it is linear, so it costs a curvature no kinks.
+    A stride of 2 replaces pooling. Strided convolutions are linear, whereas max pooling would add
+    points where the network is not differentiable.
 
     **Arguments:**
 

@@ -13,9 +13,10 @@ from ._keys import split
 class TransformerDecoder(eqx.Module):
     """A small transformer decoder: for each token of a sequence, the logits of the next one.
 
-    Tokens are looked up in an embedding, get a learned position, pass through blocks in which a
-    token attends to itself and to those before it, are normalised, and pass one linear layer
-    (Radford et al., *Language models are unsupervised multitask learners*, 2019, §2.3).
+    Each token is replaced by its embedding, and a learned vector for its position is added. Then
+    follow blocks in which a token attends to itself and to the tokens before it, a normalisation,
+    and one linear layer (Radford et al., *Language models are unsupervised multitask learners*,
+    2019, §2.3).
 
     **Arguments:**
 
@@ -56,7 +57,8 @@ class TransformerDecoder(eqx.Module):
             )
         check_blocks("TransformerDecoder", width=width, depth=depth, heads=heads, dropout=dropout)
         embedding_key, positions_key, head_key, *keys = jax.random.split(key, 3 + depth)
-        # Its numbers have variance 1: LeCun's, for the unit vector that a look-up stands for.
+        # Entries of variance 1. This is LeCun's 1/fan_in: a look-up is a product with a one-hot
+        # vector, of which one entry is not zero.
         self.embedding = eqx.nn.Embedding(output_size, width, key=embedding_key)
         self.positions = 0.3 * jax.random.normal(positions_key, (*input_shape, width))
         self.blocks = tuple(Block(width, heads, dropout, key=key) for key in keys)

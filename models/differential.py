@@ -1,7 +1,8 @@
 """Differential operators on a model, as the `outputs` of terms that score its residuals.
 
-They differentiate forwards, twice: the weights' own derivatives are then one pass back through
-it. A model u maps a point x of d coordinates to c numbers.
+Derivatives with respect to x are taken in forward mode, twice. The derivative with respect to the
+weights is then one backward pass through this computation. A model u maps a point x of d
+coordinates to c numbers.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is known of a run before JAX is imported, which none of these modules does."""
+"""The parts of a run that are needed before JAX is imported; no module here imports JAX."""
 
 from .exit_codes import ExitCode as ExitCode
 from .files import SUMMARY as SUMMARY

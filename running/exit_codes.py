@@ -1,10 +1,10 @@
-"""What a run's end means to the shell and to a scheduler."""
+"""The exit codes that tell the shell and a scheduler how a run ended."""
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes of `train.py`; nothing else in the project spells these numbers."""
+    """The exit codes of `train.py`; these numbers are written nowhere else in the project."""
 
     FINISHED = 0
     FAILED = 1

@@ -1,4 +1,4 @@
-"""The names of what lies in a run folder."""
+"""The names of the files in a run folder."""
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"

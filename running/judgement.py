@@ -1,4 +1,4 @@
-"""By which number a sweeper that searches judges a run."""
+"""The number that a searching sweeper minimises."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from .exit_codes import ExitCode
 
 
 def judged_loss(summary: Mapping[str, Any]) -> float | None:
-    """The loss of a run's final model, from its summary; None where the run is not finished.
+    """The loss of a run's final model, from its summary; None if the run is not finished.
 
-    On the validation part, or where nothing is held out on the training part: nothing is ever
-    chosen on the test part.
+    The loss is that of the validation part, or, if there is none, of the training part. The test
+    part is never used to choose anything.
     """
     if summary.get("exit_code") != ExitCode.FINISHED:
         return None

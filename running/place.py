@@ -1,15 +1,15 @@
-"""The place of this process among those of a run, as the environment tells it."""
+"""The index of this process among the processes of a run, from the environment variables."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Launcher(NamedTuple):
-    """The environment variables that tell a process its place.
+    """The environment variables by which a launcher identifies a process.
 
-    - `processes`: how many there are.
-    - `mine`: the index of this one.
-    - `local`: the index on its host; empty where that is not told.
+    - `processes`: the variable for the number of processes.
+    - `mine`: the variable for the index of this process.
+    - `local`: the variable for the index on the host; empty if the launcher sets none.
     """
 
     processes: str
@@ -20,7 +20,8 @@ class Launcher(NamedTuple):
 LAUNCHERS = (
     Launcher("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", ""),
     Launcher("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    # Set by `srun` alone: the script of `sbatch` is one process, however many tasks it may start.
+    # Only `srun` sets `SLURM_STEP_NUM_TASKS`: the script of `sbatch` is one process, however many
+    # tasks it may start.
     Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
 )
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
@@ -28,7 +29,7 @@ DEVICES = "JAX_LOCAL_DEVICE_IDS"
 
 
 class Place(NamedTuple):
-    """The number of processes, the index of this one, and its devices; None for those it sees."""
+    """The number of processes, the index of this one, its devices; None: all that JAX finds."""
 
     processes: int
     mine: int
@@ -36,13 +37,13 @@ class Place(NamedTuple):
 
 
 class HostsError(ValueError):
-    """Processes that cannot work together, in one sentence."""
+    """Processes that cannot work together; the message is one sentence."""
 
 
 def place(environment: Mapping[str, str]) -> Place | None:
-    """The place of this process; None where it is alone.
+    """The place of this process; None if it is the only one.
 
-    **Raises:** `HostsError` where the environment contradicts itself.
+    **Raises:** `HostsError` if the environment variables contradict each other.
     """
     for launcher in LAUNCHERS:
         if launcher.processes not in environment:
@@ -58,7 +59,7 @@ def place(environment: Mapping[str, str]) -> Place | None:
             )
         if number == 1:
             return None
-        # As JAX has it: one process for each accelerator of a host, where there are several.
+        # JAX's convention: each process of a host uses the one accelerator with its local index.
         if launcher.local not in environment or DEVICES in environment:
             return Place(number, mine, None)
         return Place(number, mine, [_integer(environment, launcher.local)])

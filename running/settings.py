@@ -1,4 +1,4 @@
-"""The numbers that say how a run goes, whatever it trains."""
+"""The settings of a run that do not depend on what it trains."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ Sharding: TypeAlias = Literal["replicated", "fsdp"]
 
 MAX_SEED = 2**32 - 1
 MODEL_STREAM = 2**32 - 1
-"""Folded into the seed for the weights; the steps fold in their numbers, which end before it."""
+"""Folded into the key of the seed for the weights; steps fold in their numbers, all smaller."""
 OPTIONAL = ("batch_size", "max_steps", "evaluate_every", "train_examples", "profile_steps")
 POSITIVE = (
     *("batch_size", "epochs", "max_steps", "max_rejections"),
@@ -17,14 +17,14 @@ POSITIVE = (
 )
 _KEEPING = ("checkpoint_seconds", "keep_checkpoints", "quiet", "debug", "compilation_cache")
 ASIDE = ("resume", "recorders", "profile_steps", "vectorised", *_KEEPING)
-"""Keys of a configuration that change no number of a run."""
+"""Keys of a configuration that do not affect the results of a run."""
 CHANGEABLE = (
     *("resume", "epochs", "max_steps", "max_rejections", "devices", "sharding"),
     *_KEEPING,
 )
-"""What may change from one part of a run to its continuation: how long, where and how loud."""
+"""Keys that may change when a run is resumed: its length, its devices, what it keeps and prints."""
 UNCHECKED = (*CHANGEABLE, "vectorised")
-"""What a checkpoint need not have in common with its continuation, which is always alone."""
+"""Keys that may differ between a checkpoint and a resumed run; a resumed run is always alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,25 +34,25 @@ class Settings:
     **Arguments:**
 
     - `seed`: seeds the order of the data and the key of every step; from 0 to 2³² − 1.
-    - `batch_size`: examples per step; the last short batch of an epoch is dropped. None: the whole
-        training part at every step, which is an epoch then; or the batches that a stream yields.
+    - `batch_size`: examples per step; the last short batch of an epoch is dropped. None: every step
+        uses the whole training part, and is an epoch; or the batches that a stream yields.
     - `epochs`, `max_steps`: whichever comes first ends the run. An epoch of a stream is a pass.
-    - `max_rejections`: the run stops as diverged after so many rejected steps in a row.
-    - `evaluate_every`: the test part is evaluated after every so many steps, and at the end; None:
-        at the end alone.
-    - `train_examples`: train on the first so many examples alone; None: on all.
-    - `validation`: the fraction of the training part that is held out of it, by which the best
-        state is chosen; 0: none, and the best is by the loss of training.
+    - `max_rejections`: the run stops as diverged after this many rejected steps in a row.
+    - `evaluate_every`: the number of steps between two evaluations of the test part, which is also
+        evaluated at the end; None: only at the end.
+    - `train_examples`: train on only this many examples, the first ones; None: on all.
+    - `validation`: the fraction of the training part that is held out as the validation part, whose
+        loss chooses the best state; 0: none, and the training loss chooses the best state.
     - `checkpoint_seconds`: the time between two checkpoints, in seconds.
-    - `keep_checkpoints`: how many of the newest are kept, beside the best.
-    - `quiet`: say nothing but warnings.
-    - `profile_steps`: trace so many steps for JAX's profiler; None: none.
-    - `devices`: how many share every batch, or `all`; None: one, and all of several processes.
-        With another number of them a run gives the same numbers to rounding.
+    - `keep_checkpoints`: how many of the newest checkpoints are kept, beside the best.
+    - `quiet`: print only warnings.
+    - `profile_steps`: the number of steps to trace with JAX's profiler; None: none.
+    - `devices`: the number of devices that share every batch, or `all`; None: one, or with several
+        processes all. The results do not depend on this number, up to rounding.
     - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `Placement` in
         `training.mesh`.
-    - `stop_at_nan`: end at the first step that is rejected because something is not finite, and say
-        what that was.
+    - `stop_at_nan`: end at the first step that is rejected because of a NaN or an infinity, and
+        report where it comes from.
 
     **Raises:** `ValueError` for a value of the wrong type or out of range.
     """
@@ -106,7 +106,7 @@ class Settings:
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether `value` is an integer, which a truth value is not."""
+    """Whether `value` is an integer; in Python `bool` is a subclass of `int`, but not counted."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

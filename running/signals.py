@@ -1,4 +1,4 @@
-"""Stopping between two steps rather than inside one."""
+"""Stops a run between two steps instead of within a step."""
 
 import signal
 import threading
@@ -16,12 +16,12 @@ EXIT_CODES = {
 
 
 class StopSignals:
-    """While entered, the signals of `EXIT_CODES` are noted in `received` instead of acted upon.
+    """A context in which the signals of `EXIT_CODES` only set `received`.
 
-    The loop looks at `received` between two steps. A second Ctrl-C is an ordinary
-    `KeyboardInterrupt`: whoever presses it twice does not want to wait for the step, which may be
-    a compilation. A SIGHUP that is ignored stays so: `nohup` asks for that. Outside the main thread
-    Python handles no signals, and neither does this.
+    The loop reads `received` between two steps. A second Ctrl-C raises `KeyboardInterrupt` as
+    usual, because a step may take long, for example while it compiles. If SIGHUP is ignored, as
+    under `nohup`, it stays ignored. Outside the main thread Python allows no signal handlers, so
+    the context does nothing there.
     """
 
     received: signal.Signals | None = None

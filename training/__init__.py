@@ -1,4 +1,4 @@
-"""The training loop and what it leaves behind; knows `curvature`, but no particular one."""
+"""The training loop and the files that it writes; it depends on no particular curvature."""
 
 from curvature import Metric as Metric
 from running import CHANGEABLE as CHANGEABLE, ExitCode as ExitCode, Settings as Settings

@@ -1,4 +1,4 @@
-"""What the modules of the loop share: the run, and where it stands."""
+"""The types that the modules of the training loop share: `Run` and `Tally`."""
 
 import dataclasses
 import math
@@ -25,12 +25,12 @@ class Run:
     - `optimiser`: has a field `objective`, `init(model) -> state`,
         `step(model, batch, state, *, key) -> (model, state, info)` and
         `plan(model, batch, *, key)`, as `curvature.NaturalGradient`.
-    - `dataset`: its train and test parts have the batch structure of the objective; or the stream
-        that yields such batches; or the environment in which the model makes its own.
+    - `dataset`: a `Dataset` whose train and test parts have the batch structure of the objective;
+        or a `Stream` that yields such batches; or an `OnPolicy`, in which the model generates them.
     - `settings`: how long and on which batches to train.
     - `config`: the resolved configuration, written to `config.yaml`; plain values only.
-    - `label`: what the run is called beside others, such as `true_fisher` or `adam`.
-    - `recorders`: are told of its steps, by name.
+    - `label`: the name of the run in tables and figures, such as `true_fisher` or `adam`.
+    - `recorders`: by name; each is called at every step of the run.
     """
 
     model: eqx.Module
@@ -43,10 +43,10 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """One of the whole training part, or as many as there are full batches.
+        """The number of steps in an epoch: the number of full batches, or 1 without a `batch_size`.
 
-        None for a stream that does not say how many batches it has; where it does, a short last one
-        is counted.
+        For a stream that yields batches it is the number of batches, including a short last one;
+        None if the stream has no length.
         """
         batch_size, n = self.settings.batch_size, self.dataset.num_train
         if isinstance(self.dataset, Stream) and n is None:
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """The most steps there may be: `epochs` or `max_steps`, whichever comes first."""
+        """The maximum number of steps: `epochs` or `max_steps`, whichever ends first."""
         size, most = self.steps_per_epoch, self.settings.max_steps
         if size is None:
             assert most is not None, "`preflight` refuses a run without an end"
@@ -75,19 +75,19 @@ class Run:
 
 @dataclasses.dataclass
 class Tally:
-    """Where a run stands, in what the host counts; saved with every checkpoint.
+    """The counters of a run, kept by the host; saved with every checkpoint.
 
     - `steps`: steps taken, rejected ones included.
-    - `seconds`: spent in training, before an interruption and after it.
-    - `compile_seconds`: of these, spent in compiling the step.
-    - `rejected`: rejected steps in all.
-    - `rejected_in_a_row`: the latest of them, since the last accepted step.
-    - `reason`: of the last rejection, a sentence.
-    - `gradient_equivalents`: spent in all, see `cost.Cost`.
+    - `seconds`: time spent in training, summed over all interruptions.
+    - `compile_seconds`: the part of `seconds` that was spent on compiling the step.
+    - `rejected`: the number of rejected steps.
+    - `rejected_in_a_row`: the number of rejected steps since the last accepted step.
+    - `reason`: why the last rejected step was rejected; one sentence.
+    - `gradient_equivalents`: the total cost of all steps, see `cost.Cost`.
     - `epochs`: passes over the training part.
-    - `place`: where a stream stands, see `data.Drawn`; None where `steps` says it.
-    - `epoch_loss`: the sum of the losses of the present epoch's batches.
-    - `best`, `best_step`: the lowest loss by which states are judged, see `Loop`, and its step.
+    - `place`: the position in a stream, see `data.Drawn`; None where `steps` determines it.
+    - `epoch_loss`: the sum of the losses of the batches of the current epoch.
+    - `best`, `best_step`: the lowest loss that `improves` was given, and the step of that loss.
     """
 
     steps: int = 0
@@ -117,12 +117,12 @@ class Tally:
             self.reason = info["result"]
 
     def end_epoch(self, steps: int) -> float:
-        """The mean loss of the epoch's `steps` batches, each at the weights of its time."""
+        """The mean loss of the epoch's `steps` batches, each at the weights of its own step."""
         mean, self.epoch_loss = self.epoch_loss / steps, 0.0
         return mean
 
     def improves(self, loss: float) -> bool:
-        """Whether `loss`, of the present state, is the best so far; if so it is noted."""
+        """Whether `loss`, of the current state, is the lowest so far; if so, record it."""
         if not math.isfinite(loss) or (self.best is not None and loss >= self.best):
             return False
         self.best, self.best_step = loss, self.steps

@@ -1,4 +1,4 @@
-"""Numbers on which the processes of a run agree, without waiting for each other."""
+"""Agreement of the processes of a run on a few integers, without waiting for each other."""
 
 import jax
 import numpy as np
@@ -9,10 +9,11 @@ from .mesh import Placement
 
 
 class Agreement:
-    """The largest of what the processes say, which all of them read alike.
+    """The maximum over all processes of a few integers; every process gets the same result.
 
-    In one process that is what it says. In several it is what they said at the call before, so
-    that nobody waits: the computation of a call is behind the step that was dispatched before it.
+    With one process, the result is the argument. With several processes, the result is the maximum
+    of the arguments of the previous call. The devices compute the maximum of the current call after
+    the step that is in flight, so waiting for it would mean waiting for that step.
     """
 
     def __init__(self, placement: Placement):
@@ -21,7 +22,7 @@ class Agreement:
         self._before: Int[Array, " numbers"] | None = None
 
     def __call__(self, *numbers: int) -> tuple[int, ...]:
-        """Called by all processes after the same steps, with as many numbers, not negative."""
+        """The maxima of numbers ≥ 0, zeros at the first call; all processes call it together."""
         if hosts.count() == 1:
             return numbers
         said = np.array([numbers], np.int32)

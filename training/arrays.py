@@ -1,4 +1,4 @@
-"""The arrays of a step, for the recorders that want them."""
+"""The arrays of a step, for the recorders that ask for them."""
 
 import equinox as eqx
 import jax
@@ -11,14 +11,17 @@ from .stepper import Stepper
 
 
 class ArraysOfSteps:
-    """Takes weights and gradients before a step, and what it has subtracted after it."""
+    """Copies weights and gradients before a step, and computes the update after the step."""
 
     def __init__(self, stepper: Stepper, recorders: Guarded):
         self._stepper, self._recorders = stepper, recorders
         self._step: int | None = None
 
     def before(self, step: int, given: PyTree[Array]) -> bool:
-        """Whether the arrays of step number `step`, which is next, are wanted; if so take them."""
+        """Copy weights and gradients before the next step, number `step`, if a recorder wants them.
+
+        **Returns:** whether one does.
+        """
         wanted = bool(self._recorders.wanting_arrays(step))
         if wanted:
             self._step = step
@@ -26,7 +29,7 @@ class ArraysOfSteps:
         return wanted
 
     def after(self, step: int) -> None:
-        """Tell the recorders of the step, which is over; nothing where it was not wanted."""
+        """Pass the arrays of the finished step to the recorders; nothing if none wanted them."""
         if step != self._step:
             return
         weights, gradients = self._before
@@ -46,7 +49,7 @@ class ArraysOfSteps:
 def by_path(tree: PyTree) -> dict[str, np.ndarray]:
     """The leaves of a tree by their paths, such as `layers/0/weight`; copies."""
     leaves, _ = jtu.tree_flatten_with_path(tree)
-    # Copies: the next step is given the memory of what a NumPy view would show.
+    # Copies: `device_get` may return a view, and the next step donates (destroys) that memory.
     return {
         jtu.keystr(path, simple=True, separator="/"): np.array(jax.device_get(leaf))
         for path, leaf in leaves

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic writes: after a crash, a file has either its old or its complete new content."""
 
 import os
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from typing import BinaryIO
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` on a temporary file beside `path`, then put it in `path`'s place.
 
-    The file and its folder are synchronised, so that after a power failure `path` holds either
-    what it held before or all of what was written.
+    The file and its folder are synchronised. So after a power failure `path` has either its old
+    content or the complete new one.
 
-    **Raises:** `OSError`, with `path` as it was and nothing left beside it.
+    **Raises:** `OSError`; then `path` is unchanged and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,6 +23,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    # The new name is an entry of the folder: without this, a power failure may undo the renaming.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -31,6 +32,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_atomically` had begun in `folder` when its process was killed."""
+    """Remove the temporary files of `write_atomically` in `folder` that a killed process left."""
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)

@@ -1,14 +1,20 @@
-"""Checkpoints: what is needed to continue a run as if it had never stopped.
+"""Checkpoints: everything that is needed to continue a run as if it had never stopped.
 
-A file is one line of JSON (the `Tally`, the digest of the run's configuration and the versions
-that wrote it), the carried arrays of the step in `equinox`'s format, and 64 hexadecimal digits, the
-SHA-256 of all before them. Reading one runs no code from it. The batches and the keys of the steps
-to come need no saving: they are functions of (seed, step).
+A checkpoint file has three parts:
 
-Where no process holds all arrays whole, they lie in a folder beside the file instead, see
-`sharded`, and the JSON has that folder's name, the SHA-256 of its files and the arrays' shapes. The
-file is written last, and so never names a folder that is not whole. The first process writes and
-judges the files; all call `hold_best`, `save` and `restore` together.
+- one line of JSON: the `Tally`, the digest of the run's configuration, the package versions;
+- the carried arrays of the step, in `equinox`'s format;
+- the SHA-256 of the first two parts, as 64 hexadecimal digits.
+
+Reading a checkpoint executes no code from it. The batches and keys of later steps are not saved:
+they are functions of (seed, step).
+
+If no process holds all arrays whole, the arrays are written to a folder beside the file, see
+`sharded`. The JSON then has the folder's name, the SHA-256 of its files, and the shapes of the
+arrays. The file is written after the folder, so a file never names an incomplete folder.
+
+Only the first process writes and checks the files. All processes call `hold_best`, `save` and
+`restore` together.
 """
 
 import contextlib
@@ -33,24 +39,24 @@ from .stepper import Stepper
 
 DIGEST_LENGTH = 64
 ARRAYS = ".arrays"
-"""What the names of folders of arrays end with."""
+"""The suffix of folders of arrays."""
 BEST = "best.ckpt"
 BEST_MODEL = "best.eqx"
-"""The weights of the best checkpoint alone, as `model.eqx` holds the final ones."""
+"""Only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
 OTHER_ARRAYS = "The checkpoint `{}` holds other arrays than model and optimiser have."
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, in one sentence."""
+    """A checkpoint that cannot be used; the message is one sentence."""
 
 
 class Restored(NamedTuple):
     """Where a run continues.
 
-    - `tally`: of the checkpoint that was read; empty at the beginning.
-    - `versions`: what wrote it; empty at the beginning.
+    - `tally`: of the checkpoint that was read; a new one if there is no checkpoint.
+    - `versions`: of the packages that wrote the checkpoint; empty if there is none.
     - `refused`: a sentence for each newer file that could not be used.
     """
 
@@ -60,11 +66,11 @@ class Restored(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A file that was read and found good.
+    """A checkpoint file that was read and passed all checks.
 
-    - `path`: its.
-    - `tally`, `versions`: the tally, and what wrote it.
-    - `leaves`: the carried arrays, or the folder that has them.
+    - `path`: of the file.
+    - `tally`, `versions`: from its JSON.
+    - `leaves`: the carried arrays, or the folder that contains them.
     """
 
     path: Path
@@ -74,9 +80,11 @@ class _Read(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The best state so far: the bytes of its file, or where these are shared out, what is in it.
+    """The best state so far, in memory.
 
-    - `weights`: the bytes of its weights.
+    - `state`: the bytes of its checkpoint file; if the arrays are sharded, the tally and copies of
+      the shards.
+    - `weights`: the bytes of its file of weights.
     """
 
     state: bytes | tuple[Tally, list[Held]]
@@ -88,10 +96,10 @@ class Checkpoints:
 
     **Arguments:**
 
-    - `folder`: theirs; made when the first is saved.
-    - `config`: the digest of the configuration that they belong to.
-    - `versions`: of the packages that matter, written with each.
-    - `keep`: how many of the newest are kept.
+    - `folder`: of the checkpoints; created when the first is saved.
+    - `config`: the digest of the run's configuration.
+    - `versions`: of the packages that affect results; written to each checkpoint.
+    - `keep`: how many of the newest checkpoints are kept.
     """
 
     def __init__(self, folder: Path, config: str, versions: dict[str, str], keep: int):
@@ -101,13 +109,15 @@ class Checkpoints:
     def hold_best(self, tally: Tally, stepper: Stepper) -> None:
         """Keep this state in memory as the best so far; `save` writes it.
 
-        A run that improves at every epoch would spend its time in synchronising files.
+        Writing it here would cost a run that improves at every epoch one synchronisation with the
+        disk per epoch.
         """
         state, weights, leaves = io.BytesIO(), io.BytesIO(), stepper.leaves
         model = stepper.whole
         if hosts.is_first():
             write_leaves(weights, model)
         if is_sharded(leaves):
+            # `replace` makes a copy: the run goes on counting in `tally`.
             held = dataclasses.replace(tally), hold(leaves)
             self._best = _Best(held, weights.getvalue())
         elif hosts.is_first():
@@ -118,7 +128,7 @@ class Checkpoints:
         """Write a checkpoint, and the best one if there is a new one; then remove older ones."""
         if hosts.is_first():
             self._folder.mkdir(exist_ok=True)
-        # First, so that a checkpoint never names a best one that is not there.
+        # The best state first: the tally of the checkpoint names it, so it must be on disk by then.
         if self._best is not None:
             self._save_best(self._best)
             self._best = None
@@ -129,16 +139,15 @@ class Checkpoints:
             self._remove_folders()
 
     def restore(self, stepper: Stepper) -> Restored:
-        """Bring `stepper` to the newest checkpoint that is whole and belongs to this run.
+        """Set `stepper` to the newest checkpoint that is intact and belongs to this run.
 
-        Where there is no checkpoint at all, `stepper` stays at its beginning. Newer files that are
-        refused get a name that ends in `.refused`; what a killed process left half-written is
-        removed.
+        If there is no checkpoint at all, `stepper` is left unchanged. Newer files that are refused
+        are renamed to end in `.refused`. Half-written files of a killed process are removed.
 
         **Raises:** `CheckpointError` if there are checkpoints, and none can be used.
         """
         refused: dict[Path, str] = {}
-        # The first process alone judges the files, and renames some; the others read its choice.
+        # Only the first process checks and renames files; the other processes read its choice.
         newest = hosts.together(
             lambda: self._newest_good(stepper, refused) if hosts.is_first() else None
         )
@@ -154,7 +163,7 @@ class Checkpoints:
         return Restored(newest.tally, newest.versions, list(refused.values()))
 
     def _newest_good(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
-        """The newest file that can be used, read; `refused` gets those that cannot."""
+        """Read the newest usable file; newer files that cannot be used are added to `refused`."""
         remove_leftovers(self._folder)
         for path in self._candidates():
             try:
@@ -198,7 +207,7 @@ class Checkpoints:
         leaves: list[Array],
         arrays: dict[str, Any] | None = None,
     ) -> None:
-        """Write a file, with `leaves` in it, or with what is to be known of the folder of them."""
+        """Write a file that contains `leaves`, or `arrays`, the description of their folder."""
         header = {
             "tally": dataclasses.asdict(tally),
             "config": self._config,
@@ -209,11 +218,11 @@ class Checkpoints:
         body = DigestWriter(file)
         body.write(json.dumps(header).encode() + b"\n")
         if arrays is None:
-            write_leaves(cast(BinaryIO, body), leaves)  # a file to write to is enough
+            write_leaves(cast(BinaryIO, body), leaves)  # an object with `write` is enough
         file.write(body.hexdigest().encode())
 
     def _read(self, path: Path, stepper: Stepper) -> _Read:
-        """What is in a file.
+        """Read and check a file.
 
         **Raises:** `CheckpointError` with the reason why it is refused.
         """
@@ -256,20 +265,20 @@ class Checkpoints:
         return folder
 
     def _remove_folders(self) -> None:
-        """Remove folders of arrays that no file names: of removed ones, and of killed processes."""
+        """Remove folders of arrays that no checkpoint names, such as those of killed processes."""
         folders = list(self._folder.glob(f"*{ARRAYS}*"))
         if not folders:
             return
         named = set()
         for path in self._candidates():
-            with open(path, "rb") as file, contextlib.suppress(ValueError):  # of a damaged one
+            with open(path, "rb") as file, contextlib.suppress(ValueError):  # damaged
                 named.add(json.loads(file.readline()).get("arrays", {}).get("folder"))
         for folder in folders:
             if folder.name not in named:
                 shutil.rmtree(folder)
 
     def _candidates(self) -> Iterator[Path]:
-        """The newest first; the best is as good as any other, and often the oldest."""
+        """The files to try: the newest first, and last the best one, which is often the oldest."""
         yield from self._newest_first()
         if (best := self._folder / BEST).exists():
             yield best

@@ -1,4 +1,4 @@
-"""A part of the data, a chunk at a time, all chunks of one shape."""
+"""Cuts a part of the data into chunks of equal shape."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from data import Dataset, Rows, Stream, StreamPart, batches_of
 
 
 class Chunk(NamedTuple):
-    """Some examples of each array, the last repeated where there are too few.
+    """Consecutive examples of each array, padded to a fixed size by repeating the last example.
 
-    - `arrays`: all chunks of a part have the same shapes.
-    - `own`: the same arrays without what is repeated, empty perhaps.
+    - `arrays`: with the padding; all chunks of a part have the same shapes.
+    - `own`: the same arrays without the padding; an array may be empty.
     """
 
     arrays: PyTree[np.ndarray]
@@ -22,12 +22,12 @@ class Chunk(NamedTuple):
 
 
 def chunks(part: PyTree[np.ndarray] | Rows, most: int, multiple: int = 1) -> Iterator[Chunk]:
-    """All examples of `part`, in as few chunks as there can be.
+    """All examples of `part`, in as few chunks as possible.
 
-    Terms of different numbers of examples come side by side, each in as many chunks.
+    Terms with different numbers of examples are cut into the same number of chunks.
 
-    **Arguments:** `most`: the most examples of an array in a chunk; a smaller part is one chunk.
-    `multiple`: of which the number of examples in a chunk is one.
+    **Arguments:** `most`: the maximum number of examples of an array in a chunk; a smaller part is
+    one chunk. `multiple`: the number of examples in a chunk is rounded up to a multiple of it.
     """
     held = part if isinstance(part, Rows) else jax.tree.map(np.asarray, part)
     return _cut(held, _sizes(held, most, multiple))
@@ -36,7 +36,7 @@ def chunks(part: PyTree[np.ndarray] | Rows, most: int, multiple: int = 1) -> Ite
 def chunks_of(
     dataset: Dataset | Stream, part: StreamPart, most: int, multiple: int = 1
 ) -> Iterator[Chunk]:
-    """All examples of a part of a dataset, or of a stream, of which a short batch is filled up."""
+    """All examples of a part of a dataset or a stream; a short batch of a stream is padded."""
     found = getattr(dataset, part)
     if isinstance(dataset, Dataset) or is_held(found):
         yield from chunks(found, most, multiple)
@@ -48,7 +48,7 @@ def chunks_of(
 
 
 def head(stream: Stream, part: StreamPart, most: int) -> PyTree[np.ndarray]:
-    """The first examples of a part of a stream: `most`, or those of its first batch."""
+    """The first `most` examples of a part of a stream, or its first batch if it yields batches."""
     found = getattr(stream, part)
     if is_held(found):
         return next(chunks(found, most)).own
@@ -56,18 +56,18 @@ def head(stream: Stream, part: StreamPart, most: int) -> PyTree[np.ndarray]:
 
 
 def is_held(part: Any) -> bool:
-    """Whether a part is arrays or `Rows`; what is not yields batches."""
+    """Whether a part is arrays or `Rows`; any other part yields batches."""
     return isinstance(part, Rows | tuple | dict)
 
 
 def _sizes(part: PyTree[np.ndarray] | Rows, most: int, multiple: int) -> PyTree[int]:
-    """The examples of each array in a chunk."""
+    """The number of examples of each array in a chunk."""
     lengths = jax.tree.map(len, part)
     longest = max(jax.tree.leaves(lengths))
     count = -(-longest // most)
 
     def size(length: int) -> int:
-        # The longest in chunks of `most`, so that parts share the program of that shape.
+        # The longest array is cut into chunks of `most`: so different parts share one program.
         own = min(length, most) if length == longest else -(-length // count)
         return -(-own // multiple) * multiple
 
@@ -75,7 +75,7 @@ def _sizes(part: PyTree[np.ndarray] | Rows, most: int, multiple: int) -> PyTree[
 
 
 def _cut(part: PyTree[np.ndarray] | Rows, sizes: PyTree[int]) -> Iterator[Chunk]:
-    arrays, treedef = jax.tree.flatten(part)  # `Rows` are one of these
+    arrays, treedef = jax.tree.flatten(part)  # `Rows` is a leaf
     each = jax.tree.leaves(sizes)
     for number in range(max(-(-len(array) // size) for array, size in zip(arrays, each))):
         pairs = [_filled(array, number * size, size) for array, size in zip(arrays, each)]
@@ -83,7 +83,7 @@ def _cut(part: PyTree[np.ndarray] | Rows, sizes: PyTree[int]) -> Iterator[Chunk]
 
 
 def _filled(array: Any, start: int, size: int) -> tuple[PyTree[np.ndarray], PyTree[np.ndarray]]:
-    """`size` examples from `start` on, the last repeated; and those that are not repeated."""
+    """`size` examples from `start` on, padded with the last one; and the same without padding."""
     rows = np.minimum(np.arange(start, start + size), len(array) - 1)
     found = array[start : start + size] if start + size <= len(array) else array[rows]
     own = max(len(array) - start, 0)

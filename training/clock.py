@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """The seconds of a program, shared out evenly among the runs in it.
+    """Measures the time of a program and divides it evenly among the runs in it.
 
-    **Arguments:** `seconds`: what each has spent before; `runs`: how many there are.
+    **Arguments:** `seconds`: what each run has spent before; `runs`: the number of runs.
     """
 
     def __init__(self, seconds: float, runs: int = 1):
@@ -17,14 +17,15 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """What each run has spent."""
+        """The seconds that each run has spent."""
         return (time.perf_counter() - self._began) / self._runs
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """What is done in it does not count.
+        """A context whose time is not counted.
 
-        Evaluation is not training: runs compare whether they are evaluated or not.
+        It is for evaluation, so that the seconds of a run do not depend on how often the run is
+        evaluated.
         """
         began = time.perf_counter()
         yield

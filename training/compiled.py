@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 AUTO = "auto"
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-# By default JAX keeps only programs that took a second to compile. A run has many that take less.
+# By default JAX caches only programs that took a second to compile. Many of a run take less.
 OPTIONS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -21,10 +21,10 @@ OPTIONS = {
 
 
 def use_cache(setting: Any) -> None:
-    """Keep compiled programs in the folder that the key `compilation_cache` asks for.
+    """Cache compiled programs in the folder that the key `compilation_cache` asks for.
 
-    An option of JAX that is set in the environment is left as it is. A folder that cannot be
-    written to is reported on stderr, and nothing is kept.
+    Options of JAX that are set in the environment are left unchanged. A folder that cannot be
+    written to is reported on stderr; then there is no cache.
 
     **Arguments:** `setting`: a folder; None for no folder; `auto` for the folder that
     `JAX_COMPILATION_CACHE_DIR` names, or else for one in the user's cache.
@@ -39,7 +39,7 @@ def use_cache(setting: Any) -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     folder = _folder(setting)
-    # The jobs of a sweep share one process, and JAX asks for the folder only once.
+    # JAX reads this option once per process, and the jobs of a sweep share one process.
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()

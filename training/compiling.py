@@ -9,14 +9,15 @@ import jax
 def compiled_for(
     fn: Callable[..., Any], *given: Any, out_shardings: Any = None
 ) -> tuple[Callable[..., Any], jax.stages.Compiled | None]:
-    """`fn`, compiled for arguments like `given`; what it is given first, it may use up.
+    """`fn`, compiled for arguments of the shapes of `given`; its first argument is donated.
 
-    With `JAX_DISABLE_JIT` nothing is compiled, so that a debugger can look into a step.
+    With `JAX_DISABLE_JIT` nothing is compiled, so that a debugger can step through `fn`.
 
-    **Returns:** what is to be called, and the program, None where there is none.
+    **Returns:** the function to call, and the compiled program; None if nothing is compiled.
     """
     if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.eval_shape(fn, *given)  # traced all the same: who has written it learns from that
+        # Traced nevertheless: `Stepper` collects the fields of its record while it is traced.
+        jax.eval_shape(fn, *given)
         return fn, None
     jitted = jax.jit(fn, donate_argnums=0, out_shardings=out_shardings)
     program = jitted.lower(*given).compile()

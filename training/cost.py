@@ -1,4 +1,4 @@
-"""What steps cost in gradients of the loss on the same batch, by counting operations."""
+"""The cost of a step in units of one gradient on the same batch, by counting operations."""
 
 import math
 from typing import NamedTuple
@@ -15,22 +15,25 @@ from .sources import batch_shapes
 
 
 class Cost(NamedTuple):
-    """What one step costs, in gradient-equivalents: operations over those of a gradient.
+    """The cost of a step in gradient-equivalents: its operations divided by those of a gradient.
 
-    Operations are floating-point operations as XLA's cost analysis counts them. It counts a loop
-    as one turn and a branch as its dearest, and factorisations by LAPACK as nothing.
+    Operations are floating-point operations, as XLA's cost analysis counts them. XLA counts one
+    iteration of a loop, the most expensive branch of a `cond`, and nothing for factorisations by
+    LAPACK.
 
-    - `step`: the compiled step, drawing of the batch included, every loop turned once.
-    - `turn`: one more turn of its iterative solver, taken to be a product with JᵀJ; this and its
-        gradient are counted before compilation. What a search tries beyond its first step size is
-        not counted.
+    - `step`: the compiled step, including the drawing of the batch, with one iteration of each
+        loop.
+    - `turn`: one more iteration of the iterative solver, counted as one product with JᵀJ. This
+        product, and the gradient by which it is divided, are counted before compilation.
+
+    A search may try more than one step size; only the first is counted.
     """
 
     step: float
     turn: float
 
     def of(self, solver_steps: int) -> float:
-        """A step whose solver took so many."""
+        """The cost of a step whose solver took `solver_steps` iterations."""
         return self.step + self.turn * max(solver_steps - 1, 0)
 
 
@@ -42,16 +45,16 @@ def cost_of(
     devices: int = 1,
     runs: int = 1,
 ) -> Cost:
-    """The cost of the compiled `step` of a run; NaN where XLA does not count, or is not asked.
+    """The cost of the compiled `step` of a run; NaN where XLA gives no count or `step` is None.
 
-    **Arguments:** `solves`: whether the step has an iterative solver. Without one `turn` is 0:
-    tracing the products that it counts takes longer than all else in the start of a run by Adam.
-    `devices`: how many share the step; XLA counts what one of them does. `runs`: of how many XLA
-    counts the step.
+    **Arguments:** `solves`: whether the step has an iterative solver. Without one, `turn` is 0 and
+    its product is not traced: this would take longer than all else in the start of a run by Adam.
+    `devices`: the number of devices that share the step; XLA counts the operations of one device.
+    `runs`: the number of runs whose operations are in XLA's count of the step.
     """
     if step is None:
         return Cost(math.nan, math.nan)
-    # Arguments, not constants: as constants they would give every value its own program.
+    # Arrays are arguments, not constants: as a constant, each value would need its own program.
     numbers, without_numbers = eqx.partition(run.optimiser.objective, eqx.is_array)
     key = jax.random.key(0)
     params, static = eqx.partition(run.model, eqx.is_inexact_array)
@@ -74,18 +77,19 @@ def cost_of(
         return at.vjp(at.jvp(vector))
 
     turn = 0.0
-    with use_abstract_mesh(AbstractMesh((), ())):  # on one device, wherever the step is made
+    with use_abstract_mesh(AbstractMesh((), ())):  # count for one device, whatever mesh is set
         gradient = jax.jit(jax.grad(loss)).lower(params, batch, key, numbers)
         if solves:
             at = eqx.filter_eval_shape(linearise, params, batch, key, numbers)
             shapes, others = eqx.partition(at, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
             turn = flops(jax.jit(product).lower(shapes, params)) / flops(gradient)
-        # Like by like: XLA's fusions compute cheap things twice rather than keep them, and count.
+        # Compiled, as the step is: XLA's fusions recompute cheap values rather than store them, and
+        # the count of a compiled program includes this.
         gradient = gradient.compile()
     return Cost(devices * flops(step) / (runs * flops(gradient)), turn)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """The floating-point operations of a program, NaN where XLA does not count."""
+    """The floating-point operations of a program; NaN if XLA gives no count."""
     analysis = program.cost_analysis()
     return math.nan if analysis is None else analysis.get("flops", math.nan)

@@ -10,13 +10,13 @@ from jaxtyping import Array, PyTree
 
 
 def check_devices() -> None:
-    """Find the devices that this process computes on.
+    """Initialise the devices of this process.
 
-    **Raises:** `ValueError` where there is none of the kind that the environment asks for.
+    **Raises:** `ValueError` if there is no device of the kind that `JAX_PLATFORMS` asks for.
     """
     try:
         jax.devices()
-    # JAX asserts that a plugin which it was told to use is there.
+    # An AssertionError: JAX asserts that the plugin named by `JAX_PLATFORMS` is installed.
     except (RuntimeError, AssertionError) as error:
         said = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
         raise ValueError(
@@ -27,12 +27,12 @@ def check_devices() -> None:
 
 
 def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
-    """A part of a dataset on the device, its floats in JAX's default precision (float64 in x64)."""
+    """A part of a dataset on the device; floats get JAX's default precision (float64 with x64)."""
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
 
 
 def as_on_device(array: np.ndarray) -> np.ndarray:
-    """An array of the host with the type that `on_device` gives it."""
+    """An array on the host, with the dtype that `on_device` gives it."""
     return np.asarray(array, _dtype(array))
 
 
@@ -42,7 +42,7 @@ def shapes_on_device(part: PyTree[Any]) -> PyTree[jax.ShapeDtypeStruct]:
 
 
 def memory() -> int:
-    """The bytes of the device that computes; of a processor, those of the machine."""
+    """The memory of the device in bytes; for a CPU, the memory of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 

@@ -1,4 +1,4 @@
-"""Telling whether bytes and configurations are what they were."""
+"""SHA-256 digests of files and configurations, to detect changes."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ CHUNK = 1 << 20
 
 
 class DigestWriter:
-    """Writes to `file` and knows the SHA-256 of all that it has written."""
+    """Writes to `file`, and computes the SHA-256 of everything written."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._sha256 = file, hashlib.sha256()
@@ -23,7 +23,7 @@ class DigestWriter:
 
 
 def digest_of_file(file: BinaryIO, size: int) -> str:
-    """The SHA-256 of the next `size` bytes of `file`, or of as many as there are."""
+    """The SHA-256 of the next `size` bytes of `file`, or of fewer if the file ends before."""
     sha256 = hashlib.sha256()
     while size > 0 and (chunk := file.read(min(size, CHUNK))):
         sha256.update(chunk)
@@ -32,9 +32,9 @@ def digest_of_file(file: BinaryIO, size: int) -> str:
 
 
 def digest_of_config(config: Mapping[str, Any], *, but: Collection[str]) -> str:
-    """The SHA-256 of a configuration of plain values, whatever the order of its keys.
+    """The SHA-256 of a configuration of plain values, independent of the order of its keys.
 
-    **Arguments:** `but`: the keys of the uppermost level that do not count.
+    **Arguments:** `but`: top-level keys that are left out.
     """
     counted = {key: value for key, value in config.items() if key not in but}
     text = json.dumps(counted, sort_keys=True, ensure_ascii=False)

@@ -24,7 +24,7 @@ REFERENCE = cv.Supervised(cv.Gaussian())
 _Measured: TypeAlias = tuple[tuple[Float[Array, "..."], Float[Array, "..."]], ...]
 
 CHUNK = 1024
-"""Examples evaluated at a time, where the objective has no `micro_batch`: bounds the memory."""
+"""Examples evaluated at a time if the objective has no `micro_batch`; this bounds the memory."""
 
 
 def evaluate(
@@ -33,9 +33,9 @@ def evaluate(
     """The loss and the metrics of `model`, in inference mode, over all examples of `part`.
 
     The mean over the examples is taken once, in float64, over one number per example. So it does
-    not depend on how the examples are cut into chunks, and hardly on the precision of the model. In
-    the loss every example counts the same; in a metric, by the metric's weight. There is one trace
-    per shape of a chunk, whatever the weights of the model are.
+    not depend on how the examples are cut into chunks, and hardly on the precision of the model.
+    The loss weights all examples equally; a metric has its own weight per example. The computation
+    is traced once per shape of a chunk, not once per model.
 
     **Arguments:** `objective`, which must not need a key in inference mode; `model`; `part`, a
     batch of the objective's structure.
@@ -47,7 +47,7 @@ def evaluate(
 
 
 def chunk_size(objective: cv.AbstractObjective) -> int:
-    """The most examples that are evaluated at a time."""
+    """The maximum number of examples that are evaluated at a time."""
     return objective.micro_batch or CHUNK
 
 
@@ -79,13 +79,13 @@ def _of_all(
     chunks: Iterable[Chunk],
     placement: Placement,
 ) -> dict[str, Any]:
-    """As `per_example`, of all chunks together, as NumPy arrays; without what is repeated."""
+    """`per_example` of all chunks without their padding, concatenated to NumPy arrays."""
     found: list[dict[str, Any]] = []
     in_flight: tuple[dict[str, Any], Chunk] | None = None
     for chunk in chunks:
         arrays = placement.shared_out(jax.tree.map(as_on_device, chunk.arrays))
         values = placement.whole(per_example(objective, model, arrays))
-        # One chunk is computed while the next is read; more of them would only fill the memory.
+        # One chunk is computed while the next is read; more in flight would only cost memory.
         if in_flight is not None:
             found.append(_own(objective, *in_flight))
         in_flight = values, chunk
@@ -95,7 +95,7 @@ def _of_all(
 
 
 def _own(objective: cv.AbstractObjective, values: dict[str, Any], chunk: Chunk) -> dict[str, Any]:
-    """Wait for the values of a chunk, and leave out those of what is repeated."""
+    """Wait for the values of a chunk, and drop those of its padding."""
     lengths = {
         name: len(jax.tree.leaves(pair)[0]) for name, pair in examples(objective, chunk.own).items()
     }
@@ -131,14 +131,14 @@ def per_example(
 
 
 class AbstractEvaluator(abc.ABC):
-    """Judges models, again and again; see `sources.evaluator_of`."""
+    """Evaluates the models of a run; see `sources.evaluator_of`."""
 
     judges_by: Literal["train_loss", "validation_loss"] | None
-    """By which loss the best state of a run is chosen; None where no loss says which is best."""
+    """The loss by which the best state of a run is chosen; None if no loss can choose it."""
 
     @abc.abstractmethod
     def train(self, model: eqx.Module) -> dict[str, float]:
-        """Loss and metrics in training; empty where they say nothing."""
+        """Loss and metrics of the training part; empty where there are none."""
 
     @abc.abstractmethod
     def validation(self, model: eqx.Module) -> dict[str, float]:
@@ -146,13 +146,13 @@ class AbstractEvaluator(abc.ABC):
 
     @abc.abstractmethod
     def test(self, model: eqx.Module) -> dict[str, float]:
-        """Loss and metrics in test."""
+        """Loss and metrics on the test data."""
 
 
 class Evaluator(AbstractEvaluator):
-    """Evaluates over the parts of a dataset or a stream, which stay where they are.
+    """Evaluates over the parts of a dataset or a stream.
 
-    A chunk at a time is put on the devices, and shared out over them.
+    One chunk at a time is copied to the devices and sharded over them.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Evaluator(AbstractEvaluator):
         self.judges_by = "train_loss" if dataset.validation is None else "validation_loss"
 
     def train(self, model: eqx.Module) -> dict[str, float]:
-        """Loss and metrics over the training part; empty where that may never end."""
+        """Loss and metrics over the training part; empty for a stream that may be endless."""
         dataset = self._dataset
         if isinstance(dataset, Stream) and not is_held(dataset.train) and not dataset.num_batches:
             return {}
@@ -178,7 +178,7 @@ class Evaluator(AbstractEvaluator):
     def test(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the test part; and `l2_error`, if the dataset has a reference.
 
-        That is √(mean ‖model(x) − u(x)‖²/c) for the c numbers of the reference u.
+        `l2_error` is √(mean ‖model(x) − u(x)‖²/c), where the reference u(x) has c components.
         """
         found = self._over("test", model)
         if (reference := self._dataset.reference) is not None:

@@ -1,4 +1,4 @@
-"""What each step of a run is given, and where the data stand after it."""
+"""The input of each step of a run, and the position in the data after the step."""
 
 import abc
 from collections.abc import Callable
@@ -19,17 +19,18 @@ from .prefetch import AHEAD, Prefetched
 from .sources import Source, as_given, batch_shapes, gather, source
 
 IN_FLIGHT = AHEAD + 3
-"""Batches of a stream that are on the device at once: two more in steps, one that is being put."""
+"""Batches of a stream on the device at once: `AHEAD` in the queue, 2 in steps, 1 being copied."""
 
 
 class Given(NamedTuple):
-    """What a step is given.
+    """The input of a step.
 
-    - `arrays`: the batch; or, where the data are on the device, the batches of its epoch, indices
-        `[batches, batch_size]`, of which it takes the one of its number; None: all data.
-    - `epochs`: passes over the training part when the step is over.
-    - `epoch_steps`: of an epoch that ends with the step, how many there were; else None.
-    - `place`: where the data stand then, as plain values; None where the number of steps says it.
+    - `arrays`: the batch. If the data are on the device: the indices `[batches, batch_size]` of all
+        batches of the epoch, from which the step takes its own row. None: the step uses all data.
+    - `epochs`: passes over the training part after the step.
+    - `epoch_steps`: if an epoch ends with the step, the number of its steps; else None.
+    - `place`: the position in the data after the step, as plain values; None where the number of
+        steps determines it.
     """
 
     arrays: PyTree[Array]
@@ -39,16 +40,16 @@ class Given(NamedTuple):
 
 
 class AbstractFeed(abc.ABC):
-    """Hands out what the steps are given, one after another; a context manager."""
+    """Provides the inputs of the steps, one after another; a context manager."""
 
     shapes: PyTree[jax.ShapeDtypeStruct]
-    """Of all `Given.arrays`, on the devices."""
+    """The shapes of `Given.arrays`, the same for all steps, with their sharding."""
 
     @abc.abstractmethod
     def next(self, step: int) -> Given | None:
-        """What step number `step`, counted from 0, is given; None if the run is to end before it.
+        """The input of step number `step`, counted from 0; None if the run ends before it.
 
-        **Raises:** `data.DatasetError` where the source of a stream fails.
+        **Raises:** `data.DatasetError` if the source of a stream fails.
         """
 
     def __enter__(self) -> "AbstractFeed":
@@ -65,10 +66,10 @@ def feed_of(
     is_stopped: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> AbstractFeed:
-    """The feed of a run, from where `tally` stands.
+    """The feed of a run, beginning after the steps in `tally`.
 
-    **Arguments:** `is_stopped`: whether a batch that is long in coming is still waited for; `warn`
-    is told what resuming has cost.
+    **Arguments:** `is_stopped`: asked during the wait for a batch, true ends the wait; `warn`: gets
+    a sentence on what resuming has cost.
     """
     if isinstance(run.dataset, Stream):
         return Streamed(run, run.dataset, placement, tally, is_stopped, warn)
@@ -78,9 +79,9 @@ def feed_of(
 
 
 def source_of(run: Run, placement: Placement) -> Source:
-    """The source of a run, its data where the steps want them.
+    """The source of a run, with its data placed as the steps need them.
 
-    No process puts the examples on its devices that others are to have.
+    With several processes, each process copies only its own share of the examples to its devices.
     """
     dataset: Any = run.dataset
     if hosts.count() == 1 or not isinstance(dataset, Dataset):
@@ -92,7 +93,7 @@ def source_of(run: Run, placement: Placement) -> Source:
 
 
 class Resident(AbstractFeed):
-    """For data on the device: the batches of an epoch, sent once per epoch."""
+    """For data on the device: sends the indices of all batches of an epoch, once per epoch."""
 
     def __init__(self, run: Run, placement: Placement):
         self._run, self._placement, self._epoch = run, placement, -1
@@ -121,7 +122,7 @@ class Resident(AbstractFeed):
 
 
 class Shares(AbstractFeed):
-    """For data on the hosts of several processes: each loads its own examples of a batch."""
+    """For several processes, with the data on the hosts: each loads its own examples of a batch."""
 
     def __init__(self, run: Run, dataset: Dataset, placement: Placement):
         self._run, self._train, self._placement, self._epoch = run, dataset.train, placement, -1
@@ -152,9 +153,10 @@ class Shares(AbstractFeed):
 
 
 class Streamed(AbstractFeed):
-    """For a stream: its batches, read and put on the devices ahead of time.
+    """For a stream: reads batches and copies them to the devices ahead of time.
 
-    The place that goes with a batch is that after it, however far the stream has been read.
+    The `place` of a batch is the position directly after this batch, although the stream has been
+    read further.
     """
 
     def __init__(
@@ -204,7 +206,7 @@ class Streamed(AbstractFeed):
         return drawn._replace(batch=self._placement.shared_out(batch))
 
     def _epochs(self, drawn: Drawn) -> float:
-        """The passes that are over after a batch; whole ones where their length is not known."""
+        """The passes after a batch; only complete ones count if their length is not known."""
         size = self._run.steps_per_epoch
         if drawn.is_last or size is None:
             return float(drawn.epoch + drawn.is_last)

@@ -1,4 +1,4 @@
-"""Refusing inputs that are not finite."""
+"""Refuses inputs that are not finite."""
 
 import jax
 import numpy as np
@@ -8,15 +8,15 @@ import curvature as cv
 
 from .terms import examples
 
-_ROWS = 4096  # are looked at at a time, so that the copy is small
+_ROWS = 4096  # checked at a time, so that the copy in float64 is small
 
 
 def check_inputs(objective: cv.AbstractObjective, part: PyTree[Array], source: str) -> None:
     """Raise unless all inputs are finite.
 
-    **Arguments:** `part`, of a dataset; `source`, what it is called in the sentence.
+    **Arguments:** `part`: of a dataset; `source`: the name of the part in the error message.
 
-    **Raises:** `ValueError`, with the first example that has NaN or infinite inputs.
+    **Raises:** `ValueError` that names the first example with NaN or infinite inputs.
     """
     for name, (inputs, *_) in examples(objective, part).items():
         for leaf in jax.tree.leaves(inputs):

@@ -1,4 +1,4 @@
-"""The run folder: who may use it, and what is written there once."""
+"""The run folder: the checks before a run uses it, and the files that are written once."""
 
 import json
 import math
@@ -23,13 +23,13 @@ from .leaves import write_leaves
 
 
 class FolderError(ValueError):
-    """A folder that cannot be this run's, in one sentence."""
+    """A folder that this run cannot use; the message is one sentence."""
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Refuse a folder that `train` would refuse; writes nothing.
 
-    A missing or empty folder is used; one that holds a run is not, except to resume that run.
+    A missing or empty folder is accepted. A folder that holds a run is accepted only to resume it.
 
     **Raises:** `FolderError`.
     """
@@ -50,9 +50,9 @@ def taken(folder: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the run folder and its parents where they are missing.
+    """Make the run folder and its parents if they are missing.
 
-    **Raises:** `FolderError` where that is not possible.
+    **Raises:** `FolderError` if that is not possible.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write the resolved configuration, in its own order of keys."""
+    """Write the resolved configuration, with its keys in their order."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
 

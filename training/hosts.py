@@ -1,8 +1,8 @@
 """The processes of a run, each with devices of its own: on several hosts, or on one.
 
 They are started by SLURM's `srun`, by Open MPI's `mpirun`, or one by one, see `running.place`. All
-of them run the same program at the same time. What one of them alone knows, it tells the others
-through the service that JAX has in process 0.
+of them run the same program at the same time. They exchange Python values through the key-value
+store of JAX's distributed service, which runs in process 0.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-# Private, as it is to Orbax, which uses it too: the public face has no way to say a word.
+# Private: JAX's public API gives no access to the key-value store. Orbax uses this module, too.
 from jax._src.distributed import global_state
 
 from running import ADDRESS, ExitCode, HostsError, place
@@ -28,12 +28,12 @@ from .device import check_devices
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30
-"""A process that has been silent for so long counts as dead."""
+"""A process without a heartbeat for this long counts as dead."""
 WATCH_SECONDS = 0.5
 LEAVE_SECONDS = 5.0
-"""Process 0 has the service, and so leaves last: it gives the others so long."""
+"""Process 0 runs the service, so it exits last: it waits at most this long for the others."""
 FOREVER = 7 * 24 * 3600 * 1000
-"""In milliseconds. Whoever waits so long for a process that has died is ended before."""
+"""In milliseconds. A process that waits for a dead one is ended before, by `_watch` or by JAX."""
 ENDED = "curvature/ended"
 DIED = "Another process of the run has ended, and so does this one; `resume=FOLDER` goes on."
 ABORTED = (
@@ -43,25 +43,25 @@ ABORTED = (
 
 
 class Disagreement(ValueError):
-    """What another process, or this one, has refused; all of them raise it."""
+    """Raised in all processes when `together` has failed in one of them."""
 
 
 _turns = itertools.count()
-"""Numbers the words that are exchanged; all processes count alike."""
+"""Numbers the exchanges. All processes make the same exchanges, so their numbers agree."""
 _joined = threading.Event()
 _over = threading.Event()
 _ends_alone = threading.Event()
 _kept: list[Any] = []
-"""What C calls, which must not be collected."""
+"""Functions that C calls: these references keep them from being garbage-collected."""
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return global_state.num_processes if _joined.is_set() else 1
 
 
 def index() -> int:
-    """The number of this one, from 0."""
+    """The index of this process, from 0."""
     return global_state.process_id if _joined.is_set() else 0
 
 
@@ -71,14 +71,14 @@ def is_first() -> bool:
 
 
 def prefix() -> str:
-    """What a sentence of a process other than the first begins with."""
+    """The prefix of messages from this process; empty in the first process."""
     return "" if is_first() else f"process {index()}: "
 
 
 def join() -> None:
-    """Join the other processes, if the environment says that there are any.
+    """Connect to the other processes, if the environment variables define any.
 
-    Called before anything touches the devices, and waits for the others to be there.
+    Called before anything uses the devices. Waits until all processes have connected.
 
     **Raises:** `HostsError`.
     """
@@ -86,7 +86,7 @@ def join() -> None:
     if found is None or jax.distributed.is_initialized():
         return
     number, mine, devices = found
-    # The service's own notice of SIGTERM would take the signal from `StopSignals`.
+    # JAX's preemption service would handle SIGTERM itself, and `StopSignals` would not receive it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -95,7 +95,8 @@ def join() -> None:
             local_device_ids=devices,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-        # The devices are found by all together: a process that ended before would be waited for.
+        # Initialising the devices is collective: the others would wait for a process that has ended
+        # before it.
         check_devices()
     except (ValueError, RuntimeError) as error:
         raise HostsError(
@@ -109,9 +110,9 @@ def join() -> None:
 
 
 def gathered(value: T) -> list[T]:
-    """The values of all processes, by their numbers; what JSON can hold.
+    """The values of all processes, in the order of their indices; values must be plain JSON.
 
-    Called by all, in the same order.
+    All processes call it, in the same order.
     """
     if count() == 1:
         return [value]
@@ -127,10 +128,10 @@ def of_first(value: T) -> T:
 
 
 def together(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns here, provided that it raises in no process.
+    """Call `attempt` in every process, and return its result if it has raised in none of them.
 
-    **Raises:** what it raises, in one process alone. In several, `Disagreement` with the sentence
-    of the first of those in which it raises.
+    **Raises:** with one process, what `attempt` raises. With several, all of them raise
+    `Disagreement`, with the message of the first process in which `attempt` has raised.
     """
     if count() == 1:
         return attempt()
@@ -148,10 +149,10 @@ def together(attempt: Callable[[], T]) -> T:
 
 
 def ends_alone(code: int) -> bool:
-    """Tell the others that this process cannot go on with them; they end with the same exit code.
+    """Announce that this process ends; the others then end with the same exit code.
 
-    **Returns:** whether there is anything to say: where another has told it before, it has said
-    why.
+    **Returns:** whether this process should report its error. False if another process has
+    announced its end before: that process has reported the reason.
     """
     if count() == 1:
         return True
@@ -159,12 +160,12 @@ def ends_alone(code: int) -> bool:
     try:
         _client().key_value_set(ENDED, str(code))
     except jax.errors.JaxRuntimeError as error:
-        return "ALREADY_EXISTS" not in str(error)  # otherwise process 0 is gone, and silent
+        return "ALREADY_EXISTS" not in str(error)  # else process 0 is gone, unreported
     return True
 
 
 def leave(code: int) -> int:
-    """Leave the other processes, as the last thing that is done; returns the exit code."""
+    """Disconnect, as the last action of the process; returns the exit code of process 0."""
     if count() == 1:
         return code
     if _ends_alone.is_set():
@@ -176,7 +177,7 @@ def leave(code: int) -> int:
 
 
 def is_of_another(error: Exception) -> bool:
-    """Whether `error` says that another process is gone."""
+    """Whether `error` means that another process is gone: a collective by Gloo has failed."""
     return count() > 1 and "Gloo" in str(error)
 
 
@@ -186,13 +187,13 @@ def _client() -> Any:
 
 
 def _watch(client: Any) -> None:
-    """End this process where another has told that it ends: it may be waited for in vain."""
+    """End this process when another announces its end: a collective would wait for it for ever."""
     while not _over.wait(WATCH_SECONDS):
         try:
             code = int(client.key_value_try_get(ENDED))
-        except jax.errors.JaxRuntimeError:  # none has
+        except jax.errors.JaxRuntimeError:  # no process has announced its end
             continue
-        if is_first():  # what it computes fails as well, and has a summary then
+        if is_first():  # its own step fails, too: wait until it has written the summary
             _over.wait(LEAVE_SECONDS)
         if not _ends_alone.is_set():
             _vanish(code)
@@ -200,12 +201,12 @@ def _watch(client: Any) -> None:
 
 
 def _vanish(code: int) -> NoReturn:
-    """End at once, process 0 after the others: its service is what ends them in good order."""
+    """Exit immediately; process 0 exits after the others, because they need its service."""
     sys.stdout.flush()
     sys.stderr.flush()
     client, until = _client(), time.monotonic() + LEAVE_SECONDS
     for number in range(1, count()) if is_first() else ():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # of one that has died
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is dead
             left = max(1, int(1000 * (until - time.monotonic())))
             client.blocking_key_value_get(f"{ENDED}/{number}", left)
     if not is_first():
@@ -215,14 +216,14 @@ def _vanish(code: int) -> NoReturn:
 
 
 def _say_so_on_abort() -> None:
-    """Have a sentence follow the log with which JAX aborts when a process has died silently."""
+    """Print a sentence after JAX's log when JAX aborts because a process has died silently."""
 
     def aborted(number: int) -> None:
         del number
         os.write(sys.stderr.fileno(), f"{prefix()}{ABORTED}\n".encode())
         os._exit(ExitCode.FAILED)
 
-    # In C: Python's own handlers wait for the main thread, which `abort` does not.
+    # A handler in C: Python runs its handlers later, in the main thread, and `abort` does not wait.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
     _kept.append(handler)

@@ -1,6 +1,6 @@
 """Reading and writing the leaves of a pytree: `equinox`'s format, typed keys included.
 
-`equinox.tree_serialise_leaves` alone fails on typed keys, at the end of a run that trained well.
+`equinox.tree_serialise_leaves` alone fails on typed keys: a run would train and then fail to save.
 """
 
 from typing import Any, BinaryIO

@@ -1,4 +1,4 @@
-"""What a run says: to a person at once, and with its time to `train.log`."""
+"""Messages of a run: printed on the console, and written with a time stamp to `train.log`."""
 
 import contextlib
 import datetime
@@ -13,11 +13,11 @@ LOG = "train.log"
 
 
 class Log:
-    """A console, and once there is a folder a file beside it, to which lines are appended.
+    """Writes lines to the console and, after `open`, to a log file.
 
-    Of several processes only the first says anything but warnings.
+    With several processes, only the first prints lines that are not warnings.
 
-    **Arguments:** `quiet`: the console shows warnings alone; the file gets everything.
+    **Arguments:** `quiet`: the console shows only warnings; the file gets everything.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -30,12 +30,12 @@ class Log:
         self._file = open(folder / LOG, "a", encoding="utf-8")  # noqa: SIM115 (held)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Write one line."""
         say(self.console, text)
         self._note(text)
 
     def warn(self, text: str) -> None:
-        """One line that `quiet` does not silence, on the standard error."""
+        """Write a warning to stderr, even if `quiet`."""
         say(self._warnings, f"{hosts.prefix()}{text}")
         self._note(f"warning: {text}")
 
@@ -50,12 +50,12 @@ class Log:
     def _note(self, text: str) -> None:
         if self._file is not None:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            # What a full disk does not take has been said on the console.
+            # If the disk is full, the line is at least on the console.
             with contextlib.suppress(OSError):
                 self._file.write(f"{now} {text}\n")
                 self._file.flush()
 
 
 def say(console: Console, text: str) -> None:
-    """One plain line: no markup, colours or line breaks of the console's own."""
+    """Print one plain line, without the console's markup, colours and line breaks."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

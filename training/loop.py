@@ -20,10 +20,10 @@ from .writer import Writer
 
 
 class Loop:
-    """Takes the steps of a program, from where its runs stand, and has each written down.
+    """Takes the remaining steps of a program, and passes each one to the writers of its runs.
 
-    A step is dispatched before the record of the one before it is read, so that the host's work
-    is hidden behind the device's.
+    A step is dispatched before the record of the previous step is read, so the host works while the
+    device computes.
 
     **Arguments:** `feeds`, `writers`: one for each run of `program`; the runs are equally long.
     """
@@ -48,10 +48,10 @@ class Loop:
     def __call__(self) -> Outcome:
         """Run to the end, to a stop signal, or until every run has diverged.
 
-        Each run leaves a checkpoint behind, except one that has diverged: there is nothing to
-        continue. One that diverges before the last has its summary at once.
+        Each run writes a final checkpoint, except a diverged run, which is not continued. A run
+        that diverges while others go on gets its summary immediately.
 
-        **Returns:** how those runs have ended that have no summary.
+        **Returns:** the outcome of those runs that have no summary yet.
         """
         try:
             return self._steps()
@@ -70,7 +70,7 @@ class Loop:
                 self._save()
             self._profile(dispatched)
             given = [each for feed in self._feeds if (each := feed.next(dispatched)) is not None]
-            if not given:  # at the end, or stopped in waiting, which several processes are not
+            if not given:  # the data end here; or, with one process, a signal ended the wait
                 stopped_by = self._stop.received or 0 if hosts.count() == 1 else 0
                 break
             self._take_arrays(dispatched + 1, given)
@@ -95,7 +95,7 @@ class Loop:
         return FINISHED
 
     def _still(self, given: list[Given]) -> list[tuple[Writer, Given]]:
-        """The runs that have not ended, each with what it was given."""
+        """The runs that have not ended, each with the input of its step."""
         pairs = zip(self._writers, given, strict=True)
         return [(writer, its) for writer, its in pairs if writer in self._running]
 
@@ -111,12 +111,12 @@ class Loop:
         return by_runs or self._profile.is_edge(step)
 
     def _look(self) -> None:
-        """Bring the steppers of the runs to the latest step, and write it down."""
+        """Copy the arrays of the latest step to the runs' steppers, and record the step."""
         self._program.show()
         self._settle()
 
     def _settle(self) -> None:
-        """Wait for the step in flight, if there is one, and write it down."""
+        """Wait for the step in flight, if there is one, and record it."""
         if self._in_flight is None:
             return
         packed, given = self._in_flight
@@ -127,7 +127,7 @@ class Loop:
             writer.settle(info, its, self._cost.of(info["solver_steps"]), self._clock)
 
     def _save(self) -> None:
-        """Write checkpoints after all steps that were dispatched."""
+        """Wait for all dispatched steps, then write checkpoints."""
         self._look()
         for writer in self._running:
             writer.save()

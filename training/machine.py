@@ -1,4 +1,4 @@
-"""On what a run ran, and from what state of the code."""
+"""The machine, the package versions and the state of the code of a run."""
 
 import functools
 import importlib.metadata
@@ -14,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "equinox", "lineax", "optimistix", "optax", "numpy"
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores in use, device, versions."""
+    """The processor, the cores available to this process, the device, and the versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The packages that the numbers of a run may depend on."""
+    """The versions of the packages that can affect the results of a run."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -41,7 +41,7 @@ def versions_in_one_line(about: dict[str, Any]) -> str:
 def git_state() -> dict[str, Any] | None:
     """The commit of the code, and whether its files differ from it; None outside a repository.
 
-    Asked once: what is changed on disk while a process runs is not what it runs.
+    Cached: the process runs the code of its start, so later changes on disk do not count.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:

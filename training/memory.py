@@ -1,4 +1,4 @@
-"""How much memory a run needs, by shapes alone."""
+"""An estimate of the memory that a run needs, from shapes alone."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -18,18 +18,18 @@ from .feed import IN_FLIGHT
 from .mesh import check_divides, placement, share_of
 from .sources import batch_shapes
 
-# They make no array of their own: XLA has them read where they are used.
+# Primitives that allocate no array: XLA fuses them into the operation that reads their result.
 _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop_gradient")
 
 
 class Needs(NamedTuple):
     """The bytes that a run needs on each of its devices.
 
-    - `data`: the training part, or the batches of a stream that are on their way; of several
-        processes, a device's share. Other parts are evaluated a chunk at a time.
+    - `data`: the training part, or the prefetched batches of a stream; with several processes, the
+        share of one device. Other parts are not counted: they are evaluated in chunks.
     - `weights`: the model's arrays and the optimiser's state.
-    - `step`: what a step holds beside these when it holds the most: the batch, intermediate values,
-      vectors, matrices. To a factor of about three: XLA fuses some of it away.
+    - `step`: the peak memory of a step beside these: the batch, intermediate values, vectors,
+        matrices. It is accurate to a factor of about three, because XLA fuses some of it away.
     """
 
     data: int
@@ -38,16 +38,16 @@ class Needs(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of the three."""
         return sum(self)
 
     @property
     def most(self) -> int:
-        """The most that it may turn out to be."""
+        """An upper bound: `step` may be too low by a factor of three."""
         return self.data + self.weights + 3 * self.step
 
     def of_runs(self, runs: int, at_once: int) -> "Needs":
-        """Of several runs on the same data, of which so many take their steps at once."""
+        """The needs of `runs` runs on the same data, `at_once` of which step at the same time."""
         return Needs(self.data, runs * self.weights, at_once * self.step)
 
     def __str__(self) -> str:
@@ -58,11 +58,11 @@ class Needs(NamedTuple):
 
 
 def needs_of(run: Run) -> Needs:
-    """What `run` needs; its step is traced, nothing is computed.
+    """The memory that `run` needs; its step is traced, nothing is computed.
 
-    On several devices a step is traced with a device's share of the batch, or in micro-batches with
-    the whole, which is more than it holds. Matrices that every device has as a whole are counted by
-    the plan of the solve.
+    On several devices, the step is traced with one device's share of the batch. With micro-batches
+    it is traced with the whole batch, which overestimates. Matrices that every device holds whole
+    are counted from the plan of the solve.
     """
     placed = placement(run.settings.devices, run.settings.sharding)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
@@ -84,7 +84,7 @@ def needs_of(run: Run) -> Needs:
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
         elif hosts.count() > 1:
-            data = drawn  # of the step in flight; `drawn` is the next one's
+            data = drawn  # the batch of the step in flight; `drawn` is the next batch
     if isinstance(dataset, Stream):
         data, drawn = IN_FLIGHT * drawn, 0
     carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))
@@ -93,10 +93,10 @@ def needs_of(run: Run) -> Needs:
 
 
 def most_held(jaxpr: core.Jaxpr) -> int:
-    """The most bytes that a computation holds at once beside its arguments.
+    """The peak memory of a computation in bytes, without its arguments.
 
-    Its equations are taken in their order, each makes its results anew, and a result is given up
-    after its last use. A convolution copies its operands, since it wants them in its own layout.
+    Assumes that the equations run in their order, that each allocates its results, and that a
+    result is freed after its last use. A convolution also copies its operands into its own layout.
     """
     equations, last = _used(jaxpr)
     given_up: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The devices of a run, and what lies where on them."""
+"""The devices of a run, and the placement of its arrays on them."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from running.settings import Devices, Sharding
 from . import hosts
 
 EXAMPLES = "examples"
-"""The only axis of a mesh: the examples of a batch lie along it."""
+"""The only axis of a mesh: the examples of a batch are sharded along it."""
 
 
 class Placement(NamedTuple):
-    """What lies where.
+    """The placement of arrays on devices.
 
-    - `mesh`: the devices; None for one, on which everything lies.
-    - `sharding`: `replicated`, every device has all weights; `fsdp`, each has a share of every
-        array that divides evenly (fully sharded data parallelism).
+    - `mesh`: the devices; None for a single device.
+    - `sharding`: with `replicated`, every device has all weights; with `fsdp`, every device has a
+        share of each array that divides evenly (fully sharded data parallelism).
     """
 
     mesh: Mesh | None = None
@@ -32,40 +32,42 @@ class Placement(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many devices there are."""
+        """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
     def context(self) -> AbstractContextManager[Any]:
-        """In it the library sees the devices."""
+        """A context in which the mesh is set, so that the library finds the devices."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def replicated(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """Arrays on all devices."""
+        """The arrays, replicated on all devices."""
         return tree if self.mesh is None else jax.device_put(tree, self._at())
 
     def everywhere(self) -> NamedSharding | None:
-        """`out_shardings` of what every device is to have; None where there is one device."""
+        """`out_shardings` of a replicated result; None for a single device."""
         return None if self.mesh is None else self._at()
 
     def replicated_shape(self, of: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """The shape of an array on all devices."""
+        """The shape of a replicated array, with its sharding."""
         if self.mesh is None:
             return of
         return jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=self._at())
 
     def shared_out(self, batch: PyTree[np.ndarray]) -> PyTree[Array]:
-        """A batch on the devices, of which every one has a share of the examples.
+        """A batch, sharded over the devices along its examples.
 
-        Of several processes, each has the batch, and puts the rows of its own devices there.
+        With several processes, each has the whole batch and copies only the rows of its own
+        devices.
         """
         if hosts.count() == 1:
             return jax.device_put(batch, None if self.mesh is None else self._at(EXAMPLES))
         return jax.tree.map(lambda array: self.loaded(array.shape, array.__getitem__), batch)
 
     def loaded(self, shape: tuple[int, ...], load: Callable[[slice], np.ndarray]) -> Array:
-        """Examples, of which every process loads those of its own devices alone.
+        """A sharded array of examples; every process loads only the examples of its own devices.
 
-        **Arguments:** `shape`, of all; `load`, gives those of a slice of the leading axis.
+        **Arguments:** `shape`: of the whole array; `load`: returns the examples of a slice of the
+        leading axis.
         """
 
         def of(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -75,14 +77,14 @@ class Placement(NamedTuple):
         return jax.make_array_from_callback(shape, self._at(EXAMPLES), of)
 
     def whole(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """What lies on the devices of several processes, as a whole on one of this process.
+        """Arrays on the devices of several processes, gathered whole on one device of this process.
 
-        Called by all of them. In one process the arrays are as they were.
+        All processes call it together. With one process, the arrays are returned unchanged.
         """
         return jax.tree.map(self._whole, tree)
 
     def shared_out_shapes(self, of: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
-        """The shapes of a batch that is shared out."""
+        """The shapes of a batch from `shared_out`, with their shardings."""
         if self.mesh is None:
             return of
         return jax.tree.map(
@@ -91,24 +93,24 @@ class Placement(NamedTuple):
         )
 
     def carried(self, leaves: list[Array]) -> list[Array]:
-        """The weights and the state, by `sharding`."""
+        """The weights and the state, placed according to `sharding`."""
         return leaves if self.mesh is None else jax.device_put(leaves, self._of_leaves(leaves))
 
     def own_shape(self, leaf: Any) -> tuple[int, ...]:
-        """The shape of what one device has of a weight, or of an array of the state."""
+        """The shape of one device's share of a weight, or of an array of the state."""
         return tuple(
             n if axis is None else n // self.size
             for n, axis in zip(leaf.shape, self._axes(leaf), strict=True)
         )
 
     def spread(self, batch: PyTree[Array]) -> PyTree[Array]:
-        """In a compiled step: a batch, of which every device has a share of the examples."""
+        """In a compiled step: constrain a batch to be sharded over the devices by examples."""
         if self.mesh is None:
             return batch
         return jax.lax.with_sharding_constraint(batch, self._at(EXAMPLES))
 
     def of_step(self, leaves: list[Array]) -> Any:
-        """`out_shardings` of a step: the leaves stay where they are, the record is everywhere."""
+        """`out_shardings` of a step: the leaves keep their sharding, the record is replicated."""
         return None if self.mesh is None else (self._of_leaves(leaves), self._at())
 
     def _at(self, *axes: str | None) -> NamedSharding:
@@ -137,10 +139,10 @@ ON_ONE_DEVICE = Placement()
 
 
 def placement(devices: Devices, sharding: Sharding) -> Placement:
-    """Where the arrays of a run lie: by default on one device, or on all of several processes.
+    """The placement of a run: by default one device; with several processes, all their devices.
 
-    **Raises:** `ValueError` where there are not so many devices, and where some of several
-    processes would have none.
+    **Raises:** `ValueError` if there are fewer devices than asked for, or if one of several
+    processes would have no device.
     """
     found = jax.devices()
     if devices is None:
@@ -168,9 +170,9 @@ def _same(array: Array) -> Array:
 
 
 def check_divides(batch: PyTree[Any], size: int) -> None:
-    """Check that a batch can be shared out evenly.
+    """Check that a batch can be divided evenly among `size` devices.
 
-    **Raises:** `ValueError` where it cannot.
+    **Raises:** `ValueError` if it cannot.
     """
     for leaf in jax.tree.leaves(batch):
         if leaf.shape[0] % size:

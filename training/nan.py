@@ -32,9 +32,9 @@ _LIBRARIES = (
 def origin_of_nan(
     objective: cv.AbstractObjective, model: eqx.Module, batch: PyTree[Array], key: PRNGKeyArray
 ) -> str:
-    """One sentence: what in the batch, the weights, the loss or its gradient is first not finite.
+    """One sentence: where in the batch, weights, loss or gradient the first NaN or infinity is.
 
-    The computation is done anew, every operation of it checked.
+    Repeats the computation, with a check of every operation.
     """
     for name, tree in (("batch", batch), ("weights", eqx.filter(model, eqx.is_inexact_array))):
         if found := _not_finite(tree):
@@ -44,11 +44,11 @@ def origin_of_nan(
         return objective.loss(model, batch, key=key)
 
     def gradient() -> Any:
-        # A linearisation evaluates a graph, whose operations have forgotten the model's lines.
+        # Not by `linearise`: it evaluates a graph, whose operations have no lines of the model.
         return eqx.filter_grad(lambda model: objective.loss(model, batch, key=key))(model)
 
     for name, compute in (("loss", loss), ("gradient", gradient)):
-        # What is finite may have been made of what is not, and masked.
+        # A finite result may mask intermediate NaNs, which are harmless: do not report these.
         if _not_finite(compute()):
             return f"In the {name}, {_first_in(compute)}."
     return "Batch, weights, loss and gradient are finite: it is the solve or the step that is not."
@@ -67,11 +67,12 @@ def _first_in(compute: Callable[[], Any]) -> str:
     error, _ = checkify.checkify(compute, errors=checkify.float_checks)()
     exception = error.get_exception()
     if exception is None:
-        return "something overflows"  # which makes an infinity of numbers that are finite
+        # `float_checks` finds NaNs and divisions by zero, but not an overflow of finite numbers.
+        return "something overflows"
     frames = traceback.extract_tb(exception.traceback_info.as_python_traceback())
-    # The innermost line that is of no library, nor of the code around the model.
+    # The innermost line outside of libraries and of this project's code around the model.
     own = [f for f in frames if not any(name in f.filename for name in _LIBRARIES)]
-    # What JAX has compiled before has forgotten who called it.
+    # A function that JAX has traced before has no frames of the present call.
     found = own[-1] if own else frames[0]
     said = str(exception).rstrip(".")
     return f"{said} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"

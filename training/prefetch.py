@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread of its own."""
+"""Reads an iterator ahead of its use, in a separate thread."""
 
 import queue
 import threading
@@ -10,9 +10,9 @@ import jax
 T = TypeVar("T")
 
 AHEAD = 2
-"""Items that wait to be taken. One would do for a steady source; the second evens others out."""
+"""The length of the queue. One is enough for a steady source; two also for an uneven one."""
 PATIENCE = 0.1
-"""Seconds between two looks at whether anybody still waits."""
+"""Seconds between two checks for a stop."""
 
 
 class _Raised(NamedTuple):
@@ -22,20 +22,21 @@ class _Raised(NamedTuple):
 class Prefetched(Generic[T]):
     """Takes the items of an endless iterator in one background thread, a few ahead of their use.
 
-    The thread ends when the context is left. If the iterator is long in returning then, it is not
-    waited for: the thread ends when it returns, and does not keep the process alive.
+    The thread ends when the context is left. If the iterator does not return within a second, it is
+    not waited for: the thread ends when the iterator returns. As a daemon thread it does not keep
+    the process alive.
     """
 
     def __init__(self, items: Iterator[T]):
         self._items = items
         self._queue: queue.Queue[T | _Raised] = queue.Queue(AHEAD)
         self._left = threading.Event()
-        # The precision may be that of this thread alone.
+        # `jax.enable_x64` as a context holds for one thread only: the new thread gets it anew.
         self._x64 = bool(jax.config.read("jax_enable_x64"))
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
     def next(self, is_stopped: Callable[[], bool]) -> T | None:
-        """The next item, as soon as it is there; None if `is_stopped` before that.
+        """Wait for the next item and return it; None if `is_stopped` becomes true before.
 
         **Raises:** what the iterator has raised.
         """
@@ -63,11 +64,11 @@ class Prefetched(Generic[T]):
                 for item in self._items:
                     if not self._put(item):
                         return
-        except BaseException as error:  # it is raised where the items are taken
+        except BaseException as error:  # `next` raises it
             self._put(_Raised(error))
 
     def _put(self, item: T | _Raised) -> bool:
-        """Whether somebody still waits for items."""
+        """Put an item into the queue; False if the context is left before there is room."""
         while not self._left.is_set():
             try:
                 self._queue.put(item, timeout=PATIENCE)

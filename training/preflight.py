@@ -1,4 +1,4 @@
-"""Refusing a run that cannot work, before anything is compiled or written."""
+"""Refuses a run that cannot work, before anything is compiled or written."""
 
 import contextlib
 import math
@@ -24,10 +24,10 @@ from .terms import examples, terms
 
 
 class Found(NamedTuple):
-    """What is known of a run before it begins.
+    """The results of the checks before a run.
 
-    - `plan`: how the optimiser will solve for its steps; None where it does not.
-    - `needs`: the memory that it needs.
+    - `plan`: how the optimiser will solve for its steps; None if it solves no linear system.
+    - `needs`: the memory that the run needs.
     """
 
     plan: cv.Plan | None
@@ -48,10 +48,10 @@ def preflight(run: Run) -> Found:
 
 
 def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
-    """What will run: parameters, rows, solver, memory, and what a step costs in gradients.
+    """One line on a run: parameters, rows, solver, memory, and what a step costs in gradients.
 
-    Where the optimiser has a structure of a curvature, that is named first. The memory is that of
-    all `runs` of the program.
+    The structures of curvatures in the optimiser are named first. The memory is that of all `runs`
+    of the program.
     """
     what = f"{run.parameters:,} parameters; nothing is solved, a step is one gradient"
     if found.plan is not None:
@@ -61,7 +61,7 @@ def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
 
 
 def too_much(run: Run, found: Found) -> str | None:
-    """A sentence where the run may not fit the device, with what would make it fit."""
+    """A sentence if the run may not fit the device, with remedies; else None."""
     available = memory()
     if found.needs.total <= available:
         return None
@@ -72,13 +72,13 @@ def too_much(run: Run, found: Found) -> str | None:
 
 
 def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
-    """The largest micro-batch with which a run fits, whatever its step turns out to need.
+    """The largest micro-batch with which the upper bound `Needs.most` of a run fits the device.
 
-    It is None, the whole batch, or a power of two.
+    It is a power of two, or None for the whole batch.
 
-    **Arguments:** `run_of`, makes the run with a micro-batch.
+    **Arguments:** `run_of`: makes the run with a given micro-batch.
 
-    **Raises:** `ValueError` where no micro-batch is small enough, and as `preflight`.
+    **Raises:** `ValueError` if no micro-batch is small enough, and as `preflight`.
     """
     run, available = run_of(None), memory()
     _check_fit(run)
@@ -86,7 +86,7 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
         return None
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     largest = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-    # By halving: 2^fits fits, 2^beyond does not.
+    # Bisection over the exponent: 2^fits fits, 2^beyond does not.
     fits, beyond = -1, math.ceil(math.log2(largest))
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
@@ -104,7 +104,7 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
 
 
 def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
-    """Each structure in the optimiser, with the field that it hangs in: its role."""
+    """Each structure in the optimiser, with its role: curvature or preconditioner."""
 
     def is_structure(part: Any) -> bool:
         return isinstance(part, cv.AbstractStructure)
@@ -117,7 +117,7 @@ def _structures(optimiser: cv.AbstractOptimiser) -> Iterator[str]:
 
 
 def _check_processes(run: Run) -> None:
-    """Refuse what looks at arrays of which a process has a part."""
+    """Refuse settings that read whole arrays, because each of several processes has only a part."""
     if hosts.count() == 1:
         return
     if run.settings.stop_at_nan:
@@ -167,7 +167,7 @@ def _check_length(run: Run, stream: Stream) -> None:
 
 
 def _check_examples(run: Run, dataset: Dataset | Stream) -> None:
-    """Check the model by shapes, and the targets by their numbers: of a stream the first few."""
+    """Check the model by shapes, and inputs and targets by values; of a stream, the first few."""
     objective = run.optimiser.objective
     parts = {name: getattr(dataset, name) for name in get_args(StreamPart)}
     if isinstance(dataset, Stream):
@@ -192,7 +192,7 @@ def _check_examples(run: Run, dataset: Dataset | Stream) -> None:
 def _check_outputs(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> None:
     """Refuse a model with more or fewer outputs than the targets have classes or numbers.
 
-    Labels alone do not say so: ten classes fit a model of 64 outputs.
+    The check of the labels does not find this: ten classes are valid for a model of 64 outputs.
     """
     objective = run.optimiser.objective
     if not isinstance(objective, cv.Supervised):
@@ -252,7 +252,7 @@ def _check_model(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> No
             eqx.filter_eval_shape(_evaluate, scored_by, run.model, shapes_on_device(part))
     except ValueError as error:
         raise ValueError(_first_line(error)) from error
-    except Exception as error:  # whatever a model raises on an input it was not made for
+    except Exception as error:  # a model may raise anything on a wrong input
         raise ValueError(
             f"The model does not take the inputs of the dataset `{dataset.name}`, which have "
             f"shape {dataset.input_shape}: {_first_line(error)}"
@@ -260,12 +260,12 @@ def _check_model(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> No
 
 
 def _evaluate(objective: cv.AbstractObjective, model: eqx.Module, part: PyTree[Array]) -> Any:
-    # The loss itself says what is wrong with the structure of a batch.
+    # The loss raises the error for a batch of the wrong structure.
     return objective.loss(eqx.nn.inference_mode(model), part), per_example(objective, model, part)
 
 
 def _check_step(run: Run) -> Found:
-    """Trace one step: parts that do not go together say so themselves."""
+    """Trace one step: parts that do not fit together raise their own errors."""
     needs = _needs(run)
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     with _one_line():

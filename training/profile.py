@@ -6,14 +6,14 @@ import jax
 
 PROFILE = "profile"
 WARM_UP = 10
-"""Steps before the trace begins, where a run has so many."""
+"""Steps before the trace begins; fewer if the run is too short."""
 
 
 class Profile:
-    """Traces `steps` steps into `folder/profile`; nothing where that is None.
+    """Traces `steps` steps into `folder/profile`; does nothing if `steps` is None.
 
-    Beside the profiler's own file it holds `perfetto_trace.json.gz`, which https://ui.perfetto.dev
-    shows.
+    The folder gets the profiler's own file, and `perfetto_trace.json.gz` for
+    https://ui.perfetto.dev.
     """
 
     def __init__(self, folder: Path, steps: int | None, total: int):
@@ -22,11 +22,11 @@ class Profile:
         self._is_on = False
 
     def is_edge(self, steps: int) -> bool:
-        """Whether the trace begins or ends after so many steps, none of which may be in flight."""
+        """Whether the trace begins or ends after `steps` steps; then none may be in flight."""
         return self._steps is not None and steps in (self._first, self._first + self._steps)
 
     def __call__(self, steps: int) -> None:
-        """Start or stop, if that is due after so many steps."""
+        """Start or stop the trace, if that is due after `steps` steps."""
         if not self.is_edge(steps):
             return
         if steps == self._first:
@@ -36,7 +36,7 @@ class Profile:
             self.stop()
 
     def stop(self) -> None:
-        """Stop, if it is on."""
+        """Stop the trace, if it is on."""
         if self._is_on:
             jax.profiler.stop_trace()
             self._is_on = False

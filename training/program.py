@@ -1,4 +1,4 @@
-"""What the loop steps: one run, or several at once."""
+"""What the loop takes steps of: one run, or several at once."""
 
 import abc
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from .stepper import Stepper
 
 
 class AbstractProgram(abc.ABC):
-    """The compiled step of one run or of several, which are at the same step."""
+    """The compiled step of one run, or of several runs that are at the same step."""
 
     @abc.abstractmethod
     def compile(self, given: PyTree[jax.ShapeDtypeStruct]) -> None:
-        """Compile for what a step of one run is given, of these shapes."""
+        """Compile for `Given.arrays` of one run, of these shapes."""
 
     @abc.abstractmethod
     def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, "..."]:
@@ -30,7 +30,7 @@ class AbstractProgram(abc.ABC):
 
     @abc.abstractmethod
     def show(self) -> None:
-        """Bring each run's `Stepper` to the latest step, where its arrays can be looked at."""
+        """Copy the latest arrays to each run's `Stepper`, where they can be read."""
 
     @property
     @abc.abstractmethod
@@ -40,7 +40,7 @@ class AbstractProgram(abc.ABC):
     @property
     @abc.abstractmethod
     def counted(self) -> int:
-        """Of how many runs XLA counts the operations in `compiled`."""
+        """The number of runs whose operations XLA counts in `compiled`."""
 
     @property
     @abc.abstractmethod
@@ -49,7 +49,7 @@ class AbstractProgram(abc.ABC):
 
 
 class Alone(AbstractProgram):
-    """The program of one run: its stepper's."""
+    """The program of one run: the compiled step of its stepper."""
 
     def __init__(self, stepper: Stepper):
         self._stepper = stepper
@@ -65,7 +65,7 @@ class Alone(AbstractProgram):
         return [self._stepper.read(packed)]
 
     def show(self) -> None:
-        """Nothing is to be done: the stepper itself steps."""
+        """Does nothing: the stepper takes the steps itself, so it has the latest arrays."""
 
     @property
     def compiled(self) -> jax.stages.Compiled | None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a few lines anywhere else, and its end."""
+"""The display of a run: a bar on a terminal, else a few lines; and the summary at the end."""
 
 import math
 import time
@@ -13,9 +13,9 @@ from .summary import Summary
 
 REFRESH_SECONDS = 0.25
 LINES = 10
-"""Lines per run where there is no terminal, however short the run ..."""
+"""Lines per run without a terminal."""
 LINE_SECONDS = 60.0
-"""... and the longest silence, however long it is."""
+"""The longest time between two lines: a long run writes more than `LINES`."""
 WIDTH_OF_A_PIPE = 200
 
 
@@ -29,7 +29,7 @@ def progress(log: Log, label: str, total: int) -> "Bar | Lines":
 class Bar:
     """A bar, redrawn a few times per second by the loop itself.
 
-    A thread that redraws at its own times would hold up the loop's next dispatch.
+    A separate thread for redrawing could delay the loop's next dispatch.
     """
 
     def __init__(self, console: Console, label: str, total: int):
@@ -89,11 +89,11 @@ class Lines:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """The numbers of a step that a person watches."""
+    """The main numbers of a step, as text."""
     parts = [f"loss {record['loss']:.4g}"]
-    if "mean_return" in record:  # of a policy, whose loss says little
+    if "mean_return" in record:  # of a policy; its loss is not meaningful
         parts.append(f"return {record['mean_return']:.4g}")
-    if not math.isnan(record["damping"]):  # a first-order optimiser has none, and solves nothing
+    if not math.isnan(record["damping"]):  # NaN: a first-order optimiser, without a solver
         parts += [f"damping {record['damping']:.3g}", f"solver steps {record['solver_steps']}"]
     parts.append(f"{record['seconds']:.1f} s")
     if not record["accepted"]:
@@ -102,7 +102,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def wide_console() -> Console:
-    """A console for tables: where there is no terminal to measure, wide enough for any."""
+    """A console for tables; without a terminal it is wide enough for any table."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_OF_A_PIPE)
 

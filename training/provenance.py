@@ -1,4 +1,4 @@
-"""`provenance.json`: where a run came from, known before its first step."""
+"""`provenance.json`: how a run was started; written before its first step."""
 
 import datetime
 import json
@@ -32,9 +32,9 @@ def described() -> dict[str, Any]:
 
 
 def is_restart(folder: Path) -> bool:
-    """Whether the scheduler has restarted the very job whose run is in `folder`.
+    """Whether the scheduler has restarted the job whose run is in `folder`.
 
-    SLURM says of a job that it has requeued how often it did, and leaves it its number.
+    A job that SLURM requeues keeps its id, and `SLURM_RESTART_COUNT` counts its restarts.
     """
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
     if job is None or restarts in ("", "0"):

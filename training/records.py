@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per step, on disk as soon as the step is known."""
+"""`metrics.jsonl`: one JSON object per step, written as soon as the step is finished."""
 
 import fcntl
 import itertools
@@ -13,18 +13,19 @@ from .folder import FolderError, finite_or_null, taken
 
 
 class Records:
-    """The open file. A step is one flushed line, so that a crash can only cut the last one."""
+    """The open file. Each step is one line, flushed at once: a crash can cut only the last line."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
 
     @classmethod
     def create(cls, path: Path) -> "Records":
-        """Start a new file. Of two runs that race for one folder, one gets the file.
+        """Start a new file. If two runs race for one folder, only one of them gets the file.
 
-        **Raises:** `FolderError` where there is one already, or where none can be made.
+        **Raises:** `FolderError` if the file exists already, or if it cannot be made.
         """
         try:
+            # `x`: the operating system creates the file only if it does not exist, atomically.
             file = open(path, "xb")  # noqa: SIM115 (held)
         except FileExistsError:
             raise FolderError(taken(path.parent)) from None
@@ -34,14 +35,14 @@ class Records:
 
     @classmethod
     def nowhere(cls) -> "Records":
-        """Records that nobody reads, for the processes that do not write the run down."""
+        """Records that are discarded, for the processes that do not write the run folder."""
         return cls(tempfile.TemporaryFile())
 
     @classmethod
     def reopen(cls, path: Path) -> "Records":
-        """Take a file over, or start it where there is none; see `rewind`.
+        """Open an existing file, or start it if there is none; see `rewind`.
 
-        **Raises:** `FolderError` while another process writes to it, or where it cannot be written.
+        **Raises:** `FolderError` while another process writes to it, or if it cannot be written.
         """
         try:
             file = open(path, "a+b")  # noqa: SIM115 (held)
@@ -51,7 +52,7 @@ class Records:
 
     @classmethod
     def _locked(cls, file: BinaryIO, path: Path) -> "Records":
-        # The lock goes with the process that holds it, however that ends.
+        # The operating system releases the lock when the process ends, even if it is killed.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,10 +64,10 @@ class Records:
         return cls(file)
 
     def rewind(self, steps: int) -> int:
-        """Drop all after step number `steps`, a line that was cut included.
+        """Drop all lines after step number `steps`, and a last line that is incomplete.
 
-        **Returns:** the number of the last step that is kept; fewer than `steps` where the file
-        was cut by somebody else.
+        **Returns:** the number of the last step that is kept; it is less than `steps` if records
+        are missing.
         """
         self._file.seek(0)
         lines = self._file.readlines()
@@ -81,7 +82,7 @@ class Records:
         self._file.flush()
 
     def synchronise(self) -> None:
-        """Make what was written survive a power failure, as a checkpoint written next does."""
+        """Force the records to disk: after a power failure no checkpoint is then ahead of them."""
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Records":
@@ -90,13 +91,13 @@ class Records:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
             self._file.close()
-        except OSError:  # a full disk refuses the rest again, and has been reported then
+        except OSError:  # a full disk, which was reported when `write` raised
             if kind is None:
                 raise
 
 
 def _step(line: bytes) -> float:
-    """The step of a line, or infinity where the line was cut or spoilt."""
+    """The step of a line; infinity if the line is incomplete or invalid."""
     if not line.endswith(b"\n"):
         return math.inf
     try:

@@ -1,4 +1,4 @@
-"""Training runs, from built models to their folders of results."""
+"""Trains a run, and writes its folder of results."""
 
 import contextlib
 import time
@@ -27,9 +27,9 @@ from .writer import Writer
 
 
 def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
-    """Train, evaluate, and leave everything in `folder`.
+    """Train, evaluate, and write all results to `folder`.
 
-    Of several processes that have joined, see `hosts`, all call it, and the first writes.
+    With several processes (see `hosts`), all of them call it, and the first writes.
 
     Ctrl-C, a signal of the scheduler and a run that diverges are outcomes, not exceptions;
     see `Summary.status` and `Summary.exit_code`.
@@ -39,14 +39,15 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     - `run`: what to train.
     - `folder`: gets `config.yaml`, `provenance.json`, `metrics.jsonl`, `train.log`, `checkpoints/`,
         `model.eqx`, `summary.json`, and what the recorders write.
-    - `resume`: continue the run in `folder` at its newest checkpoint that is good, bit for bit as
-        if it had not stopped; without a checkpoint, from the beginning.
+    - `resume`: continue the run in `folder` from its newest valid checkpoint, bit for bit as if it
+        had not stopped; without a checkpoint, from the beginning.
 
     **Returns:** the summary, which is also in `folder/summary.json` (there NaN is null).
 
-    **Raises:** `ValueError`, with nothing written, for a run that cannot work, a folder that
-    cannot be used, or checkpoints none of which can be. What a step raises is raised again, after a
-    summary with the status `failed`; `FolderError` where the folder takes no more.
+    **Raises:** `ValueError`, before anything is written, for a run that cannot work, for a folder
+    that cannot be used, and if there are checkpoints but none is usable. An exception in a step is
+    raised again, after a summary with the status `failed` was written. `FolderError` if the folder
+    cannot be written to.
     """
     resume = hosts.of_first(resume)
     placed = hosts.together(lambda: placement(run.settings.devices, run.settings.sharding))
@@ -70,10 +71,10 @@ def run_program(
     found: Found,
     placed: Placement = ON_ONE_DEVICE,
 ) -> list[Summary]:
-    """Train the runs of `program`, which differ in nothing that `found` says, to their ends.
+    """Train the runs of `program` to their ends.
 
-    **Arguments:** `writers`: one for each run; `found`: what `preflight` has; `placed`: on which
-    devices.
+    **Arguments:** `writers`: one for each run; `found`: the result of `preflight`, the same for all
+    runs; `placed`: the devices.
 
     **Returns, raises:** as `train`.
     """
@@ -87,7 +88,7 @@ def run_program(
             profile = Profile(first.folder, profiled, first.run.total_steps)
 
             def is_stopped() -> bool:
-                # Several processes stop after the same step, and all wait for its batch.
+                # Several processes must stop after the same step, so none may leave the wait.
                 return stop.received is not None and hosts.count() == 1
 
             with contextlib.ExitStack() as stack:
@@ -107,7 +108,7 @@ def run_program(
                 writer.break_off(Outcome("interrupted", ExitCode.INTERRUPTED, reason))
         except Exception as error:
             for writer in writers:
-                with contextlib.suppress(OSError):  # of a full disk, which is `error` already
+                with contextlib.suppress(OSError):  # a full disk: `error` reports it already
                     reason = _reason(error, writer.folder)
                     writer.break_off(Outcome("failed", ExitCode.FAILED, reason))
                 writer.tell_the_end()
@@ -128,9 +129,9 @@ def _checked(run: Run, folder: Path, *, resume: bool) -> Found:
 
 @contextlib.contextmanager
 def possessed(folder: Path, *, resume: bool) -> Iterator[Records]:
-    """Take possession of the folder, and remove what a killed process had begun to write.
+    """Lock the folder by its records, and remove the temporary files of a killed process.
 
-    Of several processes, the first does; the records of the others go nowhere.
+    With several processes, only the first does this; the records of the others are discarded.
     """
     if not hosts.is_first():
         records = Records.nowhere()
@@ -150,7 +151,7 @@ def _compiled(
     writers: Sequence[Writer],
     placed: Placement,
 ) -> Cost:
-    """Compile the step, for which every run has its share of the time; what a step costs."""
+    """Compile the step and return its cost; the time is divided evenly among the runs."""
     began = time.perf_counter()
     program.compile(feeds[0].shapes)
     seconds = (time.perf_counter() - began) / len(writers)
@@ -162,7 +163,7 @@ def _compiled(
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Why the run failed, in one line; where the disk took no more, what is to be done."""
+    """Why the run failed, in one line; with a remedy if the folder cannot be written to."""
     if isinstance(error, OSError):
         return (
             f"Cannot write to the run folder `{folder}`: {error.strerror or error}. What it holds "

@@ -1,7 +1,8 @@
-"""Arrays that no process holds whole: kept in memory, and in folders that Orbax writes.
+"""Arrays that no process holds whole: copied to host memory, and written to folders by Orbax.
 
-Every process writes the shards that it has, and reads those that it needs, which may be cut
-otherwise. All processes call these functions together; the file system is one that they share.
+Every process writes its own shards, and reads the shards that it needs; they may be cut differently
+from those that were written. All processes call these functions together, and share one file
+system.
 """
 
 import logging
@@ -21,7 +22,7 @@ from .leaves import is_key
 
 
 class Held(NamedTuple):
-    """An array in the memory of the hosts: what each process has of it, device by device."""
+    """A sharded array, copied to host memory: each process has the shards of its own devices."""
 
     shape: tuple[int, ...]
     sharding: Sharding
@@ -29,12 +30,12 @@ class Held(NamedTuple):
 
 
 def is_sharded(leaves: Sequence[Array]) -> bool:
-    """Whether there is an array of which this process holds a part."""
+    """Whether there is an array of which this process holds only a part."""
     return not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves)
 
 
 def hold(leaves: Sequence[Array]) -> list[Held]:
-    """Copies that stay what they are while the devices go on."""
+    """Copies in host memory, which later steps do not change."""
     return [
         Held(
             data.shape,
@@ -46,7 +47,7 @@ def hold(leaves: Sequence[Array]) -> list[Held]:
 
 
 def released(held: Sequence[Held]) -> list[Array]:
-    """What `hold` has copied, on the devices; typed keys as their numbers."""
+    """The arrays that `hold` has copied, back on the devices; typed keys stay raw key data."""
     return [
         jax.make_array_from_single_device_arrays(
             array.shape,
@@ -58,7 +59,7 @@ def released(held: Sequence[Held]) -> list[Array]:
 
 
 def write_arrays(folder: Path, leaves: Sequence[Array]) -> dict[str, str]:
-    """Write arrays to a folder, which is made anew.
+    """Write arrays to a folder, which is removed before if it exists.
 
     **Returns:** the SHA-256 of its files.
     """
@@ -103,10 +104,10 @@ def layout(leaves: Sequence[Array]) -> list[list[Any]]:
 
 
 def _checkpointer() -> Any:
-    # Here, because it takes a second to import, and few runs need it.
+    # Imported here, because it takes a second to import, and few runs need it.
     import orbax.checkpoint as ocp
 
-    # It reports each of its steps, a page for every checkpoint.
+    # Orbax logs each step of its work: about a page for every checkpoint.
     logging.getLogger("absl").setLevel(logging.WARNING)
     return ocp.PyTreeCheckpointer()
 

@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: a dataset, a stream, or what the model itself makes."""
+"""The sources of batches: a dataset, a stream, or the rollouts of the model itself."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .evaluate import AbstractEvaluator, Evaluator
 from .mesh import Placement
 
 ROLLOUT_STREAM = 2**32 - 1
-"""Folded into the key of a step: none of the keys that an optimiser splits from it."""
+"""Folded into a step's key for its rollout: differs from all keys that an optimiser derives."""
 
 Numbers = dict[str, Scalar]
 Draw = Callable[..., tuple[PyTree[Array], Numbers]]
@@ -28,8 +28,8 @@ class Source(NamedTuple):
     """How a step gets its batch, inside the compiled program.
 
     - `data`: arrays on the device.
-    - `draw`: `(data, given, model, *, step, key) -> (batch, numbers)`; `given`, what the step was
-        given, see `feed.Given`; `step` and `key`, its own; `numbers` are recorded.
+    - `draw`: `(data, given, model, *, step, key) -> (batch, numbers)`; `given` is `arrays` of
+        `feed.Given`; `step` and `key` are those of the step; `numbers` are recorded.
     """
 
     data: PyTree[Array]
@@ -44,18 +44,19 @@ def gather(
     step: Int[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[PyTree[Array], Numbers]:
-    """The examples of `data` that are due at a step, of an epoch's batches; all for None."""
+    """The batch of a step: the examples in its row of `given`; all of `data` if that is None."""
     del model, key
     if given is None:
         return data, {}
     row = given[step % given.shape[0]]
+    # `clip`, because the indices are in range: the default mode would also mask the result.
     return jax.tree.map(lambda array: jnp.take(array, row, axis=0, mode="clip"), data), {}
 
 
 def as_given(
     data: Any, given: PyTree[Array], model: Any, *, step: Any, key: Any
 ) -> tuple[PyTree[Array], Numbers]:
-    """The batch that the step was given."""
+    """The batch itself: the step gets it as its input."""
     del data, model, step, key
     return given, {}
 
@@ -92,7 +93,7 @@ def _(dataset: OnPolicy) -> Source:
 def batch_shapes(
     dataset: Any, model: eqx.Module, batch_size: int | None
 ) -> PyTree[jax.ShapeDtypeStruct]:
-    """The shapes of a batch, nothing being computed."""
+    """The shapes of a batch, without computing one."""
     del model
     return shapes_on_device(jax.tree.map(lambda array: array[:batch_size], dataset.train))
 
@@ -115,9 +116,9 @@ def _(dataset: OnPolicy, model: eqx.Module, batch_size: int | None) -> PyTree[ja
 
 
 class Returns(AbstractEvaluator):
-    """Judges policies by their mean return.
+    """Evaluates policies by their mean return.
 
-    The loss of a policy gradient means nothing but by its gradient.
+    Only the gradient of a policy-gradient loss is meaningful; its value is not.
     """
 
     judges_by = None
@@ -141,7 +142,7 @@ class Returns(AbstractEvaluator):
 def evaluator_of(
     dataset: Any, objective: cv.AbstractObjective, placement: Placement
 ) -> AbstractEvaluator:
-    """What evaluates the models of a run on `dataset`."""
+    """The evaluator of a run on `dataset`."""
     return Evaluator(objective, dataset, placement)
 
 

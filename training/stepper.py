@@ -1,12 +1,12 @@
 """One training step as one compiled program that takes and returns plain arrays.
 
-What a step costs beyond its arithmetic is paid here, a few dozen microseconds: the data stay on
-the device, a batch is gathered inside the program, all reported numbers come back as one array,
-and the carried arrays are donated. `eqx.filter_jit` alone would spend 0.2 ms on flattening and
-hashing model and state at each call.
+A step costs only a few dozen microseconds beyond its arithmetic: the data stay on the device, a
+batch is gathered inside the program, all reported numbers come back as one array, and the carried
+arrays are donated. `eqx.filter_jit` alone would spend 0.2 ms on flattening and hashing model and
+state at each call.
 
-The optimiser's arrays (damping, l2, ...) and the run's key are arguments of the program. As
-constants they would give every value its own program, and JAX's cache on disk would miss.
+The optimiser's arrays (damping, l2, ...) and the run's key are arguments of the program. If they
+were constants, each value would need its own program, and JAX's cache on disk would miss.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Fixed(NamedTuple):
     """The arguments of the compiled step that no step changes.
 
     - `optimiser`: the optimiser's arrays.
-    - `key`: that of the run.
+    - `key`: the key of the run.
     - `data`: the training part.
     """
 
@@ -46,13 +46,13 @@ class Stepper:
 
     - `optimiser`: as in `training.Run`.
     - `model`, `state`: where to begin; `state` is what `optimiser.init(model)` returned.
-    - `data`: the training part, where it is to lie.
+    - `data`: the training part, on its devices.
     - `seed`: step s, counted from 0, has the key `fold_in(key(seed), s)`.
     - `draw`: makes a batch of `data`, see `sources.Source`.
     - `placement`: the devices; every one has a share of each batch.
 
-    `leaves` is a list of all carried arrays; `replace` continues elsewhere. `fixed` are the
-    arguments that do not change.
+    `leaves` is the list of all carried arrays; `replace` sets them. `fixed` are the arguments that
+    do not change.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Stepper:
     ):
         arrays, self._static = eqx.partition((model, state, jnp.int32(0)), eqx.is_array)
         leaves, self._treedef = jax.tree.flatten(arrays)
-        # Copies: they are donated, and the caller's model must survive. Strongly typed, as
-        # whatever was read from a checkpoint is.
+        # Copies: steps donate (destroy) them, but the caller keeps its model. Strongly typed, by
+        # `dtype=`, as arrays that were read from a checkpoint are.
         copies = [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
         self._placement = placement
         self.replace(copies)
@@ -80,11 +80,11 @@ class Stepper:
         self._gradient = jax.jit(self._gradient_of)  # compiled when it is first asked for
 
     def replace(self, leaves: list[Array]) -> None:
-        """Continue with other carried arrays, of the same shapes."""
+        """Set the carried arrays to others of the same shapes."""
         self.leaves = self._placement.carried(leaves)
 
     def compile(self, given: PyTree[Array | jax.ShapeDtypeStruct]) -> "Stepper":
-        """Compile for what steps are given, or its shapes; `step` traces and compiles nothing.
+        """Compile for `Given.arrays` or their shapes; then `step` traces and compiles nothing.
 
         **Returns:** itself.
         """
@@ -97,10 +97,10 @@ class Stepper:
     def step(self, given: PyTree[Array]) -> Float[Array, " fields"]:
         """Take one step, without waiting for it.
 
-        **Arguments:** `given`: what `draw` makes the batch of, see `feed.Given`.
+        **Arguments:** `given`: the input from which `draw` makes the batch, see `feed.Given`.
 
-        **Returns:** what `read` makes a record of. Integers in it are exact up to 2²⁴ in single
-        precision, more than any solver takes steps.
+        **Returns:** the packed record, for `read`. In single precision, integers in it are exact up
+        to 2²⁴; no solver takes more steps.
         """
         self.leaves, packed = self._run(self.leaves, self.fixed, given)
         return packed
@@ -139,18 +139,18 @@ class Stepper:
 
     @property
     def model(self) -> eqx.Module:
-        """The model after the latest step. Its arrays are gone after the next one."""
+        """The model after the latest step. The next step donates (destroys) its arrays."""
         return self._combined(self.leaves)[0]
 
     @property
     def evaluated(self) -> eqx.Module:
-        """The model to evaluate and to save, as `curvature.evaluated`. Gone as `model` is."""
+        """The model to evaluate and save, see `curvature.evaluated`; valid until the next step."""
         model, state, _ = self._combined(self.leaves)
         return cv.evaluated(self._optimiser, model, state)
 
     @property
     def whole(self) -> eqx.Module:
-        """`evaluated`, to be written: of several processes, which ask together, whole in each."""
+        """`evaluated` with whole arrays, to be written; all processes call it together."""
         return self._placement.whole(self.evaluated)
 
     def _combined(self, leaves: list[Array]) -> tuple[eqx.Module, PyTree, Array]:
@@ -159,7 +159,7 @@ class Stepper:
     def stepped(
         self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]
     ) -> tuple[list[Array], Float[Array, " fields"]]:
-        """What is compiled: the leaves after a step, and its record for `read`."""
+        """The function that is compiled: returns the leaves after a step, and its packed record."""
         model, state, count = self._combined(leaves)
         batch, numbers, key = self._batch(model, count, fixed, given)
         optimiser = eqx.combine(fixed.optimiser, self._without_numbers)

@@ -27,9 +27,9 @@ FINISHED = Outcome("finished", ExitCode.FINISHED)
 def at_the_end(
     outcome: Outcome, tally: Tally, losses: Mapping[str, Mapping[str, float]]
 ) -> Outcome:
-    """The outcome of a run whose steps are over: one that trained nothing has not finished.
+    """The final outcome: `diverged` if no step was accepted, or if a final loss is not finite.
 
-    **Arguments:** `losses`: what `evaluate` returned of each part of the data.
+    **Arguments:** `losses`: what `evaluate` returned for each part of the data.
     """
     if outcome is not FINISHED:
         return outcome
@@ -46,9 +46,10 @@ def at_the_end(
 class Best(TypedDict):
     """The best state of a run, `checkpoints/best.ckpt`.
 
-    - `step`: after which it was reached.
-    - `loss`, `by`: `validation_loss`, or where nothing is held out `train_loss`: the mean of the
-      losses of the batches of the epoch that ended there.
+    - `step`: the number of the step after which it was reached.
+    - `by`: the loss that chose it: `validation_loss`, or without a validation part `train_loss`,
+        the mean loss of the batches of the epoch that ended at `step`.
+    - `loss`: the value of that loss.
     """
 
     step: int
@@ -57,24 +58,25 @@ class Best(TypedDict):
 
 
 class Summary(TypedDict):
-    """A run in a few numbers; losses are the final model's, over the whole part.
+    """The main numbers of a run; losses are those of the final model over the whole part.
 
-    The final model is what `curvature.evaluated` says, an average perhaps; `model.eqx` holds it.
+    The final model is the one that `curvature.evaluated` returns, which may be an average of the
+    weights; it is in `model.eqx`.
 
     - `status`, `reason` (unless finished), `exit_code`: how it ended.
-    - `steps`, `epochs`: steps taken, and the passes over the training part that they are.
-    - `rejected`: those of the steps that left the weights as they were.
-    - `seconds`: spent in training, compilation included, over all resumptions. Of a program that
-      trains several runs, each has spent the same share.
-    - `compile_seconds`: of them, compiling the step.
-    - `gradient_equivalents`, `gradient_equivalents_per_step`: operations in gradients of the loss
-      on the same batch, in all and on average, see `cost.Cost`; NaN where they are not known.
-    - `train_loss`, `test_loss`, `test` (the metrics, such as `accuracy`): None and empty where
-      the run had no time for them.
-    - `validation_loss`, `validation`: the same of the validation part, where one is held out.
-    - `best`: the best state on the way, not chosen by the test part; None where there is none.
+    - `steps`, `epochs`: the steps taken, and the same in passes over the training part.
+    - `rejected`: the number of steps that were rejected and left the weights unchanged.
+    - `seconds`: time spent in training, including compilation, over all resumptions. If one program
+        trains several runs, its time is divided evenly among them.
+    - `compile_seconds`: the part of `seconds` that was spent on compiling the step.
+    - `gradient_equivalents`, `gradient_equivalents_per_step`: the cost in units of one gradient of
+        the loss on the same batch, of all steps and on average, see `cost.Cost`; NaN if not known.
+    - `train_loss`, `test_loss`, `test` (the metrics, such as `accuracy`): None and empty if the run
+        ended before they were computed.
+    - `validation_loss`, `validation`: the same for the validation part, if there is one.
+    - `best`: the best state of the run, never chosen by the test part; None if there is none.
     - `machine`, `git`: device and versions, and the commit of the code.
-    - `vectorised`: how many runs shared the program, where there were several.
+    - `vectorised`: the number of runs that shared the program, if there were several.
     - `curvature`: the run's label; `seed`; `parameters`: the number of floating-point weights.
     """
 
@@ -103,7 +105,7 @@ class Summary(TypedDict):
 
 
 def entries(part: str, found: Mapping[str, float]) -> dict[str, Any]:
-    """What `evaluate` found on a part, as it is written: `test_loss` and `test`, the metrics."""
+    """The result of `evaluate` on a part as entries: `test_loss`, and `test` with the metrics."""
     metrics = {name: value for name, value in found.items() if name != "loss"}
     return {f"{part}_loss": found.get("loss"), part: metrics}
 
@@ -121,7 +123,7 @@ def summarise(
 ) -> Summary:
     """Put a summary together.
 
-    **Arguments:** `runs`: how many shared the program; `judged_by`: see
+    **Arguments:** `runs`: the number of runs that shared the program; `judged_by`: see
     `AbstractEvaluator.judges_by`; `train`, `validation`, `test`: what `evaluate` returned, if
     anything.
     """

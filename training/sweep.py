@@ -1,4 +1,4 @@
-"""What has become of the jobs of a sweep: its table, its report, its exit code."""
+"""The results of a sweep: its table, its report, its exit code."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -28,22 +28,23 @@ class SweepJob(NamedTuple):
 
 
 class Sweep:
-    """The jobs of a sweep, made before the first of them starts.
+    """The jobs of a sweep; created before the first job starts.
 
-    How each ended is read from its folder: so it is known of a job that ran in this process, in
-    another or on another machine, and of one that did not live to tell.
+    How a job ended is read from its folder. This works for a job in this process, in another
+    process or on another machine, and for a job that was killed.
 
-    **Arguments:** `folder`: of the sweep; `jobs`: lists its jobs, once it has ended.
+    **Arguments:** `folder`: of the sweep; `jobs`: called after the sweep, returns its jobs.
     """
 
     def __init__(self, folder: Path, jobs: Callable[[], Sequence[SweepJob]]):
         self._folder, self._jobs = folder, jobs
-        # What an earlier launch has left in a folder says nothing about this one.
+        # Files that an earlier launch has left in a folder must not count as results of this one.
         self._earlier = {_version(file) for n in (SUMMARY, ERROR_LOG) for file in folder.rglob(n)}
 
     def end(self) -> int:
         """Print the table, then report on the folder; returns the worst of the exit codes."""
-        # Here, because it takes a second to import what draws, which a single run can do without.
+        # Imported here: the plotting libraries take a second to import, and a single run does not
+        # need them.
         from .report.runs import logged_error, read_run
 
         summaries: list[Mapping[str, Any]] = []
@@ -69,9 +70,9 @@ class Sweep:
 
 
 def searched(folder: Path, keys: Sequence[str]) -> list[SweepJob]:
-    """The jobs of a sweep whose sweeper chose the values of `keys` as it went.
+    """The jobs of a sweep whose sweeper chose the values of `keys` during the sweep.
 
-    What it chose for a job is in the configuration that the job has left, if it came so far.
+    The values are read from the configuration in a job's folder, if the job has written one.
     """
     found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     return [
@@ -94,7 +95,7 @@ def _chosen(config: Path, keys: Sequence[str]) -> list[str]:
 
 
 def sweep_table(jobs: Sequence[Sequence[str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of `jobs`, each given by its overrides, and of what they came to.
+    """The table of `jobs`, each given by its overrides, and of their results.
 
     An override that is the same in every job is left out, unless there is only one job.
     """
@@ -123,9 +124,9 @@ def sweep_table(jobs: Sequence[Sequence[str]], summaries: Sequence[Mapping[str, 
 
 
 def _report(console: Console, folder: Path) -> None:
-    """Write the report on a sweep; where several of its jobs differ by seed alone, show its table.
+    """Write the report on a sweep; show its table if several jobs differ only by seed.
 
-    A sweep is not lost for want of its report: what it fails by is said in a line.
+    A failure of the report is printed in one line: it must not end the sweep.
     """
     from .report import console_table, write_report
 
@@ -140,7 +141,7 @@ def _report(console: Console, folder: Path) -> None:
 
 
 def _version(file: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that stood in its place before; None where there is none."""
+    """The inode and the modification time, which identify a version of a file; None if missing."""
     try:
         found = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Several runs as one program: what they share is traced, compiled and put on the device once."""
+"""Several runs as one program: traced and compiled once, with one copy of the data."""
 
 import contextlib
 import dataclasses
@@ -30,10 +30,10 @@ from .writer import Writer
 def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary]:
     """Train several runs as one program, each in a folder of its own.
 
-    Every run has the numbers that it would have by `train`, to rounding, and leaves what `train`
-    leaves: it can be resumed by itself. One that diverges ends with its summary while the others
-    go on. Signals stop all runs after the same step. On the console the first run speaks for all;
-    each has its own `train.log`.
+    Every run gets the same results as by `train`, up to rounding, and the same files, so it can be
+    resumed alone. A run that diverges ends with its summary while the others go on. Signals stop
+    all runs after the same step. The console shows the first run only; each run has its own
+    `train.log`.
 
     **Arguments:** `runs`: any two are `alike`; `folders`: one for each.
 
@@ -75,9 +75,9 @@ def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary
 
 
 def alike(run: Run, other: Run) -> bool:
-    """Whether one program can train both: all is equal but seeds and the values of arrays.
+    """Whether one program can train both: all is equal except seeds and the values of arrays.
 
-    The datasets are not compared, but a stream is read by one run.
+    The datasets are not compared. With a stream the answer is no: only one run can read a stream.
     """
     return not isinstance(run.dataset, Stream) and _shared(run) == _shared(other)
 
@@ -85,12 +85,19 @@ def alike(run: Run, other: Run) -> bool:
 def by_vmap() -> bool:
     """Whether the steps of the runs are taken by `vmap`; else one after the other, in a loop.
 
-    By `vmap` a branch computes both of its sides, and a solver goes on until the last run is done;
-    in a loop neither happens. A processor has no gain that outweighs it: for 16 runs of an MLP on
-    the digits a step took, in steps of 16 programs of one run, 0.56 in a loop and 0.65 by `vmap`
-    with the exact natural gradient, 0.69 and 0.88 with CG, 0.7 to 0.8 both ways with K-FAC, 0.70
-    and 0.55 with Adam. On other devices every kernel takes time to be started, and by `vmap` there
-    are as many as for one run.
+    Under `vmap`, a `cond` computes both of its branches, and an iterative solver goes on until the
+    last run has converged. A loop avoids both, and on a CPU it is seldom slower. For 16 runs of an
+    MLP on the digits, the time of a step, as a fraction of the time in 16 programs of one run, was:
+
+    | optimiser              | loop       | `vmap`     |
+    |------------------------|------------|------------|
+    | exact natural gradient | 0.56       | 0.65       |
+    | CG                     | 0.69       | 0.88       |
+    | K-FAC                  | 0.7 to 0.8 | 0.7 to 0.8 |
+    | Adam                   | 0.70       | 0.55       |
+
+    On other devices the launch of a kernel takes time, and `vmap` needs only as many launches as
+    one run.
     """
     return jax.default_backend() != "cpu"
 
@@ -98,8 +105,8 @@ def by_vmap() -> bool:
 class Together(AbstractProgram):
     """The program that takes a step of several runs.
 
-    What differs between the runs (weights, states, keys, batches, the optimisers' numbers) has a
-    leading axis of runs; the data have none.
+    Arrays that differ between the runs (weights, states, keys, batches, the optimisers' numbers)
+    have a leading axis of runs; the data have none.
 
     **Arguments:** `steppers`: of runs that are alike, not compiled; `is_vmapped`: see `by_vmap`.
     """
@@ -108,7 +115,7 @@ class Together(AbstractProgram):
         self._steppers, self._is_vmapped = steppers, is_vmapped
         own = [(stepper.fixed.optimiser, stepper.fixed.key) for stepper in steppers]
         leaves = [stepper.leaves for stepper in steppers]
-        # Jitted: one program, where the stack of every array alone would be one.
+        # Jitted: one program stacks all arrays; otherwise every `stack` would be its own program.
         self._leaves, self._own = jax.jit(_stacked)(list(zip(leaves, own, strict=True)))
         self._data = steppers[0].fixed.data
         self._given: PyTree[Array] = None
@@ -122,14 +129,14 @@ class Together(AbstractProgram):
         self._run, self._compiled = compiled_for(self._stepped, *arguments)
 
     def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, "runs fields"]:
-        # The same arrays are given again for as long as an epoch has batches.
+        # All steps of an epoch get the same arrays of indices: stack them only once.
         if given[0] is not self._given:
             self._given, self._joined = given[0], _stacked(given)
         self._leaves, packed = self._run(self._leaves, self._own, self._data, self._joined)
         return packed
 
     def read(self, packed: Float[Array, "runs fields"]) -> list[dict[str, Any]]:
-        # Only the first was traced, and knows the names of the fields.
+        # Only the first stepper was traced, so only it has the names of the fields.
         return [self._steppers[0].read(of_run) for of_run in jax.device_get(packed)]
 
     def show(self) -> None:
@@ -142,7 +149,7 @@ class Together(AbstractProgram):
 
     @property
     def counted(self) -> int:
-        return len(self._steppers) if self._is_vmapped else 1  # of a loop, XLA counts one turn
+        return len(self._steppers) if self._is_vmapped else 1  # XLA counts a loop once
 
     @property
     def solves(self) -> bool:
@@ -168,14 +175,14 @@ def _stacked(trees: Sequence[PyTree[Array]]) -> Any:
 
 
 def _shared(run: Run) -> Any:
-    """What must be equal in runs of one program."""
+    """Everything that must be equal in runs of one program."""
     leaves, treedef = jax.tree.flatten((run.model, run.optimiser))
     shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf for leaf in leaves]
     return treedef, shapes, dataclasses.replace(run.settings, seed=0)
 
 
 def _steppers(runs: Sequence[Run]) -> list[Stepper]:
-    """The steppers of the runs at their beginnings; the data are the same arrays for all."""
+    """The steppers of the runs before their first step; all share the arrays of the data."""
     batch = batch_shapes(runs[0].dataset, runs[0].model, runs[0].settings.batch_size)
     data, draw = source(runs[0].dataset)
 

@@ -1,4 +1,4 @@
-"""What is written down of a run in its folder, while it goes on and when it ends."""
+"""Writes the files of a run, during the run and at its end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,20 +30,20 @@ from .summary import Outcome, Summary, at_the_end, entries, summarise
 
 
 class Writer:
-    """Writes down one run: its steps, its best state, its checkpoints and its summary.
+    """Writes the files of one run: its steps, its best state, its checkpoints and its summary.
 
     **Arguments:**
 
-    - `run`, `folder`: what is trained, and where it is written down.
-    - `stepper`: its arrays, wherever the run stands.
-    - `evaluator`: of its models.
+    - `run`, `folder`: the run, and the folder for its files.
+    - `stepper`: holds the arrays of the run.
+    - `evaluator`: evaluates the models of the run.
     - `records`, `log`: open.
-    - `resume`: bring `stepper` to the newest checkpoint in the folder.
-    - `runs`: how many share the program.
+    - `resume`: set `stepper` to the newest checkpoint in the folder.
+    - `runs`: the number of runs that share the program.
 
-    Of several processes, all have one, and that of the first writes.
+    With several processes, each has a `Writer`, and only that of the first process writes.
 
-    `tally` says where the run stands; `summary` is None until the run has ended.
+    `tally` has the counters of the run; `summary` is None until the run has ended.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Writer:
         self.summary: Summary | None = None
 
     def begin(self, plan: str, warning: str | None) -> None:
-        """Write what is known before the first step.
+        """Write the files and lines that come before the first step.
 
-        **Arguments:** `plan`: a line on what will run; `warning`: another, if there is one.
+        **Arguments:** `plan`: one line on the run; `warning`: a line of warning, or None.
         """
         kept = self._records.rewind(self.tally.steps) if self._resume else self.tally.steps
         if self._writes:
@@ -96,11 +96,11 @@ class Writer:
         )
 
     def fed(self, placed: Placement, is_stopped: Callable[[], bool]) -> AbstractFeed:
-        """What the steps to come are given, while it is entered; `is_stopped`: see `feed_of`."""
+        """The feed of the remaining steps, a context manager; `is_stopped`: see `feed_of`."""
         return feed_of(self.run, placed, self.tally, is_stopped, self._log.warn)
 
     def shown(self) -> Bar | Lines:
-        """The display of the steps: they are shown while it is entered."""
+        """The display of the steps, a context manager."""
         self._display = progress(self._log, self.run.label, self.run.total_steps)
         return self._display
 
@@ -109,14 +109,14 @@ class Writer:
         return bool(self._recorders.wanting_arrays(step))
 
     def take_arrays(self, step: int, given: Given) -> None:
-        """Take the arrays that step number `step`, which is next, begins with."""
+        """Copy the arrays before the next step, number `step`."""
         self._arrays.before(step, given.arrays)
 
     def settle(self, info: dict[str, Any], given: Given, spent: float, clock: Clock) -> None:
-        """Write down a step that is over.
+        """Record a step that is over.
 
-        **Arguments:** `info`: what `Stepper.read` returned; `given`: what the step was given;
-        `spent`: gradient-equivalents.
+        **Arguments:** `info`: what `Stepper.read` returned; `given`: the input of the step;
+        `spent`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
         """
         self.tally.count(info, clock.seconds, spent)
         self.tally.epochs, self.tally.place = given.epochs, given.place
@@ -141,9 +141,10 @@ class Writer:
         self._judge(record, given)
 
     def is_looked_at(self, step: int, given: Given) -> bool:
-        """Whether step number `step` may be the last, or its weights are looked at.
+        """Whether step number `step` may be the last, or its weights are read.
 
-        No other may follow before it is known.
+        The host then waits for this step before it dispatches the next one, which would donate
+        (destroy) the weights.
         """
         settings = self.run.settings
         return (
@@ -156,7 +157,7 @@ class Writer:
         )
 
     def diverged(self, given: Given) -> Outcome | None:
-        """How the run has ended, if the latest step has ended it."""
+        """The outcome of the run if the latest step ended it; else None."""
         tally, settings = self.tally, self.run.settings
         if settings.stop_at_nan and tally.rejected_in_a_row > 0 and tally.reason in NOT_FINITE:
             return Outcome("diverged", ExitCode.FAILED, self._origin_of_nan(given))
@@ -173,8 +174,9 @@ class Writer:
     def end(self, outcome: Outcome) -> None:
         """Write the final weights and the summary.
 
-        It has losses, unless a scheduler is waiting for this process to be gone.
+        The summary has losses, unless a scheduler is waiting for this process to exit.
         """
+        # `whole` needs all processes, also those that do not write.
         model, whole = self._stepper.evaluated, self._stepper.whole
         if self._writes:
             files.write_model(self.folder, whole)
@@ -184,7 +186,7 @@ class Writer:
         self._summarise(at_the_end(outcome, self.tally, losses), **losses)
 
     def break_off(self, outcome: Outcome) -> None:
-        """Write the summary of a run that ends within a step; not where it has ended before."""
+        """Write the summary of a run that ends within a step, unless it has a summary already."""
         if self.summary is None:
             self._summarise(outcome)
 
@@ -195,7 +197,7 @@ class Writer:
         self._recorders.tell(lambda recorder: recorder.end(summary))
 
     def close(self) -> Summary:
-        """Tell recorders and person that the run has ended, and how.
+        """Tell the recorders that the run has ended, and print the summary.
 
         **Returns:** the summary.
         """
@@ -218,8 +220,8 @@ class Writer:
     def _judge(self, record: dict[str, Any], given: Given) -> None:
         """Hold the state as the best, if its loss is the lowest so far.
 
-        That is the loss of the validation part; where there is none, the mean of the losses of an
-        epoch's batches, at the epoch's end.
+        This is the loss of the validation part. If there is none, it is the mean of the losses of
+        an epoch's batches, at the end of the epoch.
         """
         loss = record.get("validation_loss")
         if given.epoch_steps is not None:
@@ -239,7 +241,7 @@ class Writer:
         return every is not None and step % every == 0
 
     def _is_validated(self, step: int, given: Given) -> bool:
-        """Where the test part is evaluated, or else at the end of each epoch."""
+        """True at the steps of `evaluate_every`; if that is None, at the end of each epoch."""
         if self._evaluator.judges_by != "validation_loss":
             return False
         no_interval = self.run.settings.evaluate_every is None
@@ -247,7 +249,7 @@ class Writer:
 
 
 def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
-    """The tally of the checkpoint that `stepper` is brought to; what is odd about it is said."""
+    """Restore `stepper`, and return its tally; warns of refused files and of other versions."""
     restored = checkpoints.restore(stepper)
     for reason in restored.refused:
         log.warn(f"{reason} The one before it is used, of step {restored.tally.steps}.")

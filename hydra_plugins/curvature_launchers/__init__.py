@@ -1,5 +1,5 @@
-"""Launchers for sweeps in which no job is lost by the death of another.
+"""Launchers for sweeps in which the death of one job does not affect the others.
 
-Hydra accepts a launcher only from a package in `hydra_plugins`, which it searches at its start:
-what the extra `sweeps` installs is imported no sooner than a launcher is made.
+Hydra accepts launchers only from packages in `hydra_plugins`, and imports these packages whenever
+it starts. So the packages of the extra `sweeps` are imported only when a launcher is made.
 """

@@ -1,4 +1,4 @@
-"""Processes that are started a few at a time, and outlive each other."""
+"""Independent processes, of which a limited number runs at a time."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ POLL_SECONDS = 0.2
 def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
     """Run all `processes`, and wait for each, however it ends.
 
-    A signal to stop is handed on to those that run, and no other is started.
+    A stop signal is passed on to the running processes, and no further process is started.
 
-    **Raises:** `Stopped` after such a signal, when the last has ended.
+    **Raises:** `Stopped` after such a signal, when the last process has ended.
     """
     log.info(f"Launching {len(processes)} jobs, {at_once} at once")
     waiting, running = list(processes), list[BaseProcess]()
@@ -40,7 +40,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
                     running.remove(process)
                     process.join()
                     log.info(f"\t{process.name} : {_manner(process)}")
-        except KeyboardInterrupt:  # the second
+        except KeyboardInterrupt:  # a second Ctrl-C, see `StopSignals`
             _send(running, signal.SIGINT)
             for process in running:
                 process.join()
@@ -49,7 +49,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
 
 
 def _ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
-    """Those that have ended; waits for one, but not for long, because no signal ends the wait."""
+    """Wait for an ended process, but only briefly: a signal handler does not end the wait."""
     ended = wait([process.sentinel for process in running], POLL_SECONDS)
     return [process for process in running if process.sentinel in ended]
 

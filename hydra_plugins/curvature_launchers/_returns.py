@@ -1,4 +1,4 @@
-"""What a sweeper is told of jobs that ran in other processes."""
+"""The results of jobs in other processes, for the sweeper."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from running import SUMMARY, judged_loss
 def returns(
     context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    """What each job came to, from the summary that it has left.
+    """The result of each job, from the summary in its folder.
 
-    Nothing where the sweeper is Hydra's own, which does not look at it.
+    The list is empty for Hydra's own sweeper, which does not use it.
     """
     if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
         return []

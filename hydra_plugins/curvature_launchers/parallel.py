@@ -1,4 +1,4 @@
-"""Jobs side by side on this machine, each in a process of its own."""
+"""Parallel jobs on this machine, each in a process of its own."""
 
 import os
 import sys
@@ -21,13 +21,13 @@ LOGS = "logs"
 
 
 class ParallelLauncher(Launcher):
-    """At most `n_jobs` jobs at once; −1 stands for the number of cores.
+    """Runs at most `n_jobs` jobs at once; −1 stands for the number of cores.
 
-    The jobs are those of Hydra's launcher for joblib, in processes of joblib's kind. That launcher
-    runs them in a pool, which breaks, and all its jobs with it, where one of its processes dies.
-    Here none has two jobs: a signal or a want of memory ends one job.
+    The jobs and the kind of their processes are those of Hydra's launcher for joblib. That launcher
+    uses a pool of processes: if one process dies, the pool breaks, and all jobs are lost. Here each
+    job has a process of its own, so a signal or a lack of memory ends only one job.
 
-    What a job prints goes to `logs/<its number>.log` in the folder of the sweep.
+    The output of a job is written to `logs/<its number>.log` in the folder of the sweep.
     """
 
     def __init__(self, n_jobs: int):
@@ -50,7 +50,7 @@ class ParallelLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs; how they ended is in their folders.
 
-        **Raises:** `launch.errors.Stopped` once all have ended that ran when a signal came.
+        **Raises:** `launch.errors.Stopped` after a stop signal, when all running jobs have ended.
         """
         from joblib.externals.loky.backend.process import LokyProcess
 
@@ -74,8 +74,9 @@ class ParallelLauncher(Launcher):
 
 
 def _run_job(log: Path, execute_job: Any, *arguments: Any) -> None:
-    """What the process of a job does."""
-    # Away from the terminal: its Ctrl-C is for the launcher, which hands it on, once.
+    """The function that the process of a job runs."""
+    # The terminal sends Ctrl-C to its whole process group. In a group of its own, the job gets the
+    # signal only once, from the launcher.
     os.setpgrp()
     with open(log, "ab") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Jobs through submitit: on SLURM, or as SLURM would run them, on this machine."""
+"""Jobs by submitit: on SLURM, or in the same manner on this machine."""
 
 import dataclasses
 import logging
@@ -31,16 +31,16 @@ SEVERAL_TASKS = (
 
 
 class QueueLauncher(Launcher):
-    """All jobs at once to a queue, which has them wait for their turn.
+    """Submits all jobs to a queue at once, and waits for all of them.
 
-    The jobs are those of Hydra's launcher for submitit. That launcher collects what they return,
-    and leaves the rest alone where one has died; here all are waited for.
+    The jobs are those of Hydra's launcher for submitit. That launcher collects the results of its
+    jobs, and stops waiting for the others if one has died.
 
     **Arguments:**
 
     - `executor`: submitit's, `slurm` or `local`.
-    - `submitit_folder`: for what submitit writes, what the jobs print included.
-    - `parameters`: what submitit asks of the queue, named as in Hydra's launcher for it.
+    - `submitit_folder`: for the files of submitit, which include the output of the jobs.
+    - `parameters`: of the queue, named as in Hydra's launcher for submitit.
     """
 
     def __init__(self, executor: str, submitit_folder: str, **parameters: Any):
@@ -62,7 +62,7 @@ class QueueLauncher(Launcher):
             for name, value in parameters.items()
             if value is not None
         }
-        # What runs in a job, and is submitted again where the queue takes its machine away.
+        # The function that runs in a job. If the queue preempts the job, submitit submits it again.
         self._job = kinds[executor](**parameters)
 
     def setup(
@@ -91,7 +91,7 @@ class QueueLauncher(Launcher):
         for job, (overrides, _, number, _, _) in zip(jobs, arguments, strict=True):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))} : {job.job_id}")
         for number, job in enumerate(jobs, initial_job_idx):
-            # Waits for the job, and a little for its files, which may come over a network.
+            # `exception` waits for the job, and briefly for its files on a network file system.
             if job.exception() is not None:
                 log.info(f"\t#{number} : left no result ({job.state})")
         return returns(self._context, self._config, job_overrides, initial_job_idx)

@@ -1,4 +1,4 @@
-"""Where a run is written down beside its own folder's files; one file each."""
+"""Recorders: outputs of a run beside the standard files of its folder; one module each."""
 
 from ._base import AbstractRecorder as AbstractRecorder, Arrays as Arrays
 from .figures import Figures as Figures

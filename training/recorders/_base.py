@@ -10,9 +10,9 @@ class Arrays(NamedTuple):
     """The arrays of one step, each by the path of its weight, such as `layers/0/weight`.
 
     - `weights`: before the step.
-    - `gradients`: of the loss of the step's batch in them.
-    - `updates`: what the step subtracted from them: the natural gradient times the step size, or
-        whatever the optimiser makes of the gradient; zero where the step was rejected.
+    - `gradients`: of the loss of the step's batch at these weights.
+    - `updates`: what the step subtracted from the weights: the natural gradient times the step
+        size, or the update of another optimiser; zero if the step was rejected.
     """
 
     weights: dict[str, np.ndarray]
@@ -21,30 +21,31 @@ class Arrays(NamedTuple):
 
 
 class AbstractRecorder(abc.ABC):
-    """Is told what happens in a run, in the order of its steps.
+    """Receives the events of a run, in the order of its steps.
 
-    A method that raises ends the recorder, with a warning, not the run.
+    If a method raises, the recorder is no longer called; there is a warning, and the run goes on.
     """
 
     arrays_every: int | None = None
-    """`arrays` is called after every so many steps, for the price of one more gradient."""
+    """The steps between two calls of `arrays`; a call costs one more gradient. None: no calls."""
 
     @abc.abstractmethod
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         """The run begins, or continues.
 
-        **Arguments:** `folder`, the run's; `config`, resolved, plain values; `steps`: those taken
-        before. What was recorded of later ones, before the run was stopped, will be recorded anew.
+        **Arguments:** `folder`: of the run; `config`: resolved, plain values; `steps`: the number
+        of steps taken before. Later steps may have been recorded before the run was interrupted;
+        they will be recorded again.
         """
 
     @abc.abstractmethod
     def record(self, record: Mapping[str, Any]) -> None:
-        """A step is over; `record` is its object in `metrics.jsonl`, numbers perhaps NaN."""
+        """A step is over; `record` is its object in `metrics.jsonl`, where NaN stays NaN."""
 
     def arrays(self, step: int, arrays: Arrays) -> None:
-        """The arrays of step number `step`, where they are asked for by `arrays_every`."""
+        """The arrays of step number `step`; called if `arrays_every` asks for this step."""
         del step, arrays
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        """The run is over, however it ended; not called where the process is killed."""
+        """The run is over, however it ended; not called if the process is killed."""
         del summary

@@ -6,7 +6,7 @@ from ._base import AbstractRecorder
 
 
 class Figures(AbstractRecorder):
-    """The report on the run alone, with its figures, in `FOLDER/report`, when it is over."""
+    """Writes the report on this run, with figures, to `FOLDER/report` when the run is over."""
 
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         del config, steps
@@ -17,7 +17,7 @@ class Figures(AbstractRecorder):
 
     def end(self, summary: Mapping[str, Any]) -> None:
         del summary
-        # Here, because it takes a second to import what draws.
+        # Imported here, because the plotting libraries take a second to import.
         from ..report import write_report
 
         write_report([self._folder])

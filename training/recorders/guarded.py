@@ -6,9 +6,9 @@ from ._base import AbstractRecorder
 
 
 class Guarded:
-    """Several recorders, none of which can end the run.
+    """Several recorders, whose errors do not end the run.
 
-    One that raises is warned of in one line, and not called again.
+    A recorder that raises is reported in one line of warning, and not called again.
     """
 
     def __init__(self, recorders: Mapping[str, AbstractRecorder], log: Log):
@@ -17,7 +17,7 @@ class Guarded:
     def tell(
         self, event: Callable[[AbstractRecorder], None], only: Sequence[str] | None = None
     ) -> None:
-        """Call `event` with each recorder, or with those of the names `only`."""
+        """Call `event` with each recorder, or only with those whose names are in `only`."""
         for name in list(self._recorders if only is None else only):
             try:
                 event(self._recorders[name])

@@ -30,14 +30,14 @@ class TensorBoard(AbstractRecorder):
                 "`TensorBoard(histograms_every=...)` must be a positive integer or null, got "
                 f"{histograms_every!r}."
             )
-        # Here, because it takes long to import, and few runs need it.
+        # Imported here, because it takes long to import, and few runs need it.
         from tensorboardX import SummaryWriter
 
         self.arrays_every, self._make_writer = histograms_every, SummaryWriter
 
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         self._config = config
-        # TensorBoard leaves out what an earlier file has of these steps.
+        # TensorBoard then ignores what earlier files contain of these steps.
         purged = steps + 1 if steps else None
         self._writer = self._make_writer(str(folder / FOLDER), purge_step=purged)
 
@@ -50,7 +50,7 @@ class TensorBoard(AbstractRecorder):
     def arrays(self, step: int, arrays: Arrays) -> None:
         for kind, by_path in arrays._asdict().items():
             for path, values in by_path.items():
-                if np.isfinite(values).all():  # a histogram has no place for others
+                if np.isfinite(values).all():  # a histogram has no bin for NaN
                     self._writer.add_histogram(f"{kind}/{path}", values, step)
 
     def end(self, summary: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ class TensorBoard(AbstractRecorder):
 
 
 def _numbers(entries: Mapping[str, Any]) -> dict[str, float]:
-    """What is a finite number, or a truth value, in a nested mapping."""
+    """The finite numbers and the truth values of a nested mapping, by their paths."""
     return {
         name: float(value)
         for name, value in _leaves(entries, separator="/")
@@ -73,6 +73,6 @@ def _numbers(entries: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _leaves(entries: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:
-    """All that is no mapping in a nested mapping, lists and nulls too, by its path."""
+    """All values of a nested mapping that are no mappings, lists and None included, by path."""
     found = jtu.tree_leaves_with_path(entries, is_leaf=lambda value: not isinstance(value, Mapping))
     return [(jtu.keystr(path, simple=True, separator=separator), value) for path, value in found]

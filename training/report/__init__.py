@@ -1,4 +1,4 @@
-"""What runs came to, beside each other: a table, figures, and one page that needs no network."""
+"""Compares the results of runs: a table, figures, and one page that needs no network."""
 
 from .runs import ReportError as ReportError
 from .table import console_table as console_table

@@ -1,4 +1,4 @@
-"""Runs grouped by configuration, each named by what tells it from the others."""
+"""Groups runs by configuration, and names each group by the settings in which it differs."""
 
 import itertools
 import json
@@ -16,21 +16,21 @@ _MOST_TRIES = 2000
 
 
 class Configuration(NamedTuple):
-    """Runs whose configurations are equal but for the seed, and the name of that configuration."""
+    """Runs whose configurations are equal except for the seed, and a name for them."""
 
     label: str
     runs: list[StoredRun]
 
     @property
     def finished(self) -> list[StoredRun]:
-        """Those that came to their end."""
+        """The runs that finished."""
         return [run for run in self.runs if run.is_finished]
 
 
 def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
     """Group `runs`, in their order, and name the groups by the keys of `telling`.
 
-    Where there is but one configuration, it has the name of its runs.
+    If there is only one configuration, its name is the label of its runs.
     """
     flats = [_telling_part(run.config) for run in runs]
     seeds = _seed_keys(flats)
@@ -47,17 +47,19 @@ def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
 
 
 def telling(flats: Sequence[Flat]) -> list[str]:
-    """The smallest set of keys by whose values all of the different `flats` differ.
+    """The smallest set of keys whose values distinguish all of the different `flats`.
 
-    Where finding the smallest would take too many tries, a set of which no key can be left out.
-    Of keys that tell the same apart, a group's choice is taken, else the one nearest the top.
+    If the search for the smallest set takes too many tries: a set from which no key can be removed.
+    Among keys that distinguish the same configurations, the choice of a group is preferred, then
+    the key nearest to the top level.
     """
     keys = sorted({key: None for flat in flats for key in flat}, key=_remoteness)
     by_partition: dict[tuple[int, ...], str] = {}
     for key in keys:
         by_partition.setdefault(_partition(flats, [key]), key)
     candidates = list(by_partition.values())
-    # These no other set can do without; in a sweep of one key at a time, these are all.
+    # Without one of these keys some configurations coincide, so every solution contains them. In a
+    # sweep of one key at a time no other key is needed.
     needed = [
         key
         for key in candidates
@@ -73,7 +75,7 @@ def telling(flats: Sequence[Flat]) -> list[str]:
 
 
 def _irreducible(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
-    """A set of which no key can be left out: first those that tell the most apart."""
+    """A set from which no key can be removed; the keys that distinguish most are tried first."""
     chosen: list[str] = []
     while _parts(flats, chosen) < _parts(flats, keys):
         chosen.append(max(keys, key=lambda key: _parts(flats, [*chosen, key])))
@@ -85,7 +87,7 @@ def _irreducible(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
 
 
 def _telling_part(config: dict[str, Any]) -> Flat:
-    """What of a configuration bears on the numbers of a run."""
+    """The part of a configuration that affects the results of a run."""
     aside = {*ASIDE, *(f"{CHOICES}{key}" for key in ASIDE)}
     kept = {key: value for key, value in config.items() if key not in aside}
     return {key: value for key, value in _flat(kept) if key not in aside}
@@ -100,7 +102,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _seed_keys(flats: Sequence[Flat]) -> set[str]:
-    """`seed`, and what follows it wherever it is, such as the seed of a dataset."""
+    """`seed`, and every other key called `seed` that always has its value, as a dataset's may."""
     named = {key for flat in flats for key in flat if key.rpartition(".")[2] == "seed"}
     return {
         key for key in named if all(flat[key] == flat.get("seed") for flat in flats if key in flat)
@@ -112,7 +114,7 @@ def _remoteness(key: str) -> tuple[bool, bool, int, str]:
 
 
 def _partition(flats: Sequence[Flat], keys: Sequence[str]) -> tuple[int, ...]:
-    """Per configuration the number of its part, those with equal values being in one."""
+    """For each configuration the number of its part; equal values of `keys` share a part."""
     numbers: dict[tuple[str | None, ...], int] = {}
     return tuple(
         numbers.setdefault(tuple(flat.get(key) for key in keys), len(numbers)) for flat in flats
@@ -132,11 +134,11 @@ def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
         )
     names = {key: key.removeprefix(CHOICES) for key in keys}
     said = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
-    # What a configuration lacks, it is told by the others that have it.
+    # A configuration that has none of the keys differs from the others by lacking them.
     return ", ".join(said or [f"no {name}" for name in names.values()])
 
 
 def _plain(value: str) -> str:
-    """A value as a person writes it: a string without its quotes."""
+    """A JSON value as text; a string is without its quotes."""
     found = json.loads(value)
     return found if isinstance(found, str) else value

@@ -1,4 +1,4 @@
-"""The curves of runs: short enough to be drawn, and their mean over seeds."""
+"""The curves of runs, reduced to few enough points to draw, and their mean over seeds."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from .runs import StoredRun, number
 
 POINTS = 300
-"""The most points of one curve."""
+"""The maximum number of points of a curve."""
 
 
 class Curve(NamedTuple):
@@ -27,7 +27,8 @@ class Curve(NamedTuple):
 def curve(run: StoredRun, x: str, y: str) -> Curve:
     """One column of a run's records over another, in at most `POINTS` points.
 
-    More records are averaged in equal stretches, each at the end of its stretch.
+    More records than that are averaged over stretches of equal length. Each mean is placed at the
+    end of its stretch.
     """
     across, up = _abscissa(run, x), run.columns[y]
     known = np.isfinite(across)
@@ -44,9 +45,9 @@ def curve(run: StoredRun, x: str, y: str) -> Curve:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
-    """The mean of several curves, by linear interpolation, where all of them are.
+    """The mean of several curves, by linear interpolation, on the interval that all of them cover.
 
-    None where there are fewer than two curves, or no x that all have.
+    None if there are fewer than two curves, or no common interval.
     """
     whole = [Curve(c.x[np.isfinite(c.y)], c.y[np.isfinite(c.y)]) for c in curves]
     whole = [c for c in whole if len(c.x) > 1]
@@ -60,12 +61,13 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
 
 
 def _abscissa(run: StoredRun, name: str) -> Float[np.ndarray, " steps"]:
-    """A column; of the seconds what is left without compilation.
+    """A column; for `seconds`, without the time of compilation.
 
-    Where a run left no summary, its first step is taken to be compilation.
+    If a run has no summary, the time of its first step is taken as that of compilation.
     """
     column = run.columns[name]
     if name != "seconds" or not len(column):
         return column
     compiling = number(run.summary.get("compile_seconds"))
+    # Without a summary `compiling` is NaN, and `fmin` then returns its other argument.
     return column - np.fmin(compiling, column[0])

@@ -16,10 +16,10 @@ from .configurations import Configuration
 from .curves import Curve, curve, mean_curve
 
 WIDTH, HEIGHT, DPI = 5.0, 3.6, 160
-"""Inches; at the width of a phone the letters are still of the size of its text."""
+"""In inches, and dots per inch; on the screen of a phone, labels are as large as its text."""
 LEGEND_ENTRIES, LEGEND_LETTERS = 10, 70
 MARKED = 20
-"""A curve of at most so many points shows them."""
+"""A curve of at most this many points is drawn with markers."""
 
 
 class Plot(NamedTuple):
@@ -58,10 +58,10 @@ def colours(count: int) -> list[str]:
 
 
 def draw(plot: Plot, configurations: Sequence[Configuration]) -> Figure | None:
-    """Draw a plot; None where no run has a number to show.
+    """Draw a plot; None if no run has a number to show.
 
-    Runs are thin lines, with a cross at the end of those that did not finish, and the mean of the
-    finished ones is a thick line.
+    Every run is a thin line, with a cross at its end if the run did not finish. The mean of the
+    finished runs is a thick line.
     """
     drawn = [
         (group, curves, colour)
@@ -85,7 +85,7 @@ def draw(plot: Plot, configurations: Sequence[Configuration]) -> Figure | None:
 
 
 def _draw_group(axes: Axes, group: Configuration, curves: Sequence[Curve], colour: str) -> Artist:
-    """Draw the runs of a configuration; returns what stands for them in the legend."""
+    """Draw the runs of a configuration; returns their handle for the legend."""
     mean = mean_curve([c for c, run in zip(curves, group.runs) if run.is_finished])
     alpha, width = (1.0, 1.4) if mean is None else (max(0.05, 0.6 / len(curves) ** 0.5), 0.8)
     for found, run in zip(curves, group.runs):
@@ -105,7 +105,8 @@ def _scale(axes: Axes, scale: str, curves: Sequence[Curve]) -> None:
     values = np.concatenate([found.y for found in curves])
     if scale == "log" and np.nanmin(values) <= 0:
         return
-    # A ratio is 1 where the model is right, and anything where it is not.
+    # symlog: a reduction ratio is near 1 where the quadratic model is good, and elsewhere it may be
+    # very large or negative.
     axes.set_yscale(scale, **({"linthresh": 2.0} if scale == "symlog" else {}))
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks for nothing else."""
+"""The report as one self-contained HTML page."""
 
 import base64
 import html
@@ -47,7 +47,7 @@ def page(
 
 
 def _unfinished(folder: Path, configurations: Sequence[Configuration]) -> str:
-    """The runs that did not finish, and why; nothing where all did."""
+    """The runs that did not finish, and why; empty if all did."""
     headings = ["run", "status", "configuration", "seed", "steps", "reason"]
     lines = [
         _row(

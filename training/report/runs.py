@@ -1,4 +1,4 @@
-"""Run folders, found and read, whatever state a run has left them in."""
+"""Finds and reads run folders, including those of unfinished runs."""
 
 import json
 import os
@@ -21,16 +21,16 @@ COLUMNS = (
 
 
 class ReportError(ValueError):
-    """What cannot be reported on, in one sentence."""
+    """No report is possible; the message is one sentence."""
 
 
 class StoredRun(NamedTuple):
-    """A run as its folder has it.
+    """A run, as read from its folder.
 
-    - `folder`; `config` and `summary`, empty where the run did not come to write them.
-    - `columns`: the `COLUMNS` of its records, NaN for what a record has not.
-    - `status`: of the summary, else `failed` where an error is logged, else `unfinished`;
-      `unreadable` where the files hold what no run writes.
+    - `folder`; `config` and `summary`: empty if the run did not write them.
+    - `columns`: the `COLUMNS` of its records, NaN where a record has no value.
+    - `status`: that of the summary; without a summary `failed` if an error is logged, else
+      `unfinished`; `unreadable` if the files are not as a run writes them.
     - `reason`: a sentence, empty for a finished run.
     """
 
@@ -43,7 +43,7 @@ class StoredRun(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether its numbers are those of a run that came to its end."""
+        """Whether the run finished, so that its results count."""
         return self.status == "finished"
 
 
@@ -67,11 +67,11 @@ def find_runs(folders: Iterable[Path]) -> list[StoredRun]:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Read one run folder. What is missing, or was cut by a crash, is left out."""
+    """Read one run folder. Missing files, and records cut by a crash, are left out."""
     try:
         return _read(folder)
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        # One odd folder is a line of the report, and not its end.
+        # An unreadable folder is one line of the report; it must not end the report.
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return StoredRun(folder, {}, {}, _as_columns([]), "unreadable", reason)
 
@@ -95,7 +95,7 @@ def logged_error(folder: Path) -> str:
 
 
 def number(value: Any) -> float:
-    """A value of a record or a summary as a number, NaN where it is none."""
+    """A value of a record or a summary as a number; NaN if it is not a number."""
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
@@ -108,7 +108,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """A key by which `2` comes before `10`."""
+    """A sort key by which `2` comes before `10`."""
     parts = re.split(r"(\d+)", str(path))
     return [(True, int(p), "") if p.isdecimal() else (False, 0, p) for p in parts]
 
@@ -122,13 +122,13 @@ def _mapping(file: Path, parse: Any, malformed: type[Exception]) -> dict[str, An
 
 
 def _check(config: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Raise where a report could not show them."""
+    """Raise if a report could not show these values."""
     for name, kind in {"status": str, "reason": str, "test": dict, "validation": dict}.items():
         if name in summary and not isinstance(summary[name], kind):
             raise TypeError(f"`{name}` in {SUMMARY} is {summary[name]!r}")
     for value in (*summary.values(), *summary.get("test", {}).values()):
         number(value)  # an integer may be too large for a float
-    for found in (config, summary):  # text may hold half of a character, `\ud800`
+    for found in (config, summary):  # half of a surrogate pair, `\ud800`, raises
         json.dumps(found, ensure_ascii=False, default=str).encode()
 
 

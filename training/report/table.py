@@ -32,7 +32,7 @@ class Cell(NamedTuple):
             return "-"
         if self.n == 1 or self.deviation == 0:
             return f"{self.mean:.4g}" + (" ± 0" if self.n > 1 else "")
-        # Both to the place of the deviation's second digit.
+        # Both numbers are rounded to the second significant digit of the deviation.
         places = max(0, 1 - math.floor(math.log10(self.deviation)))
         if places > MOST_PLACES:
             return f"{self.mean:.6g} ± {self.deviation:.2g}"
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     cells: dict[str, Cell]
 
     def shown(self, name: str) -> str:
-        """A cell; with its n where not every finished run has that number."""
+        """A cell; with its n if some finished runs lack that number."""
         cell = self.cells[name]
         return f"{cell} (n = {cell.n})" if 0 < cell.n < self.finished else str(cell)
 
@@ -82,12 +82,12 @@ def cell(values: Sequence[float]) -> Cell:
 
 
 def heading(name: str) -> str:
-    """What a number is called above its column."""
+    """The heading of a column."""
     return name.removeprefix("test.").replace("_", " ")
 
 
 def write_csv(table: Sequence[Row], file: TextIO) -> None:
-    """The table in full precision; what is not known is empty."""
+    """Write the table in full precision; unknown values are empty."""
     writer = csv.writer(file)
     names = list(table[0].cells)
     parts = [f"{name}_{part}" for name in names for part in ("mean", "std", "n")]

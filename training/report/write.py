@@ -1,4 +1,4 @@
-"""From run folders to the files of a report."""
+"""Writes the files of a report."""
 
 import io
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Report(NamedTuple):
 def write_report(folders: Sequence[Path]) -> Report:
     """Report on all runs in and below `folders`, in the folder `report` of the first.
 
-    Gets `report.html`, which holds everything, `table.csv`, and a PNG of each figure; those of an
-    earlier report are replaced.
+    The files are `report.html`, which contains everything, `table.csv`, and a PNG of each figure.
+    They replace those of an earlier report.
 
-    **Raises:** `ReportError` where there is no run; `OSError` where nothing can be written.
+    **Raises:** `ReportError` if there is no run; `OSError` if the files cannot be written.
     """
     folder = folders[0].resolve()
     groups = configurations(find_runs(folders))

@@ -1,4 +1,4 @@
-"""Which weights are matrices, and what of them is preconditioned: one rule for all rivals."""
+"""Which weights are matrices, and which of their sides are preconditioned, for all rivals."""
 
 import math
 
@@ -10,17 +10,18 @@ from jaxtyping import Array, Float
 def is_matrix(weight: Array | jax.ShapeDtypeStruct) -> bool:
     """Whether a weight is a matrix, outputs × inputs, of more than one row and column.
 
-    Equinox puts the outputs first. The axes of a convolution after the first, the inputs and the
-    places of the kernel, count as one, as Jordan does for Muon. Its bias, of shape (channels, 1,
-    1), is no matrix. Stacked layers are not recognised: their first axis would count as outputs.
+    Equinox puts the outputs first. All axes of a convolution after the first (inputs and kernel
+    positions) count as one axis, as in Jordan's Muon. The bias of a convolution, of shape
+    (channels, 1, 1), is no matrix. Stacked layers are not recognised: their first axis would count
+    as outputs.
     """
     return weight.ndim >= 2 and 1 < weight.shape[0] < weight.size
 
 
 def as_matrix(weight: Float[Array, "..."]) -> Float[Array, "m n"]:
-    """A weight as its matrix, in float32 at least; any other as one column."""
+    """A weight as a matrix, in float32 at least; a weight that is no matrix becomes one column."""
     rows = weight.shape[0] if is_matrix(weight) else weight.size
-    # Factorisations do not exist in half precision.
+    # `eigh` and `qr` do not support half precision.
     wide = weight if jnp.finfo(weight.dtype).bits >= 32 else weight.astype(jnp.float32)
     return wide.reshape(rows, weight.size // max(rows, 1))
 
@@ -28,7 +29,7 @@ def as_matrix(weight: Float[Array, "..."]) -> Float[Array, "m n"]:
 def preconditioned(weight: Array, max_dim: int) -> tuple[int | None, int | None]:
     """The sizes of the two sides of a weight; None for a side that keeps the identity.
 
-    That is each side of what is no matrix, and a side larger than `max_dim`.
+    A side keeps the identity if the weight is no matrix, or if the side is larger than `max_dim`.
     """
     if not is_matrix(weight):
         return None, None

@@ -8,10 +8,11 @@ from ._base import is_matrix
 def matrix_axes(weights: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
     """Which weights `optax.contrib.muon` orthogonalises, and along which axes: the matrices.
 
-    Without it optax takes the first axis of a matrix for its inputs, where Equinox has the outputs;
-    the factor √max(1, outputs/inputs) of its step would be that of the transpose. Convolutions
-    would be left to Adam, where Jordan, "Muon: An optimizer for hidden layers in neural networks"
-    (2024), flattens all their axes but the outputs. None, for what is no matrix, means Adam.
+    By default, optax takes the first axis of a matrix as its inputs, but in Equinox the first axis
+    is the outputs: the factor √max(1, outputs/inputs) of the step would be that of the transpose.
+    By default, optax also leaves convolutions to Adam. Jordan, "Muon: An optimizer for hidden
+    layers in neural networks" (2024), flattens all axes of a convolution except the outputs. None,
+    for a weight that is no matrix, means Adam.
 
     Jordan leaves embeddings and the last layer to Adam, too. Here, as in optax, every matrix is
     orthogonalised: which layer is the last cannot be read off the weights.

@@ -9,7 +9,7 @@ from ._base import as_matrix, check_fraction, check_positive, is_matrix, precond
 
 
 class Side(NamedTuple):
-    """One side of a matrix: L or R of the paper, and its inverse root, which may be older."""
+    """One side of a matrix: L or R of the paper, and its inverse root of the last refresh."""
 
     factor: Float[Array, "side side"]
     root: Float[Array, "side side"]
@@ -51,11 +51,11 @@ def shampoo(
         learning rates are those of Adam. Anil et al. graft from Adagrad, Shi et al. 2023 ("A
         Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer")
         from Adam, too.
-    - Inverse roots are computed every `precondition_frequency` steps, first at the first.
-    - A side larger than `max_dim` keeps the identity, and the other then has the exponent −1/2.
+    - Inverse roots are computed every `precondition_frequency` steps, beginning with the first.
+    - A side larger than `max_dim` keeps the identity; the other side then has the exponent −1/2.
 
-    What is no matrix (see `is_matrix`) runs Adam. ε is added to the eigenvalues, of which those
-    that rounding has made negative count as zero; 1e-12 is that of Shi et al.
+    Weights that are no matrices (see `is_matrix`) are updated by Adam. Eigenvalues that rounding
+    has made negative are set to zero; then ε is added. 1e-12 is the value of Shi et al.
 
     **Arguments:** `learning_rate`, η; `b1`, `b2`, Adam's; `eps`, ε; the others as above.
 
@@ -128,7 +128,7 @@ def _accumulate(gradient: Float[Array, "m n"], sides: Sides, decay: float) -> Si
 
 
 def _roots(sides: Sides, weight: Scalar, eps: float) -> Sides:
-    """Inverse roots of the factors over `weight`, with exponents that sum to −1/2."""
+    """Inverse roots of the factors divided by `weight`; the exponents of the sides sum to −1/2."""
     power = -0.5 / max(1, sum(side is not None for side in sides))
 
     def rooted(side: Side | None) -> Side | None:
@@ -151,6 +151,6 @@ def _step(mean: Array, adam_step: Array, sides: Sides, grafting: bool) -> Array:
     direction = direction if right is None else direction @ right.root
     if grafting:
         length = jnp.linalg.norm(direction)
-        # Both are zero where the gradient has always been zero.
+        # Both norms are zero as long as every gradient was zero: 0/1 instead of 0/0.
         direction *= jnp.linalg.norm(as_matrix(adam_step)) / jnp.where(length > 0, length, 1)
     return direction.reshape(mean.shape)

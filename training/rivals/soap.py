@@ -16,7 +16,7 @@ class Side(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of one weight: M in its own space, V in the space of the bases; None is the identity."""
+    """The moments of one weight: M in its own basis, V in the eigenbasis; side None: identity."""
 
     first: Float[Array, "m n"]
     second: Float[Array, "m n"]
@@ -49,13 +49,16 @@ def soap(
         L = β₂ L + (1 − β₂) G Gᵀ,    R = β₂ R + (1 − β₂) Gᵀ G
 
     with Adam's bias corrections. Every `precondition_frequency` steps, after the step,
-    Q = qr(L Q): one power iteration (Algorithm 4). As in the authors' code (1) the first update
-    takes no step, but sets L, R and by `eigh` their bases, so that no gradient is ever projected
-    to a basis that it has made itself; (2) before a power iteration the columns of Q, and V with
-    them, are sorted by their Rayleigh quotients, so that `qr` keeps the leading ones.
+    Q = qr(L Q): one power iteration (Algorithm 4). As in the authors' code:
 
-    What is no matrix (see `is_matrix`) runs Adam, and so does a side larger than `max_dim`. The
-    defaults are those of the authors' code, except that there is no weight decay.
+    1. The first update takes no step. It sets L and R, and their bases by `eigh`. So no gradient is
+        projected to a basis that was computed from the same gradient.
+    2. Before a power iteration, the columns of Q, and V with them, are sorted by their Rayleigh
+        quotients, so that `qr` keeps the leading ones.
+
+    Weights that are no matrices (see `is_matrix`) are updated by Adam. A side larger than `max_dim`
+    keeps the identity as its basis. The defaults are those of the authors' code, except that there
+    is no weight decay.
 
     **Arguments:** `learning_rate`, η; `b1`, `b2`, β₁ and β₂; `eps`, ε; the others as above.
 
@@ -79,6 +82,7 @@ def soap(
         steps, moments = [], []
         for leaf, old in zip(leaves, state.moments, strict=True):
             gradient = as_matrix(leaf)
+            # The first update discards this step; the maximum avoids 0/0 in its bias correction.
             step, new = _adam(gradient, old, jnp.maximum(state.updates, 1), b1, b2, eps)
             steps.append(jnp.where(first, 0, step).reshape(leaf.shape))
             kept = old._replace(
@@ -151,7 +155,7 @@ def _accumulate(gradient: Float[Array, "m n"], moments: Moments, b2: float) -> M
 
 
 def _decompose(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Every basis from an eigendecomposition, the largest eigenvalue first."""
+    """Compute every basis by an eigendecomposition, with the largest eigenvalue first."""
 
     def decomposed(side: Side | None) -> Side | None:
         return side and side._replace(basis=jnp.linalg.eigh(side.factor)[1][:, ::-1])
@@ -163,7 +167,7 @@ def _decompose(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
 
 
 def _iterate(moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Every basis by one power iteration."""
+    """Update every basis by one power iteration."""
     return tuple(_iterate_one(each) for each in moments)
 
 
