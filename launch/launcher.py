@@ -100,7 +100,10 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
     if hosts.is_first():
         make_folder(folder)
-    return _sweep(composition, folder, [job.folder for job in jobs]), groups
+    planned = [
+        SweepJob(*pair) for pair in zip(overrides, (job.folder for job in jobs), strict=True)
+    ]
+    return _sweep(composition, folder, planned), groups
 
 
 def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> None:
@@ -115,15 +118,13 @@ def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> 
             )
 
 
-def _sweep(composition: Composition, folder: Path, jobs: list[Path]) -> Sweep | None:
+def _sweep(composition: Composition, folder: Path, planned: list[SweepJob]) -> Sweep | None:
     if not composition.multirun:
         return None
     if composition.search:
         swept = [each for each in composition.overrides if each.is_sweep_override()]
         keys = [override.key_or_group for override in swept]
         return Sweep(folder, lambda: searched(folder, keys))
-    given = [list(composed.hydra.overrides.task) for composed in composition.jobs]
-    planned = [SweepJob(*pair) for pair in zip(given, jobs, strict=True)]
     return Sweep(folder, lambda: planned)
 
 
