@@ -14,7 +14,7 @@ from data import Dataset, Stream, first_of, held_out
 from environments import OnPolicy
 from running import MODEL_STREAM, Settings
 from training import Run, Summary, fitting_micro_batch, hosts, train
-from training.compiled import AUTO, use_cache
+from training.program_cache import AUTO, use_cache
 
 from .errors import ConfigError
 from .instantiation import instantiate, why_not

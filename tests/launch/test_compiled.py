@@ -8,7 +8,7 @@ import platformdirs
 import pytest
 
 from tests.selection import slow_but
-from training.compiled import AUTO, VARIABLE, use_cache
+from training.program_cache import AUTO, VARIABLE, use_cache
 
 HITS, MISSES = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
