@@ -12,6 +12,7 @@ from data import Dataset, Stream
 from environments import OnPolicy
 from running.settings import Settings
 
+from .clock import Time
 from .recorders import AbstractRecorder
 
 
@@ -78,8 +79,8 @@ class Tally:
     """The counters of a run, kept by the host; saved with every checkpoint.
 
     - `steps`: steps taken, rejected ones included.
-    - `seconds`: time spent in training, summed over all interruptions.
-    - `compile_seconds`: the part of `seconds` that was spent on compiling the step.
+    - `seconds`, `processor_seconds`: time spent in training, summed over all interruptions.
+    - `compile_seconds`, `compile_processor_seconds`: the parts that were spent on compiling.
     - `rejected`: the number of rejected steps.
     - `rejected_in_a_row`: the number of rejected steps since the last accepted step.
     - `reason`: why the last rejected step was rejected; one sentence.
@@ -92,7 +93,9 @@ class Tally:
 
     steps: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     compile_seconds: float = 0.0
+    compile_processor_seconds: float = 0.0
     rejected: int = 0
     rejected_in_a_row: int = 0
     reason: str = ""
@@ -103,10 +106,22 @@ class Tally:
     best: float | None = None
     best_step: int | None = None
 
-    def count(self, info: dict[str, Any], seconds: float, cost: float) -> None:
+    @property
+    def spent(self) -> Time:
+        """The time spent in training."""
+        return Time(self.seconds, self.processor_seconds)
+
+    def compiled(self, spent: Time) -> None:
+        """Count the time that was spent on compiling."""
+        self.seconds += spent.seconds
+        self.processor_seconds += spent.processor_seconds
+        self.compile_seconds += spent.seconds
+        self.compile_processor_seconds += spent.processor_seconds
+
+    def count(self, info: dict[str, Any], spent: Time, cost: float) -> None:
         """Count one more step from its `curvature.Info`, as plain values."""
         self.steps += 1
-        self.seconds = seconds
+        self.seconds, self.processor_seconds = spent
         self.gradient_equivalents += cost
         self.epoch_loss += info["loss"]
         if info["accepted"]:

@@ -41,7 +41,7 @@ class Loop:
         self._program, self._feeds, self._writers, self._cost = program, feeds, writers, cost
         self._profile, self._stop, self._agreement = profile, stop, agreement
         self._running = list(writers)
-        self._clock = Clock(writers[0].tally.seconds, len(writers))
+        self._clock = Clock(writers[0].tally.spent, len(writers))
         self._saved = time.perf_counter()
         self._in_flight: tuple[Array, list[Given]] | None = None
 

@@ -1,7 +1,6 @@
 """Trains a run, and writes its folder of results."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from . import folder as files, hosts
 from ._base import Run as Run
 from .agreement import Agreement
 from .atomic import remove_leftovers
+from .clock import Time
 from .cost import Cost, cost_of
 from .feed import AbstractFeed, source_of
 from .log import Log
@@ -152,12 +152,11 @@ def _compiled(
     placed: Placement,
 ) -> Cost:
     """Compile the step and return its cost; the time is divided evenly among the runs."""
-    began = time.perf_counter()
+    began = Time.now()
     program.compile(feeds[0].shapes)
-    seconds = (time.perf_counter() - began) / len(writers)
+    spent = (Time.now() - began).over(len(writers))
     for writer in writers:
-        writer.tally.seconds += seconds
-        writer.tally.compile_seconds += seconds
+        writer.tally.compiled(spent)
     counted = {"devices": placed.size, "runs": program.counted}
     return cost_of(writers[0].run, program.compiled, solves=program.solves, **counted)
 

@@ -69,6 +69,8 @@ class Summary(TypedDict):
     - `seconds`: time spent in training, including compilation, over all resumptions. If one program
         trains several runs, its time is divided evenly among them.
     - `compile_seconds`: the part of `seconds` that was spent on compiling the step.
+    - `processor_seconds`, `compile_processor_seconds`: the same times as the sum over all cores
+        that the process used.
     - `gradient_equivalents`, `gradient_equivalents_per_step`: the cost in units of one gradient of
         the loss on the same batch, of all steps and on average, see `cost.Cost`; NaN if not known.
     - `train_loss`, `test_loss`, `test` (the metrics, such as `accuracy`): None and empty if the run
@@ -89,6 +91,8 @@ class Summary(TypedDict):
     epochs: float
     seconds: float
     compile_seconds: float
+    processor_seconds: float
+    compile_processor_seconds: float
     gradient_equivalents: float
     gradient_equivalents_per_step: float
     train_loss: float | None
@@ -140,6 +144,8 @@ def summarise(
         "epochs": tally.epochs,
         "seconds": tally.seconds,
         "compile_seconds": tally.compile_seconds,
+        "processor_seconds": tally.processor_seconds,
+        "compile_processor_seconds": tally.compile_processor_seconds,
         "gradient_equivalents": spent,
         "gradient_equivalents_per_step": spent / tally.steps if tally.steps else math.nan,
         "train_loss": train.get("loss"),

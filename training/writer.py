@@ -118,7 +118,7 @@ class Writer:
         **Arguments:** `info`: what `Stepper.read` returned; `given`: the input of the step;
         `spent`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
         """
-        self.tally.count(info, clock.seconds, spent)
+        self.tally.count(info, clock.spent, spent)
         self.tally.epochs, self.tally.place = given.epochs, given.place
         if not info["result"]:
             del info["result"]
@@ -126,6 +126,7 @@ class Writer:
             "step": self.tally.steps,
             "epoch": self.tally.epochs,
             "seconds": self.tally.seconds,
+            "processor_seconds": self.tally.processor_seconds,
             "gradient_equivalents": self.tally.gradient_equivalents,
             **info,
         }
@@ -133,6 +134,8 @@ class Writer:
             if self._is_validated(self.tally.steps, given):
                 record.update(entries("validation", self._found(self._evaluator.validation)))
             if self._is_tested(self.tally.steps):
+                if self.run.settings.evaluate_train:
+                    record.update(entries("train", self._found(self._evaluator.train)))
                 record.update(entries("test", self._found(self._evaluator.test)))
         self._records.write(record)
         self._recorders.tell(lambda recorder: recorder.record(record))

@@ -33,6 +33,12 @@ def test_mlp_sizes():
     assert sizes(shaped(models.MLP, (3, 4), 5, width=7, depth=2).layers) == [12, 7, 7, 5]
 
 
+def test_mlp_with_a_width_for_each_layer():
+    assert sizes(shaped(models.MLP, (4,), 5, width=[7, 6], depth=2).layers) == [4, 7, 6, 5]
+    equal = made(models.MLP, (4,), 5, width=[7, 7], depth=2)
+    assert eqx.tree_equal(equal, made(models.MLP, (4,), 5, width=7, depth=2))
+
+
 def test_mlp_of_depth_0_is_linear():
     model = made(models.MLP, (3,), 2, depth=0)
     (layer,) = model.layers.layers

@@ -70,7 +70,9 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(on_policy, tmp_path, rea
     train(on_policy(epochs=2), tmp_path / "parts")
     train(on_policy(epochs=4), tmp_path / "parts", resume=True)
     whole, parts = (read_records(tmp_path / name) for name in ("whole", "parts"))
-    assert [{**r, "seconds": 0} for r in whole] == [{**r, "seconds": 0} for r in parts]
+    assert [{**r, "seconds": 0, "processor_seconds": 0} for r in whole] == [
+        {**r, "seconds": 0, "processor_seconds": 0} for r in parts
+    ]
 
 
 def test_the_plan_counts_the_time_steps(on_policy):

@@ -19,7 +19,7 @@ from training import ExitCode, FolderError, train
 def assert_same_records(read_records):
     """Asserts that two folders hold the same steps, up to the time, or all, that they cost."""
 
-    def check(folder, other, but=("seconds",)):
+    def check(folder, other, but=("seconds", "processor_seconds")):
         first, second = (
             [{**record, **dict.fromkeys(but)} for record in read_records(path)]
             for path in (folder, other)
@@ -49,11 +49,15 @@ def test_a_run_leaves_what_the_contract_says(
     assert {name: summary[name] for name in expected} == expected
     assert "reason" not in summary
     assert 0 < summary["compile_seconds"] < summary["seconds"]
+    assert 0 < summary["compile_processor_seconds"] < summary["processor_seconds"]
     records = read_records(folder)
     assert [record["step"] for record in records] == list(range(1, 21))
     assert [record["epoch"] for record in records] == [step / 5 for step in range(1, 21)]
-    seconds = [record["seconds"] for record in records]
-    assert seconds == sorted(seconds)
+    for name in ("seconds", "processor_seconds"):
+        spent = [record[name] for record in records]
+        assert spent == sorted(spent)
+        assert summary[f"compile_{name}"] < spent[0]
+        assert spent[-1] == summary[name]
     assert records[0].keys() >= {
         *("step", "epoch", "seconds", "loss", "damping", "solver_steps", "reduction_ratio"),
         *("grad_norm", "step_norm", "solver_residual", "metric_step", "accepted"),
@@ -86,7 +90,7 @@ def test_an_average_is_what_is_evaluated_and_saved_and_survives_a_stop(
     for steps in (1, 2):
         train(make_run(max_steps=steps), tmp_path / str(steps))
         after.append(weights(tmp_path / str(steps)))
-    costs = "seconds", "gradient_equivalents"  # an average takes its own
+    costs = "seconds", "processor_seconds", "gradient_equivalents"  # an average takes its own
     assert_same_records(tmp_path / "average", tmp_path / "2", but=costs)
     mean = jax.tree.map(
         lambda *w: np.mean(np.stack(w), axis=0) if eqx.is_array(w[0]) else w[0], *after

@@ -70,7 +70,7 @@ def folders(path, count):
 
 def numbers(records):
     """All that a run has recorded, but the time and the operations that it cost."""
-    aside = "seconds", "gradient_equivalents"
+    aside = "seconds", "processor_seconds", "gradient_equivalents"
     kept = ({name: record[name] for name in record if name not in aside} for record in records)
     return [[value for value in record.values() if isinstance(value, float)] for record in kept]
 
