@@ -1,1 +1,1 @@
-"""A deep autoencoder, trained Hessian-free and by Adam: steps and seconds to a training loss."""
+"""A deep autoencoder, trained Hessian-free, by K-FAC and by rivals: seconds to a training loss."""

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from data import Dataset
-from experiments.comparison.curves import Curve
-from experiments.comparison.lines import lines
+import data
+from experiments.harness.curves import Curve
+from experiments.harness.lines import lines
 
 from .problem import LEVELS
 
@@ -21,7 +21,6 @@ IMAGES = 10
 def draw(
     curves: dict[str, list[Curve]],
     reconstructions: dict[str, eqx.Module],
-    dataset: Dataset,
     path: Path,
 ) -> None:
     """Draw two panels of curves, a line per seed, above rows of images.
@@ -31,7 +30,7 @@ def draw(
     **Arguments:** `curves` and `reconstructions`, by method. The models are from one seed, and may
     be of fewer methods than the curves.
     """
-    images = np.asarray(dataset.test[0])[:IMAGES]
+    images = np.asarray(data.mnist10k().test[0])[:IMAGES]
     rows = {"test images": images}
     for name, model in reconstructions.items():
         pixels = jax.nn.sigmoid(jax.vmap(model)(images))  # pyright: ignore[reportArgumentType]

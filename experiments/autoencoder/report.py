@@ -1,12 +1,13 @@
 """The targets of the comparison, and whether each is met."""
 
+import math
 from collections.abc import Mapping, Sequence
 
-from experiments.comparison.curves import Curve
-from experiments.comparison.levels import ratio, reached
-from experiments.comparison.method import label
-from experiments.comparison.tuning import Tried
-from experiments.markdown import table
+from experiments.harness.curves import Curve
+from experiments.harness.levels import ratio, reached
+from experiments.harness.markdown import table
+from experiments.harness.method import label
+from experiments.harness.tuning import Tried
 
 from .problem import LEVELS
 
@@ -38,9 +39,10 @@ def soonest_table(tuned: Mapping[str, Sequence[Tried]]) -> str:
     for name, tried in tuned.items():
         cells = []
         for level in LEVELS:
-            points = [(reached(curve, level), label(setting)) for setting, curve in tried]
-            known = [(point.processor_seconds, by) for point, by in points if point is not None]
-            cells.append("{:.1f}, {}".format(*min(known)) if known else "–")
+            first = min(tried, key=lambda each: each.seconds_to(level))
+            seconds = first.seconds_to(level)
+            known = math.isfinite(seconds)
+            cells.append(f"{seconds:.1f}, {label(first.setting)}" if known else "–")
         rows.append([name, *cells])
     return table(["", *(f"{level:g}" for level in LEVELS)], rows)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.markdown import table
+from experiments.harness.markdown import table
 
 from .newton import Iterate
 from .scaling import DISTANCES, Scaling

@@ -1,10 +1,8 @@
 """Why damped Gauss-Newton ends in short steps: losses after a step at the end of a poisson5d run.
 
-python -m experiments.physics.plateau --runs outputs/physics
+`python -m experiments.physics.plateau` prints a table.
 """
 
-import argparse
-from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -16,10 +14,13 @@ from jaxtyping import Array, Float, PyTree, Scalar
 import curvature as cv
 import data
 import models
-from experiments import markdown
+from experiments.harness.command import trained
+from experiments.harness.markdown import table
+from experiments.harness.page import parser
+from experiments.harness.problem import Problem
+from experiments.harness.runs import Runs
 
-from .figure import trained
-from .runs import gauss_newton
+from .methods import gauss_newton
 
 EXPERIMENT = "poisson5d"
 DAMPINGS = (1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
@@ -55,7 +56,7 @@ class Looked(NamedTuple):
 
 @eqx.filter_jit
 def look(
-    model: models.MLP, points: PyTree[Array], others: PyTree[Array], damping: Scalar
+    model: eqx.Module, points: PyTree[Array], others: PyTree[Array], damping: Scalar
 ) -> Looked:
     """Compute the step from `model` at `points` with λ = `damping`, and the losses after it."""
     weights, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
@@ -97,12 +98,11 @@ def look(
 
 def main() -> None:
     """Run what is missing, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
-    runs = parser.parse_args().runs.resolve()
-    folder = gauss_newton(runs, EXPERIMENT, SEED)
+    folder = parser("physics", __doc__).parse_args().runs
+    runs = Runs(Problem(EXPERIMENT, (f"experiment={EXPERIMENT}",)), folder)
+    run = runs.made(gauss_newton(EXPERIMENT), {}, SEED)
     with jax.enable_x64(True):
-        model = trained(folder, 5)
+        model = trained(run)
         points, others = (
             jax.tree.map(jnp.asarray, data.poisson5d(seed).train) for seed in (SEED, OTHER_SEED)
         )
@@ -110,7 +110,7 @@ def main() -> None:
         for damping in DAMPINGS:
             found = look(model, points, others, jnp.asarray(damping))
             rows.append([f"{damping:.0e}", *(f"{float(number):.3g}" for number in found)])
-    print(markdown.table(["λ", *Looked._fields], rows))
+    print(table(["λ", *Looked._fields], rows))
 
 
 if __name__ == "__main__":

@@ -8,32 +8,31 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from .outcome import Outcome
 from .rank_one import DAMPINGS, Lengths
-from .study import Outcome
 
 COLOURS = ("black", "#999999", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
-def curves(found: Sequence[dict[str, Outcome]], path: Path) -> None:
-    """Draw one row per task: training loss and test accuracy against steps and seconds."""
+def curves(found: dict[str, dict[str, Outcome]], path: Path) -> None:
+    """Draw one row per problem: training loss and test accuracy against steps and seconds."""
     figure, panels = plt.subplots(
         len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
     )
-    for row, outcomes in zip(panels, found, strict=True):
-        task = next(iter(outcomes.values())).task
+    for row, (problem, outcomes) in zip(panels, found.items(), strict=True):
         for colour, (name, outcome) in zip(COLOURS, outcomes.items()):
-            loss = np.stack([run.train_loss for run in outcome.runs])
-            accuracy = 100 * np.stack([run.test_accuracy for run in outcome.runs])
-            steps = task.every * np.arange(1, loss.shape[1] + 1)
+            loss = np.array([[p.value for p in run.train] for run in outcome.runs])
+            accuracy = np.array([[100 * p.value for p in run.accuracy] for run in outcome.runs])
+            steps = np.array([p.step for p in outcome.runs[0].train])
             seconds = steps * outcome.seconds / steps[-1]
             for axes, x, y in zip(
                 row, (steps, seconds, steps, seconds), (loss, loss, accuracy, accuracy)
             ):
                 _line(axes, x, y, colour, name)
         for axes, measure in zip(row, ("training loss", "test accuracy, %") * 2):
-            axes.set(title=f"batch {task.batch_size}", ylabel=measure)
+            axes.set(title=problem, ylabel=measure)
             axes.grid(alpha=0.3)
-        for axes, x in zip(row, ("steps", "seconds, without compilation") * 2):
+        for axes, x in zip(row, ("steps", "processor seconds, without compilation") * 2):
             axes.set_xlabel(x)
             if x != "steps":
                 axes.set_xscale("log")
@@ -48,7 +47,7 @@ def curves(found: Sequence[dict[str, Outcome]], path: Path) -> None:
 
 def control(
     found: dict[str, Lengths],
-    training: dict[str, Float[np.ndarray, " steps"]],
+    training: dict[str, Sequence[float]],
     path: Path,
 ) -> None:
     """Draw ‖d‖ against the damping at some weights, and the losses of training with ḡ/‖ḡ‖²."""

@@ -9,28 +9,25 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 import curvature as cv
 
-from .runs import OBJECTIVE, with_weights
+from .rank_one import OBJECTIVE
 
 Flat = Float[np.ndarray, " P"]
 
 
 def quantities(
-    weights: dict[str, PyTree[Array]],
+    models: dict[str, eqx.Module],
     natural: dict[str, tuple[cv.AbstractCurvature, float]],
     batch: tuple[Array, Array],
     key: PRNGKeyArray,
 ) -> dict[str, dict[str, Flat]]:
     """By quantity, then by method: w, the gradient g of the batch, and (C + λI)⁻¹g.
 
-    **Arguments:** `weights`, of every method; `natural`, C and λ of the natural-gradient methods.
+    **Arguments:** `models`, of every method; `natural`, C and λ of the natural-gradient methods.
     """
-    gradients = {name: _gradient(with_weights(w), batch) for name, w in weights.items()}
-    directions = {
-        name: _direction(*natural[name], with_weights(weights[name]), batch, key)
-        for name in natural
-    }
+    gradients = {name: _gradient(model, batch) for name, model in models.items()}
+    directions = {name: _direction(*natural[name], models[name], batch, key) for name in natural}
     return {
-        "weights": {name: _flat(w) for name, w in weights.items()},
+        "weights": {name: _flat(model) for name, model in models.items()},
         "gradient": gradients,
         "natural gradient": directions,
     }

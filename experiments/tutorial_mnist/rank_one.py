@@ -5,20 +5,19 @@ should take the mean of the outer products over the examples; ḡḡᵀ has rank
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 import curvature as cv
-import models
 
-from .runs import OBJECTIVE, with_weights
-
+OBJECTIVE = cv.Supervised(cv.Categorical())
 DAMPINGS = tuple(10.0**power for power in range(-12, 3))
 CURVATURES = {
     "empirical_fisher": cv.EmpiricalFisher(),
@@ -40,15 +39,19 @@ class Lengths(NamedTuple):
     gradient: float
     outside: float
 
+    def plain(self) -> dict[str, Any]:
+        """The numbers for the JSON file."""
+        of = {name: values.tolist() for name, values in self.of.items()}
+        return self._asdict() | {"damping": DAMPINGS, "of": of}
+
 
 def lengths(
-    weights: PyTree[Array],
+    model: eqx.Module,
     batch: tuple[Array, Array],
     key: PRNGKeyArray,
     dampings: Sequence[float] = DAMPINGS,
 ) -> Lengths:
-    """The lengths of the direction as the damping goes to zero; call it in float64."""
-    model = with_weights(weights)
+    """The lengths of the direction as the damping goes to zero; `model` is in float64."""
     linearisation = OBJECTIVE.linearise(model, batch)
     gradient, _ = jfu.ravel_pytree(linearisation.grad)
     drawn = _mean_gradient_of_drawn_labels(model, batch, key)
@@ -88,7 +91,7 @@ def descent() -> optax.GradientTransformation:
 
 def _lengths(
     curvature: cv.AbstractCurvature,
-    model: models.MLP,
+    model: eqx.Module,
     batch: tuple[Array, Array],
     key: PRNGKeyArray,
     dampings: Float[Array, " dampings"],
@@ -104,12 +107,12 @@ def _lengths(
 
 
 def _mean_gradient_of_drawn_labels(
-    model: models.MLP, batch: tuple[Array, Array], key: PRNGKeyArray
+    model: eqx.Module, batch: tuple[Array, Array], key: PRNGKeyArray
 ) -> Float[Array, " P"]:
     x, _ = batch
     likelihood = cv.Categorical()
-    labels = jax.vmap(lambda x, key: likelihood.sample(model(x), key=key))(
-        x, jax.random.split(key, len(x))
-    )
+    logits = jax.vmap(model)(x)  # pyright: ignore[reportArgumentType]
+    keys = jax.random.split(key, len(x))
+    labels = jax.vmap(lambda z, key: likelihood.sample(z, key=key))(logits, keys)
     grad = OBJECTIVE.linearise(model, (x, labels)).grad
     return jfu.ravel_pytree(grad)[0]

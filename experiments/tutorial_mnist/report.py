@@ -1,50 +1,52 @@
 """The tables and verdicts, as Markdown."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
+from experiments.harness.levels import Spread, ratio, reached
+from experiments.harness.markdown import table
+from experiments.harness.method import label
 
-from experiments.markdown import table
-
+from .outcome import Outcome, Run
 from .rank_one import DAMPINGS, Lengths
-from .runs import Run
-from .study import Outcome
 
 
 def target(baseline: Outcome) -> float:
     """The final training loss to reach: the baseline's, median over the seeds."""
-    return float(np.median([run.train_loss[-1] for run in baseline.runs]))
+    return statistics.median(run.last_loss for run in baseline.runs)
 
 
-def steps_to(run: Run, level: float, every: int) -> float:
+def steps_to(run: Run, level: float) -> float:
     """The steps until the training loss is at most `level` for the first time; ∞ if never."""
-    found = np.flatnonzero(run.train_loss <= level)
-    return float(every * (found[0] + 1)) if len(found) else math.inf
+    point = reached(run.train, level)
+    return math.inf if point is None else point.step
+
+
+def cost(outcome: Outcome, baseline: Outcome) -> Spread:
+    """The processor seconds over those of the baseline, seed by seed."""
+    ours, theirs = ([run.train[-1] for run in of.runs] for of in (outcome, baseline))
+    found = ratio(ours, theirs, "processor_seconds")
+    assert found is not None
+    return found
 
 
 def row(outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
     """The numbers of one method, over the seeds."""
-    level, every = target(baseline), outcome.task.every
-    steps = [steps_to(run, level, every) for run in outcome.runs]
-    losses = [float(run.train_loss[-1]) for run in outcome.runs]
-    accuracies = final_accuracies(outcome)
-    total = len(outcome.runs[0].batch_loss)
-    median = float(np.median(steps))
+    level, total = target(baseline), outcome.runs[0].train[-1].step
+    steps = [steps_to(run, level) for run in outcome.runs]
+    median, ours = statistics.median(steps), cost(outcome, baseline)
     return {
         "method": outcome.name,
-        "setting": outcome.written(outcome.setting),
-        "training loss": losses,
-        "last training loss": [run.last_train_loss for run in outcome.runs],
-        "test accuracy": accuracies.tolist(),
+        "setting": label(outcome.setting),
+        "training loss": [run.last_loss for run in outcome.runs],
+        "test accuracy": final_accuracies(outcome),
         "steps": [None if math.isinf(count) else count for count in steps],
         "median steps": None if math.isinf(median) else median,
-        "cost": outcome.cost.median,
-        "cost range": [outcome.cost.low, outcome.cost.high],
+        "cost": ours,
         "ms per step": 1e3 * outcome.seconds / total,
-        "time": None if math.isinf(median) else median / total * outcome.cost.median,
+        "time": None if math.isinf(median) else median / total * ours.median,
         "rejected": sum(run.rejected for run in outcome.runs),
         "diverged": sum(diverged(run) for run in outcome.runs),
     }
@@ -52,37 +54,36 @@ def row(outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
 
 def diverged(run: Run) -> bool:
     """Whether the final loss of a run is not finite, or not below that of a uniform guess."""
-    return not run.train_loss[-1] < math.log(10)
+    return not run.last_loss < math.log(10)
 
 
-def final_accuracies(outcome: Outcome) -> Float[np.ndarray, " seeds"]:
+def final_accuracies(outcome: Outcome) -> list[float]:
     """The final accuracies on the test part, in per cent."""
-    return np.array([100 * run.test_accuracy[-1] for run in outcome.runs], float)
+    return [run.last_accuracy for run in outcome.runs]
 
 
 def gain(outcome: Outcome, baseline: Outcome) -> tuple[float, float]:
     """The test accuracy minus that of the baseline, and the standard error of the difference."""
-    difference = final_accuracies(outcome) - final_accuracies(baseline)
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    pairs = zip(final_accuracies(outcome), final_accuracies(baseline), strict=True)
+    return _mean_and_error([ours - theirs for ours, theirs in pairs])
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> str:
     """One line per method."""
     header = (
-        "method", "setting", "training loss at the end", "test accuracy, %", "steps to Adam's loss",
-        "ms per step", "cost of a step", "time to Adam's loss",
-        "loss of the last weights", "steps rejected",
-    )  # fmt: skip
+        *("method", "setting", "training loss at the end", "test accuracy, %"),
+        *("steps to Adam's loss", "ms per step", "cost of a step", "time to Adam's loss"),
+        "steps rejected",
+    )
     return table(header, [_cells(row) for row in rows])
 
 
 def tuning_table(outcomes: dict[str, Outcome]) -> str:
     """The mean final training loss of every setting that was tried."""
     lines = [
-        (outcome.name, outcome.written(setting), f"{np.mean(losses):.4f}")
+        (outcome.name, label(each.setting), f"{each.last_loss:.4f}")
         for outcome in outcomes.values()
-        for setting, losses in outcome.tried.items()
-        if losses
+        for each in outcome.tried
     ]
     return table(("method", "setting", "training loss at the end"), lines)
 
@@ -92,9 +93,9 @@ def defaults_table(outcomes: dict[str, Outcome]) -> str:
     lines = []
     for name, outcome in outcomes.items():
         found = final_accuracies(outcome)
-        least, middle = found.min(), np.median(found)
-        losses = [run.train_loss[-1] for run in outcome.runs]
-        lines.append((name, f"{middle:.2f}", f"{least:.2f}", f"{np.median(losses):.3f}"))
+        loss = statistics.median(run.last_loss for run in outcome.runs)
+        cells = f"{statistics.median(found):.2f}", f"{min(found):.2f}", f"{loss:.3f}"
+        lines.append((name, *cells))
     return table(
         ("curvature", "test accuracy, %", "of the worst seed", "training loss at the end"), lines
     )
@@ -117,18 +118,21 @@ def control_table(found: dict[str, Lengths]) -> str:
     return "\n\n".join(["Lengths ‖(C + λI)⁻¹ḡ‖:", table(header, rows), *about])
 
 
+def _mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
+    return statistics.fmean(numbers), statistics.stdev(numbers) / math.sqrt(len(numbers))
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    losses, accuracies = np.array(row["training loss"]), np.array(row["test accuracy"])
-    error = accuracies.std(ddof=1) / math.sqrt(len(accuracies))
+    losses = row["training loss"]
+    mean, error = _mean_and_error(row["test accuracy"])
     return (
         row["method"],
         row["setting"],
-        f"{np.median(losses):.4f} ({losses.min():.4f} to {losses.max():.4f})",
-        f"{accuracies.mean():.2f} ± {error:.2f}",
+        f"{statistics.median(losses):.4f} ({min(losses):.4f} to {max(losses):.4f})",
+        f"{mean:.2f} ± {error:.2f}",
         "never" if row["median steps"] is None else f"{row['median steps']:g}",
         f"{row['ms per step']:.2f}",
-        f"{row['cost']:.2f}",
+        f"{row['cost'].median:.2f}",
         "–" if row["time"] is None else f"{row['time']:.2f}",
-        f"{np.median(row['last training loss']):.4f}",
         str(row["rejected"]),
     )

@@ -8,7 +8,7 @@ import pytest
 
 import curvature as cv
 from data import first_of
-from experiments.zoo.problems import problems
+from tests.curvature.zoo import problems
 
 EXAMPLES, SEEDS = 120, range(5)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.comparison.curves import Point
+from experiments.harness.curves import Point
 
 LEVELS = (90.0, 80.0, 70.0)
 

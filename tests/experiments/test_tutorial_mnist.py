@@ -1,51 +1,40 @@
-"""The comparison's own arithmetic, the control's blow-up, and a report from tiny runs."""
+"""The comparison's own arithmetic, the control's blow-up, and the page."""
 
 import json
 import math
-import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.timing import Ratio
-from experiments.tutorial_mnist import __main__ as program, rank_one, runs
-from experiments.tutorial_mnist.methods import IN_SMALL, Method, adam
+import models
+from experiments.harness.curves import Point
+from experiments.harness.tuning import Tried
+from experiments.tutorial_mnist import figure, rank_one
+from experiments.tutorial_mnist.__main__ import publish
+from experiments.tutorial_mnist.histograms import quantities
+from experiments.tutorial_mnist.methods import IN_SMALL
+from experiments.tutorial_mnist.outcome import Outcome, Run
 from experiments.tutorial_mnist.report import diverged, gain, results_table, row, steps_to
-from experiments.tutorial_mnist.study import Outcome, best, study
 from experiments.tutorial_mnist.verdicts import all_of
-from launch.runs import MODEL_STREAM
-
-TASK = runs.Task(batch_size=128, epochs=2, every=4)
 
 
-def run(losses, accuracy=0.9, rejected=0):
-    losses = np.asarray(losses)
-    accuracies = np.full(len(losses), accuracy)
-    each_step = np.zeros(4 * len(losses))
-    return runs.Run(losses, accuracies, losses, accuracies, each_step, 0.0, rejected, None)
+def run(losses, accuracy=0.9, rejected=0, cost=1.0):
+    train = [Point(4 * n, n, float(cost * n), loss) for n, loss in enumerate(losses, start=1)]
+    accuracies = [point._replace(value=accuracy) for point in train]
+    return Run(train, accuracies, [2.0] * train[-1].step, rejected, Path())
 
 
-def outcome(name, found, cost=1.0):
-    setting = (0.5,)
-    return Outcome(
-        name, TASK, ("λ",), setting, {setting: [0.1]}, found, 2.0, Ratio(cost, cost, cost)
-    )
-
-
-def test_weights_are_drawn_as_by_the_command_line():
-    assert runs.MODEL_STREAM == MODEL_STREAM
-
-
-def test_the_best_setting_has_the_least_mean_and_is_finite():
-    assert best({(1.0,): [0.2, 0.4], (2.0,): [0.1, 0.4], (3.0,): [0.0, math.nan]}) == (2.0,)
-    assert best({(1.0,): []}) == (1.0,)
+def outcome(name, found):
+    setting = {"damping": 0.5}
+    return Outcome(name, setting, [Tried(setting, [each.train for each in found])], found)
 
 
 def test_steps_are_counted_to_the_first_point_at_the_level():
-    assert steps_to(run([0.5, 0.2, 0.1, 0.3]), 0.2, every=4) == 8
-    assert steps_to(run([0.5, 0.4]), 0.2, every=4) == math.inf
+    assert steps_to(run([0.5, 0.2, 0.1, 0.3]), 0.2) == 8
+    assert steps_to(run([0.5, 0.4]), 0.2) == math.inf
 
 
 def test_a_run_diverged_if_it_ends_no_better_than_a_guess():
@@ -56,12 +45,12 @@ def test_a_run_diverged_if_it_ends_no_better_than_a_guess():
 
 def test_a_row_has_the_median_of_the_seeds():
     adam = outcome("adam", [run([0.5, 0.3]), run([0.5, 0.2]), run([0.5, 0.1])])
-    ours = outcome("exact_fisher", [run([0.1, 0.1]), run([0.3, 0.2]), run([0.5, 0.4])], 3.0)
-    found = row(ours, adam)
+    losses = [0.1, 0.1], [0.3, 0.2], [0.5, 0.4]
+    found = row(outcome("exact_fisher", [run(each, cost=3.0) for each in losses]), adam)
     assert found["steps"] == [4, 8, None]
     assert found["median steps"] == 8
     assert found["time"] == 3.0
-    assert "| exact_fisher | λ = 0.5 | 0.2000 (0.1000 to 0.4000) |" in results_table([found])
+    assert "| exact_fisher | damping 0.5 | 0.2000 (0.1000 to 0.4000) |" in results_table([found])
 
 
 def test_the_gain_is_paired():
@@ -70,18 +59,22 @@ def test_the_gain_is_paired():
     np.testing.assert_allclose(gain(ours, adam), (2.0, 1.0))
 
 
-def test_targets_are_met_or_missed():
-    def study(ours):
-        return {
-            "adam": outcome("adam", [run([0.5, 0.2]), run([0.4, 0.2])]),
-            "adam, averaged": outcome("adam, averaged", [run([0.3, 0.2])]),
-            "exact_fisher": outcome("exact_fisher", ours),
-            "true_fisher 1": outcome("true_fisher 1", ours, cost=2.5),
-        }
+def study(ours):
+    return {
+        "adam": outcome("adam", [run([0.5, 0.2]), run([0.4, 0.2])]),
+        "adam, averaged": outcome("adam, averaged", [run([0.3, 0.2]), run([0.3, 0.2])]),
+        "exact_fisher": outcome("exact_fisher", ours),
+        "true_fisher 1": outcome("true_fisher 1", ours),
+    }
 
-    good, bad = [run([0.2, 0.1], 0.95)] * 2, [run([0.5, 9.0], 0.5)] * 2
-    assert all_of(study(good), study(good), study(good)).count("**Met.**") == 8
-    assert all_of(study(bad), study(bad), study(bad)).count("**Missed.**") == 7  # but for time
+
+GOOD = study([run([0.2, 0.1], 0.95, cost=2.5)] * 2)
+
+
+def test_targets_are_met_or_missed():
+    bad = study([run([0.5, 9.0], 0.5, cost=2.5)] * 2)
+    assert all_of(GOOD, GOOD, GOOD).count("**Met.**") == 8
+    assert all_of(bad, bad, bad).count("**Missed.**") == 7  # all but the time
 
 
 def test_control_lengths_are_those_of_a_dense_solve(x64):
@@ -92,44 +85,63 @@ def test_control_lengths_are_those_of_a_dense_solve(x64):
         np.testing.assert_allclose(found, np.linalg.norm(dense), rtol=1e-9)
 
 
+def images(count):
+    x_key, y_key = jax.random.split(jax.random.key(0))
+    x = jax.random.uniform(x_key, (count, 28, 28))
+    return x, jax.random.randint(y_key, (count,), 0, 10)
+
+
+def network():
+    return models.MLP((28, 28), 10, width=128, depth=1, key=jax.random.key(0))
+
+
 @pytest.mark.slow
 def test_control_blows_up_without_damping(x64):
     """By drawn labels as 1/λ; by the data's labels up to 1/‖ḡ‖, the longer the less is left."""
-    x_key, y_key, key = jax.random.split(jax.random.key(0), 3)
-    batch = jax.random.uniform(x_key, (4, 28, 28)), jax.random.randint(y_key, (4,), 0, 10)
-    weights = jax.tree.map(lambda leaf: leaf.astype(float), program._start())
-    found = rank_one.lengths(weights, batch, key, dampings=(1e-12, 1e-9))
+    key = jax.random.key(1)
+    found = rank_one.lengths(network(), images(4), key, dampings=(1e-12, 1e-9))
     drawn, data = found.of[rank_one.DRAWN], found.of[rank_one.DATA]
     np.testing.assert_allclose(drawn, [found.outside * 1e12, found.outside * 1e9], rtol=1e-6)
     np.testing.assert_allclose(data, 1 / found.gradient, rtol=1e-6)
     exact = found.of["exact_fisher"]
     np.testing.assert_allclose(exact[0], exact[1], rtol=1e-3)
-    updates, _ = rank_one.descent().update({"w": jnp.array([3e-3, 4e-3])}, None)
-    np.testing.assert_allclose(updates["w"], [-120, -160])
+
+
+def test_the_undamped_step_is_the_gradient_over_its_squared_length(x64):
+    descent, gradient = rank_one.descent(), jnp.array([3e-3, 4e-3])
+    updates, _ = descent.update(gradient, descent.init(gradient))
+    np.testing.assert_allclose(np.asarray(updates), [-120, -160])
+
+
+def test_the_page_has_all_tables_and_figures(tmp_path):
+    damped = len(rank_one.DAMPINGS)
+    names = (rank_one.DATA, rank_one.DRAWN, *rank_one.CURVATURES)
+    lengths = rank_one.Lengths(dict.fromkeys(names, np.ones(damped)), 1.0, 0.5)
+    control = {"start": lengths, "end": lengths}
+    publish(tmp_path, GOOD, GOOD, GOOD, control)
+    results = json.loads((tmp_path / "tutorial_mnist.json").read_text())
+    assert [one["method"] for one in results["small"]] == list(GOOD)
+    text = (tmp_path / "tutorial_mnist.md").read_text()
+    assert "| exact_fisher | damping 0.5 | 0.1000 (0.1000 to 0.1000) |" in text
+    figure.curves({"batch 128": GOOD}, tmp_path / "tutorial_mnist.png")
+    figure.control(control, {"adam": [2.0, 1.0]}, tmp_path / "tutorial_mnist_rank_one.png")
+    flat = {"weights": {"adam": np.ones(3)}}
+    figure.histograms({"before": flat}, tmp_path / "tutorial_mnist_histograms.png")
+    for name in ("tutorial_mnist", "tutorial_mnist_rank_one", "tutorial_mnist_histograms"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert f"({name}.png)" in text
 
 
 @pytest.mark.slow
-def test_a_report_from_tiny_runs(monkeypatch, tmp_path, standard_promotion):
-    key = jax.random.key(0)
-    x, y = jax.random.uniform(key, (16, 28, 28)), jnp.arange(16) % 10
-    monkeypatch.setattr(runs, "parts", lambda: ((x, y), (x, y)))
-    monkeypatch.setattr(program, "parts", runs.parts)
-    monkeypatch.setattr(program, "SEEDS", (0, 1))
-    monkeypatch.setattr(program, "CONTROL_BATCH", 2)
-    # A report asks for the names alone: one method is quickly compiled.
-    methods = [Method(method.name, ("rate",), ((0.01,),), adam) for method in IN_SMALL]
-    task = runs.Task(batch_size=4, epochs=1, every=2)
-    monkeypatch.setattr(program, "SMALL", task)
-    found = study(task, methods, (0, 1), (), rounds=1, kept=tmp_path / "kept.pickle")
-    monkeypatch.setattr(program, "measured", lambda name, runs: found)
-    monkeypatch.setattr(
-        sys, "argv", ["tutorial_mnist", "--folder", str(tmp_path), "--runs", str(tmp_path / "runs")]
-    )
-    program.main()
-    results = json.loads((tmp_path / "tutorial_mnist.json").read_text())
-    assert [one["method"] for one in results["small"]] == [method.name for method in IN_SMALL]
-    text = (tmp_path / "tutorial_mnist.md").read_text()
-    figures = ("tutorial_mnist", "tutorial_mnist_rank_one", "tutorial_mnist_histograms")
-    for name in figures:
-        assert (tmp_path / f"{name}.png").stat().st_size > 0
-        assert f"({name}.png)" in text
+def test_natural_gradients_solve_with_the_tuned_damping():
+    batch, model = images(6), network()
+    natural = {"empirical_fisher": (rank_one.CURVATURES["empirical_fisher"], 1e6)}
+    found = quantities({"empirical_fisher": model}, natural, batch, jax.random.key(0))
+    direction, gradient = (found[of]["empirical_fisher"] for of in ("natural gradient", "gradient"))
+    # With a large λ, (C + λI)⁻¹g is g/λ.
+    np.testing.assert_allclose(direction, gradient / 1e6, atol=1e-2 * np.abs(gradient / 1e6).max())
+
+
+def test_all_methods_have_names_of_their_own():
+    names = [method.name for method in IN_SMALL]
+    assert len(set(names)) == len(names)

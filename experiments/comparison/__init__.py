@@ -1,1 +1,0 @@
-"""Shared code of the comparisons of optimisers: curves of runs, tuning, levels and tables."""

@@ -1,0 +1,1 @@
+"""What the experiments share: their runs are runs of `train.py`, tuned, kept, and tabulated."""

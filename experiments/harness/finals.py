@@ -1,0 +1,100 @@
+"""How soon some methods reach the final losses of others."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .curves import Curve, Point
+from .levels import ratio, reached, spread
+from .markdown import table
+from .method import Method, Setting
+from .problem import Problem
+from .runs import SEEDS, Runs
+from .tables import NUMBERS, written
+from .tuning import Tried, lowest, soonest
+
+
+class Found(NamedTuple):
+    """A method's chosen setting, all settings tried on the tuning seeds, and a curve per seed."""
+
+    setting: Setting
+    tried: Sequence[Tried]
+    curves: list[Curve]
+
+
+class Finals(NamedTuple):
+    """The results for one problem.
+
+    - `rivals`: by name; the setting is the one with the lowest last loss.
+    - `ours`: the setting is the one that is soonest below the last losses of all rivals.
+    - `levels`: the last losses of the rivals on the tuning seeds, the highest first.
+    """
+
+    problem: Problem
+    rivals: dict[str, Found]
+    ours: dict[str, Found]
+    levels: list[float]
+
+    def all(self) -> dict[str, Found]:
+        """All methods, the rivals first."""
+        return self.rivals | self.ours
+
+    def table(self, unit: float = 1.0) -> str:
+        """One row per rival, followed by rows for our methods: when each reaches the rival's loss.
+
+        **Arguments:** `unit`, a divisor for the losses.
+        """
+        rows = []
+        for name, rival in self.rivals.items():
+            ends = [curve[-1] for curve in rival.curves]
+            rows.append([f"**{name}**", *_cells(ends, unit), ""])
+            for method, found in self.ours.items():
+                points = [
+                    reached(curve, end.value) for curve, end in zip(found.curves, ends, strict=True)
+                ]
+                share = written(ratio(points, ends, "processor_seconds"))
+                row = [*_cells(points, unit), share]
+                if None in points:
+                    made = len(points) - points.count(None)
+                    last = _cells([curve[-1] for curve in found.curves], unit)[-1]
+                    row = [f"{made} of {len(points)} seeds", "–", "–", last, share]
+                rows.append([f"{method} to there", *row])
+        return table(["", *NUMBERS.values(), "loss", "processor seconds over the rival's"], rows)
+
+
+def _cells(points: Sequence[Point | None], unit: float) -> list[str]:
+    losses = [
+        None if point is None else point._replace(value=point.value / unit) for point in points
+    ]
+    return [written(spread(losses, number)) for number in (*NUMBERS, "value")]
+
+
+def compare(
+    problem: Problem, rivals: Sequence[Method], ours: Sequence[Method], kept: Path
+) -> Finals:
+    """Tune all methods on the tuning seeds, and run them on others.
+
+    **Arguments:** `kept`, the folder of previous runs, which are not repeated.
+    """
+    runs = Runs(problem, kept)
+    tuned = {
+        method.name: lowest(method, functools.partial(runs.tried, method)) for method in rivals
+    }
+    ends = [min(each.last_loss for each in tried) for _, tried in tuned.values()]
+    levels = sorted(ends, reverse=True)
+    tuned |= {
+        method.name: soonest(method, functools.partial(runs.tried, method), levels)
+        for method in ours
+    }
+    found = {name: Found(setting, tried, []) for name, (setting, tried) in tuned.items()}
+    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
+    # methods alike.
+    for seed in SEEDS:
+        for method in (*rivals, *ours):
+            curve = runs.curve(method, found[method.name].setting, seed)
+            found[method.name].curves.append(curve)
+    by_rivals, by_ours = (
+        {method.name: found[method.name] for method in methods} for methods in (rivals, ours)
+    )
+    return Finals(problem, by_rivals, by_ours, levels)

@@ -1,0 +1,60 @@
+"""Writes the page and the numbers of an experiment."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from training import machine
+
+from .methods import WARM_UP
+from .runs import SEEDS, TUNING_SEEDS
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def parser(
+    name: str, description: str | None, *, keeps_runs: bool = True
+) -> argparse.ArgumentParser:
+    """The options of `python -m experiments.NAME`: the folders of the results and of the runs."""
+    found = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
+    found.add_argument(
+        "--folder", type=_made_at_once, default="docs/results", help="where to write"
+    )
+    if keeps_runs:
+        kept = Path("outputs") / name
+        found.add_argument("--runs", type=Path, default=kept, help="where runs are kept")
+    return found
+
+
+def write(name: str, folder: Path, results: dict[str, Any], **values: Any) -> None:
+    """Write `NAME.md`, by the template of this name, and `NAME.json`.
+
+    **Arguments:** `results`, the contents of the JSON file beside the machine; `values`, those of
+    the template beside what is common to all.
+    """
+    about = machine.describe()
+    common = {
+        "python": about["python"],
+        "versions": machine.versions_in_one_line(about),
+        "processor": about["processor"],
+        "cores": about["cores"],
+        "tuning_seeds": _listed(TUNING_SEEDS),
+        "seeds": _listed(SEEDS),
+        "warm_up": WARM_UP,
+    }
+    template = (TEMPLATES / f"{name}.md").read_text(encoding="utf-8")
+    (folder / f"{name}.md").write_text(template.format(**common | values), encoding="utf-8")
+    text = json.dumps({"machine": about, **results}, ensure_ascii=False)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _made_at_once(path: str) -> Path:
+    """The folder of the results; it is created before the experiment runs."""
+    made = Path(path)
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))

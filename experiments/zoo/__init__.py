@@ -1,1 +1,0 @@
-"""Every model with every curvature, with the default settings of a run."""

@@ -1,0 +1,59 @@
+"""Every setting of every experiment is a command that `train.py` accepts."""
+
+import pytest
+
+from experiments import characters, policy_gradient, structures, zoo
+from experiments.autoencoder import deep, methods as autoencoder, problem
+from experiments.harness.method import Method
+from experiments.physics import methods as physics
+from experiments.tutorial_mnist import methods as tutorial
+from launch.command import parse
+from launch.composer import Composer
+from launch.folders import register_resolvers
+from launch.job import planned_job
+from launch.request import Request, read
+from launch.runs import build
+
+
+def commands():
+    """The overrides of problem and method, for every setting that is tried."""
+    text = ("dataset=text", "model=decoder", "batch_size=12", "validation=0.02")
+    pairs = [(text, method) for method in (*characters.rivals(), *characters.ours())]
+    for overrides, batch_size, steps in structures.PROBLEMS.values():
+        methods = (*structures.rivals(steps), *structures.ours(steps, batch_size))
+        pairs += [((*overrides, f"batch_size={batch_size}"), method) for method in methods]
+    pairs += [((), method) for method in (*policy_gradient.NATURAL, *policy_gradient.PLAIN)]
+    for overrides in zoo.MODELS.values():
+        pairs += [(overrides, zoo.method(curvature)) for curvature in zoo.CURVATURES]
+    pairs += [(problem.SMALL.overrides, method) for method in autoencoder.METHODS]
+    pairs += [(problem.DEEP.overrides, method) for method in deep.METHODS]
+    small = (*tutorial.IN_SMALL, *tutorial.DEFAULTS, tutorial.WRONG)
+    pairs += [(tutorial.SMALL.overrides, method) for method in small]
+    pairs += [(tutorial.LARGE.overrides, method) for method in tutorial.IN_LARGE]
+    for name in physics.EXPERIMENTS:
+        methods = (physics.gauss_newton(name), physics.fresh(name), physics.adam(name, 10))
+        pairs += [((f"experiment={name}",), method) for method in methods]
+    for overrides, method in pairs:
+        for setting in settings_of(method):
+            yield [*overrides, *method.overrides(**setting)]
+
+
+def settings_of(method: Method):
+    first = method.grid[0]
+    yield from (first, *(first | choice for choice in method.choices))
+    if method.scheduled:
+        yield first | {"until": 100}
+
+
+@pytest.mark.slow
+def test_every_setting_is_a_command():
+    register_resolvers("launch")
+    count = 0
+    for overrides in commands():
+        # Real images are not everywhere; the shapes of others tell as much.
+        images = any("mnist" in each or each == "experiment=autoencoder" for each in overrides)
+        command = [*overrides, *(["dataset=digits"] if images else []), "seed=1"]
+        assert isinstance(read(["-q", *command]), Request), command
+        build(planned_job(Composer(parse([])).compose(command), multirun=False), shapes_only=True)
+        count += 1
+    assert count > 150
