@@ -1,24 +1,22 @@
 """Physics-informed networks: damped Gauss-Newton compared with Adam, for the same time.
 
-`python -m experiments.physics` writes `physics.json` and the figures of `physics.md`.
+`python -m experiments.physics` writes `physics.json, .md` and a figure for each problem.
 """
 
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from experiments.harness.command import summary, trained
-from experiments.harness.curves import Curve, read_curve
-from experiments.harness.levels import reached
 from experiments.harness.markdown import table
-from experiments.harness.page import parser
+from experiments.harness.page import parser, write
 from experiments.harness.problem import Problem
 from experiments.harness.runs import SEEDS, Runs
-from training import machine
 
 from . import figure
-from .methods import EXPERIMENTS, LEVELS, adam, fresh, gauss_newton
+from .errors import error_curve
+from .methods import EXPERIMENTS, RATES, adam, fresh, gauss_newton
+from .numbers import numbers, spread
+from .published import published_table
 
 PROBE_STEPS = 100
 """Steps of the run of Adam that tells how long one takes."""
@@ -44,39 +42,7 @@ def measure(runs: Runs, experiment: str) -> dict[str, list[Path]]:
     return found | {f"adam({best['rate']:g})": runs_of_adam}
 
 
-def error_curve(run: Path) -> Curve:
-    """The L2 error against the known solution during a run."""
-    return read_curve(run, "test", "l2_error")
-
-
-def figures_of(run: Path) -> dict[str, Any]:
-    """Steps and seconds to each error level (None if not reached), and the values at the end."""
-    curve, end = error_curve(run), summary(run)
-    found: dict[str, Any] = {"seed": end["seed"]}
-    for level in LEVELS:
-        point = reached(curve, level)
-        found[f"steps to {level:g}"] = point and point.step
-        found[f"seconds to {level:g}"] = point and point.seconds
-    return found | {
-        "steps": end["steps"],
-        "seconds": curve[-1].seconds,
-        "compilation": end["compile_seconds"],
-        "l2_error": end["test"]["l2_error"],
-    }
-
-
-def spread(values: list[Any]) -> str:
-    """Median (smallest to largest); a level that was not reached counts as infinite."""
-    known = sorted(float("inf") if value is None else value for value in values)
-
-    def shown(value: float) -> str:
-        return "–" if value == float("inf") else f"{value:.3g}"
-
-    median, low, high = statistics.median_low(known), known[0], known[-1]
-    return "–" if low == float("inf") else f"{shown(median)} ({shown(low)} to {shown(high)})"
-
-
-def page(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
+def section(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
     """One experiment in Markdown: medians over the seeds, then the final error of each seed."""
     names = [name for name in next(iter(by_method.values()))[0] if name != "seed"]
     cells = [
@@ -92,19 +58,24 @@ def page(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, print the tables, and write numbers and figures."""
+    """Run what is missing, print the tables, and write numbers, page and figures."""
     arguments = parser("physics", __doc__).parse_args()
-    found: dict[str, Any] = {"machine": machine.describe()}
+    found: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
-        runs = Runs(Problem(experiment, (f"experiment={experiment}",)), arguments.runs)
+        runs = Runs(Problem(experiment, (f"experiment={experiment}",), "test"), arguments.runs)
         measured = measure(runs, experiment)
-        found[experiment] = {name: [*map(figures_of, those)] for name, those in measured.items()}
+        found[experiment] = {name: [*map(numbers, those)] for name, those in measured.items()}
         curves = {name: [*map(error_curve, those)] for name, those in measured.items()}
         file = arguments.folder / f"physics_{experiment}.png"
         figure.draw(file, experiment, curves, trained(measured["gauss_newton"][0]))
-        print(page(experiment, found[experiment]), flush=True)
-    (arguments.folder / "physics.json").write_text(
-        json.dumps(found, indent=1) + "\n", encoding="utf-8"
+        print(section(experiment, found[experiment]), flush=True)
+    write(
+        "physics",
+        arguments.folder,
+        found,
+        tables="\n".join(section(experiment, found[experiment]) for experiment in EXPERIMENTS),
+        published=published_table(found),
+        rates=", ".join(f"{rate:g}" for rate in RATES),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from experiments import characters, policy_gradient, structures, zoo
 from experiments.autoencoder import deep, methods as autoencoder, problem
 from experiments.harness.method import Method
-from experiments.physics import methods as physics
+from experiments.physics import layers, methods as physics
 from experiments.tutorial_mnist import methods as tutorial
 from launch.command import parse
 from launch.composer import Composer
@@ -33,6 +33,8 @@ def commands():
     for name in physics.EXPERIMENTS:
         methods = (physics.gauss_newton(name), physics.fresh(name), physics.adam(name, 10))
         pairs += [((f"experiment={name}",), method) for method in methods]
+    for name, method in layers.METHODS.items():
+        pairs.append(((f"experiment={name}", *layers.NET), method))
     for overrides, method in pairs:
         for setting in settings_of(method):
             yield [*overrides, *method.overrides(**setting)]

@@ -1,0 +1,60 @@
+"""The arithmetic and the tables of the comparison."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+import models
+from experiments.physics import figure, layers
+from experiments.physics.__main__ import section
+from experiments.physics.numbers import median, spread
+from experiments.physics.published import PUBLISHED, published_table
+from tests.experiments.curves import curve
+
+
+def test_a_level_that_was_not_reached_is_the_last():
+    assert median([3, None, 1]) == "3"
+    assert spread([3, None, 1]) == "3 (1 to –)"
+    assert spread([None, 1, None]) == "– (1 to –)"
+    assert spread([None, None]) == "–"
+
+
+def of_seed(seed, error):
+    steps = {"steps to 0.0001": 30 + seed, "steps to 1e-06": None}
+    return {"seed": seed, **steps, "l2_error": error}
+
+
+FOUND = {
+    name: {"gauss_newton": [of_seed(0, 2e-6), of_seed(1, 3e-6)], "adam(0.1)": [of_seed(0, 0.1)]}
+    for name in PUBLISHED
+}
+
+
+def test_a_section_has_medians_and_the_errors_of_all_seeds():
+    text = section("heat", FOUND["heat"])
+    assert "| gauss_newton | 30 (30 to 31) | – | 2e-06 (2e-06 to 3e-06) |" in text
+    assert "gauss_newton, final error of seeds 0, 1: 2e-06, 3e-06." in text
+    assert "(physics_heat.png)" in text
+
+
+def test_published_numbers_stand_beside_ours():
+    text = published_table(FOUND)
+    assert "| heat, gauss_newton, here | 30 | – | 2e-06 |" in text
+    assert "| heat, energy natural gradient, published | 107 |  | 3.1e-8 |" in text
+    assert "adam" not in text
+
+
+def test_a_row_of_nets_of_several_layers(monkeypatch):
+    errors = curve(1e-1, 1e-5, 2e-7, 3e-7)
+    monkeypatch.setattr(layers, "error_curve", lambda run: errors)
+    assert layers.row(4, Path()) == ["4", "1", "1", "2", "2.0e-07", "3.0e-07"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("problem", "inputs"), [("heat", 2), ("poisson5d", 5)])
+def test_the_figure_has_errors_and_the_solution(tmp_path, problem, inputs, x64):
+    model = models.MLP((inputs,), 1, width=4, depth=1, key=jax.random.key(0))
+    curves = {"gauss_newton": [curve(1e-1, 1e-3)], "adam": [curve(1e-1, 1e-2)]}
+    figure.draw(tmp_path / "figure.png", problem, curves, model)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
