@@ -1,7 +1,8 @@
-"""The recorders of the pages for Weights & Biases and MLflow, with these packages, offline."""
+"""The recorders of the pages for Weights & Biases, MLflow and Trackio, with these, offline."""
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,12 @@ def test_mlflow(tmp_path, monkeypatch):
     assert run.data.params["model"] == "linear"
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [each.value for each in history] == pytest.approx([each["loss"] for each in records])
+
+
+def test_trackio(tmp_path):
+    pytest.importorskip("trackio")
+    records = trained(tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "store"))
+    with sqlite3.connect(tmp_path / "store" / "curvature.db") as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by step")
+        kept = [(name, step, json.loads(metrics)["loss"]) for name, step, metrics in rows]
+    assert kept == [("run", each["step"], pytest.approx(each["loss"])) for each in records]
