@@ -5,10 +5,10 @@
 
 from pathlib import Path
 
-from .harness.comparison import publish
 from .harness.finals import compare
+from .harness.finals_page import publish
 from .harness.method import Method, Setting, settings
-from .harness.methods import first_order, of_divergence
+from .harness.optimisers import first_order, of_divergence
 from .harness.page import parser
 from .harness.problem import Problem
 

@@ -3,10 +3,10 @@
 `python -m experiments.structures [PROBLEM ...]` writes `structures.json, .md, .png`.
 """
 
-from .harness.comparison import publish
 from .harness.finals import compare
+from .harness.finals_page import publish
 from .harness.method import Method, Setting, settings
-from .harness.methods import first_order, martens_grosse, of_divergence
+from .harness.optimisers import first_order, martens_grosse, of_divergence
 from .harness.page import parser
 from .harness.problem import Problem
 

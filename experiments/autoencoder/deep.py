@@ -10,7 +10,7 @@ from experiments.harness.command import trained
 from experiments.harness.curves import Curve
 from experiments.harness.markdown import table
 from experiments.harness.method import Method, label, settings
-from experiments.harness.methods import first_order, martens_grosse
+from experiments.harness.optimisers import first_order, martens_grosse
 from experiments.harness.page import parser, write
 from experiments.harness.runs import Runs
 from experiments.harness.tuning import lowest

@@ -1,7 +1,7 @@
 """The optimisers that are compared, and the settings of each to try on the tuning seed."""
 
 from experiments.harness.method import Method, Setting, settings
-from experiments.harness.methods import first_order, martens_grosse
+from experiments.harness.optimisers import first_order, martens_grosse
 
 CHEAPER: list[Setting] = [{"examples": 500}, {"examples": 250}, {"every": 20}]
 STEADIER: list[Setting] = [{"decay": 0.8}, {"decay": 0.95}, {"minimum": 3e-4}]

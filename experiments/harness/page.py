@@ -7,7 +7,7 @@ from typing import Any
 
 from training import machine
 
-from .methods import WARM_UP
+from .optimisers import WARM_UP
 from .runs import SEEDS, TUNING_SEEDS
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

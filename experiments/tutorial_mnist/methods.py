@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from experiments.harness.method import Method, Setting, settings
-from experiments.harness.methods import first_order
+from experiments.harness.optimisers import first_order
 from experiments.harness.problem import Problem
 
 SMALL = Problem("batch 128", ("experiment=tutorial_mnist",))

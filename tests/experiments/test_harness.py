@@ -9,12 +9,12 @@ import pytest
 
 from experiments.harness import finals
 from experiments.harness.command import initial, made, trained
-from experiments.harness.comparison import publish
 from experiments.harness.curves import Point, read_curve, records
 from experiments.harness.finals import Finals, Found
+from experiments.harness.finals_page import publish
 from experiments.harness.levels import Spread, ratio, reached, spread
 from experiments.harness.method import Method, label, settings
-from experiments.harness.methods import first_order, martens_grosse
+from experiments.harness.optimisers import first_order, martens_grosse
 from experiments.harness.problem import Problem
 from experiments.harness.runs import Runs
 from experiments.harness.tables import levels_table, tuning_table

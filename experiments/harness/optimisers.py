@@ -1,4 +1,4 @@
-"""Methods that several experiments compare, as overrides of `python train.py`."""
+"""Optimisers that several experiments compare, as overrides of `python train.py`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
