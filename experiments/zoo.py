@@ -61,7 +61,7 @@ def main() -> None:
     for model, overrides in MODELS.items():
         runs = Runs(Problem(model, overrides), arguments.runs)
         for curvature in CURVATURES:
-            made = [runs.made(method(curvature), {}, seed) for seed in SEEDS]
+            made = runs.together(method(curvature), {}, SEEDS)
             rows.append(row(model, curvature, made))
             print(rows[-1], flush=True)
     cells = [[str(value) for value in each.values()] for each in rows]

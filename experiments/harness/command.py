@@ -1,7 +1,7 @@
 """Runs of `train.py`, each made once and then read from its folder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,40 @@ def made(folder: Path, overrides: Sequence[str]) -> Path:
         command = [f"resume={folder}"]
     else:
         command = [*overrides, f"hydra.run.dir={folder}"]
+    code = _launched(command)
+    if _status(folder) not in OVER:
+        raise RuntimeError(f"`python train.py {' '.join(command)}` ended with exit code {code}.")
+    return folder
+
+
+def made_together(
+    parent: Path, names: Mapping[int, str], overrides: Sequence[str]
+) -> dict[int, Path]:
+    """Make runs that differ in their seeds in one program, by a vectorised sweep.
+
+    The times of such a run are its share of the time of the program.
+
+    **Arguments:** `parent`, the folder of all runs; `names`, the folder of the run by its seed,
+    which ends with the seed; `overrides`, those of all runs.
+
+    **Returns, raises:** the folder by seed; as `made`.
+    """
+    missing = [seed for seed, name in names.items() if not (parent / name / CONFIG).exists()]
+    if len(missing) > 1:
+        stem = names[missing[0]].removesuffix(str(missing[0]))
+        seeds = ",".join(map(str, missing))
+        sweep = [f"hydra.sweep.dir={parent}", f"hydra.sweep.subdir='{stem}${{seed}}'"]
+        _launched(["-m", *overrides, f"seed={seeds}", "vectorised=true", *sweep])
+    return {seed: made(parent / name, [*overrides, f"seed={seed}"]) for seed, name in names.items()}
+
+
+def _launched(command: Sequence[str]) -> int:
+    """Run `python train.py COMMAND` in this process; returns the exit code."""
     request = read(["-q", *command])
     code = request if isinstance(request, ExitCode) else launch(request)
     if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED):
         raise SystemExit(code)
-    if _status(folder) not in OVER:
-        raise RuntimeError(f"`python train.py {' '.join(command)}` ended with exit code {code}.")
-    return folder
+    return code
 
 
 def summary(folder: Path) -> dict[str, Any]:

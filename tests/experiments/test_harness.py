@@ -151,6 +151,21 @@ def test_a_run_is_one_of_the_command_line_and_is_made_once(tmp_path):
     assert runs.made(adam()._replace(steps=2), {"learning_rate": 0.01}, 3) != folder
 
 
+def test_runs_of_one_program_are_those_of_single_runs(tmp_path):
+    rate = {"learning_rate": 0.01}
+    alone = [Runs(SMALL, tmp_path / "alone").made(adam(), rate, seed) for seed in (1, 2, 3)]
+    runs = Runs(SMALL, tmp_path / "together")
+    first = runs.made(adam(), rate, 2)
+    together = runs.together(adam(), rate, (1, 2, 3))
+    assert together[1] == first
+    for one, other in zip(alone, together, strict=True):
+        assert one.name == other.name
+        ends = [read_curve(folder, "train")[-1].value for folder in (one, other)]
+        np.testing.assert_allclose(*ends, rtol=1e-5)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in together]
+    assert [each.get("vectorised") for each in summaries] == [2, None, 2]
+
+
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
     overrides = [*SMALL.overrides, "optimiser=adam", "max_steps=4", "epochs=4"]
     whole = made(tmp_path / "whole", overrides)
