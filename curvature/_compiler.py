@@ -36,9 +36,10 @@ def sum_correctly() -> None:
 
     if backends_are_initialized():
         warnings.warn(
-            f"jaxlib {_WRONG} gives wrong sums on processors (jax-ml/jax#39103), and JAX has "
-            "computed something already, so that it is too late to prevent that: import "
-            f"`curvature` first, set XLA_FLAGS={_OPTION}=, or install another jaxlib.",
+            f"jaxlib {_WRONG} computes wrong sums on processors (jax-ml/jax#39103). `curvature` "
+            "prevents this only before JAX's first computation, and JAX has computed something "
+            f"already. Import `curvature` first, set XLA_FLAGS={_OPTION}=, or install another "
+            "jaxlib.",
             stacklevel=2,
         )
         return

@@ -21,9 +21,9 @@ from jax.sharding import (
 from jaxtyping import Array, Float, Int, PyTree
 
 _EXPLICIT = (
-    "The batch lies on a mesh with explicit axes, where every operation must say where its result "
-    "lies, and those of a linearisation do not. Call an optimiser's `step`, which handles explicit "
-    "axes, or wrap this call in `jax.sharding.auto_axes`."
+    "The batch lies on a mesh with explicit axes. There, every operation must state the "
+    "sharding of its result, and the operations of a linearisation do not. Call an optimiser's "
+    "`step`, which handles explicit axes, or wrap this call in `jax.sharding.auto_axes`."
 )
 
 _Parameters = ParamSpec("_Parameters")

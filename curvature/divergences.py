@@ -33,8 +33,8 @@ class AbstractOfLikelihood(eqx.Module):
             return self
         if not isinstance(likelihood, AbstractLikelihood):
             raise ValueError(
-                f"`{type(self).__name__}()` needs terms with an `AbstractLikelihood`, got "
-                f"`{type(likelihood).__name__}`: write a `rho(z, z2)` for this loss."
+                f"`{type(self).__name__}()` needs an `AbstractLikelihood` in every term, got "
+                f"`{type(likelihood).__name__}`. Write a function `rho(z, z2)` for this loss."
             )
         return dataclasses.replace(self, likelihood=likelihood)
 
@@ -74,6 +74,7 @@ def between(
 def _given(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
     if likelihood is None:
         raise ValueError(
-            "A divergence without a likelihood can be evaluated in a `Divergence` only."
+            "A divergence needs a likelihood, got none. Pass one, or use the divergence in "
+            "`Divergence(rho)`, which takes the likelihood of each term."
         )
     return likelihood

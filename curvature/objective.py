@@ -25,9 +25,9 @@ from .linearisation import (
 )
 
 _COUPLED = (
-    "The model holds an `eqx.nn.State` (as BatchNorm does), which couples the examples of a batch: "
-    "a curvature is a sum over single examples and has no meaning then. Use a layer that treats "
-    "each example alone, such as `eqx.nn.LayerNorm` or `eqx.nn.GroupNorm`."
+    "The model holds an `eqx.nn.State` (as BatchNorm does), which couples the examples of a "
+    "batch. A curvature is a sum over single examples, so it is not defined for this model. Use "
+    "a layer that treats each example alone, such as `eqx.nn.LayerNorm` or `eqx.nn.GroupNorm`."
 )
 
 
@@ -65,7 +65,7 @@ class Term(eqx.Module):
             raise ValueError(
                 "The outputs of a term must be one floating-point array per example, got "
                 f"{jtu.tree_map(jnp.shape, z)}. Return a single array from the model, or write a "
-                "`Term` whose `outputs` picks it out."
+                "`Term` whose `outputs` selects one."
             )
         if jnp.iscomplexobj(z):
             raise ValueError(
@@ -79,7 +79,7 @@ def check_objective(of: str, objective: object) -> None:
     """Raise unless `objective` is an objective; `of` is the class that takes it."""
     instead = ""
     if isinstance(objective, AbstractLoss):
-        instead = f"Make an objective of it: `Supervised({type(objective).__name__}(...))`."
+        instead = f"Wrap it in an objective: `Supervised({type(objective).__name__}(...))`."
     wanted = "an objective, such as `Supervised(Categorical())`"
     instance_of(f"{of}(objective=...)", objective, AbstractObjective, wanted, instead)
 
@@ -91,7 +91,7 @@ def check_likelihood(of: str, likelihood: object) -> None:
         likelihood,
         AbstractLoss,
         "a likelihood, such as `Categorical()` or `Gaussian()`",
-        "A loss of your own is a subclass of `AbstractLoss` with the method `nll(z, y)`.",
+        "For a loss of your own, subclass `AbstractLoss` and write the method `nll(z, y)`.",
     )
 
 
@@ -459,14 +459,17 @@ def check_trainable(params: PyTree) -> None:
     """Raise unless `params` holds at least one array, and all are real and floating-point."""
     leaves = jtu.tree_leaves(params)
     if not leaves:
-        raise ValueError("`trainable=...` selects no array of the model: nothing is to be trained.")
+        raise ValueError(
+            "`trainable=...` selects no array of the model. Select at least one floating-point "
+            "array."
+        )
     if wrong := [leaf for leaf in leaves if not eqx.is_inexact_array(leaf)]:
         raise ValueError(
-            "`trainable=...` must select floating-point arrays alone, got "
-            f"{wrong[0]!r}. Start from `eqx.is_inexact_array`."
+            f"`trainable=...` must select only floating-point arrays, got {wrong[0]!r}. Start "
+            "from `eqx.is_inexact_array`."
         )
     if wrong := [leaf for leaf in leaves if jnp.iscomplexobj(leaf)]:
         raise ValueError(
-            f"The trainable weights must be real, got an array of dtype {wrong[0].dtype}. Hold its "
-            "real and imaginary parts as two real arrays."
+            f"The trainable weights must be real, got an array of dtype {wrong[0].dtype}. Store "
+            "its real and imaginary parts as two real arrays."
         )

@@ -26,7 +26,7 @@ def num_train(n: int, test: float | None, source: Path) -> int:
     held = round(fraction * n)
     if not 0 < held < n:
         raise DatasetError(
-            f"`test={fraction:g}` of the {n} examples of `{source}` are {held}; at least one must "
-            "be cut off to test and at least one left to train."
+            f"`test={fraction:g}` of the {n} examples of `{source}` gives {held} test examples. "
+            "Both the test part and the training part need at least one."
         )
     return n - held

@@ -18,8 +18,8 @@ def written(state: Any, name: str) -> Any:
         return json.loads(json.dumps(state))
     except (TypeError, ValueError) as error:
         raise DatasetError(
-            f"`get_state` of the iterator of the stream `{name}` must return what JSON can write, "
-            f"or bytes: {error}."
+            f"`get_state` of the iterator of the stream `{name}` must return bytes, or a value "
+            f"that JSON can write: {error}."
         ) from error
 
 

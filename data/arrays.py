@@ -105,8 +105,8 @@ def _checked(found: _Arrays, source: Path) -> _Arrays:
     missing = [name for name in names if name not in found]
     if missing:
         raise DatasetError(
-            f"`{source}` must hold {_listed(PARTS)}, or {_listed(WHOLE)}; it lacks "
-            f"{_listed(missing)}, and has {_listed(sorted(found)) or 'none of them'}."
+            f"`{source}` must hold {_listed(PARTS)}, or {_listed(WHOLE)}. It has "
+            f"{_listed(sorted(found)) or 'none of them'} and lacks {_listed(missing)}."
         )
     for name in names:
         _check_numbers(found[name], name, source)
@@ -136,8 +136,8 @@ def _check_numbers(array: np.ndarray, name: str, source: Path) -> None:
         raise DatasetError(f"`{name}` of `{source}` must hold examples, got a single number.")
     if _is_targets(name) and array.dtype.kind == "i" and array.size and array.min() < 0:
         raise DatasetError(
-            f"`{name}` of `{source}` must hold classes from 0 on, or floats to regress on, got the "
-            f"integer {array.min()}."
+            f"`{name}` of `{source}` must hold class labels ≥ 0, or floats for regression, got "
+            f"the integer {array.min()}."
         )
 
 
@@ -145,8 +145,8 @@ def _check_finite(array: np.ndarray, name: str, source: Path) -> None:
     count = int(np.sum(~np.isfinite(array)))
     if count:
         raise DatasetError(
-            f"`{name}` of `{source}` must hold finite numbers, got {count} that are not: fill in "
-            "or leave out the examples that lack a value."
+            f"`{name}` of `{source}` must hold finite numbers, got {count} that are not. Fill in "
+            "the missing values, or remove these examples."
         )
 
 

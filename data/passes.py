@@ -102,8 +102,8 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
         held = Drawn(batch, epoch, number, False, _place(stream, iterator, epoch, number))
     if held is None:
         raise DatasetError(
-            f"The stream `{stream.name}` has no whole batch in its pass {epoch + 1}: it must begin "
-            "anew whenever it is iterated over."
+            f"The stream `{stream.name}` has no whole batch in its pass {epoch + 1}. Every "
+            "iteration over it must start from the beginning."
         )
     yield held._replace(is_last=True, place={"epoch": epoch + 1, "batches": 0})
 
@@ -132,9 +132,9 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
     if not read:
         return iterator, ""
     return iterator, (
-        f"The stream `{stream.name}` was read again from its beginning to go on, {read} batches in "
-        f"{time.perf_counter() - began:.1f} s: iterators with `get_state` and `set_state` go on "
-        "at once."
+        f"The stream `{stream.name}` was read again from its beginning to reach the saved "
+        f"position: {read} batches in {time.perf_counter() - began:.1f} s. With `get_state` and "
+        "`set_state`, an iterator continues at once."
     )
 
 
@@ -143,7 +143,7 @@ def _restore(stream: Stream, iterator: KeepsPlace, state: Any) -> None:
         iterator.set_state(_places.read(state))
     except Exception as error:  # whatever an iterator raises
         raise DatasetError(
-            f"The stream `{stream.name}` does not go on from where it stood: "
+            f"The stream `{stream.name}` cannot continue from its saved position: "
             f"{type(error).__name__}: {error}"
         ) from error
 
@@ -169,8 +169,8 @@ def _fits(batch: PyTree[np.ndarray], first: PyTree[np.ndarray]) -> bool:
 def _other_shapes(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
     return (
         f"All batches of the stream `{stream.name}` must have the shapes and types of the first, "
-        f"{_described(stream.first)}, but for a shorter last one; got {_described(batch)} at "
-        f"{which}."
+        f"{_described(stream.first)}, got {_described(batch)} at {which}. Only the last batch "
+        "may be shorter."
     )
 
 

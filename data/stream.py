@@ -77,9 +77,9 @@ class Stream:
             source = getattr(self, part)
             if isinstance(source, Iterator) and not isinstance(source, KeepsPlace):
                 raise DatasetError(
-                    f"`Stream({part}=...)` must begin anew whenever it is iterated over, got a "
-                    f"`{type(source).__name__}` in the stream `{self.name}`, which can be read "
-                    "once: give an object whose `__iter__` makes it."
+                    f"`Stream({part}=...)` must start from the beginning at every iteration, got "
+                    f"a `{type(source).__name__}` in the stream `{self.name}`, which can be read "
+                    "only once. Give an object whose `__iter__` creates it."
                 )
         _ = self._beginnings  # before anything is read
 
@@ -149,7 +149,7 @@ def as_batch(given: Any) -> PyTree[np.ndarray]:
     # PyTorch's tensors support no `copy`: convert to an array first, then copy that.
     array = np.asarray(given)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"a batch must be made of arrays of numbers, got `{type(given).__name__}`")
+        raise TypeError(f"a batch must consist of arrays of numbers, got `{type(given).__name__}`")
     return array.copy()
 
 

@@ -48,8 +48,8 @@ def _windows_of(path: Path | None, context: int) -> Dataset:
     train, test = numbers[:split], numbers[split:]
     if min(len(train), len(test)) <= context:
         raise DatasetError(
-            f"`text(context={context})` needs at least {context + 1} characters in each part, got "
-            f"{len(train)} to train and {len(test)} to test: take a longer text or a smaller "
+            f"`text(context={context})` needs at least {context + 1} characters in each part, "
+            f"got {len(train)} to train and {len(test)} to test. Use a longer text or a smaller "
             "`context`."
         )
     return Dataset(
@@ -84,6 +84,6 @@ def _read(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"`text(path=...)` must be a text in UTF-8, got `{path}`, whose byte {error.start} is "
-            "not: convert the file to UTF-8."
+            f"`text(path=...)` must be a text in UTF-8, got `{path}`, whose byte {error.start} "
+            "is not UTF-8. Convert the file to UTF-8."
         ) from error

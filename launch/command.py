@@ -76,6 +76,6 @@ def make_importable(command: argparse.Namespace) -> None:
 
 def _refuse(message: str) -> NoReturn:
     raise ConfigError(
-        f"The command line was not understood: {message}. Overrides are written `key=value`, all "
-        "of them together, before or after the flags; `--help` lists them."
+        f"Cannot parse the command line: {message}. Write overrides as `key=value`, all of them "
+        "together, before or after the flags; `--help` lists them."
     )

@@ -37,11 +37,11 @@ def _values(override: Override, *, search: bool) -> list[str]:
     if isinstance(value, IntervalSweep):
         if not search:
             raise ConfigError(
-                f"`{override.input_line}` is an interval, which a sweeper searches: add "
-                "`hydra/sweeper=optuna`, or give values."
+                f"`{override.input_line}` is an interval, and only a sweeper that searches can "
+                "use an interval. Add `hydra/sweeper=optuna`, or list the values."
             )
         return [f"{key}={end}" for end in (value.start, value.end)]
     values = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not values:
-        raise ConfigError(f"`{override.input_line}` sweeps over nothing.")
+        raise ConfigError(f"`{override.input_line}` sweeps over no values. Give at least one.")
     return values

@@ -44,29 +44,29 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
         return
     if not composition.multirun:
         raise ConfigError(
-            "`vectorised=true` trains the jobs of a sweep as one program: add `-m` and several "
+            "`vectorised=true` trains the jobs of a sweep as one program. Add `-m` and several "
             "values of a key, such as `seed='range(0,16)'`."
         )
     choices = composed.hydra.runtime.choices
     if composition.search:
         raise ConfigError(
-            "`vectorised=true` must know the jobs of a sweep before the first of them: leave out "
-            f"`hydra/sweeper={choices['hydra/sweeper']}`."
+            "`vectorised=true` needs to know all jobs of a sweep before the first job starts. "
+            f"Leave out `hydra/sweeper={choices['hydra/sweeper']}`."
         )
     launcher = choices["hydra/launcher"]
     if launcher != BASIC:
         raise ConfigError(
-            "`vectorised=true` trains the jobs of a sweep in this process: leave out "
+            "`vectorised=true` trains the jobs of a sweep in this process. Leave out "
             f"`hydra/launcher={launcher}`."
         )
     if job.config["devices"] not in (None, 1):
         raise ConfigError(
-            f"`vectorised=true` trains on one device: leave out `devices={job.config['devices']}`."
+            f"`vectorised=true` trains on one device. Leave out `devices={job.config['devices']}`."
         )
     if job.finds_micro_batch:
         raise ConfigError(
-            "`micro_batch=auto` is found for one run, and with `vectorised=true` several share the "
-            "device: give a number, or null."
+            "`micro_batch=auto` is chosen for a single run, but with `vectorised=true` several "
+            "runs share the device. Give a number, or null."
         )
 
 

@@ -65,8 +65,8 @@ def check_plugins(composed: DictConfig) -> None:
             cause = _root(error)
             if isinstance(cause, ImportError):
                 raise ConfigError(
-                    f"`hydra/{kind}={choice}` needs what is not installed ({cause}): "
-                    "`pip install -e '.[sweeps]'`."
+                    f"`hydra/{kind}={choice}` needs a package that is not installed ({cause}). "
+                    "Run `pip install -e '.[sweeps]'`."
                 ) from error
             plain = cast(dict[str, Any], OmegaConf.to_container(config))
             raise ConfigError(why_not(f"hydra.{kind}", plain, cause)) from error

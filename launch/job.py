@@ -91,7 +91,7 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     plain = cast(dict[str, Any], container)
     for name in ROOTS:
         if name not in plain and name not in OPTIONAL:
-            raise ConfigError(f"`{name}` is not in the configuration; do not delete it.")
+            raise ConfigError(f"`{name}` is missing in the configuration. Do not delete it.")
     paths = reached(config)
     choices = {
         group: option
@@ -132,8 +132,8 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     """The job of the folder named by `resume=`, with the configuration stored there."""
     if Path(str(config.resume)).resolve() != folder.resolve():
         raise ConfigError(
-            f"`resume={config.resume}` continues in that folder; leave out the other folder, "
-            f"`{folder}`, and run one job at a time."
+            f"`resume={config.resume}` continues the run in that folder. Leave out the other "
+            f"folder, `{folder}`, and run one job at a time."
         )
     file = folder / CONFIG
     if not folder.is_dir():
@@ -142,13 +142,15 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no {CONFIG}.")
     stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or "choices" not in stored:
-        raise ConfigError(f"`{file}` is not the configuration of a run; it cannot be resumed.")
+        raise ConfigError(
+            f"`{file}` is not the configuration of a run, so the run cannot be resumed."
+        )
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         key = override.key_or_group
         if key not in CHANGEABLE:
             raise ConfigError(
-                f"`{override.input_line}` cannot be changed in a run that is resumed; "
-                f"only {', '.join(f'`{name}`' for name in CHANGEABLE[1:])} can."
+                f"`{override.input_line}` cannot be changed when a run is resumed; only "
+                f"{', '.join(f'`{name}`' for name in CHANGEABLE[1:])} can."
             )
         if key != "resume":
             stored[key] = config[key]

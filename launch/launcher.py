@@ -70,8 +70,8 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     composition = request.composition
     if composition.multirun and hosts.count() > 1:
         raise ConfigError(
-            f"A sweep runs its jobs in one process, and there are {hosts.count()}: start one job "
-            "at a time with several processes, or the sweep with one."
+            f"A sweep needs a single process, got {hosts.count()}. Start one job at a time with "
+            "several processes, or the sweep with one process."
         )
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
@@ -113,8 +113,8 @@ def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> 
         first = seen.setdefault(json.dumps(job.config, sort_keys=True, default=str), number)
         if first < number:
             raise ConfigError(
-                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`: "
-                "leave one of them out."
+                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`. "
+                "Remove one of them."
             )
 
 

@@ -45,8 +45,8 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     if job.finds_micro_batch:
         if hosts.count() > 1:
             raise ConfigError(
-                f"`micro_batch=auto` asks one device, and there are {hosts.count()} processes: "
-                "give a number, or null."
+                f"`micro_batch=auto` needs a single process, got {hosts.count()}. Give a number, "
+                "or null."
             )
         micro_batch = fitting_micro_batch(
             lambda most: _built(job.with_micro_batch(most), shapes_only=True)

@@ -33,9 +33,9 @@ def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> 
             named, roots = str(path), (*roots, OF_FUNCTIONS)
         if not _is_known(named, roots) and not _is_beside(named, folders):
             raise ConfigError(
-                f"`{file}` names `{named}`, which is no part of this project nor of the packages "
-                "that its configurations name, and is not called. If it is yours, put it beside "
-                "your configurations and add `--config-dir`."
+                f"`{file}` names `{named}`, which is not called: it belongs neither to this "
+                "project nor to the packages that its configurations use. If it is your own "
+                "code, put it beside your configurations and add `--config-dir`."
             )
 
 

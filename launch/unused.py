@@ -68,8 +68,8 @@ def refuse_unused(composition: Composition, composer: Composer) -> None:
         if ignoring and override.is_sweep_override():
             reason = _who_ignores(path, ignoring[0], composer)
             raise ConfigError(
-                f"`{override.input_line}` is swept but not used by {reason}: "
-                "those jobs would run once for each value; sweep them separately."
+                f"`{override.input_line}` is swept but not used by {reason}: those jobs would "
+                "run once for each value. Sweep them separately."
             )
 
 
@@ -110,5 +110,5 @@ def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
         if option in readers:
             return _who_ignores(group, job, composer)
         if readers and is_used(group, read):
-            return f"`{group}={option}` (it is by `{group}={readers[0]}`)"
+            return f"`{group}={option}` (`{group}={readers[0]}` would use it)"
     return "anything"

@@ -88,9 +88,7 @@ class Settings:
                 f"`checkpoint_seconds` must be a positive, finite number, got {seconds!r}."
             )
         if not _is_number(validation) or not 0 <= validation < 1:
-            raise ValueError(
-                f"`validation` must be a fraction from 0 to less than 1, got {validation!r}."
-            )
+            raise ValueError(f"`validation` must be a fraction in [0, 1), got {validation!r}.")
         devices = self.devices
         if devices not in (None, "all") and (not is_int(devices) or devices < 1):
             raise ValueError(

@@ -45,7 +45,9 @@ BEST_MODEL = "best.eqx"
 """Only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
-OTHER_ARRAYS = "The checkpoint `{}` holds other arrays than model and optimiser have."
+OTHER_ARRAYS = (
+    "The arrays in the checkpoint `{}` do not match those of the model and the optimiser."
+)
 
 
 class CheckpointError(ValueError):
@@ -176,8 +178,8 @@ class Checkpoints:
             return found
         if refused:
             raise CheckpointError(
-                f"{' '.join(refused.values())} There is no other: remove `{self._folder}` to "
-                "continue from the beginning."
+                f"{' '.join(refused.values())} There is no other checkpoint. Remove "
+                f"`{self._folder}` to start again from step 0."
             )
         return None
 
@@ -231,7 +233,8 @@ class Checkpoints:
             found, expected = digest_of_file(file, size), file.read()
             if found.encode() != expected:
                 raise CheckpointError(
-                    f"The checkpoint `{path}` is damaged: its SHA-256 is not the one it ends with."
+                    f"The checkpoint `{path}` is damaged: its content does not match the SHA-256 "
+                    "at its end."
                 )
             file.seek(0)
             try:
@@ -240,10 +243,12 @@ class Checkpoints:
                 tally = Tally(**header["tally"])
             except (ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(
-                    f"The checkpoint `{path}` is of a format that this version does not read."
+                    f"The checkpoint `{path}` has a format that this version cannot read."
                 ) from error
             if config != self._config:
-                raise CheckpointError(f"The checkpoint `{path}` is of another configuration.")
+                raise CheckpointError(
+                    f"The checkpoint `{path}` belongs to a run with another configuration."
+                )
             if "arrays" in header:
                 folder = self._checked_folder(path, header["arrays"], stepper.leaves)
                 return _Read(path, tally, versions, folder)
@@ -259,8 +264,8 @@ class Checkpoints:
             raise CheckpointError(OTHER_ARRAYS.format(path))
         if hosts.is_first() and digests(folder) != arrays["files"]:
             raise CheckpointError(
-                f"The checkpoint `{path}` is damaged: the files in `{folder}` are not those that "
-                "were written."
+                f"The checkpoint `{path}` is damaged: the files in `{folder}` do not match those "
+                "that were written."
             )
         return folder
 

@@ -89,7 +89,7 @@ def _of_all(
         if in_flight is not None:
             found.append(_own(objective, *in_flight))
         in_flight = values, chunk
-    assert in_flight is not None, "no part is empty"
+    assert in_flight is not None, "every part has at least one example"
     found.append(_own(objective, *in_flight))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
 

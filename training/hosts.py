@@ -35,10 +35,13 @@ LEAVE_SECONDS = 5.0
 FOREVER = 7 * 24 * 3600 * 1000
 """In milliseconds. A process that waits for a dead one is ended before, by `_watch` or by JAX."""
 ENDED = "curvature/ended"
-DIED = "Another process of the run has ended, and so does this one; `resume=FOLDER` goes on."
+DIED = (
+    "Another process of the run has ended, so this process ends too. Continue the run with "
+    "`resume=FOLDER`."
+)
 ABORTED = (
-    "Another process of the run has ended, or this one had a reason, which is in the lines above; "
-    "`resume=FOLDER` goes on."
+    "Another process of the run has ended, or this process failed for the reason in the lines "
+    "above. Continue the run with `resume=FOLDER`."
 )
 
 
@@ -100,9 +103,9 @@ def join() -> None:
         check_devices()
     except (ValueError, RuntimeError) as error:
         raise HostsError(
-            f"Process {mine} of {number} did not meet the others: {str(error).splitlines()[0]} "
-            f"`{ADDRESS}=HOST:PORT`, the same for all, names the host of process 0 and a port that "
-            "is free there."
+            f"Process {mine} of {number} could not connect to the others: "
+            f"{str(error).splitlines()[0]} Set `{ADDRESS}=HOST:PORT` in all processes, with the "
+            "host of process 0 and a free port on this host."
         ) from error
     _joined.set()
     _say_so_on_abort()

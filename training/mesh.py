@@ -150,16 +150,16 @@ def placement(devices: Devices, sharding: Sharding) -> Placement:
     count = len(found) if devices == "all" else devices
     if count > len(found):
         kind = found[0].platform
-        more = f": JAX_NUM_CPU_DEVICES={count} makes a processor so many" if kind == "cpu" else ""
-        raise ValueError(f"`devices={count}`, but JAX sees {len(found)} ({kind}){more}.")
+        more = f". Set JAX_NUM_CPU_DEVICES={count}" if kind == "cpu" else ""
+        raise ValueError(f"`devices={count}`, but JAX finds {len(found)} ({kind}){more}.")
     if hosts.count() > 1 and count < len(found):
         raise ValueError(
-            f"`devices={count}`, but {hosts.count()} processes have {len(found)}: leave `devices` "
-            "out, because several processes share a run with all their devices."
+            f"`devices={count}`, but {hosts.count()} processes have {len(found)} devices. "
+            "Several processes always use all their devices: leave `devices` out."
         )
     if count == 1:
         if devices == 1 and sharding != "replicated":
-            raise ValueError(f"`sharding={sharding}` needs several `devices`, got 1.")
+            raise ValueError(f"`sharding={sharding}` needs at least two `devices`, got 1.")
         return ON_ONE_DEVICE
     mesh = jax.make_mesh((count,), (EXAMPLES,), (AxisType.Auto,), devices=found[:count])
     return Placement(mesh, sharding)
@@ -178,8 +178,8 @@ def check_divides(batch: PyTree[Any], size: int) -> None:
         if leaf.shape[0] % size:
             raise ValueError(
                 f"`devices={size}` must divide the number of examples in a batch, got "
-                f"{leaf.shape[0]}: take a multiple as `batch_size`, or as `train_examples` where "
-                "`batch_size` is null, or other devices."
+                f"{leaf.shape[0]}. Set `batch_size`, or `train_examples` if `batch_size` is "
+                f"null, to a multiple of {size}, or change `devices`."
             )
 
 

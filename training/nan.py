@@ -51,7 +51,7 @@ def origin_of_nan(
         # A finite result may mask intermediate NaNs, which are harmless: do not report these.
         if _not_finite(compute()):
             return f"In the {name}, {_first_in(compute)}."
-    return "Batch, weights, loss and gradient are finite: it is the solve or the step that is not."
+    return "Batch, weights, loss and gradient are finite: the solve or the step is not."
 
 
 def _not_finite(tree: PyTree[Array]) -> str:

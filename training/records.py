@@ -58,8 +58,8 @@ class Records:
         except BlockingIOError:
             file.close()
             raise FolderError(
-                f"Another process is running in the folder `{path.parent}`; wait for it, or stop "
-                "it, before the run is resumed."
+                f"Another process is using the run folder `{path.parent}`. Wait until it ends, "
+                "or stop it, before you resume the run."
             ) from None
         return cls(file)
 

@@ -103,7 +103,7 @@ def run_program(
                     writer.end(outcome)
         except KeyboardInterrupt:
             hosts.ends_alone(ExitCode.INTERRUPTED)
-            reason = "Stopped by Ctrl-C before the running step or evaluation was over."
+            reason = "Stopped by Ctrl-C before the current step or evaluation was finished."
             for writer in writers:
                 writer.break_off(Outcome("interrupted", ExitCode.INTERRUPTED, reason))
         except Exception as error:
@@ -166,8 +166,8 @@ def _reason(error: Exception, folder: Path) -> str:
     """Why the run failed, in one line; with a remedy if the folder cannot be written to."""
     if isinstance(error, OSError):
         return (
-            f"Cannot write to the run folder `{folder}`: {error.strerror or error}. What it holds "
-            f"is whole; when that is mended, continue with `resume={folder}`."
+            f"Cannot write to the run folder `{folder}`: {error.strerror or error}. The files in "
+            f"it are intact. Fix the cause, then continue with `resume={folder}`."
         )
     if hosts.is_of_another(error):
         return hosts.DIED

@@ -168,8 +168,8 @@ class Stepper:
         leaves, treedef = jax.tree.flatten(arrays)
         if treedef != self._treedef:
             raise TypeError(
-                f"`{type(self._optimiser).__name__}.step` must return a model and a state of the "
-                f"structure that it was given, {self._treedef}, got {treedef}."
+                f"`{type(self._optimiser).__name__}.step` must return a model and a state with "
+                f"the same structure as its arguments, {self._treedef}, got {treedef}."
             )
         return leaves, self._pack(info, numbers)
 

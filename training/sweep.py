@@ -17,7 +17,7 @@ from .log import say
 from .progress import wide_console
 
 COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
-KILLED = f"No {SUMMARY}: its process was ended by a signal, or lacked memory."
+KILLED = f"No {SUMMARY}: the process was killed by a signal, or ran out of memory."
 
 
 class SweepJob(NamedTuple):

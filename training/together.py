@@ -44,18 +44,20 @@ def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary
     first, *others = runs
     if first.settings.devices not in (None, 1):
         raise ValueError(
-            f"Runs of one program share one device, got `devices={first.settings.devices}`."
+            f"Runs in one program share one device, got `devices={first.settings.devices}`. "
+            "Leave `devices` out."
         )
     if isinstance(first.dataset, Stream):
         raise ValueError(
-            f"Runs of one program share the data on the device, and `{first.dataset.name}` is a "
-            "stream, which one run reads."
+            "Runs in one program share the data on the device, and the stream "
+            f"`{first.dataset.name}` can feed only one run. Train each run on its own."
         )
     for run in others:
         if run.dataset is not first.dataset or not alike(run, first):
             raise ValueError(
-                "`train_together(runs, ...)` takes runs on the same dataset that differ in seeds "
-                f"and in the values of arrays alone; `{run.label}` is not as `{first.label}`."
+                "`train_together(runs, ...)` takes runs on the same dataset that differ only in "
+                f"seeds and in the values of arrays, but `{run.label}` and `{first.label}` "
+                "differ in more."
             )
     found = preflight(first)
     is_vmapped = by_vmap()

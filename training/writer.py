@@ -86,8 +86,8 @@ class Writer:
         self._log.say(plan)
         if self._writes and kept < self.tally.steps:
             self._log.warn(
-                f"`{files.METRICS}` ends after step {kept}, and the run goes on after step "
-                f"{self.tally.steps}: the records between are lost."
+                f"`{files.METRICS}` ends after step {kept}, but the run continues after step "
+                f"{self.tally.steps}: the records in between are lost."
             )
         if warning is not None:
             self._log.warn(warning)
@@ -193,7 +193,7 @@ class Writer:
     def tell_the_end(self) -> None:
         """Tell the recorders that the run has ended."""
         summary = self.summary
-        assert summary is not None, "`end` or `break_off` was called"
+        assert summary is not None, "`end` and `break_off` set the summary"
         self._recorders.tell(lambda recorder: recorder.end(summary))
 
     def close(self) -> Summary:
@@ -252,7 +252,9 @@ def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
     """Restore `stepper`, and return its tally; warns of refused files and of other versions."""
     restored = checkpoints.restore(stepper)
     for reason in restored.refused:
-        log.warn(f"{reason} The one before it is used, of step {restored.tally.steps}.")
+        log.warn(
+            f"{reason} The checkpoint before it, of step {restored.tally.steps}, is used instead."
+        )
     present = versions()
     changed = [
         f"{name} {then}, now {present.get(name, 'missing')}"
@@ -261,7 +263,7 @@ def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
     ]
     if changed:
         log.warn(
-            f"The run was checkpointed with {'; '.join(changed)}: it goes on, but perhaps not bit "
-            "for bit as it would have."
+            f"The checkpoint was written with {'; '.join(changed)}. The run continues, but its "
+            "results may not be the same bit for bit."
         )
     return restored.tally

@@ -233,8 +233,8 @@ def needs(curvature: object, likelihood: AbstractLoss, method: str) -> Any:
     found = getattr(likelihood, method, None)
     if found is None:
         raise ValueError(
-            f"`{type(curvature).__name__}` needs `{type(likelihood).__name__}.{method}`, which is "
-            "not there: give the loss a distribution by subclassing `AbstractLikelihood`, or use "
-            "`GaussNewton` or `EmpiricalFisher`, which need `nll` alone."
+            f"`{type(curvature).__name__}` needs `{type(likelihood).__name__}.{method}`, which "
+            "does not exist. Subclass `AbstractLikelihood` to give the loss a distribution, or "
+            "use `GaussNewton` or `EmpiricalFisher`, which need only `nll`."
         )
     return found

@@ -93,8 +93,8 @@ class LevenbergMarquardt(AbstractDamping):
         self.factors = _pair("factors", factors)
         if whole and next_batch:
             raise ValueError(
-                "`LevenbergMarquardt(whole=True)` takes the ratio of a step on its own batch, and "
-                "`next_batch=True` that on the next: choose one."
+                "`LevenbergMarquardt(whole=True)` computes the reduction ratio on the batch of "
+                "the step, and `next_batch=True` on the next batch. Set only one of them."
             )
 
     def init(self, params: PyTree[Array]) -> _State:
@@ -132,7 +132,7 @@ class LevenbergMarquardt(AbstractDamping):
         if state.last is not None:
             return _State(state.damping, state.last.followed_by(step))
         ratio = step.first_ratio if self.whole else step.reduction_ratio
-        assert ratio is not None, "`needs_reduction_ratio` asked for it"
+        assert ratio is not None, "only called if `needs_reduction_ratio` is true"
         return _State(self._updated(state.damping, ratio, step.accepted), None)
 
     def _updated(self, damping: Scalar, ratio: Scalar, accepted: Bool[Array, ""]) -> Scalar:

@@ -40,13 +40,13 @@ def _in_domain(loss: Any, z_shape: tuple[int, ...], targets: PyTree[Array]) -> B
 
 def _sentence(loss: Any, z_shape: tuple[int, ...], targets: Any, index: int, source: str) -> str:
     y = _at(targets, index)
-    between = ""
+    fault = "do not fit"
     if isinstance(targets, np.ndarray):
-        between = f"run from {_number(targets.min())} to {_number(targets.max())}: "
+        fault = f"run from {_number(targets.min())} to {_number(targets.max())}"
     shown = ", ".join(_shown(np.asarray(leaf)) for leaf in jtu.tree_leaves(y))
     return (
         f"`{type(loss).__name__}` needs {loss.domain(z_shape, y)}, but the targets of {source} "
-        f"{between or 'do not fit: '}that of example {index} is {shown}."
+        f"{fault}: the target of example {index} is {shown}."
     )
 
 

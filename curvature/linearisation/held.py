@@ -12,9 +12,9 @@ from .._trees import add_scaled
 from ._base import AbstractEach, AbstractLinearisation, LinearisedTerm, domain_of, penalised
 
 _NO_FORWARD_MODE = (
-    "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), whose "
-    "backward pass cannot be transposed either. Products with a curvature need one of the two: "
-    "write the operation with `jax.custom_jvp`, or without a custom rule."
+    "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), and the "
+    "backward pass of this operation cannot be transposed. Products with a curvature need one "
+    "of the two. Write the operation with `jax.custom_jvp`, or without a custom rule."
 )
 
 

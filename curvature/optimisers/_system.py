@@ -32,8 +32,9 @@ from ..solvers import (
 _PRECONDITIONER = 2**31 - 1
 
 _NO_INVERSE = (
-    "`preconditioner=...` must be a curvature whose damped inverse is known, such as the structure "
-    "`Diagonal(...)`; got `{}`, whose operator is a `{}` without `inverse`: give a structure of it."
+    "`preconditioner=...` must be a curvature with a damped inverse, such as the structure "
+    "`Diagonal(...)`, got `{}`, and its operator `{}` has no `inverse`. Use a structure of this "
+    "curvature."
 )
 
 

@@ -53,7 +53,7 @@ class Averaged(AbstractEvaluatedElsewhere):
 
     def __init__(self, optimiser: AbstractOptimiser, decay: ScalarLike | None):
         if decay is not None:
-            instead = "; for the mean of all weights give None"
+            instead = "; use None for the mean of all weights"
             fraction("Averaged(decay=...)", decay, positive=True, instead=instead)
         self.objective = optimiser.objective
         self.optimiser = optimiser

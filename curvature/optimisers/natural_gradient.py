@@ -35,7 +35,7 @@ from ._base import (
 )
 from ._system import States, System, batch_of, shapes_of
 
-_A_NUMBER = "A fixed step size s is `optimistix.LearningRate(s)`."
+_A_NUMBER = "For a fixed step size s, use `optimistix.LearningRate(s)`."
 
 
 class NaturalGradientState(eqx.Module):

@@ -23,24 +23,25 @@ from ._system import States, System, batch_of, shapes_of
 
 _NO_MODEL = (
     "`scale_by_curvature(...).update(updates, state, params, model=..., batch=...)` needs the "
-    "model and the batch of which the curvature is made, got {}: pass both by name."
+    "model and the batch to compute the curvature, got {}. Pass both by name."
 )
 
 _MISMATCH = (
     "`scale_by_curvature(...)`: updates and parameters must be the trainable part of the model, "
-    "such as `eqx.filter(model, eqx.is_inexact_array)`, with None or `optax.MaskedNode()` for what "
-    "is frozen; got {} for a model with {}."
+    "such as `eqx.filter(model, eqx.is_inexact_array)`, with None or `optax.MaskedNode()` for "
+    "each frozen leaf, got {} for a model with {}."
 )
 
 _NO_SHAPES = (
-    "`scale_by_curvature(...).init(params)`: the state of the curvature or of the preconditioner "
-    "depends on model and batch. Give both to `scale_by_curvature(..., model=model, batch=batch)`; "
-    "shapes are enough."
+    "`scale_by_curvature(...).init(params)`: the state of the curvature or of the "
+    "preconditioner depends on the model and the batch. Pass both to `scale_by_curvature(..., "
+    "model=model, batch=batch)`, as arrays or as shapes."
 )
 
 _JUDGED = (
     "`scale_by_curvature(damping=...)` must be a number ≥ 0 or an optax schedule, got {}, which "
-    "follows the loss after each step: a transformation never learns it. Use `NaturalGradient`."
+    "needs the loss after each step. An optax transformation does not have this loss: use "
+    "`NaturalGradient`."
 )
 
 

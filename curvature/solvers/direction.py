@@ -13,8 +13,8 @@ from ..operators import DampedOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
 
 _NOT_CONVERGED = (
-    "The derivative of a step needs a linear solve that converges, and this one did not: give the "
-    "solver more steps, or use an exact one."
+    "The derivative of a step needs a linear solve that converges, and this solve did not. "
+    "Allow the solver more steps, or use an exact solver."
 )
 
 

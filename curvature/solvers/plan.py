@@ -31,10 +31,13 @@ _CG_VECTORS = 5
 _SLOWER = 2
 
 _ALL_AT_ONCE = (
-    "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is: "
-    "`solver=cg` or `structure=kfac` do not"
+    "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is; "
+    "`solver=cg` and `structure=kfac` do not"
 )
-_ON_EVERY_DEVICE = "; every device factorises the whole matrix, the rest is shared out"
+_ON_EVERY_DEVICE = (
+    "; every device factorises the whole matrix, and only the other work is divided among the "
+    "devices"
+)
 
 
 @dataclass(frozen=True)

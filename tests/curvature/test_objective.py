@@ -378,7 +378,7 @@ def test_models_that_return_anything_but_one_array_of_numbers_are_refused(output
     ("trainable", "sentence"),
     [
         (lambda leaf: False, "nothing is to be trained"),
-        (lambda leaf: True, "must select floating-point arrays alone"),
+        (lambda leaf: True, "must select only floating-point arrays"),
     ],
 )
 def test_trainable_weights_are_floating_point_arrays(trainable, sentence):

@@ -194,7 +194,7 @@ def test_a_corrupted_file_in_the_cache_is_never_used(mirrors, tmp_path):
 
 def test_a_cache_that_cannot_be_written(mirrors, tmp_path):
     (tmp_path / "tiny").write_text("a file where the folder should be")
-    refuses(source(mirrors("right")), tmp_path, r"Cannot keep .* in the cache")
+    refuses(source(mirrors("right")), tmp_path, r"Cannot store .* in the cache")
 
 
 @pytest.fixture

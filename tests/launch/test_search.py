@@ -56,7 +56,7 @@ def test_a_job_that_fails_ends_no_other(train):
         ("curvature=choice(identity,nope)", ["`curvature=nope`", "gauss_newton"]),
         ("samples=interval(1,3) curvature=identity", ["`samples=interval(1,3)`", "is not used"]),
         ("seed=0 hydra.sweeper.trials=3", ["`hydra.sweeper.trials`"]),
-        ("seed=interval(0,9) vectorised=true", ["leave out `hydra/sweeper=optuna`"]),
+        ("seed=interval(0,9) vectorised=true", ["Leave out `hydra/sweeper=optuna`"]),
     ],
 )
 def test_a_space_is_checked_before_the_first_job(override, words, train):

@@ -92,13 +92,15 @@ def test_all_devices():
 
 
 def test_what_cannot_be_shared_out_is_refused(make_run):
-    with pytest.raises(ValueError, match=r"`devices=99`, but JAX sees \d+ \(cpu\): JAX_NUM_CPU"):
+    with pytest.raises(
+        ValueError, match=r"`devices=99`, but JAX finds \d+ \(cpu\)\. Set JAX_NUM_CPU"
+    ):
         preflight(make_run(devices=99))
-    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100: take a multiple"):
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100\. Set `batch_size`"):
         preflight(make_run(devices=8, batch_size=100))
-    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4:"):
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4\."):
         preflight(make_run(devices=8, batch_size=4))
-    with pytest.raises(ValueError, match=r"`sharding=fsdp` needs several `devices`, got 1\."):
+    with pytest.raises(ValueError, match=r"`sharding=fsdp` needs at least two `devices`, got 1\."):
         preflight(make_run(sharding="fsdp"))
 
 

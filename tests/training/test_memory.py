@@ -119,7 +119,9 @@ def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
     with_memory(monkeypatch, needs_of(run_of(128)).most)
     assert fitting_micro_batch(run_of) == 128
     with_memory(monkeypatch, needs_of(run_of(1)).most - 1)
-    with pytest.raises(ValueError, match=r"`micro_batch=auto` found none: .* about .*MiB"):
+    with pytest.raises(
+        ValueError, match=r"`micro_batch=auto` found no size that fits: .* about .*MiB"
+    ):
         fitting_micro_batch(run_of)
 
 
@@ -128,7 +130,7 @@ def test_what_does_not_go_together_is_said_as_without(make_run):
     wrong = eqx.nn.Sequential(
         [eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(9, 10, key=jax.random.key(0))]
     )
-    with pytest.raises(ValueError, match=r"The model does not take the inputs of .*`digits`"):
+    with pytest.raises(ValueError, match=r"The model does not accept the inputs of .*`digits`"):
         fitting_micro_batch(lambda micro_batch: make_run(model=wrong))
 
 

@@ -66,7 +66,7 @@ def test_too_few_outputs_for_the_labels(make_run, make_net):
 
 
 def test_more_outputs_than_the_dataset_has_classes(make_run, make_net):
-    with pytest.raises(ValueError, match=r"gives 64 numbers .* `digits` wants 10: take"):
+    with pytest.raises(ValueError, match=r"has 64 outputs .* `digits` needs 10\. Use"):
         preflight(make_run(model=make_net(64)))
 
 
@@ -134,7 +134,9 @@ def test_fractions_out_of_range(make_run, dataset):
 def test_a_model_made_for_other_inputs(make_run):
     linear = eqx.nn.Linear(9, 10, key=jax.random.key(0))
     wrong = eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), linear])
-    with pytest.raises(ValueError, match=r"does not take the inputs .*`digits`.* shape \(8, 8\): "):
+    with pytest.raises(
+        ValueError, match=r"does not accept the inputs .*`digits`.* shape \(8, 8\): "
+    ):
         preflight(make_run(model=wrong))
 
 
@@ -217,4 +219,4 @@ def test_one_line_says_what_will_run(make_run):
     assert line.startswith("mine: curvature Diagonal of ExactFisher, 610 parameters; Elementwise")
     run = make_run()
     line = in_one_line(run, preflight(run))
-    assert line.startswith("sgd: 610 parameters; nothing is solved")
+    assert line.startswith("sgd: 610 parameters; no linear solve")

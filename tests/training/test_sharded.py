@@ -75,7 +75,7 @@ def test_a_damaged_one_is_refused(tmp_path, checkpoints, make_stepper):
 
 def test_one_of_another_model_is_refused(checkpoints, make_stepper):
     checkpoints.save(Tally(1), make_stepper())
-    with pytest.raises(CheckpointError, match="holds other arrays than model and optimiser have"):
+    with pytest.raises(CheckpointError, match="do not match those of the model and the optimiser"):
         checkpoints.restore(make_stepper(outputs=9))
 
 

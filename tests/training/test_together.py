@@ -279,7 +279,7 @@ def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan,
         train_together([make_run(devices=2)] * 2, folders(tmp_path, 2))
     stream = make_run(dataset=Stream("rows", Rows(dataset.train), dataset.test, (8, 8), 10))
     assert not alike(stream, stream)
-    with pytest.raises(ValueError, match=r"`rows` is a stream, which one run reads"):
+    with pytest.raises(ValueError, match=r"the stream `rows` can feed only one run"):
         train_together([stream] * 2, folders(tmp_path, 2))
     assert not any(folder.exists() for folder in folders(tmp_path, 2))
     (tmp_path / "1").mkdir()

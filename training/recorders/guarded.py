@@ -25,7 +25,7 @@ class Guarded:
                 del self._recorders[name]
                 reason = " ".join(str(error).split())
                 self._log.warn(
-                    f"The recorder `{name}` failed and is not used any more: "
+                    f"The recorder `{name}` failed and is no longer used: "
                     f"{type(error).__name__}: {reason}"
                 )
 

@@ -14,9 +14,9 @@ from ...linearisation import AbstractLinearisation
 from ...operators.blocks import AbstractBlock, Joined, Ravelled, SpectralBlock, StackedBlock
 
 _NO_DERIVATIVE = (
-    "`KFAC` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
-    "equal. To differentiate a step take the curvature without a structure, `BlockDiagonal(of)` "
-    "or `Diagonal(of)`."
+    "`KFAC` has no derivative in the weights, because eigenvectors have no derivative where "
+    "eigenvalues are equal. To differentiate a step, use the curvature without a structure, "
+    "`BlockDiagonal(of)` or `Diagonal(of)`."
 )
 
 

@@ -38,8 +38,8 @@ from ._slices import joined, of_slices
 from ._tokens import TokenCapture
 
 _TOO_LARGE = (
-    "`BlockDiagonal(max_size={most})` refuses {found}, since the smaller of their matrices has "
-    "{of:,} rows: use a smaller batch, `KFAC`, or a higher bound."
+    "`BlockDiagonal(max_size={most})` got {found}: the smaller of the two matrices has {of:,} "
+    "rows. Use a smaller batch, `KFAC`, or a higher bound."
 )
 
 

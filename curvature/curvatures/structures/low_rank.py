@@ -28,8 +28,9 @@ _TOO_LARGE = (
 )
 
 _NO_DERIVATIVE = (
-    "`LowRank` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
-    "equal. To differentiate a step take the curvature without a structure, or `Diagonal(of)`."
+    "`LowRank` has no derivative in the weights, because eigenvectors have no derivative where "
+    "eigenvalues are equal. To differentiate a step, use the curvature without a structure, or "
+    "`Diagonal(of)`."
 )
 
 

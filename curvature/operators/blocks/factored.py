@@ -14,9 +14,9 @@ from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined
 
 _NO_DERIVATIVE = (
-    'A step of `KFAC(damping="factored")` has no derivative in the weights or in λ, since it does '
-    'not solve (C + λI)d = g exactly: take `damping="exact"` for one in λ, `BlockDiagonal(of)` for '
-    "one in the weights."
+    'A step of `KFAC(damping="factored")` has no derivative in the weights or in λ, because it '
+    'does not solve (C + λI)d = g exactly. Use `damping="exact"` for the derivative in λ, or '
+    "`BlockDiagonal(of)` for the derivative in the weights."
 )
 
 

@@ -100,8 +100,9 @@ class CG(AbstractSymmetricSolver):
         del options
         if not lx.is_positive_semidefinite(operator):
             raise ValueError(
-                "`CG()` solves with positive definite operators alone, and lineax does not know "
-                f"this {type(operator).__name__} to be one. Use `cv.damped`, or tag it."
+                "`CG()` takes only positive definite operators, and lineax does not know "
+                f"whether this {type(operator).__name__} is one. Use `cv.damped`, or tag the "
+                "operator with `lineax.positive_semidefinite_tag`."
             )
         return lx.linearise(operator)
 

@@ -36,13 +36,13 @@ _AMPLIFIED = 10.0
 _UNEXPLAINED = 100.0
 
 _NOT_A_PULLBACK = (
-    "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
-    "`AbstractPullback`) or for the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
+    "`SampleSpace()` solves with `cv.damped(C, λ)`, where C is the operator of an "
+    "`AbstractPullback` or the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
 )
 
 _TOO_MANY = (
-    "`SampleSpace({name}={value})` refuses this solve, which takes {found} ({made_of}): use a "
-    "smaller batch, `CG()` (`solver=cg`), or a higher bound."
+    "`SampleSpace({name}={value})` is too small for this solve, which takes {found} "
+    "({made_of}). Use a smaller batch, `CG()` (`solver=cg`), or a higher bound."
 )
 
 
