@@ -229,7 +229,7 @@ def test_half_precision_keeps_its_types():
 
 
 def test_a_damping_that_judges_steps_is_refused():
-    with pytest.raises(ValueError, match=r"got `LevenbergMarquardt`.*Use `NaturalGradient`"):
+    with pytest.raises(ValueError, match=r"got `LevenbergMarquardt`.*use `NaturalGradient`"):
         cv.scale_by_curvature(CATEGORICAL, damping=cv.LevenbergMarquardt())
 
 

@@ -69,4 +69,4 @@ def test_a_space_is_checked_before_the_first_job(override, words, train):
 def test_an_interval_needs_a_sweeper_that_searches(train):
     done = train("-m", "damping.value=interval(1e-3,1)")
     assert (done.code, done.made) == (2, [])
-    assert "add `hydra/sweeper=optuna`" in done.err
+    assert "Add `hydra/sweeper=optuna`" in done.err

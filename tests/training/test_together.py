@@ -271,7 +271,7 @@ def test_runs_of_one_program_are_alike(make_run, make_net, dataset, with_nan):
 
 
 def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan, tmp_path):
-    with pytest.raises(ValueError, match=r"`sgd` is not as `sgd`"):
+    with pytest.raises(ValueError, match=r"`sgd` and `sgd` differ in more"):
         train_together([make_run(), make_run(batch_size=128)], folders(tmp_path, 2))
     with pytest.raises(ValueError, match=r"takes runs on the same dataset"):
         train_together([make_run(), make_run(dataset=with_nan(slice(1)))], folders(tmp_path, 2))

@@ -191,7 +191,7 @@ def test_it_asks_for_a_batch_and_a_key():
     case = layer()
     optimiser = cv.NaturalGradient(case.objective, cv.Diagonal(cv.SampledFisher()))
     with pytest.raises(
-        ValueError, match=r"`Diagonal\(of\)` has a state .* `opt.init\(model, batch"
+        ValueError, match=r"The state of `Diagonal\(of\)` has .* `opt.init\(model, batch"
     ):
         optimiser.init(case.model)
 
