@@ -45,7 +45,7 @@ class KL(AbstractOfLikelihood):
     likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return _given(self.likelihood).kl(z, z2)
+        return _require(self.likelihood).kl(z, z2)
 
 
 class SquaredHellinger(AbstractOfLikelihood):
@@ -54,7 +54,7 @@ class SquaredHellinger(AbstractOfLikelihood):
     likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return _given(self.likelihood).squared_hellinger(z, z2)
+        return _require(self.likelihood).squared_hellinger(z, z2)
 
 
 class SquaredEuclidean(eqx.Module):
@@ -64,14 +64,14 @@ class SquaredEuclidean(eqx.Module):
         return jnp.sum((z - z2) ** 2) / 2
 
 
-def between(
+def bind(
     rho: Callable[[Array, Array], Scalar], likelihood: AbstractLoss
 ) -> Callable[[Array, Array], Scalar]:
     """`rho` between two outputs of a term with `likelihood`."""
     return rho.of(likelihood) if isinstance(rho, AbstractOfLikelihood) else rho
 
 
-def _given(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
+def _require(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
     if likelihood is None:
         raise ValueError(
             "A divergence needs a likelihood, got none. Pass one, or use the divergence in "

@@ -7,7 +7,7 @@ from ._base import DatasetError
 TEST_FRACTION = 0.2
 
 
-def existing(path: str | Path | None, function: str, kind: str) -> Path:
+def existing_path(path: str | Path | None, function: str, kind: str) -> Path:
     """The absolute form of `path`, the user's argument of `function`; raises if it is missing."""
     if path is None:
         raise DatasetError(f"`{function}(path=...)` must be {kind}, got None: set `dataset.path`.")

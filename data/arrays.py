@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ._base import Dataset, DatasetError
-from ._own import existing, num_train
+from ._own import existing_path, num_train
 from .rows import Rows
 from .splits import shuffled_numbers, shuffled_split
 from .stream import Stream
@@ -41,8 +41,8 @@ def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset
     **Raises:** `DatasetError` if a file cannot be read, if arrays are missing, do not fit together,
     or have entries that are no finite numbers, and if `test` cannot be applied.
     """
-    place = existing(path, "arrays", _KIND)
-    found = _checked(_mapped(place) if place.is_dir() else _stored(place), place)
+    place = existing_path(path, "arrays", _KIND)
+    found = _check(_mapped(place) if place.is_dir() else _stored(place), place)
     if place.is_dir():
         return _read_by_batch(found, test, place)
     for name, array in found.items():
@@ -99,14 +99,14 @@ def _unreadable(file: Path, error: Exception) -> DatasetError:
     return DatasetError(f"Cannot read `{file}`: {str(error).rstrip('.')}.")
 
 
-def _checked(found: _Arrays, source: Path) -> _Arrays:
+def _check(found: _Arrays, source: Path) -> _Arrays:
     """The four arrays of the parts, or the two of the whole; float targets `[n]` as `[n, 1]`."""
     names = PARTS if any(name in found for name in PARTS) else WHOLE
     missing = [name for name in names if name not in found]
     if missing:
         raise DatasetError(
-            f"`{source}` must hold {_listed(PARTS)}, or {_listed(WHOLE)}. It has "
-            f"{_listed(sorted(found)) or 'none of them'} and lacks {_listed(missing)}."
+            f"`{source}` must hold {_join_names(PARTS)}, or {_join_names(WHOLE)}. It has "
+            f"{_join_names(sorted(found)) or 'none of them'} and lacks {_join_names(missing)}."
         )
     for name in names:
         _check_numbers(found[name], name, source)
@@ -180,5 +180,5 @@ def _output_size(found: _Arrays) -> int:
     return 1 + max(int(part.max()) for part in targets)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)

@@ -31,7 +31,7 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     **Raises:** `DatasetError` if `$CURVATURE_DATA` is not a folder or holds this file with the
     wrong checksum, if the cache cannot be written, or if no mirror has the file.
     """
-    provided = _provided(source, name)
+    provided = _user_file(source, name)
     if provided is not None:
         return provided
     folder = (pooch.os_cache("curvature") if cache is None else cache) / source.folder
@@ -68,7 +68,7 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     )
 
 
-def _provided(source: Source, name: str) -> Path | None:
+def _user_file(source: Source, name: str) -> Path | None:
     root = os.environ.get("CURVATURE_DATA")
     if not root:
         return None

@@ -24,7 +24,7 @@ def held_out(dataset: _Data, fraction: float) -> _Data:
     **Raises:** `DatasetError` if no example would be held out, or none would be left; and for a
     stream that yields batches.
     """
-    _check_is_held(
+    _check_random_access(
         dataset, "validation", "Give the stream a validation part, `Stream(validation=...)`."
     )
 
@@ -54,7 +54,7 @@ def first_of(dataset: _Data, count: int) -> _Data:
     **Raises:** `DatasetError` if there are fewer, if their number differs between terms, or for a
     stream that yields batches.
     """
-    _check_is_held(dataset, "train_examples", "Limit the examples where the stream is made.")
+    _check_random_access(dataset, "train_examples", "Limit the examples where the stream is made.")
     if dataset.num_train is None:
         raise DatasetError(
             f"`train_examples` must be null for the dataset `{dataset.name}`, got {count}. Its "
@@ -68,7 +68,7 @@ def first_of(dataset: _Data, count: int) -> _Data:
     return dataclasses.replace(dataset, train=_rows(dataset.train, slice(count)))
 
 
-def _check_is_held(dataset: Dataset | Stream, setting: str, instead: str) -> None:
+def _check_random_access(dataset: Dataset | Stream, setting: str, instead: str) -> None:
     if isinstance(dataset, Stream) and not isinstance(dataset.train, Rows):
         raise DatasetError(
             f"`{setting}` cannot select examples of the stream `{dataset.name}`, because they "

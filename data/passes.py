@@ -74,7 +74,7 @@ def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
 
 def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
     epoch, number = place["epoch"], place["batches"]
-    iterator, warning = _brought_to(stream, place)
+    iterator, warning = _seek(stream, place)
     while True:
         for drawn in _one_pass(stream, iterator, epoch, number):
             yield drawn._replace(warning=warning)
@@ -92,7 +92,7 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
         if batch is None:
             break
         if short or not _fits(batch, stream.first):
-            raise DatasetError(_other_shapes(stream, batch, which))
+            raise DatasetError(_shape_error(stream, batch, which))
         short = _shapes(batch) != _shapes(stream.first)
         number += 1
         if short:
@@ -111,11 +111,11 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
 def _place(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> dict[str, Any]:
     place: dict[str, Any] = {"epoch": epoch, "batches": number}
     if isinstance(iterator, KeepsPlace):
-        place["state"] = _places.written(iterator.get_state(), stream.name)
+        place["state"] = _places.encode(iterator.get_state(), stream.name)
     return place
 
 
-def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
+def _seek(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
     """An iterator at the position `place`, and a warning of the cost of moving it there."""
     iterator = stream.begin("train")
     if isinstance(iterator, KeepsPlace):
@@ -124,10 +124,10 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
         return iterator, ""
     began, read = time.perf_counter(), 0
     for epoch in range(place["epoch"]):
-        for _ in _replayed(stream, iterator, epoch):
+        for _ in _read_again(stream, iterator, epoch):
             read += 1
         iterator = stream.begin("train")
-    for _ in zip(range(place["batches"]), _replayed(stream, iterator, place["epoch"])):
+    for _ in zip(range(place["batches"]), _read_again(stream, iterator, place["epoch"])):
         read += 1
     if not read:
         return iterator, ""
@@ -140,7 +140,7 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
 
 def _restore(stream: Stream, iterator: KeepsPlace, state: Any) -> None:
     try:
-        iterator.set_state(_places.read(state))
+        iterator.set_state(_places.decode(state))
     except Exception as error:  # whatever an iterator raises
         raise DatasetError(
             f"The stream `{stream.name}` cannot continue from its saved position: "
@@ -148,7 +148,7 @@ def _restore(stream: Stream, iterator: KeepsPlace, state: Any) -> None:
         ) from error
 
 
-def _replayed(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:
+def _read_again(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:
     for number in count(1):
         batch = next_batch(iterator, stream.name, f"batch {number} of pass {epoch + 1}")
         if batch is None:
@@ -166,10 +166,10 @@ def _fits(batch: PyTree[np.ndarray], first: PyTree[np.ndarray]) -> bool:
     )
 
 
-def _other_shapes(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
+def _shape_error(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
     return (
         f"All batches of the stream `{stream.name}` must have the shapes and types of the first, "
-        f"{_described(stream.first)}, got {_described(batch)} at {which}. Only the last batch "
+        f"{_describe(stream.first)}, got {_describe(batch)} at {which}. Only the last batch "
         "may be shorter."
     )
 
@@ -178,6 +178,6 @@ def _shapes(batch: PyTree[np.ndarray]) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(batch)]
 
 
-def _described(batch: PyTree[np.ndarray]) -> str:
+def _describe(batch: PyTree[np.ndarray]) -> str:
     shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
     return str(shown).replace("'", "")

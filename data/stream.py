@@ -103,7 +103,7 @@ class Stream:
         source = getattr(self, part)
         iterator = iter(source)
         if iterator is source:
-            iterator.set_state(_places.read(self._beginnings[part]))
+            iterator.set_state(_places.decode(self._beginnings[part]))
         return iterator
 
     def like(self, batch_size: int | None) -> PyTree[np.ndarray]:
@@ -133,7 +133,7 @@ class Stream:
         for part in _PARTS:
             source = getattr(self, part)
             if isinstance(source, Iterator) and isinstance(source, KeepsPlace):
-                beginnings[part] = _places.written(source.get_state(), self.name)
+                beginnings[part] = _places.encode(source.get_state(), self.name)
         return beginnings
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ._base import Dataset, DatasetError
-from ._own import existing, num_train
+from ._own import existing_path, num_train
 from ._standardise import standardise
 from .splits import shuffled_split
 
@@ -35,7 +35,7 @@ def csv(
     **Raises:** `DatasetError` if the file cannot be read or is no such table, if it has no column
     of that name, if an entry is missing or no finite number, and if `test` cannot be applied.
     """
-    file = existing(path, "csv", "a file of comma-separated values")
+    file = existing_path(path, "csv", "a file of comma-separated values")
     names, rows = _read(file)
     if target not in names:
         raise DatasetError(

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from .errors import ConfigError
 
 
-def expanded(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
+def expand(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
     """The overrides of each job, `key=value`; where a key is given twice, the last one counts.
 
     **Arguments:**

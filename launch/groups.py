@@ -70,7 +70,7 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
         )
 
 
-def put(planned: Planned, groups: list[Group]) -> bool:
+def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
     """Add a job to the group of its program, or to a new group if there is none.
 
     A resumed job gets a group of its own: other jobs of its sweep may be at another step.

@@ -15,7 +15,7 @@ from training import CHANGEABLE, CONFIG, is_restart
 
 from .errors import ConfigError
 from .stored import check_names
-from .unused import OPTIONAL, ROOTS, is_used, reached
+from .unused import OPTIONAL, ROOTS, is_used, used_paths
 
 AUTO = "auto"
 """The `micro_batch` that is chosen so that the run fits the memory of the device."""
@@ -92,7 +92,7 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     for name in ROOTS:
         if name not in plain and name not in OPTIONAL:
             raise ConfigError(f"`{name}` is missing in the configuration. Do not delete it.")
-    paths = reached(config)
+    paths = used_paths(config)
     choices = {
         group: option
         for group, option in hydra.runtime.choices.items()
@@ -100,10 +100,10 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     }
     plain["choices"] = choices
     job = Job(plain, folder, resume=False)
-    return _continued(job) if is_restart(folder) else job
+    return _restarted(job) if is_restart(folder) else job
 
 
-def _continued(job: Job) -> Job:
+def _restarted(job: Job) -> Job:
     """The job of a scheduler's restart: it continues the run in its folder.
 
     If the configuration of that run differs, `job` is returned unchanged.

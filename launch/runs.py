@@ -17,7 +17,7 @@ from training import Run, Summary, fitting_micro_batch, hosts, train
 from training.program_cache import AUTO, use_cache
 
 from .errors import ConfigError
-from .instantiation import instantiate, why_not
+from .instantiation import failure_sentence, instantiate
 from .job import Job, current_job
 
 # With a structure, the optimiser's `curvature` is the structure, and `curvature.of` the curvature.
@@ -147,7 +147,7 @@ def _model(
             return eqx.filter_eval_shape(make, key=key)
         return make(key=key)
     except TypeError as error:
-        raise ConfigError(why_not("model", {**config, **filled}, error)) from error
+        raise ConfigError(failure_sentence("model", {**config, **filled}, error)) from error
 
 
 @functools.lru_cache(maxsize=1)

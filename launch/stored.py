@@ -27,7 +27,7 @@ def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> 
 
     **Raises:** `ConfigError`.
     """
-    for target, path in _named(stored):
+    for target, path in _targets(stored):
         named, roots = target, (*PARTS, *PACKAGES)
         if target in GETTERS:
             named, roots = str(path), (*roots, OF_FUNCTIONS)
@@ -39,16 +39,16 @@ def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> 
             )
 
 
-def _named(node: Any) -> Iterator[tuple[str, Any]]:
+def _targets(node: Any) -> Iterator[tuple[str, Any]]:
     """Every `_target_`, with the `path` beside it."""
     if isinstance(node, list):
         for each in node:
-            yield from _named(each)
+            yield from _targets(each)
     elif isinstance(node, dict):
         if "_target_" in node:
             yield str(node["_target_"]), node.get("path")
         for each in node.values():
-            yield from _named(each)
+            yield from _targets(each)
 
 
 def _is_known(name: str, roots: Sequence[str]) -> bool:

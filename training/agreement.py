@@ -18,7 +18,7 @@ class Agreement:
 
     def __init__(self, placement: Placement):
         self._placement = placement
-        self._largest = jax.jit(_largest, out_shardings=placement.everywhere())
+        self._largest = jax.jit(_largest, out_shardings=placement.replicated_sharding())
         self._before: Int[Array, " numbers"] | None = None
 
     def __call__(self, *numbers: int) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ class Agreement:
             return numbers
         said = np.array([numbers], np.int32)
         shape = self._placement.size, len(numbers)
-        now = self._largest(self._placement.loaded(shape, lambda own: said))
+        now = self._largest(self._placement.load(shape, lambda own: said))
         before, self._before = self._before, now
         if before is None:
             return (0,) * len(numbers)

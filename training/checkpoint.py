@@ -34,7 +34,16 @@ from ._base import Tally
 from .atomic import remove_leftovers, write_atomically
 from .digest import DigestWriter, digest_of_file
 from .leaves import read_leaves, write_leaves
-from .sharded import Held, digests, hold, is_sharded, layout, read_arrays, released, write_arrays
+from .sharded import (
+    HostCopy,
+    copy_to_devices,
+    copy_to_host,
+    digests,
+    is_sharded,
+    layout,
+    read_arrays,
+    write_arrays,
+)
 from .stepper import Stepper
 
 DIGEST_LENGTH = 64
@@ -89,7 +98,7 @@ class _Best(NamedTuple):
     - `weights`: the bytes of its file of weights.
     """
 
-    state: bytes | tuple[Tally, list[Held]]
+    state: bytes | tuple[Tally, list[HostCopy]]
     weights: bytes
 
 
@@ -120,7 +129,7 @@ class Checkpoints:
             write_leaves(weights, model)
         if is_sharded(leaves):
             # `replace` makes a copy: the run goes on counting in `tally`.
-            held = dataclasses.replace(tally), hold(leaves)
+            held = dataclasses.replace(tally), copy_to_host(leaves)
             self._best = _Best(held, weights.getvalue())
         elif hosts.is_first():
             self._write(state, tally, leaves)
@@ -150,10 +159,10 @@ class Checkpoints:
         """
         refused: dict[Path, str] = {}
         # Only the first process checks and renames files; the other processes read its choice.
-        newest = hosts.together(
-            lambda: self._newest_good(stepper, refused) if hosts.is_first() else None
+        newest = hosts.call_on_all(
+            lambda: self._read_newest(stepper, refused) if hosts.is_first() else None
         )
-        name = hosts.of_first(None if newest is None else newest.path.name)
+        name = hosts.broadcast(None if newest is None else newest.path.name)
         if name is None:
             return Restored(Tally(), {}, [])
         if newest is None:
@@ -164,7 +173,7 @@ class Checkpoints:
         stepper.replace(leaves)
         return Restored(newest.tally, newest.versions, list(refused.values()))
 
-    def _newest_good(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
+    def _read_newest(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
         """Read the newest usable file; newer files that cannot be used are added to `refused`."""
         remove_leftovers(self._folder)
         for path in self._candidates():
@@ -186,7 +195,7 @@ class Checkpoints:
     def _save_best(self, best: _Best) -> None:
         if isinstance(best.state, tuple):
             tally, held = best.state
-            self._save(BEST, tally, released(held))
+            self._save(BEST, tally, copy_to_devices(held))
         elif hosts.is_first():
             write_atomically(self._folder / BEST, functools.partial(_write_bytes, best.state))
         if hosts.is_first():

@@ -31,7 +31,7 @@ def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
 
 
-def as_on_device(array: np.ndarray) -> np.ndarray:
+def with_device_dtype(array: np.ndarray) -> np.ndarray:
     """An array on the host, with the dtype that `on_device` gives it."""
     return np.asarray(array, _dtype(array))
 

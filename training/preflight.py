@@ -47,7 +47,7 @@ def preflight(run: Run) -> Found:
     return found
 
 
-def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
+def describe_run(run: Run, found: Found, runs: int = 1) -> str:
     """One line on a run: parameters, rows, solver, memory, and what a step costs in gradients.
 
     The structures of curvatures in the optimiser are named first. The memory is that of all `runs`
@@ -60,7 +60,7 @@ def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
     return f"{run.label}: {what}; {memory} {found.needs}"
 
 
-def too_much(run: Run, found: Found) -> str | None:
+def memory_warning(run: Run, found: Found) -> str | None:
     """A sentence if the run may not fit the device, with remedies; else None."""
     available = memory()
     if found.needs.total <= available:
@@ -72,7 +72,7 @@ def too_much(run: Run, found: Found) -> str | None:
 
 
 def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
-    """The largest micro-batch with which the upper bound `Needs.most` of a run fits the device.
+    """The largest micro-batch with which `Needs.upper_bound` of a run fits the device.
 
     It is a power of two, or None for the whole batch.
 
@@ -82,7 +82,7 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
     """
     run, available = run_of(None), memory()
     _check_fit(run)
-    if _needs(run).most <= available:
+    if _needs(run).upper_bound <= available:
         return None
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     largest = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
@@ -90,7 +90,7 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
     fits, beyond = -1, math.ceil(math.log2(largest))
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
-        if _needs(run_of(2**middle)).most <= available:
+        if _needs(run_of(2**middle)).upper_bound <= available:
             fits = middle
         else:
             beyond = middle

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .folder import FolderError, finite_or_null, taken
+from .folder import FolderError, finite_or_null, holds_run_message
 
 
 class Records:
@@ -28,7 +28,7 @@ class Records:
             # `x`: the operating system creates the file only if it does not exist, atomically.
             file = open(path, "xb")  # noqa: SIM115 (held)
         except FileExistsError:
-            raise FolderError(taken(path.parent)) from None
+            raise FolderError(holds_run_message(path.parent)) from None
         except OSError as error:
             raise FolderError(_unwritable(path, error)) from error
         return cls._locked(file, path)

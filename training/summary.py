@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 from running.exit_codes import ExitCode
 
 from ._base import Run, Tally
-from .provenance import described
+from .provenance import collect_provenance
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]
 
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 FINISHED = Outcome("finished", ExitCode.FINISHED)
 
 
-def at_the_end(
+def final_outcome(
     outcome: Outcome, tally: Tally, losses: Mapping[str, Mapping[str, float]]
 ) -> Outcome:
     """The final outcome: `diverged` if no step was accepted, or if a final loss is not finite.
@@ -149,7 +149,7 @@ def summarise(
         "rejected": tally.rejected,
         "parameters": run.parameters,
         **({"vectorised": runs} if runs > 1 else {}),
-        **described(),
+        **collect_provenance(),
     }
     if outcome.reason:
         summary["reason"] = outcome.reason

@@ -4,11 +4,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar, ScalarLike
 
-from .._branches import made_where
+from .._branches import update_where
 from .._checks import number, scalar
 from .._trees import work_dtype
 from ._base import AbstractDamping, Batch, Chosen, Step
-from ._next_batch import LastStep, evaluated
+from ._next_batch import LastStep, evaluate_last
 
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
 _LOW, _HIGH = 1 / 4, 3 / 4
@@ -112,7 +112,7 @@ class LevenbergMarquardt(AbstractDamping):
     def begin(self, state: _State, batch: Batch) -> Chosen:
         damping, last, ratio = state.damping, state.last, None
         if last is not None:
-            last, ratio = evaluated(last, batch)
+            last, ratio = evaluate_last(last, batch)
             # A batch whose loss is not finite cannot evaluate the step before it.
             informative = (batch.step > 0) & jnp.isfinite(batch.loss)
             updated = self._updated(damping, ratio, last.accepted)
@@ -124,7 +124,7 @@ class LevenbergMarquardt(AbstractDamping):
                 size = batch.scale().astype(damping.dtype)
                 return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
 
-            damping = made_where(damping == 0, from_batch, damping)
+            damping = update_where(damping == 0, from_batch, damping)
         return Chosen(damping, _State(damping, last), ratio)
 
     def update(self, chosen: Chosen, step: Step) -> _State:

@@ -87,7 +87,7 @@ class Graph:
         self.outputs = self._inline(jaxpr, consts, self.inputs)
 
     @functools.cached_property
-    def takers(self) -> dict[Value, list[tuple[Node, int]]]:
+    def consumers(self) -> dict[Value, list[tuple[Node, int]]]:
         """The nodes that take a value, each with the number of the argument."""
         found: dict[Value, list[tuple[Node, int]]] = {}
         for node in self.nodes:

@@ -15,7 +15,7 @@ from .._trees import add_scaled, scaled, select
 from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 
-def pulled_back_turn(here: AbstractLinearisation, d: PyTree[Array]) -> PyTree[Array]:
+def acceleration_right_hand_side(here: AbstractLinearisation, d: PyTree[Array]) -> PyTree[Array]:
     """The vector v = Σ_i scale_i J_iᵀ H_i z_i″[d, d], with H_i the Hessian of the loss in z_i.
 
     The acceleration a solves (C + λI) a = −v, and the curve is w − s·d + ½s²·a.
@@ -40,7 +40,7 @@ def _of_term(term: LinearisedTerm, params: PyTree[Array], d: PyTree[Array]) -> P
     return found
 
 
-def shortened(
+def limit_acceleration(
     solution: PyTree[Array], squared_norm: Scalar, of_direction: Scalar, most: ScalarLike
 ) -> PyTree[Array]:
     """The b of the curve w − s·d − s²·b; zero if `solution` is not finite.

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import instance_of
-from .._trees import constant, norm, scaled, vdot
+from .._trees import norm, scaled, stop_gradients, vdot
 from ..curvatures import AbstractCurvature, AbstractStructure
 from ..damping import Batch
 from ..linearisation import AbstractLinearisation
@@ -22,7 +22,7 @@ from ..solvers import (
     Solution,
     StructureCost,
     check_preconditioned,
-    chosen,
+    choose_solver,
     plan_for,
     solve,
 )
@@ -80,7 +80,9 @@ class System(eqx.Module):
         C, of_curvature = self.curvature.update(here, states.curvature, key=key)
         if self.preconditioner is None:
             return C, None, States(of_curvature, None)
-        P, of_preconditioner = _updated(self.preconditioner, here, states.preconditioner, key)
+        P, of_preconditioner = _update_preconditioner(
+            self.preconditioner, here, states.preconditioner, key
+        )
         return C, P, States(of_curvature, of_preconditioner)
 
     def refresh(
@@ -94,7 +96,9 @@ class System(eqx.Module):
         C, of_curvature = self.curvature.refresh(C, states.curvature, damping)
         if self.preconditioner is None or P is None:
             return C, P, States(of_curvature, None)
-        new_P, state = self.preconditioner.refresh(P, states.preconditioner, constant(damping))
+        new_P, state = self.preconditioner.refresh(
+            P, states.preconditioner, stop_gradients(damping)
+        )
         assert isinstance(new_P, AbstractInvertibleOperator)
         return C, new_P, States(of_curvature, state)
 
@@ -114,12 +118,12 @@ class System(eqx.Module):
         solver, None for zero; `positive_damping`, whether λ is known to be above zero.
         """
         whole = damped(C, damping)
-        solver = chosen(
+        solver = choose_solver(
             self.solver, whole, positive_damping=positive_damping, preconditioned=P is not None
         )
         # `whole.damping` is λ of the step plus l2 of the penalty. A converged solve does not depend
         # on the preconditioner, so λ has no derivative here.
-        M = None if P is None else P.inverse(constant(whole.damping))
+        M = None if P is None else P.inverse(stop_gradients(whole.damping))
         return solver, solve(whole, b, start, M, solver=solver)
 
     def plan(
@@ -140,7 +144,8 @@ class System(eqx.Module):
             structure = StructureCost.of(made, one)
         if preconditioner is not None:
             of_preconditioner = StructureCost.of(
-                lambda: _updated(preconditioner, here, states.preconditioner, key)[0], one
+                lambda: _update_preconditioner(preconditioner, here, states.preconditioner, key)[0],
+                one,
             )
         return plan_for(
             self.solver,
@@ -153,7 +158,7 @@ class System(eqx.Module):
         )
 
 
-def _updated(
+def _update_preconditioner(
     preconditioner: AbstractCurvature,
     here: AbstractLinearisation,
     state: PyTree[Array],
@@ -161,7 +166,7 @@ def _updated(
 ) -> tuple[AbstractInvertibleOperator, PyTree[Array]]:
     """P and its next state, without derivatives; `key` is that of the curvature."""
     key = None if key is None else jax.random.fold_in(key, _PRECONDITIONER)
-    P, state = preconditioner.update(constant(here), state, key=key)
+    P, state = preconditioner.update(stop_gradients(here), state, key=key)
     if not isinstance(P, AbstractInvertibleOperator):
         names = type(preconditioner).__name__, type(P).__name__
         raise ValueError(_NO_INVERSE.format(*names))

@@ -83,7 +83,7 @@ class Minimiser(optx.AbstractMinimiser):
         self.rtol = rtol
         self.atol = atol
         self.norm = norm
-        self.verbose = verbose if callable(verbose) else (_print if verbose else _say_nothing)
+        self.verbose = verbose if callable(verbose) else (_print if verbose else _print_nothing)
         self.max_rejections = max_rejections
 
     def __check_init__(self):
@@ -243,5 +243,5 @@ def _print(**values: tuple[str, Any]) -> None:
     jax.debug.print(line, *(value for _, value in values.values()))
 
 
-def _say_nothing(**values: tuple[str, Any]) -> None:
+def _print_nothing(**values: tuple[str, Any]) -> None:
     del values

@@ -9,9 +9,9 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import instance_of, number, positive_int, scalar
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
+from .._trees import add_scaled, cast_like, norm, scaled, vdot, widen, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, Step
 from ..linearisation import AbstractLinearisation
@@ -20,7 +20,7 @@ from ..objective import AbstractObjective, check_objective
 from ..operators import AbstractInvertibleOperator, damped
 from ..searches import SearchOutcome, at_step, evaluates, init_search, search_along
 from ..solvers import Auto, Plan, RightHandSide, Solution, name_of
-from ._acceleration import pulled_back_turn, shortened
+from ._acceleration import acceleration_right_hand_side, limit_acceleration
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -35,7 +35,7 @@ from ._base import (
 )
 from ._system import States, System, batch_of, shapes_of
 
-_A_NUMBER = "For a fixed step size s, use `optimistix.LearningRate(s)`."
+_FIXED_STEP_SIZE = "For a fixed step size s, use `optimistix.LearningRate(s)`."
 
 
 class NaturalGradientState(eqx.Module):
@@ -130,7 +130,7 @@ class NaturalGradient(AbstractOptimiser):
     def __check_init__(self):
         check_objective("NaturalGradient", self.objective)
         wanted = "an optimistix search, such as `optimistix.BacktrackingArmijo()`"
-        instance_of("search=...", self.search, optx.AbstractSearch, wanted, _A_NUMBER)
+        instance_of("search=...", self.search, optx.AbstractSearch, wanted, _FIXED_STEP_SIZE)
         wanted = "a momentum, such as `Spring(0.9)`"
         instance_of("momentum=...", self.momentum, AbstractMomentum, wanted)
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
@@ -143,7 +143,7 @@ class NaturalGradient(AbstractOptimiser):
         batch: PyTree | None = None,
     ) -> NaturalGradientState:
         mask = trainable_mask(model, trainable)
-        params = widened(eqx.filter(model, trainable))
+        params = widen(eqx.filter(model, trainable))
         zeros = jtu.tree_map(jnp.zeros_like, params)
         f_info = optx.FunctionInfo.EvalGradHessian(
             jnp.zeros((), work_dtype(params)),
@@ -163,7 +163,7 @@ class NaturalGradient(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
-    @by_compiler("model", "state", None)
+    @automatic_sharding("model", "state", None)
     def step(
         self,
         model: PyTree,
@@ -184,7 +184,7 @@ class NaturalGradient(AbstractOptimiser):
         solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
         bend = self._bend(C, P, here, picked.damping, direction)
         outcome, predicted, of_first = self._search(C, here, direction, bend, state.search)
-        result, finite = _judged(here, found, direction, outcome, predicted)
+        result, finite = _step_result(here, found, direction, outcome, predicted)
         accepted, ratio, first_ratio = result == RESULTS.successful, None, None
         if outcome.reduction is not None and outcome.first_reduction is not None:
             ratio = outcome.reduction / jnp.where(predicted == 0, 1, predicted)
@@ -205,7 +205,9 @@ class NaturalGradient(AbstractOptimiser):
             search=select(learned, outcome.state, state.search),
             curvature=kept.curvature,
             preconditioner=kept.preconditioner,
-            direction=None if state.direction is None else _kept(accepted, direction.vector),
+            direction=None
+            if state.direction is None
+            else _direction_if_accepted(accepted, direction.vector),
             mask=state.mask,
         )
         info = Info(
@@ -221,7 +223,7 @@ class NaturalGradient(AbstractOptimiser):
             accepted=accepted,
             result=result,
         )
-        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+        return eqx.combine(cast_like(new_params, params), frozen), cast_like(new_state, state), info
 
     def plan(
         self,
@@ -296,10 +298,10 @@ class NaturalGradient(AbstractOptimiser):
             return None
         # v is an offset without cotangents: solvers may treat cotangents as those of the loss, but
         # v has others.
-        v = RightHandSide(here, None, pulled_back_turn(here, direction.vector))
+        v = RightHandSide(here, None, acceleration_right_hand_side(here, direction.vector))
         positive = self.damping.is_positive()
         _, found = self._system().solve(C, P, damping, v, None, positive_damping=positive)
-        return shortened(
+        return limit_acceleration(
             found.direction, found.squared_norm, direction.squared_norm, self.acceleration
         )
 
@@ -339,12 +341,12 @@ def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scal
     return norm(add_scaled(scaled(s, direction.vector), s**2, bend))
 
 
-def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
+def _direction_if_accepted(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
     """The direction for the next step's momentum: zero after a rejected step."""
     return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))
 
 
-def _judged(
+def _step_result(
     here: AbstractLinearisation,
     found: Solution,
     direction: Direction,

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._trees import like, widened, work_dtype
+from .._trees import cast_like, widen, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, ScheduledDamping
 from ..objective import AbstractObjective
@@ -38,7 +38,7 @@ _NO_SHAPES = (
     "model=model, batch=batch)`, as arrays or as shapes."
 )
 
-_JUDGED = (
+_NEEDS_LOSS = (
     "`scale_by_curvature(damping=...)` must be a number ≥ 0 or an optax schedule, got {}, which "
     "needs the loss after each step. An optax transformation does not have this loss: use "
     "`NaturalGradient`."
@@ -141,7 +141,7 @@ class _Scaler(eqx.Module):
     # Jitted, so that a loop outside `jit` compiles the update once.
     @eqx.filter_jit
     @full_precision
-    @by_compiler("updates", "state")
+    @automatic_sharding("updates", "state")
     def update(
         self,
         updates: PyTree[Array],
@@ -163,7 +163,7 @@ class _Scaler(eqx.Module):
             C,
             P,
             damping,
-            RightHandSide(here, None, widened(g)),
+            RightHandSide(here, None, widen(g)),
             None,
             positive_damping=self.damping.is_positive(),
         )
@@ -176,14 +176,14 @@ class _Scaler(eqx.Module):
             solver_steps=found.steps,
             solver_residual=found.residual,
         )
-        return like(direction, updates), like(new_state, state)
+        return cast_like(direction, updates), cast_like(new_state, state)
 
 
 def _policy(damping: Any) -> AbstractDamping:
     if isinstance(damping, ConstantDamping | ScheduledDamping):
         return damping
     if isinstance(damping, AbstractDamping):
-        raise ValueError(_JUDGED.format(f"`{type(damping).__name__}`"))
+        raise ValueError(_NEEDS_LOSS.format(f"`{type(damping).__name__}`"))
     return ScheduledDamping(damping) if callable(damping) else ConstantDamping(damping)
 
 

@@ -102,7 +102,7 @@ def _is_positive(operator: lx.AbstractLinearOperator) -> bool:
     return bool(operator.damping > 0)
 
 
-def chosen(
+def choose_solver(
     solver: lx.AbstractLinearSolver,
     operator: lx.AbstractLinearOperator,
     *,

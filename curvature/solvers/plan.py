@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array
 
-from .._devices import several
+from .._devices import has_several_devices
 from ..layers import operations
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ..operators.blocks import BlockOperator
@@ -58,15 +58,15 @@ class StructureCost:
     @classmethod
     def of(cls, make: Callable[[], AbstractInvertibleOperator], damping: Array) -> "StructureCost":
         """Counts the operations of P and (P + λI)⁻¹; `make` is traced, but nothing is computed."""
-        P, made = _traced(make)
-        M, inverted = _traced(lambda: P.inverse(damping))
+        P, made = _trace_and_count(make)
+        M, inverted = _trace_and_count(lambda: P.inverse(damping))
         vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
         applied = operations(jax.make_jaxpr(M.mv)(vector).jaxpr)
         nbytes = sum(leaf.nbytes for leaf in jtu.tree_leaves(eqx.filter(M, eqx.is_array)))
         return cls(P, made + inverted + _PASS, applied, nbytes)
 
 
-def _traced(make: Callable[[], Any]) -> tuple[Any, int]:
+def _trace_and_count(make: Callable[[], Any]) -> tuple[Any, int]:
     """The result of `make` with zeros in its arrays, and the number of operations of `make`."""
     jaxpr, shapes, static = eqx.filter_make_jaxpr(make)()
     zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -229,7 +229,7 @@ class _Costs:
             preconditioner=share,
             structure=self.structure,
             all_at_once=self.micro_batch is not None and by_rows,
-            on_every_device=several() and (by_rows or isinstance(solver, lx.Cholesky)),
+            on_every_device=has_several_devices() and (by_rows or isinstance(solver, lx.Cholesky)),
         )
 
     def _has_rows(self, solver: lx.AbstractLinearSolver) -> bool:

@@ -36,10 +36,10 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
                 if stop.received and not handed_on:
                     _send(running, stop.received)
                     handed_on = True
-                for process in _ended(running):
+                for process in _wait_for_ended(running):
                     running.remove(process)
                     process.join()
-                    log.info(f"\t{process.name} : {_manner(process)}")
+                    log.info(f"\t{process.name} : {_describe_exit(process)}")
         except KeyboardInterrupt:  # a second Ctrl-C, see `StopSignals`
             _send(running, signal.SIGINT)
             for process in running:
@@ -48,7 +48,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
             raise Stopped(EXIT_CODES[stop.received])
 
 
-def _ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
+def _wait_for_ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
     """Wait for an ended process, but only briefly: a signal handler does not end the wait."""
     ended = wait([process.sentinel for process in running], POLL_SECONDS)
     return [process for process in running if process.sentinel in ended]
@@ -60,6 +60,6 @@ def _send(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
             os.kill(process.pid or 0, number)
 
 
-def _manner(process: BaseProcess) -> str:
+def _describe_exit(process: BaseProcess) -> str:
     code = process.exitcode or 0
     return f"ended by {signal.Signals(-code).name}" if code < 0 else "over"

@@ -78,8 +78,8 @@ def test_the_same_devices_give_the_same_bits(make_run, read_records, tmp_path):
 def test_weights_are_shared_out(make_run):
     placed = placement(8, "fsdp")
     weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
-    shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.carried(weights)]
-    assert shapes == [(3, 2), (5,), ()] == [placed.own_shape(leaf) for leaf in weights]
+    shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.place_leaves(weights)]
+    assert shapes == [(3, 2), (5,), ()] == [placed.device_shape(leaf) for leaf in weights]
     alone, shared = (preflight(make_run(devices=n)).needs for n in (1, 8))
     assert shared.weights == alone.weights
     assert shared.step < alone.step

@@ -13,7 +13,7 @@ import pytest
 import curvature as cv
 from data import Dataset, joint
 from training import preflight
-from training.preflight import in_one_line
+from training.preflight import describe_run
 
 
 def sgd_on(objective):
@@ -206,7 +206,7 @@ def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
 def test_one_line_says_what_will_run(make_run):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
     run = make_run(optimiser=optimiser, batch_size=4, label="mine")
-    line = in_one_line(run, preflight(run))
+    line = describe_run(run, preflight(run))
     assert "\n" not in line
     for part in (
         "mine: 610 parameters, 36 rows; SampleSpace",
@@ -217,8 +217,8 @@ def test_one_line_says_what_will_run(make_run):
         assert part in line
     structured = cv.NaturalGradient(optimiser.objective, cv.Diagonal(cv.ExactFisher()))
     run = make_run(optimiser=cv.Averaged(structured, decay=0.9), batch_size=4, label="mine")
-    line = in_one_line(run, preflight(run))
+    line = describe_run(run, preflight(run))
     assert line.startswith("mine: curvature Diagonal of ExactFisher, 610 parameters; Elementwise")
     run = make_run()
-    line = in_one_line(run, preflight(run))
+    line = describe_run(run, preflight(run))
     assert line.startswith("sgd: 610 parameters; no linear solve")

@@ -44,7 +44,7 @@ OPTIMISERS = {
 @pytest.fixture(params=[False, True], ids=["in_a_loop", "by_vmap"])
 def way(request, monkeypatch):
     """Both ways of taking the steps, whatever the device has."""
-    monkeypatch.setattr("training.together.by_vmap", lambda: request.param)
+    monkeypatch.setattr("training.together.uses_vmap", lambda: request.param)
 
 
 @pytest.fixture

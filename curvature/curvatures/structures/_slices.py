@@ -49,7 +49,7 @@ def _eigh(matrix: Float[Array, "p p"]) -> tuple[Float[Array, " p"], Float[Array,
 
 
 @_eigh.defjvp
-def _refused(primals: Any, tangents: Any) -> Any:
+def _raise_no_derivative(primals: Any, tangents: Any) -> Any:
     del primals, tangents
     raise ValueError(_NO_DERIVATIVE)
 
@@ -92,7 +92,7 @@ def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
     return isinstance(block.blocks if isinstance(block, StackedBlock) else block, kind)
 
 
-def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
+def joined_layout(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
     """The layout that joins a layer's weights into one matrix, per slice if they are stacked."""
     leaves = jtu.tree_leaves(linearisation.params)
     return Joined(layer.slice_shapes([leaves[j].shape for j in layer.leaves]), layer.transposed)

@@ -12,7 +12,7 @@ from ..._precision import full_precision
 from ..._trees import work_dtype
 from ...linearisation import AbstractLinearisation
 from ...operators import LowRankOperator
-from .._base import AbstractPullback, needed_key
+from .._base import AbstractPullback, require_key
 from ._base import AbstractStructure
 
 # A Gaussian matrix with at least this many rows per column has a condition number of at most about
@@ -60,7 +60,7 @@ class LowRank(AbstractStructure):
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> LowRankOperator:
-        of_key, test_key = jax.random.split(needed_key(self, key, draws="a random subspace"))
+        of_key, test_key = jax.random.split(require_key(self, key, draws="a random subspace"))
         C = self.of.operator(linearisation, key=of_key)
         size, dtype = C.in_size(), work_dtype(linearisation.params)
         if self.rank > size:
@@ -108,7 +108,7 @@ def _nystrom(
 
 
 @_nystrom.defjvp
-def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
+def _raise_no_derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
     raise ValueError(_NO_DERIVATIVE)
 
 

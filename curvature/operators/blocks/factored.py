@@ -138,6 +138,6 @@ def _without_derivative(x: Any) -> Any:
 
 
 @_without_derivative.defjvp
-def _refused(primals: Any, tangents: Any) -> Any:
+def _raise_no_derivative(primals: Any, tangents: Any) -> Any:
     del primals, tangents
     raise ValueError(_NO_DERIVATIVE)

@@ -13,8 +13,8 @@ from ..._checks import positive_int
 from ..._precision import full_precision
 from ..._trees import add_scaled, norm, pack, scaled, select, vdot
 from ...operators import DampedOperator
-from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
-from .drift import Drift, grown, roundoff
+from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative_residual
+from .drift import Drift, roundoff, update_drift
 from .size import size_of
 
 # Before the iteration ends, the residual is recomputed if its estimated rounding error is more than
@@ -116,7 +116,7 @@ class CG(AbstractSymmetricSolver):
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
-            "residual": relative(final.residual_norm, b_norm),
+            "residual": relative_residual(final.residual_norm, b_norm),
             "quadratic": size**2 * final.quadratic,
         }
         return unpack(scaled(size, final.x)), final.result, stats
@@ -143,7 +143,7 @@ class CG(AbstractSymmetricSolver):
             metric=jnp.maximum(damped - operator.damping.astype(slope.dtype) * squared_norm, 0),
             squared_norm=squared_norm,
             vector_norm=size * b_norm,
-            residual=relative(final.residual_norm, b_norm),
+            residual=relative_residual(final.residual_norm, b_norm),
             steps=final.steps,
             result=final.result,
         )
@@ -242,7 +242,7 @@ class CG(AbstractSymmetricSolver):
         minuend = select(renewing, b, carry.residual)
         residual = add_scaled(minuend, -jnp.where(renewing, 1, alpha), image)
         residual_norm = norm(residual)
-        drift = grown(carry.drift, alpha, curvature, residual_norm, possible)
+        drift = update_drift(carry.drift, alpha, curvature, residual_norm, possible)
         drift = dataclasses.replace(drift, estimate=jnp.where(renewing, 0, drift.estimate))
         steps = carry.steps + possible.astype(jnp.int32)
         # φ decreases by αγ/2 with each step. At y0, φ = ½xᵀAx − bᵀx; `_start` has stored −bᵀx.

@@ -24,7 +24,7 @@ from .._base import (
     Elementwise,
     RightHandSide,
     Solution,
-    relative,
+    relative_residual,
     solve_with,
 )
 from .system import Refined, System, refine, row_norm
@@ -269,7 +269,7 @@ def _solution(
     metric = jnp.vdot(found.image, found.image)
     slope = metric + system.damping * found.squared_norm + jnp.vdot(found.image, found.left)
     stagnated = (found.turns > 0) & ~undamped & (residual > _UNEXPLAINED * rounding)
-    share = relative(residual + rounding, vector_norm)
+    share = relative_residual(residual + rounding, vector_norm)
     result = lx.RESULTS.where(stagnated, lx.RESULTS.stagnation, lx.RESULTS.successful)
     unsolved = undamped & (share > eps**0.5)
     return Solution(
