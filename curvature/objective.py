@@ -430,8 +430,8 @@ def _weighted(
             f"per example, got an array of shape {weights.shape} and dtype {weights.dtype}."
         )
     used = weights != 0
-    here = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
-    inputs, targets = jtu.tree_map(lambda leaf: leaf[here], (inputs, targets))
+    rows = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
+    inputs, targets = jtu.tree_map(lambda leaf: leaf[rows], (inputs, targets))
     # A negative weight becomes NaN, since its curvature would not be positive semidefinite.
     return inputs, targets, jnp.where(weights >= 0, weights, jnp.nan) * scale.astype(weights.dtype)
 

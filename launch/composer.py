@@ -21,7 +21,7 @@ CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 TASK = "train"
 BASIC = "basic"
-"""Hydra's own sweeper, and its own launcher."""
+"""The name of Hydra's own sweeper, and of its own launcher."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .runner import JobRunner
 from .runs import build
 
 _SAME = "dataset", "x64", "debug", "compilation_cache"
-"""Keys that must be equal in all jobs of one program, beside the parts of their runs."""
+"""Keys that must be equal in all jobs of one program, in addition to the parts of their runs."""
 
 
 class Planned(NamedTuple):

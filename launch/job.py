@@ -18,7 +18,7 @@ from .stored import check_names
 from .unused import OPTIONAL, ROOTS, is_used, used_paths
 
 AUTO = "auto"
-"""The `micro_batch` that is chosen so that the run fits the memory of the device."""
+"""The value of `micro_batch` for which the program chooses one that fits the device memory."""
 
 
 @dataclasses.dataclass(frozen=True)

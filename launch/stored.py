@@ -15,7 +15,7 @@ from .errors import ConfigError
 PARTS = "curvature", "models", "data", "environments", "training"
 PACKAGES = "optimistix", "optax", "lineax", "equinox"
 GETTERS = "hydra.utils.get_method", "hydra.utils.get_class"
-"""These do not call the function that they name, such as the activation of a model."""
+"""Targets that return the function named by `path`, such as an activation, and do not call it."""
 OF_FUNCTIONS = "jax"
 
 

@@ -19,7 +19,7 @@ ROOTS = (
 """The keys that the program reads; any other key is used only if one of these refers to it."""
 
 OPTIONAL = ("experiment", "average", "recorders")
-"""Those of `ROOTS` that may be missing; then nothing is chosen."""
+"""The keys of `ROOTS` that may be missing; a missing key means: none."""
 
 # An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.
 _REFERENCE = re.compile(r"\$\{(\.*)([^\s${}:]*)\}")

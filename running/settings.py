@@ -24,7 +24,7 @@ CHANGEABLE = (
 )
 """Keys that may change when a run is resumed: its length, its devices, what it keeps and prints."""
 UNCHECKED = (*CHANGEABLE, "vectorised")
-"""Keys that may differ between a checkpoint and a resumed run; a resumed run is always alone."""
+"""Keys that may differ between a checkpoint and a resumed run, which never shares a program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ ARRAYS = ".arrays"
 """The suffix of folders of arrays."""
 BEST = "best.ckpt"
 BEST_MODEL = "best.eqx"
-"""Only the weights of the best checkpoint, in the format of `model.eqx`."""
+"""The file with only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
 OTHER_ARRAYS = (

@@ -18,10 +18,10 @@ def check_devices() -> None:
         jax.devices()
     # An AssertionError: JAX asserts that the plugin named by `JAX_PLATFORMS` is installed.
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
+        reason = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
         raise ValueError(
             f"`JAX_PLATFORMS={jax.config.jax_platforms}`: JAX finds no such device"  # pyright: ignore[reportAttributeAccessIssue]
-            f"{f' ({said})' if said else ''}. Unset the variable to use any available device, or "
+            f"{f' ({reason})' if said else ''}. Unset the variable to use any available device, or "
             "install JAX's support for that device."
         ) from error
 

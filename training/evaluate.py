@@ -19,7 +19,7 @@ from .mesh import ON_ONE_DEVICE, Placement
 from .terms import examples, terms
 
 REFERENCE = cv.Supervised(cv.Gaussian())
-"""Scores the model itself against a reference."""
+"""The objective that compares the outputs of the model with the reference of a dataset."""
 
 _Measured: TypeAlias = tuple[tuple[Float[Array, "..."], Float[Array, "..."]], ...]
 

@@ -33,7 +33,7 @@ WATCH_SECONDS = 0.5
 LEAVE_SECONDS = 5.0
 """Process 0 runs the service, so it exits last: it waits at most this long for the others."""
 FOREVER = 7 * 24 * 3600 * 1000
-"""In milliseconds. A process that waits for a dead one is ended before, by `_watch` or by JAX."""
+"""A timeout in milliseconds. `_watch` or JAX ends a process that waits for a dead one earlier."""
 ENDED = "curvature/ended"
 DIED = (
     "Another process of the run has ended, so this process ends too. Continue the run with "
@@ -50,12 +50,12 @@ class Disagreement(ValueError):
 
 
 _exchange_numbers = itertools.count()
-"""Numbers the exchanges. All processes make the same exchanges, so their numbers agree."""
+"""The number of each exchange. All processes make the same exchanges, so their numbers agree."""
 _joined = threading.Event()
 _finished = threading.Event()
 _announced = threading.Event()
 _c_callbacks: list[Any] = []
-"""Functions that C calls: these references keep them from being garbage-collected."""
+"""Functions that C code calls; these references prevent their garbage collection."""
 
 
 def count() -> int:
@@ -138,12 +138,12 @@ def call_on_all(attempt: Callable[[], T]) -> T:
     """
     if count() == 1:
         return attempt()
-    said, result, cause = None, None, None
+    message, result, cause = None, None, None
     try:
         result = attempt()
     except Exception as error:
-        said, cause = " ".join(str(error).split()) or type(error).__name__, error
-    for number, sentence in enumerate(gather(said)):
+        message, cause = " ".join(str(error).split()) or type(error).__name__, error
+    for number, sentence in enumerate(gather(message)):
         if sentence is not None:
             raise Disagreement(sentence if number == 0 else f"process {number}: {sentence}") from (
                 cause if number == index() else None

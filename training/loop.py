@@ -80,8 +80,8 @@ class Loop:
             self._in_flight = packed, given
             if self._needs_arrays(dispatched, given):
                 self._copy_latest()
-            for writer, its in self._pair_running(given):
-                if (outcome := writer.diverged(its)) is not None:
+            for writer, step_input in self._pair_running(given):
+                if (outcome := writer.diverged(step_input)) is not None:
                     self._running.remove(writer)
                     if not self._running:
                         return outcome
@@ -97,17 +97,20 @@ class Loop:
     def _pair_running(self, given: list[Given]) -> list[tuple[Writer, Given]]:
         """The runs that have not ended, each with the input of its step."""
         pairs = zip(self._writers, given, strict=True)
-        return [(writer, its) for writer, its in pairs if writer in self._running]
+        return [(writer, step_input) for writer, step_input in pairs if writer in self._running]
 
     def _take_arrays(self, step: int, given: list[Given]) -> None:
         wanting = [pair for pair in self._pair_running(given) if pair[0].wants_arrays(step)]
         if wanting:
             self._copy_latest()
-        for writer, its in wanting:
-            writer.take_arrays(step, its)
+        for writer, step_input in wanting:
+            writer.take_arrays(step, step_input)
 
     def _needs_arrays(self, step: int, given: list[Given]) -> bool:
-        by_runs = any(writer.needs_latest(step, its) for writer, its in self._pair_running(given))
+        by_runs = any(
+            writer.needs_latest(step, step_input)
+            for writer, step_input in self._pair_running(given)
+        )
         return by_runs or self._profile.is_edge(step)
 
     def _copy_latest(self) -> None:
@@ -122,9 +125,9 @@ class Loop:
         packed, given = self._in_flight
         found = dict(zip(self._writers, self._program.read(packed), strict=True))
         self._in_flight = None
-        for writer, its in self._pair_running(given):
+        for writer, step_input in self._pair_running(given):
             info = found[writer]
-            writer.record_step(info, its, self._cost.of(info["solver_steps"]), self._clock)
+            writer.record_step(info, step_input, self._cost.of(info["solver_steps"]), self._clock)
 
     def _save(self) -> None:
         """Wait for all dispatched steps, then write checkpoints."""

@@ -16,7 +16,7 @@ from running.settings import Devices, Sharding
 from . import hosts
 
 EXAMPLES = "examples"
-"""The only axis of a mesh: the examples of a batch are sharded along it."""
+"""The name of the only axis of a mesh: the examples of a batch are sharded along this axis."""
 
 
 class Placement(NamedTuple):

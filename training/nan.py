@@ -21,7 +21,7 @@ NOT_FINITE = frozenset(
         *(cv.RESULTS.nonfinite_direction, cv.RESULTS.nonfinite_candidate),
     )
 )
-"""The sentences of steps that were rejected because something was not finite."""
+"""The sentences in `RESULTS` for steps that are rejected because a number is not finite."""
 
 _LIBRARIES = (
     *("site-packages", "dist-packages"),
@@ -74,5 +74,5 @@ def _first_in(compute: Callable[[], Any]) -> str:
     own = [f for f in frames if not any(name in f.filename for name in _LIBRARIES)]
     # A function that JAX has traced before has no frames of the present call.
     found = own[-1] if own else frames[0]
-    said = str(exception).rstrip(".")
-    return f"{said} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"
+    message = str(exception).rstrip(".")
+    return f"{message} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"

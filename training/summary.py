@@ -127,7 +127,7 @@ def summarise(
     `AbstractEvaluator.judges_by`; `train`, `validation`, `test`: what `evaluate` returned, if
     anything.
     """
-    spent = tally.gradient_equivalents
+    cost = tally.gradient_equivalents
     best = None
     if judged_by is not None and tally.best is not None:
         best = {"step": tally.best_step, "by": judged_by, "loss": tally.best}
@@ -140,8 +140,8 @@ def summarise(
         "epochs": tally.epochs,
         "seconds": tally.seconds,
         "compile_seconds": tally.compile_seconds,
-        "gradient_equivalents": spent,
-        "gradient_equivalents_per_step": spent / tally.steps if tally.steps else math.nan,
+        "gradient_equivalents": cost,
+        "gradient_equivalents_per_step": cost / tally.steps if tally.steps else math.nan,
         "train_loss": train.get("loss"),
         **(entries("validation", validation) if validation else {}),
         **entries("test", test),

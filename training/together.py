@@ -165,8 +165,8 @@ class Together(AbstractProgram):
         given: PyTree[Array],
     ) -> tuple[list[Array], Float[Array, "runs fields"]]:
         def of_run(of_one: Any) -> tuple[list[Array], Float[Array, " fields"]]:
-            leaves, (optimiser, key), its = of_one
-            return self._steppers[0].step_function(leaves, Fixed(optimiser, key, data), its)
+            leaves, (optimiser, key), step_input = of_one
+            return self._steppers[0].step_function(leaves, Fixed(optimiser, key, data), step_input)
 
         of_all = leaves, own, given
         return jax.vmap(of_run)(of_all) if self._is_vmapped else jax.lax.map(of_run, of_all)

@@ -112,13 +112,13 @@ class Writer:
         """Copy the arrays before the next step, number `step`."""
         self._arrays.before(step, given.arrays)
 
-    def record_step(self, info: dict[str, Any], given: Given, spent: float, clock: Clock) -> None:
+    def record_step(self, info: dict[str, Any], given: Given, cost: float, clock: Clock) -> None:
         """Record a step that is over.
 
         **Arguments:** `info`: what `Stepper.read` returned; `given`: the input of the step;
-        `spent`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
+        `cost`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
         """
-        self.tally.count(info, clock.seconds, spent)
+        self.tally.count(info, clock.seconds, cost)
         self.tally.epochs, self.tally.place = given.epochs, given.place
         if not info["result"]:
             del info["result"]

@@ -13,7 +13,7 @@ _BLOCK = 4096
 """Examples checked at a time, which bounds the memory. Full blocks have one shape and one trace."""
 
 _SHOWN = 8
-"""A longer target is described by its range and its sum."""
+"""The maximum size of a target that is shown in full; a larger one: by its range and its sum."""
 
 
 def check_targets(loss: Any, z_shape: tuple[int, ...], targets: PyTree, source: str) -> None:

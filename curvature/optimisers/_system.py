@@ -74,14 +74,14 @@ class System(eqx.Module):
         return States(self.curvature.init(linearisation), of_preconditioner)
 
     def update(
-        self, here: AbstractLinearisation, states: States, *, key: PRNGKeyArray | None
+        self, linearisation: AbstractLinearisation, states: States, *, key: PRNGKeyArray | None
     ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
         """C without the penalty, P, and the next states."""
-        C, of_curvature = self.curvature.update(here, states.curvature, key=key)
+        C, of_curvature = self.curvature.update(linearisation, states.curvature, key=key)
         if self.preconditioner is None:
             return C, None, States(of_curvature, None)
         P, of_preconditioner = _update_preconditioner(
-            self.preconditioner, here, states.preconditioner, key
+            self.preconditioner, linearisation, states.preconditioner, key
         )
         return C, P, States(of_curvature, of_preconditioner)
 
@@ -128,23 +128,25 @@ class System(eqx.Module):
 
     def plan(
         self,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         *,
         positive_damping: bool,
         key: PRNGKeyArray | None,
     ) -> Plan:
         """The solver that a step will use, and the predicted cost."""
-        states, one = self.init(here), jnp.ones((), here.loss.dtype)
+        states, one = self.init(linearisation), jnp.ones((), linearisation.loss.dtype)
         structure, of_preconditioner, preconditioner = None, None, self.preconditioner
 
         def made() -> Any:
-            return self.curvature.update(here, states.curvature, key=key)[0]
+            return self.curvature.update(linearisation, states.curvature, key=key)[0]
 
         if isinstance(self.curvature, AbstractStructure):
             structure = StructureCost.of(made, one)
         if preconditioner is not None:
             of_preconditioner = StructureCost.of(
-                lambda: _update_preconditioner(preconditioner, here, states.preconditioner, key)[0],
+                lambda: _update_preconditioner(
+                    preconditioner, linearisation, states.preconditioner, key
+                )[0],
                 one,
             )
         return plan_for(
@@ -153,20 +155,20 @@ class System(eqx.Module):
             positive_damping=positive_damping,
             structure=structure,
             preconditioner=of_preconditioner,
-            gradient=None if structure is None else gradient_operations(here),
-            micro_batch=here.micro_batch,
+            gradient=None if structure is None else gradient_operations(linearisation),
+            micro_batch=linearisation.micro_batch,
         )
 
 
 def _update_preconditioner(
     preconditioner: AbstractCurvature,
-    here: AbstractLinearisation,
+    linearisation: AbstractLinearisation,
     state: PyTree[Array],
     key: PRNGKeyArray | None,
 ) -> tuple[AbstractInvertibleOperator, PyTree[Array]]:
     """P and its next state, without derivatives; `key` is that of the curvature."""
     key = None if key is None else jax.random.fold_in(key, _PRECONDITIONER)
-    P, state = preconditioner.update(stop_gradients(here), state, key=key)
+    P, state = preconditioner.update(stop_gradients(linearisation), state, key=key)
     if not isinstance(P, AbstractInvertibleOperator):
         names = type(preconditioner).__name__, type(P).__name__
         raise ValueError(_NO_INVERSE.format(*names))
@@ -191,17 +193,25 @@ def _linearised(
     return objective.linearise(model, batch, trainable=trainable, key=key)
 
 
-def batch_of(here: AbstractLinearisation, C: lx.AbstractLinearOperator, steps: Any) -> Batch:
+def batch_of(
+    linearisation: AbstractLinearisation, C: lx.AbstractLinearOperator, steps: Any
+) -> Batch:
     """The information that a damping may use; `C` is without the penalty."""
-    return Batch(steps, here.params, here.loss, here.loss_at, lambda: _rayleigh(here, C))
+    return Batch(
+        steps,
+        linearisation.params,
+        linearisation.loss,
+        linearisation.loss_at,
+        lambda: _rayleigh(linearisation, C),
+    )
 
 
-def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
+def _rayleigh(linearisation: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
     """gᵀCg/gᵀg without the penalty; NaN if g is zero or not finite.
 
-    The gradient is computed here and not taken from `here.grad`: in a step that does not use
-    `here.grad`, XLA can then remove it.
+    The gradient is computed here and not taken from `linearisation.grad`: in a step that does not
+    use `linearisation.grad`, XLA can then remove it.
     """
-    grad = here.vjp(here.cotangents)
+    grad = linearisation.vjp(linearisation.cotangents)
     unit = scaled(1 / norm(grad), grad)  # normalised first, so that gᵀCg cannot overflow
     return vdot(unit, C.mv(unit))

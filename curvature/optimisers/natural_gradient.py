@@ -175,33 +175,43 @@ class NaturalGradient(AbstractOptimiser):
         check_state(self, state, NaturalGradientState)
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         states = States(state.curvature, state.preconditioner)
-        C, P, new_states = self._system().update(here, states, key=curvature_key)
-        picked = self.damping.begin(state.damping, batch_of(here, C, state.steps))
-        C, P, new_states = self._system().refresh(C, P, new_states, here.damped(picked.damping))
-        C = C if here.l2 is None else damped(C, here.l2)  # the curvature of loss plus penalty
-        solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
-        bend = self._bend(C, P, here, picked.damping, direction)
-        outcome, predicted, of_first = self._search(C, here, direction, bend, state.search)
-        result, finite = _step_result(here, found, direction, outcome, predicted)
+        C, P, new_states = self._system().update(linearisation, states, key=curvature_key)
+        chosen = self.damping.begin(state.damping, batch_of(linearisation, C, state.steps))
+        C, P, new_states = self._system().refresh(
+            C, P, new_states, linearisation.damped(chosen.damping)
+        )
+        if linearisation.l2 is not None:
+            C = damped(C, linearisation.l2)  # the curvature of loss plus penalty
+        solver, solution, direction = self._direction(
+            C, P, linearisation, chosen.damping, state.direction
+        )
+        bend = self._bend(C, P, linearisation, chosen.damping, direction)
+        outcome, predicted, first_predicted = self._search(
+            C, linearisation, direction, bend, state.search
+        )
+        result, finite = _step_result(linearisation, solution, direction, outcome, predicted)
         accepted, ratio, first_ratio = result == RESULTS.successful, None, None
         if outcome.reduction is not None and outcome.first_reduction is not None:
             ratio = outcome.reduction / jnp.where(predicted == 0, 1, predicted)
-            of_whole = outcome.first_reduction / jnp.where(of_first > 0, of_first, jnp.nan)
-            first_ratio = jnp.where(jnp.isfinite(of_whole), of_whole, -jnp.inf)
+            positive = jnp.where(first_predicted > 0, first_predicted, jnp.nan)
+            first_ratio = outcome.first_reduction / positive
+            first_ratio = jnp.where(jnp.isfinite(first_ratio), first_ratio, -jnp.inf)
         s = jnp.where(accepted, outcome.step_size, 0)
         params, frozen = eqx.partition(model, trainable)
-        new_params = select(accepted, at_step(here.params, s, direction.vector, bend), here.params)
+        new_params = select(
+            accepted, at_step(linearisation.params, s, direction.vector, bend), linearisation.params
+        )
         numbers = outcome.step_size, direction.slope, direction.metric, ratio, accepted
-        taken = Step(here.params, *numbers, first_ratio)
+        last_step = Step(linearisation.params, *numbers, first_ratio)
         # If the loss, gradient or direction of the batch is not finite, the new state of the search
         # is dropped. A search that does not use the loss only counts steps: its new state is kept.
         learned = finite if evaluates(self.search) else jnp.ones_like(finite)
         kept = select(finite, new_states, states)
         new_state = NaturalGradientState(
             steps=state.steps + 1,
-            damping=self.damping.update(picked, taken),
+            damping=self.damping.update(chosen, last_step),
             search=select(learned, outcome.state, state.search),
             curvature=kept.curvature,
             preconditioner=kept.preconditioner,
@@ -211,14 +221,14 @@ class NaturalGradient(AbstractOptimiser):
             mask=state.mask,
         )
         info = Info(
-            loss=here.loss,
-            grad_norm=found.vector_norm,
+            loss=linearisation.loss,
+            grad_norm=solution.vector_norm,
             step_norm=jnp.where(accepted, _length(s, direction, bend), 0),
-            damping=picked.damping,
+            damping=chosen.damping,
             solver=name_of(solver),
-            solver_steps=found.steps,
-            solver_residual=found.residual,
-            reduction_ratio=ratio if picked.reduction_ratio is None else picked.reduction_ratio,
+            solver_steps=solution.steps,
+            solver_residual=solution.residual,
+            reduction_ratio=ratio if chosen.reduction_ratio is None else chosen.reduction_ratio,
             metric_step=jnp.where(accepted, s**2 * direction.metric / 2, 0),
             accepted=accepted,
             result=result,
@@ -241,9 +251,9 @@ class NaturalGradient(AbstractOptimiser):
         self, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray | None
     ) -> Plan:
         model_key, curvature_key = split(key)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         positive = self.damping.is_positive()
-        return self._system().plan(here, positive_damping=positive, key=curvature_key)
+        return self._system().plan(linearisation, positive_damping=positive, key=curvature_key)
 
     def _system(self) -> System:
         return System(self.curvature, self.solver, self.preconditioner)
@@ -252,7 +262,7 @@ class NaturalGradient(AbstractOptimiser):
         self,
         C: lx.AbstractLinearOperator,
         P: AbstractInvertibleOperator | None,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         damping: Scalar,
         last: PyTree[Array] | None,
     ) -> tuple[lx.AbstractLinearSolver, Solution, Direction]:
@@ -261,12 +271,14 @@ class NaturalGradient(AbstractOptimiser):
         The numbers in solution and direction are for g and C including the penalty, without the
         offset of the momentum.
         """
-        l2 = here.l2
+        l2 = linearisation.l2
         gradient = RightHandSide(
-            here, here.cotangents, None if l2 is None else scaled(l2, here.params)
+            linearisation,
+            linearisation.cotangents,
+            None if l2 is None else scaled(l2, linearisation.params),
         )
         offset = self.momentum.offset(last, damping)
-        solver, found = self._system().solve(
+        solver, solution = self._system().solve(
             C,
             P,
             damping,
@@ -274,22 +286,25 @@ class NaturalGradient(AbstractOptimiser):
             self.momentum.start(last),
             positive_damping=self.damping.is_positive(),
         )
-        slope, metric, squared_norm = found.slope, found.metric, found.squared_norm
+        slope, metric, squared_norm = solution.slope, solution.metric, solution.squared_norm
         if l2 is not None:
             metric = metric + l2.astype(metric.dtype) * squared_norm
         if offset is not None:
-            slope = vdot(found.direction, here.grad)
-            found = eqx.tree_at(lambda f: f.vector_norm, found, norm(here.grad))
+            slope = vdot(solution.direction, linearisation.grad)
+            solution = eqx.tree_at(lambda f: f.vector_norm, solution, norm(linearisation.grad))
         # The numbers are cast to the precision of the loss, which may differ from the weights'.
-        numbers = (number.astype(here.loss.dtype) for number in (slope, metric, squared_norm))
-        direction = Direction(found.direction, *numbers)
-        return solver, found, self.momentum.combine(direction, last, here.grad, C, damping)
+        numbers = (
+            number.astype(linearisation.loss.dtype) for number in (slope, metric, squared_norm)
+        )
+        direction = Direction(solution.direction, *numbers)
+        direction = self.momentum.combine(direction, last, linearisation.grad, C, damping)
+        return solver, solution, direction
 
     def _bend(
         self,
         C: lx.AbstractLinearOperator,
         P: AbstractInvertibleOperator | None,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         damping: Scalar,
         direction: Direction,
     ) -> PyTree[Array] | None:
@@ -298,17 +313,19 @@ class NaturalGradient(AbstractOptimiser):
             return None
         # v is an offset without cotangents: solvers may treat cotangents as those of the loss, but
         # v has others.
-        v = RightHandSide(here, None, acceleration_right_hand_side(here, direction.vector))
+        v = RightHandSide(
+            linearisation, None, acceleration_right_hand_side(linearisation, direction.vector)
+        )
         positive = self.damping.is_positive()
-        _, found = self._system().solve(C, P, damping, v, None, positive_damping=positive)
+        _, solution = self._system().solve(C, P, damping, v, None, positive_damping=positive)
         return limit_acceleration(
-            found.direction, found.squared_norm, direction.squared_norm, self.acceleration
+            solution.direction, solution.squared_norm, direction.squared_norm, self.acceleration
         )
 
     def _search(
         self,
         C: lx.AbstractLinearOperator,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         direction: Direction,
         bend: PyTree[Array] | None,
         state: PyTree[Array],
@@ -321,17 +338,17 @@ class NaturalGradient(AbstractOptimiser):
         outcome = search_along(
             self.search,
             state,
-            here.params,
+            linearisation.params,
             direction.vector,
-            optx.FunctionInfo.EvalGradHessian(here.loss, here.grad, C),
-            loss=here.loss_at,
+            optx.FunctionInfo.EvalGradHessian(linearisation.loss, linearisation.grad, C),
+            loss=linearisation.loss_at,
             predicted_reduction=predicted_reduction,
             max_steps=self.max_search_steps,
             evaluate=self.damping.needs_reduction_ratio(),
             bend=bend,
         )
-        of_first = predicted_reduction(outcome.first_step_size)
-        return outcome, predicted_reduction(outcome.step_size), of_first
+        first_predicted = predicted_reduction(outcome.first_step_size)
+        return outcome, predicted_reduction(outcome.step_size), first_predicted
 
 
 def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scalar:
@@ -347,19 +364,20 @@ def _direction_if_accepted(accepted: Array, direction: PyTree[Array]) -> PyTree[
 
 
 def _step_result(
-    here: AbstractLinearisation,
-    found: Solution,
+    linearisation: AbstractLinearisation,
+    solution: Solution,
     direction: Direction,
     outcome: SearchOutcome,
     predicted: Scalar,
 ) -> tuple[Any, Array]:
     """How the step ended, and whether the batch has a finite loss, gradient and direction."""
-    loss, grad_norm, direction_norm = here.loss, found.vector_norm, direction.squared_norm
+    loss, grad_norm = linearisation.loss, solution.vector_norm
+    direction_norm = direction.squared_norm
     lost = jnp.zeros((), bool)
     if outcome.reduction is not None:
         lost = ~jnp.isfinite(outcome.reduction)
     result = result_where(
-        (~here.valid, RESULTS.invalid_targets),
+        (~linearisation.valid, RESULTS.invalid_targets),
         (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
         (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
         (grad_norm == 0, RESULTS.stationary),

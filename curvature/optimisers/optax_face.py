@@ -152,23 +152,23 @@ class _Scaler(eqx.Module):
     ) -> tuple[PyTree[Array], ScaleByCurvatureState]:
         model_key, curvature_key = split(key)
         trainable = _trainable(model, updates)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
-        C, P, states = self.system.update(here, state.curvature, key=curvature_key)
-        damping = self.damping.begin(None, batch_of(here, C, state.count)).damping
-        C, P, states = self.system.refresh(C, P, states, here.damped(damping))
-        C = C if here.l2 is None else damped(C, here.l2)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        C, P, states = self.system.update(linearisation, state.curvature, key=curvature_key)
+        damping = self.damping.begin(None, batch_of(linearisation, C, state.count)).damping
+        C, P, states = self.system.refresh(C, P, states, linearisation.damped(damping))
+        C = C if linearisation.l2 is None else damped(C, linearisation.l2)
         leaves, treedef = jtu.tree_flatten(updates)  # in the order of the leaves of the model
-        g = jtu.tree_unflatten(jtu.tree_structure(here.params), leaves)
+        g = jtu.tree_unflatten(jtu.tree_structure(linearisation.params), leaves)
         _, found = self.system.solve(
             C,
             P,
             damping,
-            RightHandSide(here, None, widen(g)),
+            RightHandSide(linearisation, None, widen(g)),
             None,
             positive_damping=self.damping.is_positive(),
         )
         direction = jtu.tree_unflatten(treedef, jtu.tree_leaves(found.direction))
-        finite = jnp.isfinite(here.loss) & jnp.isfinite(found.vector_norm)
+        finite = jnp.isfinite(linearisation.loss) & jnp.isfinite(found.vector_norm)
         finite &= jnp.isfinite(found.squared_norm)
         new_state = ScaleByCurvatureState(
             count=state.count + 1,

@@ -106,19 +106,19 @@ class Plan:
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
-        said = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
+        parts = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
         if self.nbytes is not None:
-            said.append(f"about {self.nbytes / 2**20:,.3g} MiB")
+            parts.append(f"about {self.nbytes / 2**20:,.3g} MiB")
         if self.gradients is not None:
             others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
             most = "at most " if isinstance(self.solver, CG | Structured) else ""
             cost = f"a step is predicted to cost {most}{self.gradients:,.3g} gradients"
             if self.preconditioner is not None:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
-            said.append(cost + (f" ({others})" if others else ""))
+            parts.append(cost + (f" ({others})" if others else ""))
         structure = "" if self.structure is None else f"; {self.structure}"
         notes = (_ALL_AT_ONCE, self.all_at_once), (_ON_EVERY_DEVICE, self.on_every_device)
-        return ", ".join(said) + structure + "".join(note for note, holds in notes if holds)
+        return ", ".join(parts) + structure + "".join(note for note, holds in notes if holds)
 
 
 class _Costs:

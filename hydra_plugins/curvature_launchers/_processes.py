@@ -25,7 +25,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
     log.info(f"Launching {len(processes)} jobs, {at_once} at once")
     waiting, running = list(processes), list[BaseProcess]()
     with StopSignals() as stop:
-        handed_on = False
+        signal_sent = False
         try:
             while running or (waiting and not stop.received):
                 if waiting and not stop.received and len(running) < at_once:
@@ -33,9 +33,9 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
                     running[-1].start()
                     log.info(f"\t{running[-1].name}")
                     continue
-                if stop.received and not handed_on:
+                if stop.received and not signal_sent:
                     _send(running, stop.received)
-                    handed_on = True
+                    signal_sent = True
                 for process in _wait_for_ended(running):
                     running.remove(process)
                     process.join()

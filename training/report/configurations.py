@@ -133,9 +133,9 @@ def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
             (str(run.summary["curvature"]) for run in runs if "curvature" in run.summary), "run"
         )
     names = {key: key.removeprefix(CHOICES) for key in keys}
-    said = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
+    texts = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
     # A configuration that has none of the keys differs from the others by lacking them.
-    return ", ".join(said or [f"no {name}" for name in names.values()])
+    return ", ".join(texts or [f"no {name}" for name in names.values()])
 
 
 def _plain(value: str) -> str:

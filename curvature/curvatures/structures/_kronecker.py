@@ -126,13 +126,13 @@ def _update_slices(
         return update_where(due[0], partial(on_one_device, make, stacked, first), old)
 
     def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""], Any]) -> PyTree[Array]:
-        of_one, kept, anew, number = one
+        of_one, kept, is_due, number = one
         alone = jtu.tree_map(lambda leaf: leaf[None], of_one)
 
         def made() -> PyTree[Array]:
             return jtu.tree_map(lambda leaf: leaf[0], on_one_device(make, alone, number))
 
-        return update_where(anew, made, kept)
+        return update_where(is_due, made, kept)
 
     # `map`, not `vmap`: under `vmap`, `update_where` computes all slices as soon as one is due.
     numbers = np.arange(first, first + len(due), dtype=np.int32)

@@ -113,14 +113,14 @@ class EKFAC(AbstractStructure):
         captures, estimate = self._estimate(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = slices_due(state.factors, average, self.every, factors.slices)
-        bases = _bases(factors, state.bases, anew)
+        due = slices_due(state.factors, average, self.every, factors.slices)
+        bases = _bases(factors, state.bases, due)
 
         def averaged(new: Bool[Array, ""], old: Average, of_batch: Array) -> Average:
             # An average of s in the old bases has no meaning in the new bases.
             return select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
 
-        of_layers = zip(anew, state.scales, _scales(captures, bases.layers))
+        of_layers = zip(due, state.scales, _scales(captures, bases.layers))
         scales = [jax.vmap(averaged)(*of_layer) for of_layer in of_layers]
         scales = select(average.steps > state.factors.steps, scales, state.scales)
         values = [jax.vmap(lambda s: s.value(self.decay))(of_layer) for of_layer in scales]

@@ -179,11 +179,11 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = slices_due(state.factors, average, self.every, factors.slices)
-        bases = bases_of(factors, self._basis, state.bases, anew)
+        due_slices = slices_due(state.factors, average, self.every, factors.slices)
+        bases = bases_of(factors, self._basis, state.bases, due_slices)
         operator = self._operator(factors, bases, partition, linearisation)
         # The inverses of all slices are recomputed together, when the first slice is due.
-        of_groups = [of_slices[0] for of_slices in anew] if state.due else []
+        of_groups = [of_slices[0] for of_slices in due_slices] if state.due else []
         return operator, _State(average, bases, state.inverses, of_groups)
 
     @full_precision
