@@ -42,7 +42,7 @@ def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset
     or have entries that are no finite numbers, and if `test` cannot be applied.
     """
     place = existing_path(path, "arrays", _KIND)
-    found = _check(_mapped(place) if place.is_dir() else _stored(place), place)
+    found = _check(_map_npy(place) if place.is_dir() else _load_npz(place), place)
     if place.is_dir():
         return _read_by_batch(found, test, place)
     for name, array in found.items():
@@ -73,17 +73,17 @@ def _read_by_batch(found: _Arrays, test: float | None, folder: Path) -> Stream:
     return Stream(folder.name, train, held, train.arrays[0].shape[1:], _output_size(found))
 
 
-def _stored(file: Path) -> _Arrays:
+def _load_npz(file: Path) -> _Arrays:
     if not zipfile.is_zipfile(file):
         raise DatasetError(f"`arrays(path=...)` must be {_KIND}, got `{file}`, which is neither.")
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files if name in (*PARTS, *WHOLE)}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _unreadable(file, error) from error
+        raise _read_error(file, error) from error
 
 
-def _mapped(folder: Path) -> _Arrays:
+def _map_npy(folder: Path) -> _Arrays:
     found = {}
     for name in (*PARTS, *WHOLE):
         file = folder / f"{name}.npy"
@@ -91,11 +91,11 @@ def _mapped(folder: Path) -> _Arrays:
             if file.exists():
                 found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise _unreadable(file, error) from error
+            raise _read_error(file, error) from error
     return found
 
 
-def _unreadable(file: Path, error: Exception) -> DatasetError:
+def _read_error(file: Path, error: Exception) -> DatasetError:
     return DatasetError(f"Cannot read `{file}`: {str(error).rstrip('.')}.")
 
 

@@ -50,13 +50,13 @@ def passes(
     """
     if isinstance(stream.train, Rows):
         assert batch_size is not None, "`preflight` refuses all examples at every step"
-        return _shuffled(stream.train, seed, batch_size, steps)
+        return _shuffled_batches(stream.train, seed, batch_size, steps)
     if isinstance(stream.train, Redrawn):
-        return _redrawn(stream.train, steps)
-    return _iterated(stream, place or {"epoch": 0, "batches": 0})
+        return _redrawn_batches(stream.train, steps)
+    return _stream_batches(stream, place or {"epoch": 0, "batches": 0})
 
 
-def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Drawn]:
+def _shuffled_batches(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Drawn]:
     size = len(rows) // batch_size
     for epoch in count(steps // size):
         order = batch_indices(seed, epoch, len(rows), batch_size)
@@ -64,7 +64,7 @@ def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Dr
             yield Drawn(rows[order[number]], epoch, number + 1, number + 1 == size)
 
 
-def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
+def _redrawn_batches(part: Redrawn, steps: int) -> Iterator[Drawn]:
     while True:
         batch, end = part.at(steps), (steps // part.every + 1) * part.every
         for step in range(steps, end):
@@ -72,7 +72,7 @@ def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
         steps = end
 
 
-def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
+def _stream_batches(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
     epoch, number = place["epoch"], place["batches"]
     iterator, warning = _seek(stream, place)
     while True:

@@ -40,7 +40,7 @@ def text(path: str | Path | None = None, context: int = 64) -> Dataset:
 
 @functools.cache
 def _windows_of(path: Path | None, context: int) -> Dataset:
-    characters = _bundled() if path is None else _read(path)
+    characters = _bundled_text() if path is None else _read(path)
     # In UTF-32 every character is one 32-bit integer, its code point.
     codes = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     vocabulary, numbers = np.unique(codes, return_inverse=True)
@@ -70,7 +70,7 @@ def _windows(numbers: np.ndarray, context: int) -> _Windows:
     )
 
 
-def _bundled() -> str:
+def _bundled_text() -> str:
     return "".join(_read(file) for file in sorted((sklearn_datasets() / "descr").glob("*.rst")))
 
 

@@ -63,7 +63,7 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
         raise ConfigError(
             f"`vectorised=true` trains on one device. Leave out `devices={job.config['devices']}`."
         )
-    if job.finds_micro_batch:
+    if job.chooses_micro_batch:
         raise ConfigError(
             "`micro_batch=auto` is chosen for a single run, but with `vectorised=true` several "
             "runs share the device. Give a number, or null."
@@ -78,7 +78,7 @@ def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
     **Returns:** whether the group is new.
     """
     for group in groups:
-        if _are_one_program(planned, group[0]):
+        if _can_share_program(planned, group[0]):
             group.append(planned)
             return False
     groups.append([planned])
@@ -103,7 +103,7 @@ def _train(jobs: Sequence[Job]) -> list[Summary]:
     return [train(runs[0], folders[0], resume=jobs[0].resume)]
 
 
-def _are_one_program(one: Planned, other: Planned) -> bool:
+def _can_share_program(one: Planned, other: Planned) -> bool:
     for job in (one.job, other.job):
         if job.resume or not job.config["vectorised"]:
             return False

@@ -38,7 +38,7 @@ class Job:
     resume: bool
 
     @property
-    def finds_micro_batch(self) -> bool:
+    def chooses_micro_batch(self) -> bool:
         """Whether the micro-batch is still to be chosen; `with_micro_batch` then sets it."""
         return self.config.get("micro_batch") == AUTO  # earlier versions have no such key
 
@@ -110,7 +110,7 @@ def _restarted(job: Job) -> Job:
     """
     stored = yaml.safe_load((job.folder / CONFIG).read_text(encoding="utf-8"))
     same = job
-    if job.finds_micro_batch and "micro_batch" in stored:  # chosen at the first start
+    if job.chooses_micro_batch and "micro_batch" in stored:  # chosen at the first start
         same = job.with_micro_batch(stored["micro_batch"])
     return dataclasses.replace(same, resume=True) if same.config == stored else job
 

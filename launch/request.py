@@ -57,7 +57,7 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
         if command_line.is_question(command) and not command.cfg:
             return _answer_by_hydra(arguments)
         composer = Composer(command)
-        composition = _composed(composer, command.overrides, multirun=command.multirun)
+        composition = _compose(composer, command.overrides, multirun=command.multirun)
         if command.cfg:  # after composing, so that an error is explained in one sentence
             return _answer_by_hydra(arguments)
         refuse_unused(composition, composer)
@@ -71,7 +71,7 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
         return ExitCode.BAD_CONFIGURATION
 
 
-def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
+def _compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
     try:
         return composer.composition(overrides, multirun=multirun)
     except ConfigError:

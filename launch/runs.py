@@ -42,20 +42,20 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     **Raises:** `ConfigError` or `ValueError` for values that cannot be used, and
     `data.DatasetError` for a dataset that is not available; each message is one sentence.
     """
-    if job.finds_micro_batch:
+    if job.chooses_micro_batch:
         if hosts.count() > 1:
             raise ConfigError(
                 f"`micro_batch=auto` needs a single process, got {hosts.count()}. Give a number, "
                 "or null."
             )
         micro_batch = fitting_micro_batch(
-            lambda most: _built(job.with_micro_batch(most), shapes_only=True)
+            lambda most: _build(job.with_micro_batch(most), shapes_only=True)
         )
         job = job.with_micro_batch(micro_batch)
-    return _built(job, shapes_only=shapes_only)
+    return _build(job, shapes_only=shapes_only)
 
 
-def _built(job: Job, *, shapes_only: bool) -> Run:
+def _build(job: Job, *, shapes_only: bool) -> Run:
     config = job.config
     for name in ("x64", "debug"):
         if not isinstance(config[name], bool):

@@ -175,25 +175,25 @@ class Evaluator(AbstractEvaluator):
             and not dataset.num_batches
         ):
             return {}
-        return self._over("train", model)
+        return self._evaluate_part("train", model)
 
     def validation(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the validation part."""
-        return {} if self._dataset.validation is None else self._over("validation", model)
+        return {} if self._dataset.validation is None else self._evaluate_part("validation", model)
 
     def test(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the test part; and `l2_error`, if the dataset has a reference.
 
         `l2_error` is √(mean ‖model(x) − u(x)‖²/c), where the reference u(x) has c components.
         """
-        found = self._over("test", model)
+        found = self._evaluate_part("test", model)
         if (reference := self._dataset.reference) is not None:
             most, size = chunk_size(self._objective), self._placement.size
             cut = chunks(reference, most, size)
             found["l2_error"] = _evaluate(REFERENCE, model, cut, self._placement)["l2_error"]
         return found
 
-    def _over(self, part: StreamPart, model: eqx.Module) -> dict[str, float]:
+    def _evaluate_part(self, part: StreamPart, model: eqx.Module) -> dict[str, float]:
         most, size = chunk_size(self._objective), self._placement.size
         cut = chunks_of(self._dataset, part, most, size)
         return _evaluate(self._objective, model, cut, self._placement)

@@ -30,8 +30,8 @@ class Records:
         except FileExistsError:
             raise FolderError(holds_run_message(path.parent)) from None
         except OSError as error:
-            raise FolderError(_unwritable(path, error)) from error
-        return cls._locked(file, path)
+            raise FolderError(_write_error(path, error)) from error
+        return cls._lock(file, path)
 
     @classmethod
     def nowhere(cls) -> "Records":
@@ -47,11 +47,11 @@ class Records:
         try:
             file = open(path, "a+b")  # noqa: SIM115 (held)
         except OSError as error:
-            raise FolderError(_unwritable(path, error)) from error
-        return cls._locked(file, path)
+            raise FolderError(_write_error(path, error)) from error
+        return cls._lock(file, path)
 
     @classmethod
-    def _locked(cls, file: BinaryIO, path: Path) -> "Records":
+    def _lock(cls, file: BinaryIO, path: Path) -> "Records":
         # The operating system releases the lock when the process ends, even if it is killed.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,5 +106,5 @@ def _step(line: bytes) -> float:
         return math.inf
 
 
-def _unwritable(path: Path, error: OSError) -> str:
+def _write_error(path: Path, error: OSError) -> str:
     return f"Cannot write to the run folder `{path.parent}`: {error.strerror}."

@@ -97,7 +97,7 @@ def run_program(
                 ]
                 for writer in writers:
                     stack.enter_context(writer.open_display())
-                cost = _compiled(program, feeds, writers, placed)
+                cost = _compile(program, feeds, writers, placed)
                 agreement = Agreement(placed)
                 outcome = Loop(program, feeds, writers, cost, profile, stop, agreement)()
             for writer in writers:
@@ -147,7 +147,7 @@ def lock_folder(folder: Path, *, resume: bool) -> Iterator[Records]:
         yield records
 
 
-def _compiled(
+def _compile(
     program: AbstractProgram,
     feeds: Sequence[AbstractFeed],
     writers: Sequence[Writer],

@@ -182,11 +182,11 @@ def shapes_of(
     if batch is None:
         return None
     key = jax.random.key(0)
-    return eqx.filter_eval_shape(_linearised, objective, model, batch, trainable, key)
+    return eqx.filter_eval_shape(_linearise, objective, model, batch, trainable, key)
 
 
 @eqx.filter_jit
-def _linearised(
+def _linearise(
     objective: AbstractObjective, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray
 ) -> AbstractLinearisation:
     """The linearisation, used for its shapes only; jitted, so that repeated calls trace once."""

@@ -195,7 +195,7 @@ class CG(AbstractSymmetricSolver):
         if y0 is not None:  # b is not the residual of y0, which the first turn computes
             x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
             x_norm, quadratic = norm(x), -vdot(b, x)
-        z, z_norm, gamma = _preconditioned(b, b_norm, precondition)
+        z, z_norm, gamma = _apply_preconditioner(b, b_norm, precondition)
         history = None if self.progress is None else jnp.zeros(self.max_steps + 1, b_norm.dtype)
         return _State(
             x=x,
@@ -267,7 +267,7 @@ class CG(AbstractSymmetricSolver):
         # After a breakdown r may hold NaN, so the norm at the last x is reported.
         known_norm = jnp.where(broken & ~renewing, carry.residual_norm, residual_norm)
         renew = stopping & (drift.estimate > _RESIDUAL_TOLERANCE * known_norm)
-        z, z_norm, new_gamma = _preconditioned(residual, residual_norm, precondition)
+        z, z_norm, new_gamma = _apply_preconditioner(residual, residual_norm, precondition)
         beta = jnp.where(renewing, 0, new_gamma / gamma)
         # ‖z + βp‖² = ‖z‖² + β²‖p‖² needs no pass over the vectors. It is exact for z = r, since
         # r ⊥ p; with a preconditioner it is an approximation.
@@ -305,7 +305,7 @@ class CG(AbstractSymmetricSolver):
         return stopping | converged, lx.RESULTS.where(converged, lx.RESULTS.successful, result)
 
 
-def _preconditioned(
+def _apply_preconditioner(
     residual: PyTree[Array], residual_norm: Scalar, precondition: _Map | None
 ) -> tuple[PyTree[Array], Scalar, Scalar]:
     """The vector z = M r, ‖z‖ and ⟨r, z⟩."""
