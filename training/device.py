@@ -21,8 +21,8 @@ def check_devices() -> None:
         reason = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
         raise ValueError(
             f"`JAX_PLATFORMS={jax.config.jax_platforms}`: JAX finds no such device"  # pyright: ignore[reportAttributeAccessIssue]
-            f"{f' ({reason})' if said else ''}. Unset the variable to use any available device, or "
-            "install JAX's support for that device."
+            f"{f' ({reason})' if reason else ''}. Unset the variable to use any available device, "
+            "or install JAX's support for that device."
         ) from error
 
 

@@ -36,7 +36,7 @@ def test_a_product_is_a_gradient_and_the_pass_forward_beside_its_own(cost, sgd):
 
 
 def test_each_step_of_a_solver_is_added():
-    cost = Cost(step=4.0, turn=1.25)
+    cost = Cost(step=4.0, iteration=1.25)
     assert [cost.of(steps) for steps in (0, 1, 2, 5)] == [4.0, 4.0, 5.25, 9.0]
 
 
