@@ -35,7 +35,7 @@ class Scan:
     def __call__(self) -> object:
         return self._run(self._carry, self._batches)
 
-    def warmed(self) -> "Scan":
+    def warm_up(self) -> "Scan":
         """The same scan after one pass over the batches, past the work of the first steps only."""
         self._carry, _ = self._run(self._carry, self._batches)
         return self

@@ -54,7 +54,7 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
     }
     optimisers = methods()
     for name, optimiser in optimisers.items():
-        scans[name] = stepping.scan_steps(problem, optimiser).warmed()
+        scans[name] = stepping.scan_steps(problem, optimiser).warm_up()
     times = Rounds(scans, rounds)
     return [
         {
@@ -71,7 +71,7 @@ def measure_factors(problem: Problem, rounds: int) -> dict[str, Any]:
     never = cv.KFAC(_OF, every=10**6)
     scans: dict[str, stepping.Thing] = {
         "gradient": stepping.scan_gradient(problem),
-        "factors": stepping.scan_curvature(problem, never).warmed(),
+        "factors": stepping.scan_curvature(problem, never).warm_up(),
     }
     times = Rounds(scans, rounds)
     beyond = times.combined(lambda of: (of("factors") - of("gradient")) / of("gradient"))

@@ -40,12 +40,12 @@ WAYS = {
 
 def seconds_of(*arguments: str) -> float:
     """The CPU seconds of a command."""
-    before = _spent()
+    before = _cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         where = f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"
         command = [sys.executable, "train.py", "-q", *arguments, *where]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return _spent() - before
+    return _cpu_seconds() - before
 
 
 def measure(method: str, rounds: int) -> list[dict[str, Any]]:
@@ -69,15 +69,15 @@ def _row(
     return {
         "method": method,
         "cache": cache,
-        f"{SEEDS} commands": _listed(commands),
-        "one after another": _listed(alone),
-        "as one program": _listed(together),
+        f"{SEEDS} commands": _format_seconds(commands),
+        "one after another": _format_seconds(alone),
+        "as one program": _format_seconds(together),
         "over that of commands": _ratio(together, commands),
         "over one after another": _ratio(together, alone),
     }
 
 
-def _listed(seconds: list[float]) -> str:
+def _format_seconds(seconds: list[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in seconds)
 
 
@@ -85,7 +85,7 @@ def _ratio(these: list[float], those: list[float]) -> str:
     return f"{statistics.median(a / b for a, b in zip(these, those, strict=True)):.2f}"
 
 
-def _spent() -> float:
+def _cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -13,7 +13,7 @@ from ._trees import select
 _Arrays = TypeVar("_Arrays", bound=PyTree[Array])
 
 
-def made_where(due: Bool[Array, ""], make: Callable[[], _Arrays], old: _Arrays) -> _Arrays:
+def update_where(due: Bool[Array, ""], make: Callable[[], _Arrays], old: _Arrays) -> _Arrays:
     """Returns `make()` where `due` holds, else `old`.
 
     Under `vmap`, a `cond` with a batched condition becomes a `select`, which computes both branches

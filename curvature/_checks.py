@@ -67,7 +67,7 @@ def instance_of(name: str, value: object, kind: type, wanted: str, instead: str 
     if isinstance(value, type):
         got = f"the class `{value.__name__}`"
         if issubclass(value, kind):
-            instead = f"Make an object of it: `{value.__name__}(...)`."
+            instead = f"Pass an instance: `{value.__name__}(...)`."
     elif callable(value) and hasattr(value, "__name__"):
         got = f"the function `{value.__name__}`"
     else:

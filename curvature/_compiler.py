@@ -36,9 +36,10 @@ def sum_correctly() -> None:
 
     if backends_are_initialized():
         warnings.warn(
-            f"jaxlib {_WRONG} gives wrong sums on processors (jax-ml/jax#39103), and JAX has "
-            "computed something already, so that it is too late to prevent that: import "
-            f"`curvature` first, set XLA_FLAGS={_OPTION}=, or install another jaxlib.",
+            f"jaxlib {_WRONG} computes wrong sums on processors (jax-ml/jax#39103). `curvature` "
+            "prevents this only before JAX's first computation, and JAX has computed something "
+            f"already. Import `curvature` first, set XLA_FLAGS={_OPTION}=, or install another "
+            "jaxlib.",
             stacklevel=2,
         )
         return
@@ -64,25 +65,25 @@ def convolve_fast_in_loops() -> None:
         # This also ends the recursion: the transposed convolution is lowered by this rule, too.
         if dimension_numbers == _channels_last(len(dimension_numbers.lhs_spec)):
             return original(ctx, *operands, dimension_numbers=dimension_numbers, **params)
-        return mlir.lower_fun(_rearranged, multiple_results=False)(
+        return mlir.lower_fun(_rearrange, multiple_results=False)(
             ctx, *operands, dimension_numbers=dimension_numbers, **params
         )
 
     mlir.register_lowering(primitive, lower, platform="cpu")
 
 
-def _rearranged(
+def _rearrange(
     images: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
 ) -> Array:
     """The same convolution, computed with channels-last arrays."""
     given, last = dimension_numbers, _channels_last(images.ndim)
     found = lax.conv_general_dilated_p.bind(
-        _moved(images, given.lhs_spec, last.lhs_spec),
-        _moved(kernel, given.rhs_spec, last.rhs_spec),
+        _move_axes(images, given.lhs_spec, last.lhs_spec),
+        _move_axes(kernel, given.rhs_spec, last.rhs_spec),
         dimension_numbers=last,
         **params,
     )
-    return _moved(found, last.out_spec, given.out_spec)
+    return _move_axes(found, last.out_spec, given.out_spec)
 
 
 def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
@@ -91,7 +92,7 @@ def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(images, (ndim - 1, ndim - 2, *range(ndim - 2)), images)
 
 
-def _moved(array: Array, have: Sequence[int], want: Sequence[int]) -> Array:
+def _move_axes(array: Array, have: Sequence[int], want: Sequence[int]) -> Array:
     """Transposes the array: axis `have[i]` moves to position `want[i]`."""
     places = dict(zip(want, have, strict=True))
     return lax.transpose(array, [places[axis] for axis in range(array.ndim)])

@@ -21,9 +21,9 @@ from jax.sharding import (
 from jaxtyping import Array, Float, Int, PyTree
 
 _EXPLICIT = (
-    "The batch lies on a mesh with explicit axes, where every operation must say where its result "
-    "lies, and those of a linearisation do not. Call an optimiser's `step`, which handles explicit "
-    "axes, or wrap this call in `jax.sharding.auto_axes`."
+    "The batch lies on a mesh with explicit axes. There, every operation must state the "
+    "sharding of its result, and the operations of a linearisation do not. Call an optimiser's "
+    "`step`, which handles explicit axes, or wrap this call in `jax.sharding.auto_axes`."
 )
 
 _Parameters = ParamSpec("_Parameters")
@@ -31,7 +31,7 @@ _Given = TypeVar("_Given")
 _Arrays = TypeVar("_Arrays", bound=PyTree[Array])
 
 
-def by_compiler(
+def automatic_sharding(
     *like: str | None,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., tuple[Any, ...]]]:
     """Decorates a method inside which the compiler chooses the sharding of every array.
@@ -98,12 +98,12 @@ def _spec(leaf: Array) -> PartitionSpec:
 # JAX traces.
 
 
-def several() -> bool:
+def has_several_devices() -> bool:
     """Whether the mesh that is set has several devices along its automatic axes."""
     return bool(_automatic_axes())
 
 
-def shared(array: Array, axis: int = 0) -> Array:
+def shard(array: Array, axis: int = 0) -> Array:
     """The array sharded along `axis`; unchanged unless the device count divides that axis."""
     names = _automatic_axes()
     if not names or array.shape[axis] % _size(names):
@@ -111,13 +111,13 @@ def shared(array: Array, axis: int = 0) -> Array:
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, names))
 
 
-def evenly(size: int, most: int) -> int:
+def round_up_to_devices(size: int, most: int) -> int:
     """`size` rounded up to a multiple of the number of devices, but at most `most`."""
     devices = _size(_automatic_axes())
     return min(-(-size // devices) * devices, most)
 
 
-def everywhere(arrays: _Arrays) -> _Arrays:
+def replicate(arrays: _Arrays) -> _Arrays:
     """The same arrays, each replicated on every device by one gather."""
     if not _automatic_axes():
         return arrays
@@ -166,7 +166,7 @@ def by_rows_and_columns(
     m, k = matrix.shape
 
     def on_each(given: _Given, rows: Array) -> Array:
-        rows = _filled(of_rows(given, rows), 1, _size(names))
+        rows = _pad(of_rows(given, rows), 1, _size(names))
         columns = jax.lax.all_to_all(rows, names, split_axis=1, concat_axis=0, tiled=True)
         made = of_columns(given, columns[:m])
         return jax.lax.all_gather(made, names, axis=1, tiled=True)[:, :k]
@@ -178,10 +178,10 @@ def by_rows_and_columns(
         axis_names=set(names),
         check_vma=False,
     )
-    return each(given, _filled(matrix, 0, _size(names)))
+    return each(given, _pad(matrix, 0, _size(names)))
 
 
-def _filled(matrix: Float[Array, "m k"], axis: int, parts: int) -> Float[Array, "_m _k"]:
+def _pad(matrix: Float[Array, "m k"], axis: int, parts: int) -> Float[Array, "_m _k"]:
     """The matrix, padded with zeros at the end of `axis` so that `parts` divides its length."""
     missing = -matrix.shape[axis] % parts
     return jnp.pad(matrix, [(0, missing * (j == axis)) for j in range(2)])

@@ -7,12 +7,12 @@ from jaxtyping import Array, Bool, Scalar
 _UNITS = 10.0
 
 
-def rounding(loss: Scalar) -> Scalar:
+def rounding_error(loss: Scalar) -> Scalar:
     """The assumed rounding error of a loss, which is a mean over a batch."""
     return _UNITS * float(jnp.finfo(loss.dtype).eps) * jnp.abs(loss)
 
 
 def is_rounding(before: Scalar, after: Scalar, predicted: Scalar) -> Bool[Array, ""]:
     """Whether the actual and the predicted change are both within the rounding of the loss."""
-    noise = rounding(before)
+    noise = rounding_error(before)
     return (jnp.abs(predicted) <= noise) & (jnp.abs(before - after) <= noise)

@@ -17,7 +17,7 @@ def work_dtype(*trees: PyTree) -> Any:
     return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
-def widened(tree: PyTree[Array]) -> PyTree[Array]:
+def widen(tree: PyTree[Array]) -> PyTree[Array]:
     """The tree with half-precision leaves cast to float32, for sums and factorisations."""
     return jtu.tree_map(lambda leaf: leaf.astype(work_dtype(leaf)), tree)
 
@@ -34,7 +34,7 @@ def norm(a: PyTree[Array]) -> Scalar:
     return jnp.sqrt(vdot(a, a))
 
 
-def like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
+def cast_like(new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
     """`new` with the dtypes and weak types of `old`; a changed type would cause a retrace."""
     return jtu.tree_map(_like, new, old)
 
@@ -59,7 +59,7 @@ def select(pred: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jtu.tree_map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, new, old)
 
 
-def constant(tree: PyTree) -> PyTree:
+def stop_gradients(tree: PyTree) -> PyTree:
     """The tree with `stop_gradient` applied to every array."""
     return jtu.tree_map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
 

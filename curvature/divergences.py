@@ -33,8 +33,8 @@ class AbstractOfLikelihood(eqx.Module):
             return self
         if not isinstance(likelihood, AbstractLikelihood):
             raise ValueError(
-                f"`{type(self).__name__}()` needs terms with an `AbstractLikelihood`, got "
-                f"`{type(likelihood).__name__}`: write a `rho(z, z2)` for this loss."
+                f"`{type(self).__name__}()` needs an `AbstractLikelihood` in every term, got "
+                f"`{type(likelihood).__name__}`. Write a function `rho(z, z2)` for this loss."
             )
         return dataclasses.replace(self, likelihood=likelihood)
 
@@ -45,7 +45,7 @@ class KL(AbstractOfLikelihood):
     likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return _given(self.likelihood).kl(z, z2)
+        return _require(self.likelihood).kl(z, z2)
 
 
 class SquaredHellinger(AbstractOfLikelihood):
@@ -54,7 +54,7 @@ class SquaredHellinger(AbstractOfLikelihood):
     likelihood: AbstractLikelihood | None = None
 
     def __call__(self, z: Float[Array, "*shape"], z2: Float[Array, "*shape"]) -> Scalar:
-        return _given(self.likelihood).squared_hellinger(z, z2)
+        return _require(self.likelihood).squared_hellinger(z, z2)
 
 
 class SquaredEuclidean(eqx.Module):
@@ -64,16 +64,17 @@ class SquaredEuclidean(eqx.Module):
         return jnp.sum((z - z2) ** 2) / 2
 
 
-def between(
+def bind(
     rho: Callable[[Array, Array], Scalar], likelihood: AbstractLoss
 ) -> Callable[[Array, Array], Scalar]:
     """`rho` between two outputs of a term with `likelihood`."""
     return rho.of(likelihood) if isinstance(rho, AbstractOfLikelihood) else rho
 
 
-def _given(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
+def _require(likelihood: AbstractLikelihood | None) -> AbstractLikelihood:
     if likelihood is None:
         raise ValueError(
-            "A divergence without a likelihood can be evaluated in a `Divergence` only."
+            "A divergence needs a likelihood, got none. Pass one, or use the divergence in "
+            "`Divergence(rho)`, which takes the likelihood of each term."
         )
     return likelihood

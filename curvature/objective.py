@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, Sca
 from ._checks import instance_of, number, positive_int, scalar, takes_key
 from ._devices import refuse_explicit
 from ._precision import full_precision
-from ._trees import widened
+from ._trees import widen
 from .likelihoods import AbstractLoss
 from .linearisation import (
     AbstractLinearisation,
@@ -25,9 +25,9 @@ from .linearisation import (
 )
 
 _COUPLED = (
-    "The model holds an `eqx.nn.State` (as BatchNorm does), which couples the examples of a batch: "
-    "a curvature is a sum over single examples and has no meaning then. Use a layer that treats "
-    "each example alone, such as `eqx.nn.LayerNorm` or `eqx.nn.GroupNorm`."
+    "The model holds an `eqx.nn.State` (as BatchNorm does), which couples the examples of a "
+    "batch. A curvature is a sum over single examples, so it is not defined for this model. Use "
+    "a layer that treats each example alone, such as `eqx.nn.LayerNorm` or `eqx.nn.GroupNorm`."
 )
 
 
@@ -65,7 +65,7 @@ class Term(eqx.Module):
             raise ValueError(
                 "The outputs of a term must be one floating-point array per example, got "
                 f"{jtu.tree_map(jnp.shape, z)}. Return a single array from the model, or write a "
-                "`Term` whose `outputs` picks it out."
+                "`Term` whose `outputs` selects one."
             )
         if jnp.iscomplexobj(z):
             raise ValueError(
@@ -79,7 +79,7 @@ def check_objective(of: str, objective: object) -> None:
     """Raise unless `objective` is an objective; `of` is the class that takes it."""
     instead = ""
     if isinstance(objective, AbstractLoss):
-        instead = f"Make an objective of it: `Supervised({type(objective).__name__}(...))`."
+        instead = f"Wrap it in an objective: `Supervised({type(objective).__name__}(...))`."
     wanted = "an objective, such as `Supervised(Categorical())`"
     instance_of(f"{of}(objective=...)", objective, AbstractObjective, wanted, instead)
 
@@ -91,7 +91,7 @@ def check_likelihood(of: str, likelihood: object) -> None:
         likelihood,
         AbstractLoss,
         "a likelihood, such as `Categorical()` or `Gaussian()`",
-        "A loss of your own is a subclass of `AbstractLoss` with the method `nll(z, y)`.",
+        "For a loss of your own, subclass `AbstractLoss` and write the method `nll(z, y)`.",
     )
 
 
@@ -153,7 +153,7 @@ class AbstractObjective(eqx.Module):
             loss, valid = parts.sum(lambda i: _of_terms(model, _part_of(examples, parts, i)))
             if not isinstance(valid, Tracer) and not valid.all():
                 _of_terms(model, examples)  # raises the error that names the wrong targets
-        weights = widened(eqx.filter(model, eqx.is_inexact_array))
+        weights = widen(eqx.filter(model, eqx.is_inexact_array))
         return penalised(loss, weights, _as_array(self.l2), None)
 
     @full_precision
@@ -223,7 +223,7 @@ class AbstractObjective(eqx.Module):
         examples = [example._replace(fn=of_params(example.fn)) for example in examples]
         l2, constant = _as_array(self.l2), None
         if l2 is not None:
-            others = widened(eqx.filter(frozen, eqx.is_inexact_array))
+            others = widen(eqx.filter(frozen, eqx.is_inexact_array))
             constant = penalised(jnp.zeros_like(l2), others, l2, None)
         return linearise(examples, treedef, params, l2, constant, self.micro_batch)
 
@@ -232,7 +232,7 @@ class AbstractObjective(eqx.Module):
         l2 = _as_array(self.l2)
         if l2 is None:
             return 0.0
-        weights = widened(eqx.filter(model, eqx.is_inexact_array))
+        weights = widen(eqx.filter(model, eqx.is_inexact_array))
         return penalised(jnp.zeros_like(l2), weights, l2, None)
 
     def _examples(
@@ -243,7 +243,7 @@ class AbstractObjective(eqx.Module):
         found = []
         for t, (term, (inputs, targets, *weights)) in enumerate(zip(terms, parts, strict=True)):
             n = _leading_axis(inputs, targets, *weights)
-            scale = _at_present(term.weight) / n
+            scale = _in_default_precision(term.weight) / n
             if weights:
                 inputs, targets, scale = _weighted(inputs, targets, weights[0], scale)
             keys = example_keys(key, n, term=t, terms=len(terms))
@@ -296,8 +296,8 @@ class Objective(AbstractObjective):
                 f"{terms!r}."
             )
         self.by_name = dict(terms)
-        self.l2 = _strength(l2)
-        self.micro_batch = _most(micro_batch)
+        self.l2 = _checked_l2(l2)
+        self.micro_batch = _checked_micro_batch(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return self.by_name
@@ -326,8 +326,8 @@ class Supervised(AbstractObjective):
     ):
         check_likelihood("Supervised", likelihood)
         self.likelihood = likelihood
-        self.l2 = _strength(l2)
-        self.micro_batch = _most(micro_batch)
+        self.l2 = _checked_l2(l2)
+        self.micro_batch = _checked_micro_batch(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return Term(call_model, self.likelihood)
@@ -354,8 +354,8 @@ class Autoencoding(AbstractObjective):
     ):
         check_likelihood("Autoencoding", likelihood)
         self.likelihood = likelihood
-        self.l2 = _strength(l2)
-        self.micro_batch = _most(micro_batch)
+        self.l2 = _checked_l2(l2)
+        self.micro_batch = _checked_micro_batch(micro_batch)
 
     def terms(self) -> PyTree[Term]:
         return Term(_ravelled, self.likelihood)
@@ -369,24 +369,24 @@ def _ravelled(model: Callable[..., Array], x: Any, *, key: PRNGKeyArray | None =
     return jnp.ravel(call_model(model, x, key=key))
 
 
-def _strength(l2: ScalarLike | None) -> ScalarLike | None:
+def _checked_l2(l2: ScalarLike | None) -> ScalarLike | None:
     if l2 is None:
         return None
     number("l2=...", l2)
     return scalar(l2)
 
 
-def _most(micro_batch: int | None) -> int | None:
+def _checked_micro_batch(micro_batch: int | None) -> int | None:
     if micro_batch is not None:
         positive_int("micro_batch=...", micro_batch)
     return micro_batch
 
 
 def _as_array(l2: ScalarLike | None) -> Scalar | None:
-    return None if l2 is None else _at_present(l2)
+    return None if l2 is None else _in_default_precision(l2)
 
 
-def _at_present(value: ScalarLike) -> Scalar:
+def _in_default_precision(value: ScalarLike) -> Scalar:
     """A number from a field as an array; float64 if `jax_enable_x64` is set now, else float32."""
     return value if isinstance(value, jax.Array) else jnp.asarray(value, jnp.result_type(float))
 
@@ -395,7 +395,7 @@ def _of_terms(model: PyTree, examples: Sequence[Example]) -> tuple[Scalar, Bool[
     """The sum of the terms, and whether all targets lie in the domains of their likelihoods."""
     losses, valid = [], jnp.asarray(True)
     for fn, likelihood, scale, inputs, targets, keys in examples:
-        z = widened(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
+        z = widen(eqx.filter_vmap(fn, in_axes=(None, 0, 0))(model, inputs, keys))
         nll, in_domain = losses_of(likelihood, z, targets)
         valid &= in_domain
         losses.append(jnp.sum(scale.astype(nll.dtype) * nll))
@@ -430,8 +430,8 @@ def _weighted(
             f"per example, got an array of shape {weights.shape} and dtype {weights.dtype}."
         )
     used = weights != 0
-    here = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
-    inputs, targets = jtu.tree_map(lambda leaf: leaf[here], (inputs, targets))
+    rows = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
+    inputs, targets = jtu.tree_map(lambda leaf: leaf[rows], (inputs, targets))
     # A negative weight becomes NaN, since its curvature would not be positive semidefinite.
     return inputs, targets, jnp.where(weights >= 0, weights, jnp.nan) * scale.astype(weights.dtype)
 
@@ -459,14 +459,17 @@ def check_trainable(params: PyTree) -> None:
     """Raise unless `params` holds at least one array, and all are real and floating-point."""
     leaves = jtu.tree_leaves(params)
     if not leaves:
-        raise ValueError("`trainable=...` selects no array of the model: nothing is to be trained.")
+        raise ValueError(
+            "`trainable=...` selects no array of the model. Select at least one floating-point "
+            "array."
+        )
     if wrong := [leaf for leaf in leaves if not eqx.is_inexact_array(leaf)]:
         raise ValueError(
-            "`trainable=...` must select floating-point arrays alone, got "
-            f"{wrong[0]!r}. Start from `eqx.is_inexact_array`."
+            f"`trainable=...` must select only floating-point arrays, got {wrong[0]!r}. Start "
+            "from `eqx.is_inexact_array`."
         )
     if wrong := [leaf for leaf in leaves if jnp.iscomplexobj(leaf)]:
         raise ValueError(
-            f"The trainable weights must be real, got an array of dtype {wrong[0].dtype}. Hold its "
-            "real and imaginary parts as two real arrays."
+            f"The trainable weights must be real, got an array of dtype {wrong[0].dtype}. Store "
+            "its real and imaginary parts as two real arrays."
         )

@@ -7,7 +7,7 @@ from ._base import DatasetError
 TEST_FRACTION = 0.2
 
 
-def existing(path: str | Path | None, function: str, kind: str) -> Path:
+def existing_path(path: str | Path | None, function: str, kind: str) -> Path:
     """The absolute form of `path`, the user's argument of `function`; raises if it is missing."""
     if path is None:
         raise DatasetError(f"`{function}(path=...)` must be {kind}, got None: set `dataset.path`.")
@@ -26,7 +26,7 @@ def num_train(n: int, test: float | None, source: Path) -> int:
     held = round(fraction * n)
     if not 0 < held < n:
         raise DatasetError(
-            f"`test={fraction:g}` of the {n} examples of `{source}` are {held}; at least one must "
-            "be cut off to test and at least one left to train."
+            f"`test={fraction:g}` of the {n} examples of `{source}` gives {held} test examples. "
+            "Both the test part and the training part need at least one."
         )
     return n - held

@@ -9,7 +9,7 @@ from ._base import DatasetError
 _BYTES = "base64"
 
 
-def written(state: Any, name: str) -> Any:
+def encode(state: Any, name: str) -> Any:
     """A copy of a state as plain values; some iterators return their state as bytes."""
     if isinstance(state, bytes):
         return {_BYTES: base64.b64encode(state).decode()}
@@ -18,13 +18,13 @@ def written(state: Any, name: str) -> Any:
         return json.loads(json.dumps(state))
     except (TypeError, ValueError) as error:
         raise DatasetError(
-            f"`get_state` of the iterator of the stream `{name}` must return what JSON can write, "
-            f"or bytes: {error}."
+            f"`get_state` of the iterator of the stream `{name}` must return bytes, or a value "
+            f"that JSON can write: {error}."
         ) from error
 
 
-def read(plain: Any) -> Any:
-    """The state from which `written` made `plain`."""
+def decode(plain: Any) -> Any:
+    """The state from which `encode` made `plain`."""
     if isinstance(plain, dict) and plain.keys() == {_BYTES}:
         return base64.b64decode(plain[_BYTES])
     return plain

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ._base import Dataset, DatasetError
-from ._own import existing, num_train
+from ._own import existing_path, num_train
 from .rows import Rows
 from .splits import shuffled_numbers, shuffled_split
 from .stream import Stream
@@ -41,8 +41,8 @@ def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset
     **Raises:** `DatasetError` if a file cannot be read, if arrays are missing, do not fit together,
     or have entries that are no finite numbers, and if `test` cannot be applied.
     """
-    place = existing(path, "arrays", _KIND)
-    found = _checked(_mapped(place) if place.is_dir() else _stored(place), place)
+    place = existing_path(path, "arrays", _KIND)
+    found = _check(_map_npy(place) if place.is_dir() else _load_npz(place), place)
     if place.is_dir():
         return _read_by_batch(found, test, place)
     for name, array in found.items():
@@ -73,17 +73,17 @@ def _read_by_batch(found: _Arrays, test: float | None, folder: Path) -> Stream:
     return Stream(folder.name, train, held, train.arrays[0].shape[1:], _output_size(found))
 
 
-def _stored(file: Path) -> _Arrays:
+def _load_npz(file: Path) -> _Arrays:
     if not zipfile.is_zipfile(file):
         raise DatasetError(f"`arrays(path=...)` must be {_KIND}, got `{file}`, which is neither.")
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files if name in (*PARTS, *WHOLE)}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _unreadable(file, error) from error
+        raise _read_error(file, error) from error
 
 
-def _mapped(folder: Path) -> _Arrays:
+def _map_npy(folder: Path) -> _Arrays:
     found = {}
     for name in (*PARTS, *WHOLE):
         file = folder / f"{name}.npy"
@@ -91,22 +91,22 @@ def _mapped(folder: Path) -> _Arrays:
             if file.exists():
                 found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise _unreadable(file, error) from error
+            raise _read_error(file, error) from error
     return found
 
 
-def _unreadable(file: Path, error: Exception) -> DatasetError:
+def _read_error(file: Path, error: Exception) -> DatasetError:
     return DatasetError(f"Cannot read `{file}`: {str(error).rstrip('.')}.")
 
 
-def _checked(found: _Arrays, source: Path) -> _Arrays:
+def _check(found: _Arrays, source: Path) -> _Arrays:
     """The four arrays of the parts, or the two of the whole; float targets `[n]` as `[n, 1]`."""
     names = PARTS if any(name in found for name in PARTS) else WHOLE
     missing = [name for name in names if name not in found]
     if missing:
         raise DatasetError(
-            f"`{source}` must hold {_listed(PARTS)}, or {_listed(WHOLE)}; it lacks "
-            f"{_listed(missing)}, and has {_listed(sorted(found)) or 'none of them'}."
+            f"`{source}` must hold {_join_names(PARTS)}, or {_join_names(WHOLE)}. It has "
+            f"{_join_names(sorted(found)) or 'none of them'} and lacks {_join_names(missing)}."
         )
     for name in names:
         _check_numbers(found[name], name, source)
@@ -136,8 +136,8 @@ def _check_numbers(array: np.ndarray, name: str, source: Path) -> None:
         raise DatasetError(f"`{name}` of `{source}` must hold examples, got a single number.")
     if _is_targets(name) and array.dtype.kind == "i" and array.size and array.min() < 0:
         raise DatasetError(
-            f"`{name}` of `{source}` must hold classes from 0 on, or floats to regress on, got the "
-            f"integer {array.min()}."
+            f"`{name}` of `{source}` must hold class labels ≥ 0, or floats for regression, got "
+            f"the integer {array.min()}."
         )
 
 
@@ -145,8 +145,8 @@ def _check_finite(array: np.ndarray, name: str, source: Path) -> None:
     count = int(np.sum(~np.isfinite(array)))
     if count:
         raise DatasetError(
-            f"`{name}` of `{source}` must hold finite numbers, got {count} that are not: fill in "
-            "or leave out the examples that lack a value."
+            f"`{name}` of `{source}` must hold finite numbers, got {count} that are not. Fill in "
+            "the missing values, or remove these examples."
         )
 
 
@@ -180,5 +180,5 @@ def _output_size(found: _Arrays) -> int:
     return 1 + max(int(part.max()) for part in targets)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)

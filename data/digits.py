@@ -19,13 +19,13 @@ def digits() -> Dataset:
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine
     Learning Repository, 1998 (its test set).
     """
-    pixels, labels = _published()
+    pixels, labels = _load_published()
     images = (pixels / 16).astype(np.float32).reshape(-1, 8, 8)
     train, test = shuffled_split(images, labels.astype(np.int32), num_train=1437)
     return Dataset("digits", train, test, input_shape=(8, 8), output_size=10)
 
 
-def _published() -> tuple[np.ndarray, np.ndarray]:
+def _load_published() -> tuple[np.ndarray, np.ndarray]:
     """What `sklearn.datasets.load_digits` returns: pixels from 0 to 16, and labels."""
     file = sklearn_datasets() / "data" / "digits.csv.gz"
     if not file.exists():  # another version of scikit-learn may keep it elsewhere

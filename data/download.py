@@ -31,7 +31,7 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
     **Raises:** `DatasetError` if `$CURVATURE_DATA` is not a folder or holds this file with the
     wrong checksum, if the cache cannot be written, or if no mirror has the file.
     """
-    provided = _provided(source, name)
+    provided = _user_file(source, name)
     if provided is not None:
         return provided
     folder = (pooch.os_cache("curvature") if cache is None else cache) / source.folder
@@ -56,18 +56,19 @@ def fetch(source: Source, name: str, *, cache: Path | None = None) -> Path:
             failures.append(f"{type(error).__name__} for url: {mirror}{name}")
         except OSError as error:
             raise DatasetError(
-                f"Cannot keep `{name}` in the cache `{folder}`: {error}; make it writable, or "
-                f"set `CURVATURE_DATA` to a folder that has `{source.folder}/{name}`."
+                f"Cannot store `{name}` in the cache `{folder}`: {error}. Make the folder "
+                "writable, or set `CURVATURE_DATA` to a folder that has "
+                f"`{source.folder}/{name}`."
             ) from error
         except ValueError:  # pooch raises it for a wrong checksum
             failures.append(f"wrong checksum for url: {mirror}{name}")
     raise DatasetError(
-        f"Cannot download `{name}`: {', '.join(failures)}; check the network, or set "
+        f"Cannot download `{name}`: {', '.join(failures)}. Check the network, or set "
         f"`CURVATURE_DATA` to a folder that has `{source.folder}/{name}`."
     )
 
 
-def _provided(source: Source, name: str) -> Path | None:
+def _user_file(source: Source, name: str) -> Path | None:
     root = os.environ.get("CURVATURE_DATA")
     if not root:
         return None
@@ -82,7 +83,7 @@ def _provided(source: Source, name: str) -> Path | None:
         raise DatasetError(f"Cannot read `{path}`: {error}.") from error
     if found != source.sha256[name]:
         raise DatasetError(
-            f"`{path}` must have the SHA-256 checksum {source.sha256[name]}, got {found}: "
-            f"replace it, or remove it to have it downloaded."
+            f"`{path}` must have the SHA-256 checksum {source.sha256[name]}, got {found}. "
+            "Replace the file, or remove it to download it again."
         )
     return path

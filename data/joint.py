@@ -16,8 +16,8 @@ def joint(dataset: Dataset) -> Dataset:
 
     if not isinstance(dataset.train, tuple):
         raise DatasetError(
-            f"`joint(dataset)` must be given one part `(inputs, targets)`, got the dataset "
-            f"`{dataset.name}`, which is arranged for the terms {sorted(dataset.train)}."
+            "`joint(dataset)` takes a dataset whose parts are pairs `(inputs, targets)`, got "
+            f"the dataset `{dataset.name}`, whose parts have the terms {sorted(dataset.train)}."
         )
     return Dataset(
         f"{dataset.name}_joint",

@@ -24,15 +24,18 @@ def held_out(dataset: _Data, fraction: float) -> _Data:
     **Raises:** `DatasetError` if no example would be held out, or none would be left; and for a
     stream that yields batches.
     """
-    _check_is_held(dataset, "validation", "as a part of its own, `Stream(validation=...)`")
+    _check_random_access(
+        dataset, "validation", "Give the stream a validation part, `Stream(validation=...)`."
+    )
 
     def cut(term: PyTree[np.ndarray]) -> tuple[PyTree[np.ndarray], PyTree[np.ndarray]]:
         n = len(jax.tree.leaves(term)[0])  # of an array, or of `Rows`
         held = round(fraction * n)
         if not 0 < held < n:
             raise DatasetError(
-                f"`validation={fraction:g}` of the {n} training examples of `{dataset.name}` are "
-                f"{held}; at least one must be held out and at least one left."
+                f"`validation={fraction:g}` of the {n} training examples of `{dataset.name}` "
+                f"gives {held} validation examples. Both the validation part and the training "
+                "part need at least one."
             )
         order = np.random.RandomState(0).permutation(n)
         # Sorted, so that examples that are adjacent in a file stay adjacent.
@@ -51,11 +54,11 @@ def first_of(dataset: _Data, count: int) -> _Data:
     **Raises:** `DatasetError` if there are fewer, if their number differs between terms, or for a
     stream that yields batches.
     """
-    _check_is_held(dataset, "train_examples", "by what makes the stream")
+    _check_random_access(dataset, "train_examples", "Limit the examples where the stream is made.")
     if dataset.num_train is None:
         raise DatasetError(
-            f"`train_examples` must be null for the dataset `{dataset.name}`, whose terms have "
-            f"different numbers of training examples, got {count}."
+            f"`train_examples` must be null for the dataset `{dataset.name}`, got {count}. Its "
+            "terms have different numbers of training examples."
         )
     if count > dataset.num_train:
         raise DatasetError(
@@ -65,11 +68,11 @@ def first_of(dataset: _Data, count: int) -> _Data:
     return dataclasses.replace(dataset, train=_rows(dataset.train, slice(count)))
 
 
-def _check_is_held(dataset: Dataset | Stream, setting: str, instead: str) -> None:
+def _check_random_access(dataset: Dataset | Stream, setting: str, instead: str) -> None:
     if isinstance(dataset, Stream) and not isinstance(dataset.train, Rows):
         raise DatasetError(
-            f"`{setting}` cannot be cut out of the stream `{dataset.name}`, whose examples come in "
-            f"batches: choose them {instead}."
+            f"`{setting}` cannot select examples of the stream `{dataset.name}`, because they "
+            f"come in batches. {instead}"
         )
 
 

@@ -50,13 +50,13 @@ def passes(
     """
     if isinstance(stream.train, Rows):
         assert batch_size is not None, "`preflight` refuses all examples at every step"
-        return _shuffled(stream.train, seed, batch_size, steps)
+        return _shuffled_batches(stream.train, seed, batch_size, steps)
     if isinstance(stream.train, Redrawn):
-        return _redrawn(stream.train, steps)
-    return _iterated(stream, place or {"epoch": 0, "batches": 0})
+        return _redrawn_batches(stream.train, steps)
+    return _stream_batches(stream, place or {"epoch": 0, "batches": 0})
 
 
-def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Drawn]:
+def _shuffled_batches(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Drawn]:
     size = len(rows) // batch_size
     for epoch in count(steps // size):
         order = batch_indices(seed, epoch, len(rows), batch_size)
@@ -64,7 +64,7 @@ def _shuffled(rows: Rows, seed: int, batch_size: int, steps: int) -> Iterator[Dr
             yield Drawn(rows[order[number]], epoch, number + 1, number + 1 == size)
 
 
-def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
+def _redrawn_batches(part: Redrawn, steps: int) -> Iterator[Drawn]:
     while True:
         batch, end = part.at(steps), (steps // part.every + 1) * part.every
         for step in range(steps, end):
@@ -72,9 +72,9 @@ def _redrawn(part: Redrawn, steps: int) -> Iterator[Drawn]:
         steps = end
 
 
-def _iterated(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
+def _stream_batches(stream: Stream, place: dict[str, Any]) -> Iterator[Drawn]:
     epoch, number = place["epoch"], place["batches"]
-    iterator, warning = _brought_to(stream, place)
+    iterator, warning = _seek(stream, place)
     while True:
         for drawn in _one_pass(stream, iterator, epoch, number):
             yield drawn._replace(warning=warning)
@@ -92,7 +92,7 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
         if batch is None:
             break
         if short or not _fits(batch, stream.first):
-            raise DatasetError(_other_shapes(stream, batch, which))
+            raise DatasetError(_shape_error(stream, batch, which))
         short = _shapes(batch) != _shapes(stream.first)
         number += 1
         if short:
@@ -102,8 +102,8 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
         held = Drawn(batch, epoch, number, False, _place(stream, iterator, epoch, number))
     if held is None:
         raise DatasetError(
-            f"The stream `{stream.name}` has no whole batch in its pass {epoch + 1}: it must begin "
-            "anew whenever it is iterated over."
+            f"The stream `{stream.name}` has no whole batch in its pass {epoch + 1}. Every "
+            "iteration over it must start from the beginning."
         )
     yield held._replace(is_last=True, place={"epoch": epoch + 1, "batches": 0})
 
@@ -111,11 +111,11 @@ def _one_pass(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) 
 def _place(stream: Stream, iterator: Iterator[Any], epoch: int, number: int) -> dict[str, Any]:
     place: dict[str, Any] = {"epoch": epoch, "batches": number}
     if isinstance(iterator, KeepsPlace):
-        place["state"] = _places.written(iterator.get_state(), stream.name)
+        place["state"] = _places.encode(iterator.get_state(), stream.name)
     return place
 
 
-def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
+def _seek(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], str]:
     """An iterator at the position `place`, and a warning of the cost of moving it there."""
     iterator = stream.begin("train")
     if isinstance(iterator, KeepsPlace):
@@ -124,31 +124,31 @@ def _brought_to(stream: Stream, place: dict[str, Any]) -> tuple[Iterator[Any], s
         return iterator, ""
     began, read = time.perf_counter(), 0
     for epoch in range(place["epoch"]):
-        for _ in _replayed(stream, iterator, epoch):
+        for _ in _read_again(stream, iterator, epoch):
             read += 1
         iterator = stream.begin("train")
-    for _ in zip(range(place["batches"]), _replayed(stream, iterator, place["epoch"])):
+    for _ in zip(range(place["batches"]), _read_again(stream, iterator, place["epoch"])):
         read += 1
     if not read:
         return iterator, ""
     return iterator, (
-        f"The stream `{stream.name}` was read again from its beginning to go on, {read} batches in "
-        f"{time.perf_counter() - began:.1f} s: iterators with `get_state` and `set_state` go on "
-        "at once."
+        f"The stream `{stream.name}` was read again from its beginning to reach the saved "
+        f"position: {read} batches in {time.perf_counter() - began:.1f} s. With `get_state` and "
+        "`set_state`, an iterator continues at once."
     )
 
 
 def _restore(stream: Stream, iterator: KeepsPlace, state: Any) -> None:
     try:
-        iterator.set_state(_places.read(state))
+        iterator.set_state(_places.decode(state))
     except Exception as error:  # whatever an iterator raises
         raise DatasetError(
-            f"The stream `{stream.name}` does not go on from where it stood: "
+            f"The stream `{stream.name}` cannot continue from its saved position: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
-def _replayed(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:
+def _read_again(stream: Stream, iterator: Iterator[Any], epoch: int) -> Iterator[Any]:
     for number in count(1):
         batch = next_batch(iterator, stream.name, f"batch {number} of pass {epoch + 1}")
         if batch is None:
@@ -166,11 +166,11 @@ def _fits(batch: PyTree[np.ndarray], first: PyTree[np.ndarray]) -> bool:
     )
 
 
-def _other_shapes(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
+def _shape_error(stream: Stream, batch: PyTree[np.ndarray], which: str) -> str:
     return (
         f"All batches of the stream `{stream.name}` must have the shapes and types of the first, "
-        f"{_described(stream.first)}, but for a shorter last one; got {_described(batch)} at "
-        f"{which}."
+        f"{_describe(stream.first)}, got {_describe(batch)} at {which}. Only the last batch "
+        "may be shorter."
     )
 
 
@@ -178,6 +178,6 @@ def _shapes(batch: PyTree[np.ndarray]) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(batch)]
 
 
-def _described(batch: PyTree[np.ndarray]) -> str:
+def _describe(batch: PyTree[np.ndarray]) -> str:
     shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
     return str(shown).replace("'", "")

@@ -77,9 +77,9 @@ class Stream:
             source = getattr(self, part)
             if isinstance(source, Iterator) and not isinstance(source, KeepsPlace):
                 raise DatasetError(
-                    f"`Stream({part}=...)` must begin anew whenever it is iterated over, got a "
-                    f"`{type(source).__name__}` in the stream `{self.name}`, which can be read "
-                    "once: give an object whose `__iter__` makes it."
+                    f"`Stream({part}=...)` must start from the beginning at every iteration, got "
+                    f"a `{type(source).__name__}` in the stream `{self.name}`, which can be read "
+                    "only once. Give an object whose `__iter__` creates it."
                 )
         _ = self._beginnings  # before anything is read
 
@@ -103,7 +103,7 @@ class Stream:
         source = getattr(self, part)
         iterator = iter(source)
         if iterator is source:
-            iterator.set_state(_places.read(self._beginnings[part]))
+            iterator.set_state(_places.decode(self._beginnings[part]))
         return iterator
 
     def like(self, batch_size: int | None) -> PyTree[np.ndarray]:
@@ -133,7 +133,7 @@ class Stream:
         for part in _PARTS:
             source = getattr(self, part)
             if isinstance(source, Iterator) and isinstance(source, KeepsPlace):
-                beginnings[part] = _places.written(source.get_state(), self.name)
+                beginnings[part] = _places.encode(source.get_state(), self.name)
         return beginnings
 
 
@@ -149,7 +149,7 @@ def as_batch(given: Any) -> PyTree[np.ndarray]:
     # PyTorch's tensors support no `copy`: convert to an array first, then copy that.
     array = np.asarray(given)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"a batch must be made of arrays of numbers, got `{type(given).__name__}`")
+        raise TypeError(f"a batch must consist of arrays of numbers, got `{type(given).__name__}`")
     return array.copy()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ._base import Dataset, DatasetError
-from ._own import existing, num_train
+from ._own import existing_path, num_train
 from ._standardise import standardise
 from .splits import shuffled_split
 
@@ -35,7 +35,7 @@ def csv(
     **Raises:** `DatasetError` if the file cannot be read or is no such table, if it has no column
     of that name, if an entry is missing or no finite number, and if `test` cannot be applied.
     """
-    file = existing(path, "csv", "a file of comma-separated values")
+    file = existing_path(path, "csv", "a file of comma-separated values")
     names, rows = _read(file)
     if target not in names:
         raise DatasetError(
@@ -68,15 +68,15 @@ def _read(file: Path) -> tuple[list[str], list[list[str]]]:
     names, rows = (lines[0], lines[1:]) if lines else ([], [])
     if len(names) < 2 or len(set(names)) < len(names) or not rows:
         raise DatasetError(
-            f"`{file}` must begin with a line of different names, separated by commas, at least "
-            f"two, and have lines of numbers after it, got {', '.join(names) or 'nothing'} and "
-            f"{len(rows)} lines."
+            f"`{file}` must begin with a line of at least two different column names, separated "
+            f"by commas, and have lines of values after it, got {', '.join(names) or 'nothing'} "
+            f"and {len(rows)} lines."
         )
     for number, row in enumerate(rows, start=2):
         if len(row) != len(names):
             raise DatasetError(
-                f"Row {number} of `{file}` must have {len(names)} entries, as the first has, got "
-                f"{len(row)}."
+                f"Row {number} of `{file}` must have {len(names)} entries, like the first row, "
+                f"got {len(row)}."
             )
     return names, rows
 
@@ -88,8 +88,8 @@ def _numbers(cells: list[str], name: str, file: Path) -> Float[np.ndarray, " n"]
         if number is None or not np.isfinite(number):
             raise DatasetError(
                 f"`{file}` must have a finite number in every row of the column `{name}`, got "
-                f"{cell or 'nothing'!r} in row {index + 2}: give text a number, and fill in or "
-                "leave out rows that lack a value."
+                f"{cell or 'nothing'!r} in row {index + 2}. Encode text as numbers, and fill in "
+                "missing values or remove their rows."
             )
         numbers[index] = number
     return numbers
@@ -101,8 +101,8 @@ def _targets(
     """The targets, and the number of classes; None for regression."""
     if "" in cells:
         raise DatasetError(
-            f"`{file}` must have an entry in every row of the column `{name}`, got nothing in row "
-            f"{cells.index('') + 2}: leave out rows that lack a target."
+            f"`{file}` must have an entry in every row of the column `{name}`, got nothing in "
+            f"row {cells.index('') + 2}. Remove the rows without a target."
         )
     is_number = [_number(cell) is not None for cell in cells]
     is_text = not any(is_number)

@@ -40,7 +40,7 @@ def text(path: str | Path | None = None, context: int = 64) -> Dataset:
 
 @functools.cache
 def _windows_of(path: Path | None, context: int) -> Dataset:
-    characters = _bundled() if path is None else _read(path)
+    characters = _bundled_text() if path is None else _read(path)
     # In UTF-32 every character is one 32-bit integer, its code point.
     codes = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     vocabulary, numbers = np.unique(codes, return_inverse=True)
@@ -48,8 +48,8 @@ def _windows_of(path: Path | None, context: int) -> Dataset:
     train, test = numbers[:split], numbers[split:]
     if min(len(train), len(test)) <= context:
         raise DatasetError(
-            f"`text(context={context})` needs at least {context + 1} characters in each part, got "
-            f"{len(train)} to train and {len(test)} to test: take a longer text or a smaller "
+            f"`text(context={context})` needs at least {context + 1} characters in each part, "
+            f"got {len(train)} to train and {len(test)} to test. Use a longer text or a smaller "
             "`context`."
         )
     return Dataset(
@@ -70,7 +70,7 @@ def _windows(numbers: np.ndarray, context: int) -> _Windows:
     )
 
 
-def _bundled() -> str:
+def _bundled_text() -> str:
     return "".join(_read(file) for file in sorted((sklearn_datasets() / "descr").glob("*.rst")))
 
 
@@ -84,6 +84,6 @@ def _read(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"`text(path=...)` must be a text in UTF-8, got `{path}`, whose byte {error.start} is "
-            "not: convert the file to UTF-8."
+            f"`text(path=...)` must be a text in UTF-8, got `{path}`, whose byte {error.start} "
+            "is not UTF-8. Convert the file to UTF-8."
         ) from error

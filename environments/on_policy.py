@@ -37,9 +37,9 @@ class OnPolicy(eqx.Module):
     def __check_init__(self):
         if self.environments < 1 or self.time_steps % self.environments:
             raise ValueError(
-                "`OnPolicy(time_steps=..., environments=...)` must give every environment the same "
-                f"number of time steps, got {self.time_steps} for {self.environments}: "
-                "`batch_size` is the number of time steps."
+                "`OnPolicy(environments=...)` must be positive and divide `time_steps`, got "
+                f"{self.environments} environments and {self.time_steps} time steps. On the "
+                "command line, `batch_size` is the number of time steps."
             )
         if not 0 <= self.discount <= 1:
             raise ValueError(f"`OnPolicy(discount=...)` must lie in [0, 1], got {self.discount}.")

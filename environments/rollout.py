@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ._base import AbstractEnvironment
 
 Policy = Callable[[Float[Array, " observation"]], Float[Array, " actions"]]
-"""From an observation to the logits of the actions."""
+"""A function from an observation to the logits of the actions."""
 
 
 class Rollout(eqx.Module):

@@ -22,7 +22,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(*QUIET, action="store_true")
     parser.error = _refuse
     command = parser.parse_args(arguments)
-    command.overrides = [quoted(override) for override in command.overrides]
+    command.overrides = [quote(override) for override in command.overrides]
     modes = [name for name in ("run", "multirun", *QUESTIONS) if getattr(command, name)]
     if len(modes) > 1:
         _refuse(f"--{modes[0]} and --{modes[1]} exclude each other")
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return command
 
 
-def quoted(override: str) -> str:
+def quote(override: str) -> str:
     """`key=value` with the value in quotes where it is a text beyond ASCII, such as a path.
 
     Hydra's grammar has letters beyond ASCII in quotes alone. Lists, mappings and sweeps, which have
@@ -76,6 +76,6 @@ def make_importable(command: argparse.Namespace) -> None:
 
 def _refuse(message: str) -> NoReturn:
     raise ConfigError(
-        f"The command line was not understood: {message}. Overrides are written `key=value`, all "
-        "of them together, before or after the flags; `--help` lists them."
+        f"Cannot parse the command line: {message}. Write overrides as `key=value`, all of them "
+        "together, before or after the flags; `--help` lists them."
     )

@@ -14,14 +14,14 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from . import hydra_internals
-from .expansion import expanded
+from .expansion import expand
 
 CONFIG_PATH = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 TASK = "train"
 BASIC = "basic"
-"""Hydra's own sweeper, and its own launcher."""
+"""The name of Hydra's own sweeper, and of its own launcher."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Composer:
         parsed = self.parse([*params, *overrides])
         search = master.hydra.runtime.choices["hydra/sweeper"] != BASIC
         jobs = []
-        for number, given in enumerate(expanded(parsed, search=search)):
+        for number, given in enumerate(expand(parsed, search=search)):
             job = self._loader.load_sweep_config(master, given)
             with open_dict(job.hydra.job):
                 job.hydra.job.num = number

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from .errors import ConfigError
 
 
-def expanded(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
+def expand(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
     """The overrides of each job, `key=value`; where a key is given twice, the last one counts.
 
     **Arguments:**
@@ -37,11 +37,11 @@ def _values(override: Override, *, search: bool) -> list[str]:
     if isinstance(value, IntervalSweep):
         if not search:
             raise ConfigError(
-                f"`{override.input_line}` is an interval, which a sweeper searches: add "
-                "`hydra/sweeper=optuna`, or give values."
+                f"`{override.input_line}` is an interval, and only a sweeper that searches can "
+                "use an interval. Add `hydra/sweeper=optuna`, or list the values."
             )
         return [f"{key}={end}" for end in (value.start, value.end)]
     values = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not values:
-        raise ConfigError(f"`{override.input_line}` sweeps over nothing.")
+        raise ConfigError(f"`{override.input_line}` sweeps over no values. Give at least one.")
     return values

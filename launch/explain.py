@@ -73,8 +73,8 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
         numbers = [key for key, entry in entries.items() if isinstance(entry, int | float)]
         if len(numbers) == 1:
             return (
-                f"`{group}={value}`: `{group}=` chooses a policy ({listed}); for the number write "
-                f"`{group}.{numbers[0]}={value}`."
+                f"`{group}={value}`: `{group}=` chooses a policy ({listed}). To set the number, "
+                f"write `{group}.{numbers[0]}={value}`."
             )
     close = difflib.get_close_matches(str(value), options, n=1)
     hint = f"did you mean `{group}={close[0]}`? " if close else ""

@@ -16,7 +16,7 @@ from .runner import JobRunner
 from .runs import build
 
 _SAME = "dataset", "x64", "debug", "compilation_cache"
-"""Keys that must be equal in all jobs of one program, beside the parts of their runs."""
+"""Keys that must be equal in all jobs of one program, in addition to the parts of their runs."""
 
 
 class Planned(NamedTuple):
@@ -44,33 +44,33 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
         return
     if not composition.multirun:
         raise ConfigError(
-            "`vectorised=true` trains the jobs of a sweep as one program: add `-m` and several "
+            "`vectorised=true` trains the jobs of a sweep as one program. Add `-m` and several "
             "values of a key, such as `seed='range(0,16)'`."
         )
     choices = composed.hydra.runtime.choices
     if composition.search:
         raise ConfigError(
-            "`vectorised=true` must know the jobs of a sweep before the first of them: leave out "
-            f"`hydra/sweeper={choices['hydra/sweeper']}`."
+            "`vectorised=true` needs to know all jobs of a sweep before the first job starts. "
+            f"Leave out `hydra/sweeper={choices['hydra/sweeper']}`."
         )
     launcher = choices["hydra/launcher"]
     if launcher != BASIC:
         raise ConfigError(
-            "`vectorised=true` trains the jobs of a sweep in this process: leave out "
+            "`vectorised=true` trains the jobs of a sweep in this process. Leave out "
             f"`hydra/launcher={launcher}`."
         )
     if job.config["devices"] not in (None, 1):
         raise ConfigError(
-            f"`vectorised=true` trains on one device: leave out `devices={job.config['devices']}`."
+            f"`vectorised=true` trains on one device. Leave out `devices={job.config['devices']}`."
         )
-    if job.finds_micro_batch:
+    if job.chooses_micro_batch:
         raise ConfigError(
-            "`micro_batch=auto` is found for one run, and with `vectorised=true` several share the "
-            "device: give a number, or null."
+            "`micro_batch=auto` is chosen for a single run, but with `vectorised=true` several "
+            "runs share the device. Give a number, or null."
         )
 
 
-def put(planned: Planned, groups: list[Group]) -> bool:
+def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
     """Add a job to the group of its program, or to a new group if there is none.
 
     A resumed job gets a group of its own: other jobs of its sweep may be at another step.
@@ -78,7 +78,7 @@ def put(planned: Planned, groups: list[Group]) -> bool:
     **Returns:** whether the group is new.
     """
     for group in groups:
-        if _are_one_program(planned, group[0]):
+        if _can_share_program(planned, group[0]):
             group.append(planned)
             return False
     groups.append([planned])
@@ -103,7 +103,7 @@ def _train(jobs: Sequence[Job]) -> list[Summary]:
     return [train(runs[0], folders[0], resume=jobs[0].resume)]
 
 
-def _are_one_program(one: Planned, other: Planned) -> bool:
+def _can_share_program(one: Planned, other: Planned) -> bool:
     for job in (one.job, other.job):
         if job.resume or not job.config["vectorised"]:
             return False

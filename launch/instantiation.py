@@ -44,7 +44,7 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
         full_key = path.group(1) if path else key
         cause = _root(error)
         within = full_key.removeprefix(key).split(".")[1:]
-        raise ConfigError(why_not(full_key, _at(config, within), cause, wired)) from error
+        raise ConfigError(failure_sentence(full_key, _at(config, within), cause, wired)) from error
 
 
 def check_plugins(composed: DictConfig) -> None:
@@ -65,14 +65,14 @@ def check_plugins(composed: DictConfig) -> None:
             cause = _root(error)
             if isinstance(cause, ImportError):
                 raise ConfigError(
-                    f"`hydra/{kind}={choice}` needs what is not installed ({cause}): "
-                    "`pip install -e '.[sweeps]'`."
+                    f"`hydra/{kind}={choice}` needs a package that is not installed ({cause}). "
+                    "Run `pip install -e '.[sweeps]'`."
                 ) from error
             plain = cast(dict[str, Any], OmegaConf.to_container(config))
-            raise ConfigError(why_not(f"hydra.{kind}", plain, cause)) from error
+            raise ConfigError(failure_sentence(f"hydra.{kind}", plain, cause)) from error
 
 
-def why_not(
+def failure_sentence(
     key: str,
     config: dict[str, Any],
     cause: BaseException,
@@ -82,7 +82,7 @@ def why_not(
 
     A cause with one of the project's own sentences, recognised by its backticks, is shown as it is.
     """
-    written = _as_written(key, wired or {})
+    written = _source_key(key, wired or {})
     if isinstance(cause, TypeError):
         if argument := _UNEXPECTED.search(str(cause)):
             return f"`{written}.{argument[1]}` is not an argument of `{config['_target_']}`."
@@ -114,7 +114,7 @@ def _root(error: BaseException) -> BaseException:
     return error if own or error.__cause__ is None else _root(error.__cause__)
 
 
-def _as_written(path: str, wired: Mapping[str, str]) -> str:
+def _source_key(path: str, wired: Mapping[str, str]) -> str:
     parts = path.split(".")
     starts = [index for index, part in enumerate(parts) if part in _GROUPS]
     written = ".".join(parts[starts[-1] :]) if starts else path

@@ -15,10 +15,10 @@ from training import CHANGEABLE, CONFIG, is_restart
 
 from .errors import ConfigError
 from .stored import check_names
-from .unused import OPTIONAL, ROOTS, is_used, reached
+from .unused import OPTIONAL, ROOTS, is_used, used_paths
 
 AUTO = "auto"
-"""The `micro_batch` that is chosen so that the run fits the memory of the device."""
+"""The value of `micro_batch` for which the program chooses one that fits the device memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Job:
     resume: bool
 
     @property
-    def finds_micro_batch(self) -> bool:
+    def chooses_micro_batch(self) -> bool:
         """Whether the micro-batch is still to be chosen; `with_micro_batch` then sets it."""
         return self.config.get("micro_batch") == AUTO  # earlier versions have no such key
 
@@ -91,8 +91,8 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     plain = cast(dict[str, Any], container)
     for name in ROOTS:
         if name not in plain and name not in OPTIONAL:
-            raise ConfigError(f"`{name}` is not in the configuration; do not delete it.")
-    paths = reached(config)
+            raise ConfigError(f"`{name}` is missing in the configuration. Do not delete it.")
+    paths = used_paths(config)
     choices = {
         group: option
         for group, option in hydra.runtime.choices.items()
@@ -100,17 +100,17 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     }
     plain["choices"] = choices
     job = Job(plain, folder, resume=False)
-    return _continued(job) if is_restart(folder) else job
+    return _restarted(job) if is_restart(folder) else job
 
 
-def _continued(job: Job) -> Job:
+def _restarted(job: Job) -> Job:
     """The job of a scheduler's restart: it continues the run in its folder.
 
     If the configuration of that run differs, `job` is returned unchanged.
     """
     stored = yaml.safe_load((job.folder / CONFIG).read_text(encoding="utf-8"))
     same = job
-    if job.finds_micro_batch and "micro_batch" in stored:  # chosen at the first start
+    if job.chooses_micro_batch and "micro_batch" in stored:  # chosen at the first start
         same = job.with_micro_batch(stored["micro_batch"])
     return dataclasses.replace(same, resume=True) if same.config == stored else job
 
@@ -132,8 +132,8 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
     """The job of the folder named by `resume=`, with the configuration stored there."""
     if Path(str(config.resume)).resolve() != folder.resolve():
         raise ConfigError(
-            f"`resume={config.resume}` continues in that folder; leave out the other folder, "
-            f"`{folder}`, and run one job at a time."
+            f"`resume={config.resume}` continues the run in that folder. Leave out the other "
+            f"folder, `{folder}`, and run one job at a time."
         )
     file = folder / CONFIG
     if not folder.is_dir():
@@ -142,13 +142,15 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         raise ConfigError(f"`resume=` must be the folder of a run, got `{folder}`: no {CONFIG}.")
     stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or "choices" not in stored:
-        raise ConfigError(f"`{file}` is not the configuration of a run; it cannot be resumed.")
+        raise ConfigError(
+            f"`{file}` is not the configuration of a run, so the run cannot be resumed."
+        )
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         key = override.key_or_group
         if key not in CHANGEABLE:
             raise ConfigError(
-                f"`{override.input_line}` cannot be changed in a run that is resumed; "
-                f"only {', '.join(f'`{name}`' for name in CHANGEABLE[1:])} can."
+                f"`{override.input_line}` cannot be changed when a run is resumed; only "
+                f"{', '.join(f'`{name}`' for name in CHANGEABLE[1:])} can."
             )
         if key != "resume":
             stored[key] = config[key]

@@ -12,12 +12,12 @@ from hydra.core.utils import env_override
 from running import ExitCode, sentence
 from training import check_folder, hosts, make_folder, preflight
 from training.device import check_devices
-from training.sweep import Sweep, SweepJob, searched
+from training.sweep import Sweep, SweepJob, jobs_of_search
 
 from .composer import Composition
 from .errors import ConfigError, Stopped
 from .folders import new_launch_id, register_resolvers
-from .groups import Group, Planned, check_vectorised, put, run_groups
+from .groups import Group, Planned, add_to_groups, check_vectorised, run_groups
 from .instantiation import check_plugins
 from .job import Job, planned_job
 from .request import Refusal, Request
@@ -36,9 +36,9 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     runner, sweep = JobRunner(task, debug=request.debug), None
     try:
         hosts.join()
-        request = hosts.together(lambda: _understood(request))
-        register_resolvers(hosts.of_first(new_launch_id()))
-        sweep, groups = hosts.together(lambda: _check(request))
+        request = hosts.call_on_all(lambda: _open_request(request))
+        register_resolvers(hosts.broadcast(new_launch_id()))
+        sweep, groups = hosts.call_on_all(lambda: _check(request))
     except KeyboardInterrupt:
         return hosts.leave(ExitCode.INTERRUPTED)
     except Exception as error:
@@ -55,7 +55,7 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     return hosts.leave(max([code, *codes]))
 
 
-def _understood(request: Request | Refusal) -> Request:
+def _open_request(request: Request | Refusal) -> Request:
     if isinstance(request, Refusal):
         raise request.error
     check_devices()
@@ -70,8 +70,8 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
     composition = request.composition
     if composition.multirun and hosts.count() > 1:
         raise ConfigError(
-            f"A sweep runs its jobs in one process, and there are {hosts.count()}: start one job "
-            "at a time with several processes, or the sweep with one."
+            f"A sweep needs a single process, got {hosts.count()}. Start one job at a time with "
+            "several processes, or the sweep with one process."
         )
     jobs = [planned_job(composed, multirun=composition.multirun) for composed in composition.jobs]
     if len({job.folder for job in jobs}) < len(jobs):
@@ -90,7 +90,7 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
             if hosts.is_first():
                 check_folder(job.folder, resume=job.resume)
             run = build(job, shapes_only=True)
-            if put(Planned(number, given, job, run), groups):
+            if add_to_groups(Planned(number, given, job, run), groups):
                 preflight(run)  # one run per group: the result is the same for all of them
         except Exception as error:
             if len(jobs) == 1:
@@ -113,8 +113,8 @@ def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> 
         first = seen.setdefault(json.dumps(job.config, sort_keys=True, default=str), number)
         if first < number:
             raise ConfigError(
-                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`: "
-                "leave one of them out."
+                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`. "
+                "Remove one of them."
             )
 
 
@@ -124,7 +124,7 @@ def _sweep(composition: Composition, folder: Path, planned: list[SweepJob]) -> S
     if composition.search:
         swept = [each for each in composition.overrides if each.is_sweep_override()]
         keys = [override.key_or_group for override in swept]
-        return Sweep(folder, lambda: searched(folder, keys))
+        return Sweep(folder, lambda: jobs_of_search(folder, keys))
     return Sweep(folder, lambda: planned)
 
 

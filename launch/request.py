@@ -55,11 +55,11 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
         command = command_line.parse(arguments)
         command_line.make_importable(command)
         if command_line.is_question(command) and not command.cfg:
-            return _answer(arguments)
+            return _answer_by_hydra(arguments)
         composer = Composer(command)
-        composition = _composed(composer, command.overrides, multirun=command.multirun)
+        composition = _compose(composer, command.overrides, multirun=command.multirun)
         if command.cfg:  # after composing, so that an error is explained in one sentence
-            return _answer(arguments)
+            return _answer_by_hydra(arguments)
         refuse_unused(composition, composer)
         return Request(composer, composition, command.overrides, debug)
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ def read(arguments: Sequence[str]) -> Request | Refusal | ExitCode:
         return ExitCode.BAD_CONFIGURATION
 
 
-def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
+def _compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Composition:
     try:
         return composer.composition(overrides, multirun=multirun)
     except ConfigError:
@@ -80,16 +80,16 @@ def _composed(composer: Composer, overrides: list[str], *, multirun: bool) -> Co
         raise ConfigError(explain(error, composer, overrides, multirun)) from error
 
 
-def _answer(arguments: Sequence[str]) -> ExitCode:
+def _answer_by_hydra(arguments: Sequence[str]) -> ExitCode:
     """Let Hydra answer; it reads `sys.argv` itself, and has no flag `-q`."""
     known = [argument for argument in arguments if argument not in command_line.QUIET]
-    sys.argv[1:] = map(command_line.quoted, known)
+    sys.argv[1:] = map(command_line.quote, known)
     register_resolvers(new_launch_id())
-    hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(_nothing)()
+    hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(_no_task)()
     return ExitCode.FINISHED
 
 
-def _nothing(config: DictConfig) -> None:
+def _no_task(config: DictConfig) -> None:
     del config  # a question trains nothing
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from running import SUMMARY, ExitCode, judged_loss, sentence, show
+from running import SUMMARY, ExitCode, final_loss, sentence, show
 from training import hosts, make_folder
 from training.folder import ERROR_LOG, write_summary
 
@@ -38,14 +38,14 @@ class JobRunner:
     def __call__(self, config: DictConfig) -> float | None:
         """Run one job.
 
-        **Returns:** the loss that a searching sweeper minimises, see `judged_loss`.
+        **Returns:** the loss that a searching sweeper minimises, see `final_loss`.
         """
         folder = Path(HydraConfig.get().runtime.output_dir)
         summaries = self.attempt([folder], lambda: [self._task(config)])
         if summaries is None:
             _remove_if_empty(folder)
             return None
-        return judged_loss(summaries[0])
+        return final_loss(summaries[0])
 
     def attempt(
         self, folders: Sequence[Path], task: Callable[[], Sequence[Mapping[str, Any]]]
@@ -61,13 +61,17 @@ class JobRunner:
                 make_folder(folder)
             summaries = task()
         except KeyboardInterrupt:
-            hosts.ends_alone(ExitCode.INTERRUPTED)
-            stopped = _unhappy(ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C.")
+            hosts.announce_end(ExitCode.INTERRUPTED)
+            stopped = _summary_without_run(
+                ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C."
+            )
             summaries = [stopped] * len(folders)
         except Exception as error:
-            if isinstance(error, hosts.Disagreement) or hosts.ends_alone(ExitCode.FAILED):
+            if isinstance(error, hosts.Disagreement) or hosts.announce_end(ExitCode.FAILED):
                 report(error, debug=self._debug)
-            summaries = [_unhappy(ExitCode.FAILED, "failed", sentence(error))] * len(folders)
+            summaries = [_summary_without_run(ExitCode.FAILED, "failed", sentence(error))] * len(
+                folders
+            )
             for folder in folders if hosts.is_first() else ():
                 with contextlib.suppress(OSError):  # a full disk, which has been reported
                     text = "".join(traceback.format_exception(error))
@@ -86,7 +90,7 @@ def report(error: BaseException, *, debug: bool) -> None:
         show(error, debug=debug, prefix=hosts.prefix())
 
 
-def _unhappy(code: ExitCode, status: str, reason: str) -> dict[str, Any]:
+def _summary_without_run(code: ExitCode, status: str, reason: str) -> dict[str, Any]:
     return {"status": status, "exit_code": int(code), "reason": reason}
 
 

@@ -17,7 +17,7 @@ from training import Run, Summary, fitting_micro_batch, hosts, train
 from training.program_cache import AUTO, use_cache
 
 from .errors import ConfigError
-from .instantiation import instantiate, why_not
+from .instantiation import failure_sentence, instantiate
 from .job import Job, current_job
 
 # With a structure, the optimiser's `curvature` is the structure, and `curvature.of` the curvature.
@@ -42,20 +42,20 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
     **Raises:** `ConfigError` or `ValueError` for values that cannot be used, and
     `data.DatasetError` for a dataset that is not available; each message is one sentence.
     """
-    if job.finds_micro_batch:
+    if job.chooses_micro_batch:
         if hosts.count() > 1:
             raise ConfigError(
-                f"`micro_batch=auto` asks one device, and there are {hosts.count()} processes: "
-                "give a number, or null."
+                f"`micro_batch=auto` needs a single process, got {hosts.count()}. Give a number, "
+                "or null."
             )
         micro_batch = fitting_micro_batch(
-            lambda most: _built(job.with_micro_batch(most), shapes_only=True)
+            lambda most: _build(job.with_micro_batch(most), shapes_only=True)
         )
         job = job.with_micro_batch(micro_batch)
-    return _built(job, shapes_only=shapes_only)
+    return _build(job, shapes_only=shapes_only)
 
 
-def _built(job: Job, *, shapes_only: bool) -> Run:
+def _build(job: Job, *, shapes_only: bool) -> Run:
     config = job.config
     for name in ("x64", "debug"):
         if not isinstance(config[name], bool):
@@ -147,7 +147,7 @@ def _model(
             return eqx.filter_eval_shape(make, key=key)
         return make(key=key)
     except TypeError as error:
-        raise ConfigError(why_not("model", {**config, **filled}, error)) from error
+        raise ConfigError(failure_sentence("model", {**config, **filled}, error)) from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from .errors import ConfigError
 PARTS = "curvature", "models", "data", "environments", "training"
 PACKAGES = "optimistix", "optax", "lineax", "equinox"
 GETTERS = "hydra.utils.get_method", "hydra.utils.get_class"
-"""These do not call the function that they name, such as the activation of a model."""
+"""Targets that return the function named by `path`, such as an activation, and do not call it."""
 OF_FUNCTIONS = "jax"
 
 
@@ -27,28 +27,28 @@ def check_names(stored: dict[str, Any], file: Path, folders: Sequence[Path]) -> 
 
     **Raises:** `ConfigError`.
     """
-    for target, path in _named(stored):
+    for target, path in _targets(stored):
         named, roots = target, (*PARTS, *PACKAGES)
         if target in GETTERS:
             named, roots = str(path), (*roots, OF_FUNCTIONS)
         if not _is_known(named, roots) and not _is_beside(named, folders):
             raise ConfigError(
-                f"`{file}` names `{named}`, which is no part of this project nor of the packages "
-                "that its configurations name, and is not called. If it is yours, put it beside "
-                "your configurations and add `--config-dir`."
+                f"`{file}` names `{named}`, which is not called: it belongs neither to this "
+                "project nor to the packages that its configurations use. If it is your own "
+                "code, put it beside your configurations and add `--config-dir`."
             )
 
 
-def _named(node: Any) -> Iterator[tuple[str, Any]]:
+def _targets(node: Any) -> Iterator[tuple[str, Any]]:
     """Every `_target_`, with the `path` beside it."""
     if isinstance(node, list):
         for each in node:
-            yield from _named(each)
+            yield from _targets(each)
     elif isinstance(node, dict):
         if "_target_" in node:
             yield str(node["_target_"]), node.get("path")
         for each in node.values():
-            yield from _named(each)
+            yield from _targets(each)
 
 
 def _is_known(name: str, roots: Sequence[str]) -> bool:

@@ -19,13 +19,13 @@ ROOTS = (
 """The keys that the program reads; any other key is used only if one of these refers to it."""
 
 OPTIONAL = ("experiment", "average", "recorders")
-"""Those of `ROOTS` that may be missing; then nothing is chosen."""
+"""The keys of `ROOTS` that may be missing; a missing key means: none."""
 
 # An absolute or relative reference, `${a.b}` or `${..b}`; inside a resolver's call, too.
 _REFERENCE = re.compile(r"\$\{(\.*)([^\s${}:]*)\}")
 
 
-def reached(config: DictConfig) -> set[str]:
+def used_paths(config: DictConfig) -> set[str]:
     """The paths that a run reads, each including everything below it.
 
     These are the roots, the paths to which their interpolations refer, and so on.
@@ -53,7 +53,7 @@ def refuse_unused(composition: Composition, composer: Composer) -> None:
 
     **Raises:** `ConfigError`.
     """
-    read = [reached(job) for job in composition.jobs]
+    read = [used_paths(job) for job in composition.jobs]
     for override in composition.overrides:
         if override.is_hydra_override():
             continue
@@ -63,13 +63,13 @@ def refuse_unused(composition: Composition, composer: Composer) -> None:
             if not is_used(path, paths)
         ]  # fmt: skip
         if len(ignoring) == len(composition.jobs):
-            reason = _who_ignores(path, ignoring[0], composer)
+            reason = _explain_unused(path, ignoring[0], composer)
             raise ConfigError(f"`{override.input_line}` is not used by {reason}.")
         if ignoring and override.is_sweep_override():
-            reason = _who_ignores(path, ignoring[0], composer)
+            reason = _explain_unused(path, ignoring[0], composer)
             raise ConfigError(
-                f"`{override.input_line}` is swept but not used by {reason}: "
-                "those jobs would run once for each value; sweep them separately."
+                f"`{override.input_line}` is swept but not used by {reason}: those jobs would "
+                "run once for each value. Sweep them separately."
             )
 
 
@@ -96,9 +96,9 @@ def _at(raw: object, path: str) -> object:
     return raw
 
 
-def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
+def _explain_unused(path: str, job: DictConfig, composer: Composer) -> str:
     """The choice because of which `job` does not use `path`, and a choice that would use it."""
-    read = reached(job)
+    read = used_paths(job)
     for group, option in job.hydra.runtime.choices.items():
         if option is None or group.startswith("hydra/"):
             continue
@@ -108,7 +108,7 @@ def _who_ignores(path: str, job: DictConfig, composer: Composer) -> str:
             if is_used(path, _references(composer.load(group, other), group))
         ]
         if option in readers:
-            return _who_ignores(group, job, composer)
+            return _explain_unused(group, job, composer)
         if readers and is_used(group, read):
-            return f"`{group}={option}` (it is by `{group}={readers[0]}`)"
+            return f"`{group}={option}` (`{group}={readers[0]}` would use it)"
     return "anything"

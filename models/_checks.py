@@ -12,7 +12,7 @@ def integer(name: str, value: object, *, least: int = 1) -> None:
 def integers(name: str, values: Sequence[object]) -> None:
     """Raise unless `values` are positive integers, at least one."""
     if not values:
-        raise ValueError(f"`{name}` must name at least one size, got none.")
+        raise ValueError(f"`{name}` must have at least one size, got none.")
     for value in values:
         integer(name, value)
 

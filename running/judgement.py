@@ -6,7 +6,7 @@ from typing import Any
 from .exit_codes import ExitCode
 
 
-def judged_loss(summary: Mapping[str, Any]) -> float | None:
+def final_loss(summary: Mapping[str, Any]) -> float | None:
     """The loss of a run's final model, from its summary; None if the run is not finished.
 
     The loss is that of the validation part, or, if there is none, of the training part. The test

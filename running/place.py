@@ -49,12 +49,15 @@ def place(environment: Mapping[str, str]) -> Place | None:
         if launcher.processes not in environment:
             continue
         if launcher.mine not in environment:
-            raise HostsError(f"`{launcher.processes}` is set, and `{launcher.mine}` is not.")
+            raise HostsError(
+                f"`{launcher.processes}` is set, but `{launcher.mine}` is not. Set both, or "
+                "neither."
+            )
         number = _integer(environment, launcher.processes)
         mine = _integer(environment, launcher.mine)
         if not 0 <= mine < number:
             raise HostsError(
-                f"`{launcher.mine}` must be from 0 to less than `{launcher.processes}`, "
+                f"`{launcher.mine}` must be at least 0 and less than `{launcher.processes}`, "
                 f"{number}, got {mine}."
             )
         if number == 1:
@@ -67,8 +70,8 @@ def place(environment: Mapping[str, str]) -> Place | None:
     for name in (ADDRESS, by_hand.mine):
         if name in environment:
             raise HostsError(
-                f"`{name}` is set, but neither `srun`, `mpirun` nor `{by_hand.processes}` says how "
-                "many processes there are."
+                f"`{name}` is set, but the number of processes is not. Start the run by `srun` "
+                f"or `mpirun`, or set `{by_hand.processes}`."
             )
     return None
 

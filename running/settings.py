@@ -24,7 +24,7 @@ CHANGEABLE = (
 )
 """Keys that may change when a run is resumed: its length, its devices, what it keeps and prints."""
 UNCHECKED = (*CHANGEABLE, "vectorised")
-"""Keys that may differ between a checkpoint and a resumed run; a resumed run is always alone."""
+"""Keys that may differ between a checkpoint and a resumed run, which never shares a program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,7 @@ class Settings:
                 f"`checkpoint_seconds` must be a positive, finite number, got {seconds!r}."
             )
         if not _is_number(validation) or not 0 <= validation < 1:
-            raise ValueError(
-                f"`validation` must be a fraction from 0 to less than 1, got {validation!r}."
-            )
+            raise ValueError(f"`validation` must be a fraction in [0, 1), got {validation!r}.")
         devices = self.devices
         if devices not in (None, "all") and (not is_int(devices) or devices < 1):
             raise ValueError(

@@ -18,21 +18,21 @@ class Agreement:
 
     def __init__(self, placement: Placement):
         self._placement = placement
-        self._largest = jax.jit(_largest, out_shardings=placement.everywhere())
+        self._largest = jax.jit(_largest, out_shardings=placement.replicated_sharding())
         self._before: Int[Array, " numbers"] | None = None
 
     def __call__(self, *numbers: int) -> tuple[int, ...]:
         """The maxima of numbers ≥ 0, zeros at the first call; all processes call it together."""
         if hosts.count() == 1:
             return numbers
-        said = np.array([numbers], np.int32)
+        row = np.array([numbers], np.int32)
         shape = self._placement.size, len(numbers)
-        now = self._largest(self._placement.loaded(shape, lambda own: said))
+        now = self._largest(self._placement.load(shape, lambda own: row))
         before, self._before = self._before, now
         if before is None:
             return (0,) * len(numbers)
         return tuple(np.asarray(before.addressable_data(0)).tolist())
 
 
-def _largest(said: Int[Array, "devices numbers"]) -> Int[Array, " numbers"]:
-    return said.max(0)
+def _largest(numbers: Int[Array, "devices numbers"]) -> Int[Array, " numbers"]:
+    return numbers.max(0)

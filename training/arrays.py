@@ -22,7 +22,7 @@ class ArraysOfSteps:
 
         **Returns:** whether one does.
         """
-        wanted = bool(self._recorders.wanting_arrays(step))
+        wanted = bool(self._recorders.needing_arrays(step))
         if wanted:
             self._step = step
             self._before = self._weights(), by_path(self._stepper.gradient(given))
@@ -40,7 +40,7 @@ class ArraysOfSteps:
         def event(recorder: AbstractRecorder) -> None:
             recorder.arrays(step, arrays)
 
-        self._recorders.tell(event, only=self._recorders.wanting_arrays(step))
+        self._recorders.tell(event, only=self._recorders.needing_arrays(step))
 
     def _weights(self) -> dict[str, np.ndarray]:
         return by_path(eqx.filter(self._stepper.model, eqx.is_inexact_array))

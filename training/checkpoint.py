@@ -34,7 +34,16 @@ from ._base import Tally
 from .atomic import remove_leftovers, write_atomically
 from .digest import DigestWriter, digest_of_file
 from .leaves import read_leaves, write_leaves
-from .sharded import Held, digests, hold, is_sharded, layout, read_arrays, released, write_arrays
+from .sharded import (
+    HostCopy,
+    copy_to_devices,
+    copy_to_host,
+    digests,
+    is_sharded,
+    layout,
+    read_arrays,
+    write_arrays,
+)
 from .stepper import Stepper
 
 DIGEST_LENGTH = 64
@@ -42,10 +51,12 @@ ARRAYS = ".arrays"
 """The suffix of folders of arrays."""
 BEST = "best.ckpt"
 BEST_MODEL = "best.eqx"
-"""Only the weights of the best checkpoint, in the format of `model.eqx`."""
+"""The file with only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
-OTHER_ARRAYS = "The checkpoint `{}` holds other arrays than model and optimiser have."
+OTHER_ARRAYS = (
+    "The arrays in the checkpoint `{}` do not match those of the model and the optimiser."
+)
 
 
 class CheckpointError(ValueError):
@@ -87,7 +98,7 @@ class _Best(NamedTuple):
     - `weights`: the bytes of its file of weights.
     """
 
-    state: bytes | tuple[Tally, list[Held]]
+    state: bytes | tuple[Tally, list[HostCopy]]
     weights: bytes
 
 
@@ -118,7 +129,7 @@ class Checkpoints:
             write_leaves(weights, model)
         if is_sharded(leaves):
             # `replace` makes a copy: the run goes on counting in `tally`.
-            held = dataclasses.replace(tally), hold(leaves)
+            held = dataclasses.replace(tally), copy_to_host(leaves)
             self._best = _Best(held, weights.getvalue())
         elif hosts.is_first():
             self._write(state, tally, leaves)
@@ -148,10 +159,10 @@ class Checkpoints:
         """
         refused: dict[Path, str] = {}
         # Only the first process checks and renames files; the other processes read its choice.
-        newest = hosts.together(
-            lambda: self._newest_good(stepper, refused) if hosts.is_first() else None
+        newest = hosts.call_on_all(
+            lambda: self._read_newest(stepper, refused) if hosts.is_first() else None
         )
-        name = hosts.of_first(None if newest is None else newest.path.name)
+        name = hosts.broadcast(None if newest is None else newest.path.name)
         if name is None:
             return Restored(Tally(), {}, [])
         if newest is None:
@@ -162,7 +173,7 @@ class Checkpoints:
         stepper.replace(leaves)
         return Restored(newest.tally, newest.versions, list(refused.values()))
 
-    def _newest_good(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
+    def _read_newest(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
         """Read the newest usable file; newer files that cannot be used are added to `refused`."""
         remove_leftovers(self._folder)
         for path in self._candidates():
@@ -176,15 +187,15 @@ class Checkpoints:
             return found
         if refused:
             raise CheckpointError(
-                f"{' '.join(refused.values())} There is no other: remove `{self._folder}` to "
-                "continue from the beginning."
+                f"{' '.join(refused.values())} There is no other checkpoint. Remove "
+                f"`{self._folder}` to start again from step 0."
             )
         return None
 
     def _save_best(self, best: _Best) -> None:
         if isinstance(best.state, tuple):
             tally, held = best.state
-            self._save(BEST, tally, released(held))
+            self._save(BEST, tally, copy_to_devices(held))
         elif hosts.is_first():
             write_atomically(self._folder / BEST, functools.partial(_write_bytes, best.state))
         if hosts.is_first():
@@ -231,7 +242,8 @@ class Checkpoints:
             found, expected = digest_of_file(file, size), file.read()
             if found.encode() != expected:
                 raise CheckpointError(
-                    f"The checkpoint `{path}` is damaged: its SHA-256 is not the one it ends with."
+                    f"The checkpoint `{path}` is damaged: its content does not match the SHA-256 "
+                    "at its end."
                 )
             file.seek(0)
             try:
@@ -240,10 +252,12 @@ class Checkpoints:
                 tally = Tally(**header["tally"])
             except (ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(
-                    f"The checkpoint `{path}` is of a format that this version does not read."
+                    f"The checkpoint `{path}` has a format that this version cannot read."
                 ) from error
             if config != self._config:
-                raise CheckpointError(f"The checkpoint `{path}` is of another configuration.")
+                raise CheckpointError(
+                    f"The checkpoint `{path}` belongs to a run with another configuration."
+                )
             if "arrays" in header:
                 folder = self._checked_folder(path, header["arrays"], stepper.leaves)
                 return _Read(path, tally, versions, folder)
@@ -259,8 +273,8 @@ class Checkpoints:
             raise CheckpointError(OTHER_ARRAYS.format(path))
         if hosts.is_first() and digests(folder) != arrays["files"]:
             raise CheckpointError(
-                f"The checkpoint `{path}` is damaged: the files in `{folder}` are not those that "
-                "were written."
+                f"The checkpoint `{path}` is damaged: the files in `{folder}` do not match those "
+                "that were written."
             )
         return folder
 

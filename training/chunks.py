@@ -38,7 +38,7 @@ def chunks_of(
 ) -> Iterator[Chunk]:
     """All examples of a part of a dataset or a stream; a short batch of a stream is padded."""
     found = getattr(dataset, part)
-    if isinstance(dataset, Dataset) or is_held(found):
+    if isinstance(dataset, Dataset) or has_random_access(found):
         yield from chunks(found, most, multiple)
         return
     sizes = None
@@ -50,12 +50,12 @@ def chunks_of(
 def head(stream: Stream, part: StreamPart, most: int) -> PyTree[np.ndarray]:
     """The first `most` examples of a part of a stream, or its first batch if it yields batches."""
     found = getattr(stream, part)
-    if is_held(found):
+    if has_random_access(found):
         return next(chunks(found, most)).own
     return stream.first if part == "train" else next(batches_of(stream, part))
 
 
-def is_held(part: Any) -> bool:
+def has_random_access(part: Any) -> bool:
     """Whether a part is arrays or `Rows`; any other part yields batches."""
     return isinstance(part, Rows | tuple | dict)
 
@@ -78,11 +78,11 @@ def _cut(part: PyTree[np.ndarray] | Rows, sizes: PyTree[int]) -> Iterator[Chunk]
     arrays, treedef = jax.tree.flatten(part)  # `Rows` is a leaf
     each = jax.tree.leaves(sizes)
     for number in range(max(-(-len(array) // size) for array, size in zip(arrays, each))):
-        pairs = [_filled(array, number * size, size) for array, size in zip(arrays, each)]
+        pairs = [_pad(array, number * size, size) for array, size in zip(arrays, each)]
         yield Chunk(*(treedef.unflatten(found) for found in zip(*pairs)))
 
 
-def _filled(array: Any, start: int, size: int) -> tuple[PyTree[np.ndarray], PyTree[np.ndarray]]:
+def _pad(array: Any, start: int, size: int) -> tuple[PyTree[np.ndarray], PyTree[np.ndarray]]:
     """`size` examples from `start` on, padded with the last one; and the same without padding."""
     rows = np.minimum(np.arange(start, start + size), len(array) - 1)
     found = array[start : start + size] if start + size <= len(array) else array[rows]

@@ -50,7 +50,7 @@ class Clock:
         return self._before + (Time.now() - self._began).over(self._runs)
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """A context whose time is not counted.
 
         It is for evaluation, so that the seconds of a run do not depend on how often the run is

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 
-def compiled_for(
+def compile_for(
     fn: Callable[..., Any], *given: Any, out_shardings: Any = None
 ) -> tuple[Callable[..., Any], jax.stages.Compiled | None]:
     """`fn`, compiled for arguments of the shapes of `given`; its first argument is donated.

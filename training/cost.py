@@ -23,18 +23,18 @@ class Cost(NamedTuple):
 
     - `step`: the compiled step, including the drawing of the batch, with one iteration of each
         loop.
-    - `turn`: one more iteration of the iterative solver, counted as one product with JᵀJ. This
+    - `iteration`: one more iteration of the iterative solver, counted as one product with JᵀJ. This
         product, and the gradient by which it is divided, are counted before compilation.
 
     A search may try more than one step size; only the first is counted.
     """
 
     step: float
-    turn: float
+    iteration: float
 
     def of(self, solver_steps: int) -> float:
         """The cost of a step whose solver took `solver_steps` iterations."""
-        return self.step + self.turn * max(solver_steps - 1, 0)
+        return self.step + self.iteration * max(solver_steps - 1, 0)
 
 
 def cost_of(
@@ -47,8 +47,9 @@ def cost_of(
 ) -> Cost:
     """The cost of the compiled `step` of a run; NaN where XLA gives no count or `step` is None.
 
-    **Arguments:** `solves`: whether the step has an iterative solver. Without one, `turn` is 0 and
-    its product is not traced: this would take longer than all else in the start of a run by Adam.
+    **Arguments:** `solves`: whether the step has an iterative solver. Without one, `iteration` is 0
+    and its product is not traced: this would take longer than all else in the start of a run by
+    Adam.
     `devices`: the number of devices that share the step; XLA counts the operations of one device.
     `runs`: the number of runs whose operations are in XLA's count of the step.
     """

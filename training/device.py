@@ -18,11 +18,11 @@ def check_devices() -> None:
         jax.devices()
     # An AssertionError: JAX asserts that the plugin named by `JAX_PLATFORMS` is installed.
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
+        reason = str(error).partition("(set JAX_PLATFORMS")[0].strip().rstrip(".")
         raise ValueError(
             f"`JAX_PLATFORMS={jax.config.jax_platforms}`: JAX finds no such device"  # pyright: ignore[reportAttributeAccessIssue]
-            f"{f' ({said})' if said else ''}; leave the variable out to take what there is, or "
-            "install what JAX needs for that device."
+            f"{f' ({reason})' if reason else ''}. Unset the variable to use any available device, "
+            "or install JAX's support for that device."
         ) from error
 
 
@@ -31,7 +31,7 @@ def on_device(part: PyTree[np.ndarray]) -> PyTree[Array]:
     return jax.tree.map(lambda array: jnp.asarray(array, dtype=_dtype(array)), part)
 
 
-def as_on_device(array: np.ndarray) -> np.ndarray:
+def with_device_dtype(array: np.ndarray) -> np.ndarray:
     """An array on the host, with the dtype that `on_device` gives it."""
     return np.asarray(array, _dtype(array))
 

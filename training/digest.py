@@ -31,11 +31,11 @@ def digest_of_file(file: BinaryIO, size: int) -> str:
     return sha256.hexdigest()
 
 
-def digest_of_config(config: Mapping[str, Any], *, but: Collection[str]) -> str:
+def digest_of_config(config: Mapping[str, Any], *, without: Collection[str]) -> str:
     """The SHA-256 of a configuration of plain values, independent of the order of its keys.
 
-    **Arguments:** `but`: top-level keys that are left out.
+    **Arguments:** `without`: top-level keys that are left out.
     """
-    counted = {key: value for key, value in config.items() if key not in but}
+    counted = {key: value for key, value in config.items() if key not in without}
     text = json.dumps(counted, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -13,13 +13,13 @@ from jaxtyping import Array, Float, PyTree
 import curvature as cv
 from data import Dataset, Stream, StreamPart
 
-from .chunks import Chunk, chunks, chunks_of, is_held
-from .device import as_on_device
+from .chunks import Chunk, chunks, chunks_of, has_random_access
+from .device import with_device_dtype
 from .mesh import ON_ONE_DEVICE, Placement
 from .terms import examples, terms
 
 REFERENCE = cv.Supervised(cv.Gaussian())
-"""Scores the model itself against a reference."""
+"""The objective that compares the outputs of the model with the reference of a dataset."""
 
 _Measured: TypeAlias = tuple[tuple[Float[Array, "..."], Float[Array, "..."]], ...]
 
@@ -58,7 +58,7 @@ def _evaluate(
     placement: Placement,
 ) -> dict[str, float]:
     found = {"loss": float(objective.penalty(model))}
-    values = _of_all(objective, model, chunks, placement)
+    values = _evaluate_examples(objective, model, chunks, placement)
     for name, term in terms(objective).items():
         losses, measured = values[name]
         found["loss"] += _total(losses) / len(losses)
@@ -73,7 +73,7 @@ def _total(values: Float[np.ndarray, " n"]) -> float:
     return float(np.sum(values, dtype=np.float64))
 
 
-def _of_all(
+def _evaluate_examples(
     objective: cv.AbstractObjective,
     model: eqx.Module,
     chunks: Iterable[Chunk],
@@ -83,18 +83,20 @@ def _of_all(
     found: list[dict[str, Any]] = []
     in_flight: tuple[dict[str, Any], Chunk] | None = None
     for chunk in chunks:
-        arrays = placement.shared_out(jax.tree.map(as_on_device, chunk.arrays))
+        arrays = placement.shard(jax.tree.map(with_device_dtype, chunk.arrays))
         values = placement.whole(per_example(objective, model, arrays))
         # One chunk is computed while the next is read; more in flight would only cost memory.
         if in_flight is not None:
-            found.append(_own(objective, *in_flight))
+            found.append(_without_padding(objective, *in_flight))
         in_flight = values, chunk
-    assert in_flight is not None, "no part is empty"
-    found.append(_own(objective, *in_flight))
+    assert in_flight is not None, "every part has at least one example"
+    found.append(_without_padding(objective, *in_flight))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
 
 
-def _own(objective: cv.AbstractObjective, values: dict[str, Any], chunk: Chunk) -> dict[str, Any]:
+def _without_padding(
+    objective: cv.AbstractObjective, values: dict[str, Any], chunk: Chunk
+) -> dict[str, Any]:
     """Wait for the values of a chunk, and drop those of its padding."""
     lengths = {
         name: len(jax.tree.leaves(pair)[0]) for name, pair in examples(objective, chunk.own).items()
@@ -167,27 +169,31 @@ class Evaluator(AbstractEvaluator):
     def train(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the training part; empty for a stream that may be endless."""
         dataset = self._dataset
-        if isinstance(dataset, Stream) and not is_held(dataset.train) and not dataset.num_batches:
+        if (
+            isinstance(dataset, Stream)
+            and not has_random_access(dataset.train)
+            and not dataset.num_batches
+        ):
             return {}
-        return self._over("train", model)
+        return self._evaluate_part("train", model)
 
     def validation(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the validation part."""
-        return {} if self._dataset.validation is None else self._over("validation", model)
+        return {} if self._dataset.validation is None else self._evaluate_part("validation", model)
 
     def test(self, model: eqx.Module) -> dict[str, float]:
         """Loss and metrics over the test part; and `l2_error`, if the dataset has a reference.
 
         `l2_error` is √(mean ‖model(x) − u(x)‖²/c), where the reference u(x) has c components.
         """
-        found = self._over("test", model)
+        found = self._evaluate_part("test", model)
         if (reference := self._dataset.reference) is not None:
             most, size = chunk_size(self._objective), self._placement.size
             cut = chunks(reference, most, size)
             found["l2_error"] = _evaluate(REFERENCE, model, cut, self._placement)["l2_error"]
         return found
 
-    def _over(self, part: StreamPart, model: eqx.Module) -> dict[str, float]:
+    def _evaluate_part(self, part: StreamPart, model: eqx.Module) -> dict[str, float]:
         most, size = chunk_size(self._objective), self._placement.size
         cut = chunks_of(self._dataset, part, most, size)
         return _evaluate(self._objective, model, cut, self._placement)

@@ -13,7 +13,7 @@ from data import Dataset, Drawn, Stream, batch_indices, passes
 
 from . import hosts
 from ._base import Run, Tally
-from .device import as_on_device
+from .device import with_device_dtype
 from .mesh import Placement
 from .prefetch import AHEAD, Prefetched
 from .sources import Source, as_given, batch_shapes, gather, source
@@ -89,7 +89,7 @@ def source_of(run: Run, placement: Placement) -> Source:
         return Source(placement.replicated(data), draw)
     if run.settings.batch_size is not None:
         return Source((), as_given)
-    return Source(placement.shared_out(jax.tree.map(as_on_device, dataset.train)), gather)
+    return Source(placement.shard(jax.tree.map(with_device_dtype, dataset.train)), gather)
 
 
 class Resident(AbstractFeed):
@@ -127,7 +127,7 @@ class Shares(AbstractFeed):
     def __init__(self, run: Run, dataset: Dataset, placement: Placement):
         self._run, self._train, self._placement, self._epoch = run, dataset.train, placement, -1
         shapes = batch_shapes(dataset, run.model, run.settings.batch_size)
-        self.shapes = placement.shared_out_shapes(shapes)
+        self.shapes = placement.sharded_shapes(shapes)
 
     def next(self, step: int) -> Given:
         size = self._run.steps_per_epoch
@@ -136,7 +136,7 @@ class Shares(AbstractFeed):
 
         def loaded(array: np.ndarray) -> Array:
             shape = len(rows), *array.shape[1:]
-            return self._placement.loaded(shape, lambda own: as_on_device(array[rows[own]]))
+            return self._placement.load(shape, lambda own: with_device_dtype(array[rows[own]]))
 
         ends = (step + 1) % size == 0
         batch = jax.tree.map(loaded, self._train)
@@ -170,7 +170,7 @@ class Streamed(AbstractFeed):
     ):
         self._run, self._placement, self._is_stopped, self._warn = run, placement, is_stopped, warn
         shapes = batch_shapes(stream, run.model, run.settings.batch_size)
-        self.shapes = placement.shared_out_shapes(shapes)
+        self.shapes = placement.sharded_shapes(shapes)
         settings = run.settings
         drawn = passes(
             stream,
@@ -203,7 +203,7 @@ class Streamed(AbstractFeed):
             return array.astype(like.dtype, copy=False)
 
         batch = jax.tree.map(typed, drawn.batch, self.shapes)
-        return drawn._replace(batch=self._placement.shared_out(batch))
+        return drawn._replace(batch=self._placement.shard(batch))
 
     def _epochs(self, drawn: Drawn) -> float:
         """The passes after a batch; only complete ones count if their length is not known."""

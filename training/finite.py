@@ -26,8 +26,8 @@ def check_inputs(objective: cv.AbstractObjective, part: PyTree[Array], source: s
             if first is not None:
                 of_term = f" of the term `{name}`" if name else ""
                 raise ValueError(
-                    f"The inputs of {source}{of_term} hold NaN or infinite numbers, as example "
-                    f"{first} does. Leave such examples out, or fill the missing numbers in."
+                    f"The inputs of {source}{of_term} hold NaN or infinite numbers, first in "
+                    f"example {first}. Remove such examples, or fill in the missing numbers."
                 )
 
 

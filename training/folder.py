@@ -38,10 +38,10 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if resume and not folder.exists():
         raise FolderError(f"There is no run to resume: the folder `{folder}` does not exist.")
     if not resume and (folder / METRICS).exists():
-        raise FolderError(taken(folder))
+        raise FolderError(holds_run_message(folder))
 
 
-def taken(folder: Path) -> str:
+def holds_run_message(folder: Path) -> str:
     """The sentence for a folder that already holds a run."""
     return (
         f"The folder `{folder}` already holds a run ({METRICS}); "

@@ -33,26 +33,29 @@ WATCH_SECONDS = 0.5
 LEAVE_SECONDS = 5.0
 """Process 0 runs the service, so it exits last: it waits at most this long for the others."""
 FOREVER = 7 * 24 * 3600 * 1000
-"""In milliseconds. A process that waits for a dead one is ended before, by `_watch` or by JAX."""
+"""A timeout in milliseconds. `_watch` or JAX ends a process that waits for a dead one earlier."""
 ENDED = "curvature/ended"
-DIED = "Another process of the run has ended, and so does this one; `resume=FOLDER` goes on."
+DIED = (
+    "Another process of the run has ended, so this process ends too. Continue the run with "
+    "`resume=FOLDER`."
+)
 ABORTED = (
-    "Another process of the run has ended, or this one had a reason, which is in the lines above; "
-    "`resume=FOLDER` goes on."
+    "Another process of the run has ended, or this process failed for the reason in the lines "
+    "above. Continue the run with `resume=FOLDER`."
 )
 
 
 class Disagreement(ValueError):
-    """Raised in all processes when `together` has failed in one of them."""
+    """Raised in all processes when `call_on_all` has failed in one of them."""
 
 
-_turns = itertools.count()
-"""Numbers the exchanges. All processes make the same exchanges, so their numbers agree."""
+_exchange_numbers = itertools.count()
+"""The number of each exchange. All processes make the same exchanges, so their numbers agree."""
 _joined = threading.Event()
-_over = threading.Event()
-_ends_alone = threading.Event()
-_kept: list[Any] = []
-"""Functions that C calls: these references keep them from being garbage-collected."""
+_finished = threading.Event()
+_announced = threading.Event()
+_c_callbacks: list[Any] = []
+"""Functions that C code calls; these references prevent their garbage collection."""
 
 
 def count() -> int:
@@ -100,34 +103,34 @@ def join() -> None:
         check_devices()
     except (ValueError, RuntimeError) as error:
         raise HostsError(
-            f"Process {mine} of {number} did not meet the others: {str(error).splitlines()[0]} "
-            f"`{ADDRESS}=HOST:PORT`, the same for all, names the host of process 0 and a port that "
-            "is free there."
+            f"Process {mine} of {number} could not connect to the others: "
+            f"{str(error).splitlines()[0]} Set `{ADDRESS}=HOST:PORT` in all processes, with the "
+            "host of process 0 and a free port on this host."
         ) from error
     _joined.set()
-    _say_so_on_abort()
+    _explain_abort()
     threading.Thread(target=_watch, args=(_client(),), daemon=True).start()
 
 
-def gathered(value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """The values of all processes, in the order of their indices; values must be plain JSON.
 
     All processes call it, in the same order.
     """
     if count() == 1:
         return [value]
-    client, turn = _client(), next(_turns)
+    client, turn = _client(), next(_exchange_numbers)
     client.key_value_set(f"curvature/{turn}/{index()}", json.dumps(value))
     keys = [f"curvature/{turn}/{number}" for number in range(count())]
     return [json.loads(client.blocking_key_value_get(key, FOREVER)) for key in keys]
 
 
-def of_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """The value of process 0."""
-    return gathered(value if is_first() else None)[0]  # pyright: ignore[reportReturnType]
+    return gather(value if is_first() else None)[0]  # pyright: ignore[reportReturnType]
 
 
-def together(attempt: Callable[[], T]) -> T:
+def call_on_all(attempt: Callable[[], T]) -> T:
     """Call `attempt` in every process, and return its result if it has raised in none of them.
 
     **Raises:** with one process, what `attempt` raises. With several, all of them raise
@@ -135,12 +138,12 @@ def together(attempt: Callable[[], T]) -> T:
     """
     if count() == 1:
         return attempt()
-    said, result, cause = None, None, None
+    message, result, cause = None, None, None
     try:
         result = attempt()
     except Exception as error:
-        said, cause = " ".join(str(error).split()) or type(error).__name__, error
-    for number, sentence in enumerate(gathered(said)):
+        message, cause = " ".join(str(error).split()) or type(error).__name__, error
+    for number, sentence in enumerate(gather(message)):
         if sentence is not None:
             raise Disagreement(sentence if number == 0 else f"process {number}: {sentence}") from (
                 cause if number == index() else None
@@ -148,7 +151,7 @@ def together(attempt: Callable[[], T]) -> T:
     return result  # pyright: ignore[reportReturnType]
 
 
-def ends_alone(code: int) -> bool:
+def announce_end(code: int) -> bool:
     """Announce that this process ends; the others then end with the same exit code.
 
     **Returns:** whether this process should report its error. False if another process has
@@ -156,7 +159,7 @@ def ends_alone(code: int) -> bool:
     """
     if count() == 1:
         return True
-    _ends_alone.set()
+    _announced.set()
     try:
         _client().key_value_set(ENDED, str(code))
     except jax.errors.JaxRuntimeError as error:
@@ -168,15 +171,15 @@ def leave(code: int) -> int:
     """Disconnect, as the last action of the process; returns the exit code of process 0."""
     if count() == 1:
         return code
-    if _ends_alone.is_set():
-        _vanish(code)
-    code = of_first(code)
-    _over.set()
+    if _announced.is_set():
+        _exit_now(code)
+    code = broadcast(code)
+    _finished.set()
     jax.distributed.shutdown()
     return code
 
 
-def is_of_another(error: Exception) -> bool:
+def is_failure_of_another(error: Exception) -> bool:
     """Whether `error` means that another process is gone: a collective by Gloo has failed."""
     return count() > 1 and "Gloo" in str(error)
 
@@ -188,19 +191,19 @@ def _client() -> Any:
 
 def _watch(client: Any) -> None:
     """End this process when another announces its end: a collective would wait for it for ever."""
-    while not _over.wait(WATCH_SECONDS):
+    while not _finished.wait(WATCH_SECONDS):
         try:
             code = int(client.key_value_try_get(ENDED))
         except jax.errors.JaxRuntimeError:  # no process has announced its end
             continue
         if is_first():  # its own step fails, too: wait until it has written the summary
-            _over.wait(LEAVE_SECONDS)
-        if not _ends_alone.is_set():
-            _vanish(code)
+            _finished.wait(LEAVE_SECONDS)
+        if not _announced.is_set():
+            _exit_now(code)
         return
 
 
-def _vanish(code: int) -> NoReturn:
+def _exit_now(code: int) -> NoReturn:
     """Exit immediately; process 0 exits after the others, because they need its service."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -215,7 +218,7 @@ def _vanish(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _say_so_on_abort() -> None:
+def _explain_abort() -> None:
     """Print a sentence after JAX's log when JAX aborts because a process has died silently."""
 
     def aborted(number: int) -> None:
@@ -226,4 +229,4 @@ def _say_so_on_abort() -> None:
     # A handler in C: Python runs its handlers later, in the main thread, and `abort` does not wait.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
-    _kept.append(handler)
+    _c_callbacks.append(handler)

@@ -76,16 +76,16 @@ class Loop:
             self._take_arrays(dispatched + 1, given)
             packed = self._program.step([each.arrays for each in given])
             dispatched += 1
-            self._settle()
+            self._record_step()
             self._in_flight = packed, given
-            if self._is_looked_at(dispatched, given):
-                self._look()
-            for writer, its in self._still(given):
-                if (outcome := writer.diverged(its)) is not None:
+            if self._needs_arrays(dispatched, given):
+                self._copy_latest()
+            for writer, step_input in self._pair_running(given):
+                if (outcome := writer.diverged(step_input)) is not None:
                     self._running.remove(writer)
                     if not self._running:
                         return outcome
-                    with self._clock.apart():
+                    with self._clock.paused():
                         writer.end(outcome)
         self._save()
         if stopped_by:
@@ -94,41 +94,44 @@ class Loop:
             return Outcome("interrupted", EXIT_CODES[received], reason)
         return FINISHED
 
-    def _still(self, given: list[Given]) -> list[tuple[Writer, Given]]:
+    def _pair_running(self, given: list[Given]) -> list[tuple[Writer, Given]]:
         """The runs that have not ended, each with the input of its step."""
         pairs = zip(self._writers, given, strict=True)
-        return [(writer, its) for writer, its in pairs if writer in self._running]
+        return [(writer, step_input) for writer, step_input in pairs if writer in self._running]
 
     def _take_arrays(self, step: int, given: list[Given]) -> None:
-        wanting = [pair for pair in self._still(given) if pair[0].wants_arrays(step)]
+        wanting = [pair for pair in self._pair_running(given) if pair[0].wants_arrays(step)]
         if wanting:
-            self._look()
-        for writer, its in wanting:
-            writer.take_arrays(step, its)
+            self._copy_latest()
+        for writer, step_input in wanting:
+            writer.take_arrays(step, step_input)
 
-    def _is_looked_at(self, step: int, given: list[Given]) -> bool:
-        by_runs = any(writer.is_looked_at(step, its) for writer, its in self._still(given))
+    def _needs_arrays(self, step: int, given: list[Given]) -> bool:
+        by_runs = any(
+            writer.needs_latest(step, step_input)
+            for writer, step_input in self._pair_running(given)
+        )
         return by_runs or self._profile.is_edge(step)
 
-    def _look(self) -> None:
+    def _copy_latest(self) -> None:
         """Copy the arrays of the latest step to the runs' steppers, and record the step."""
-        self._program.show()
-        self._settle()
+        self._program.copy_to_steppers()
+        self._record_step()
 
-    def _settle(self) -> None:
+    def _record_step(self) -> None:
         """Wait for the step in flight, if there is one, and record it."""
         if self._in_flight is None:
             return
         packed, given = self._in_flight
         found = dict(zip(self._writers, self._program.read(packed), strict=True))
         self._in_flight = None
-        for writer, its in self._still(given):
+        for writer, step_input in self._pair_running(given):
             info = found[writer]
-            writer.settle(info, its, self._cost.of(info["solver_steps"]), self._clock)
+            writer.record_step(info, step_input, self._cost.of(info["solver_steps"]), self._clock)
 
     def _save(self) -> None:
         """Wait for all dispatched steps, then write checkpoints."""
-        self._look()
+        self._copy_latest()
         for writer in self._running:
             writer.save()
         self._saved = time.perf_counter()

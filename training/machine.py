@@ -53,7 +53,11 @@ def _git(*arguments: str) -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            # Without locks: `git status` would write the index of the user's repository.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

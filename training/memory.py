@@ -42,7 +42,7 @@ class Needs(NamedTuple):
         return sum(self)
 
     @property
-    def most(self) -> int:
+    def upper_bound(self) -> int:
         """An upper bound: `step` may be too low by a factor of three."""
         return self.data + self.weights + 3 * self.step
 
@@ -51,10 +51,9 @@ class Needs(NamedTuple):
         return Needs(self.data, runs * self.weights, at_once * self.step)
 
     def __str__(self) -> str:
-        data, weights, step = (_written(nbytes) for nbytes in self)
-        return (
-            f"about {_written(self.total)} (data {data}, weights and state {weights}, step {step})"
-        )
+        data, weights, step = (_format_bytes(nbytes) for nbytes in self)
+        total = _format_bytes(self.total)
+        return f"about {total} (data {data}, weights and state {weights}, step {step})"
 
 
 def needs_of(run: Run) -> Needs:
@@ -72,7 +71,7 @@ def needs_of(run: Run) -> Needs:
     key = jax.random.key(0)
     state = eqx.filter_eval_shape(run.optimiser.init, run.model, batch=traced)
     jaxpr, *_ = eqx.filter_make_jaxpr(run.optimiser.step)(run.model, traced, state, key=key)
-    step = most_held(jaxpr.jaxpr)
+    step = peak_memory(jaxpr.jaxpr)
     if placed.size > 1:
         plan = run.optimiser.plan(run.model, batch, key=key)
         step = max(step, 0 if plan is None or plan.nbytes is None else plan.nbytes)
@@ -88,17 +87,17 @@ def needs_of(run: Run) -> Needs:
     if isinstance(dataset, Stream):
         data, drawn = IN_FLIGHT * drawn, 0
     carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))
-    shares = [jax.ShapeDtypeStruct(placed.own_shape(leaf), leaf.dtype) for leaf in carried]
+    shares = [jax.ShapeDtypeStruct(placed.device_shape(leaf), leaf.dtype) for leaf in carried]
     return Needs(data, _nbytes(shares), drawn + step)
 
 
-def most_held(jaxpr: core.Jaxpr) -> int:
+def peak_memory(jaxpr: core.Jaxpr) -> int:
     """The peak memory of a computation in bytes, without its arguments.
 
     Assumes that the equations run in their order, that each allocates its results, and that a
     result is freed after its last use. A convolution also copies its operands into its own layout.
     """
-    equations, last = _used(jaxpr)
+    equations, last = _used_equations(jaxpr)
     given_up: dict[int, int] = {}
     held = most = 0
     for index, equation in enumerate(equations):
@@ -109,7 +108,7 @@ def most_held(jaxpr: core.Jaxpr) -> int:
                     nbytes = _nbytes(result.aval)
                     made += nbytes
                     given_up[last[result]] = given_up.get(last[result], 0) + nbytes
-        within = max(map(most_held, core.jaxprs_in_params(equation.params)), default=0)
+        within = max(map(peak_memory, core.jaxprs_in_params(equation.params)), default=0)
         if equation.primitive.name == "conv_general_dilated":
             within = made + _nbytes([operand.aval for operand in equation.invars])
         most = max(most, held + max(made, within))
@@ -117,7 +116,7 @@ def most_held(jaxpr: core.Jaxpr) -> int:
     return most
 
 
-def _used(jaxpr: core.Jaxpr) -> tuple[list[core.JaxprEqn], dict[core.Var, int]]:
+def _used_equations(jaxpr: core.Jaxpr) -> tuple[list[core.JaxprEqn], dict[core.Var, int]]:
     """The equations whose results are used, and where each variable is used last."""
     needed = {result for result in jaxpr.outvars if isinstance(result, core.Var)}
     equations: list[core.JaxprEqn] = []
@@ -151,7 +150,7 @@ def _is_shaped(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def _written(nbytes: int) -> str:
+def _format_bytes(nbytes: int) -> str:
     if nbytes >= 2**30:
         return f"{nbytes / 2**30:,.3g} GiB"
     return f"{nbytes / 2**20:,.3g} MiB"

@@ -16,7 +16,7 @@ from running.settings import Devices, Sharding
 from . import hosts
 
 EXAMPLES = "examples"
-"""The only axis of a mesh: the examples of a batch are sharded along it."""
+"""The name of the only axis of a mesh: the examples of a batch are sharded along this axis."""
 
 
 class Placement(NamedTuple):
@@ -43,7 +43,7 @@ class Placement(NamedTuple):
         """The arrays, replicated on all devices."""
         return tree if self.mesh is None else jax.device_put(tree, self._at())
 
-    def everywhere(self) -> NamedSharding | None:
+    def replicated_sharding(self) -> NamedSharding | None:
         """`out_shardings` of a replicated result; None for a single device."""
         return None if self.mesh is None else self._at()
 
@@ -53,7 +53,7 @@ class Placement(NamedTuple):
             return of
         return jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=self._at())
 
-    def shared_out(self, batch: PyTree[np.ndarray]) -> PyTree[Array]:
+    def shard(self, batch: PyTree[np.ndarray]) -> PyTree[Array]:
         """A batch, sharded over the devices along its examples.
 
         With several processes, each has the whole batch and copies only the rows of its own
@@ -61,9 +61,9 @@ class Placement(NamedTuple):
         """
         if hosts.count() == 1:
             return jax.device_put(batch, None if self.mesh is None else self._at(EXAMPLES))
-        return jax.tree.map(lambda array: self.loaded(array.shape, array.__getitem__), batch)
+        return jax.tree.map(lambda array: self.load(array.shape, array.__getitem__), batch)
 
-    def loaded(self, shape: tuple[int, ...], load: Callable[[slice], np.ndarray]) -> Array:
+    def load(self, shape: tuple[int, ...], load: Callable[[slice], np.ndarray]) -> Array:
         """A sharded array of examples; every process loads only the examples of its own devices.
 
         **Arguments:** `shape`: of the whole array; `load`: returns the examples of a slice of the
@@ -83,8 +83,8 @@ class Placement(NamedTuple):
         """
         return jax.tree.map(self._whole, tree)
 
-    def shared_out_shapes(self, of: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
-        """The shapes of a batch from `shared_out`, with their shardings."""
+    def sharded_shapes(self, of: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of a batch from `shard`, with their shardings."""
         if self.mesh is None:
             return of
         return jax.tree.map(
@@ -92,24 +92,24 @@ class Placement(NamedTuple):
             of,
         )
 
-    def carried(self, leaves: list[Array]) -> list[Array]:
+    def place_leaves(self, leaves: list[Array]) -> list[Array]:
         """The weights and the state, placed according to `sharding`."""
         return leaves if self.mesh is None else jax.device_put(leaves, self._of_leaves(leaves))
 
-    def own_shape(self, leaf: Any) -> tuple[int, ...]:
+    def device_shape(self, leaf: Any) -> tuple[int, ...]:
         """The shape of one device's share of a weight, or of an array of the state."""
         return tuple(
             n if axis is None else n // self.size
             for n, axis in zip(leaf.shape, self._axes(leaf), strict=True)
         )
 
-    def spread(self, batch: PyTree[Array]) -> PyTree[Array]:
+    def constrain(self, batch: PyTree[Array]) -> PyTree[Array]:
         """In a compiled step: constrain a batch to be sharded over the devices by examples."""
         if self.mesh is None:
             return batch
         return jax.lax.with_sharding_constraint(batch, self._at(EXAMPLES))
 
-    def of_step(self, leaves: list[Array]) -> Any:
+    def step_shardings(self, leaves: list[Array]) -> Any:
         """`out_shardings` of a step: the leaves keep their sharding, the record is replicated."""
         return None if self.mesh is None else (self._of_leaves(leaves), self._at())
 
@@ -121,7 +121,7 @@ class Placement(NamedTuple):
         if not eqx.is_array(leaf) or leaf.is_fully_addressable:
             return leaf
         if not leaf.is_fully_replicated:
-            leaf = jax.jit(_same, out_shardings=self._at())(leaf)
+            leaf = jax.jit(_identity, out_shardings=self._at())(leaf)
         return leaf.addressable_data(0)
 
     def _of_leaves(self, leaves: list[Array]) -> list[NamedSharding]:
@@ -150,22 +150,22 @@ def placement(devices: Devices, sharding: Sharding) -> Placement:
     count = len(found) if devices == "all" else devices
     if count > len(found):
         kind = found[0].platform
-        more = f": JAX_NUM_CPU_DEVICES={count} makes a processor so many" if kind == "cpu" else ""
-        raise ValueError(f"`devices={count}`, but JAX sees {len(found)} ({kind}){more}.")
+        more = f". Set JAX_NUM_CPU_DEVICES={count}" if kind == "cpu" else ""
+        raise ValueError(f"`devices={count}`, but JAX finds {len(found)} ({kind}){more}.")
     if hosts.count() > 1 and count < len(found):
         raise ValueError(
-            f"`devices={count}`, but {hosts.count()} processes have {len(found)}: leave `devices` "
-            "out, because several processes share a run with all their devices."
+            f"`devices={count}`, but {hosts.count()} processes have {len(found)} devices. "
+            "Several processes always use all their devices: leave `devices` out."
         )
     if count == 1:
         if devices == 1 and sharding != "replicated":
-            raise ValueError(f"`sharding={sharding}` needs several `devices`, got 1.")
+            raise ValueError(f"`sharding={sharding}` needs at least two `devices`, got 1.")
         return ON_ONE_DEVICE
     mesh = jax.make_mesh((count,), (EXAMPLES,), (AxisType.Auto,), devices=found[:count])
     return Placement(mesh, sharding)
 
 
-def _same(array: Array) -> Array:
+def _identity(array: Array) -> Array:
     return array
 
 
@@ -178,8 +178,8 @@ def check_divides(batch: PyTree[Any], size: int) -> None:
         if leaf.shape[0] % size:
             raise ValueError(
                 f"`devices={size}` must divide the number of examples in a batch, got "
-                f"{leaf.shape[0]}: take a multiple as `batch_size`, or as `train_examples` where "
-                "`batch_size` is null, or other devices."
+                f"{leaf.shape[0]}. Set `batch_size`, or `train_examples` if `batch_size` is "
+                f"null, to a multiple of {size}, or change `devices`."
             )
 
 

@@ -21,7 +21,7 @@ NOT_FINITE = frozenset(
         *(cv.RESULTS.nonfinite_direction, cv.RESULTS.nonfinite_candidate),
     )
 )
-"""The sentences of steps that were rejected because something was not finite."""
+"""The sentences in `RESULTS` for steps that are rejected because a number is not finite."""
 
 _LIBRARIES = (
     *("site-packages", "dist-packages"),
@@ -51,7 +51,7 @@ def origin_of_nan(
         # A finite result may mask intermediate NaNs, which are harmless: do not report these.
         if _not_finite(compute()):
             return f"In the {name}, {_first_in(compute)}."
-    return "Batch, weights, loss and gradient are finite: it is the solve or the step that is not."
+    return "Batch, weights, loss and gradient are finite: the solve or the step is not."
 
 
 def _not_finite(tree: PyTree[Array]) -> str:
@@ -74,5 +74,5 @@ def _first_in(compute: Callable[[], Any]) -> str:
     own = [f for f in frames if not any(name in f.filename for name in _LIBRARIES)]
     # A function that JAX has traced before has no frames of the present call.
     found = own[-1] if own else frames[0]
-    said = str(exception).rstrip(".")
-    return f"{said} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"
+    message = str(exception).rstrip(".")
+    return f"{message} in `{found.name}` at {found.filename}:{found.lineno}, `{found.line}`"

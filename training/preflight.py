@@ -47,32 +47,32 @@ def preflight(run: Run) -> Found:
     return found
 
 
-def in_one_line(run: Run, found: Found, runs: int = 1) -> str:
+def describe_run(run: Run, found: Found, runs: int = 1) -> str:
     """One line on a run: parameters, rows, solver, memory, and what a step costs in gradients.
 
     The structures of curvatures in the optimiser are named first. The memory is that of all `runs`
     of the program.
     """
-    what = f"{run.parameters:,} parameters; nothing is solved, a step is one gradient"
+    what = f"{run.parameters:,} parameters; no linear solve, a step costs one gradient"
     if found.plan is not None:
         what = f"{''.join(_structures(run.optimiser))}{found.plan}"
     memory = "memory" if runs == 1 else f"memory of all {runs} runs of the program"
     return f"{run.label}: {what}; {memory} {found.needs}"
 
 
-def too_much(run: Run, found: Found) -> str | None:
+def memory_warning(run: Run, found: Found) -> str | None:
     """A sentence if the run may not fit the device, with remedies; else None."""
     available = memory()
     if found.needs.total <= available:
         return None
     return (
-        f"The run may need more memory than the {available / 2**30:,.3g} GiB of the device: take "
+        f"The run may need more memory than the {available / 2**30:,.3g} GiB of the device. Use "
         "`micro_batch=auto`, a smaller `batch_size`, or a smaller model."
     )
 
 
 def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
-    """The largest micro-batch with which the upper bound `Needs.most` of a run fits the device.
+    """The largest micro-batch with which `Needs.upper_bound` of a run fits the device.
 
     It is a power of two, or None for the whole batch.
 
@@ -82,7 +82,7 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
     """
     run, available = run_of(None), memory()
     _check_fit(run)
-    if _needs(run).most <= available:
+    if _needs(run).upper_bound <= available:
         return None
     batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
     largest = max(leaf.shape[0] for leaf in jax.tree.leaves(batch))
@@ -90,15 +90,15 @@ def fitting_micro_batch(run_of: Callable[[int | None], Run]) -> int | None:
     fits, beyond = -1, math.ceil(math.log2(largest))
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
-        if _needs(run_of(2**middle)).most <= available:
+        if _needs(run_of(2**middle)).upper_bound <= available:
             fits = middle
         else:
             beyond = middle
     if fits < 0:
         raise ValueError(
-            f"`micro_batch=auto` found none: with 1 the run needs {_needs(run_of(1))}, the step "
-            f"perhaps three times that, and the device has {available / 2**30:,.3g} GiB: take a "
-            "smaller model, another solver, or fewer data."
+            "`micro_batch=auto` found no size that fits: with 1 the run needs "
+            f"{_needs(run_of(1))}, the step perhaps three times that, and the device has "
+            f"{available / 2**30:,.3g} GiB. Use a smaller model, another solver, or less data."
         )
     return 2**fits
 
@@ -122,15 +122,15 @@ def _check_processes(run: Run) -> None:
         return
     if run.settings.stop_at_nan:
         raise ValueError(
-            f"`stop_at_nan=true` is for one process, and there are {hosts.count()}: start the run "
-            "in one, or without it."
+            f"`stop_at_nan=true` needs a single process, got {hosts.count()}. Start one process, "
+            "or leave it out."
         )
     for name, recorder in run.recorders.items():
         if recorder.arrays_every is not None:
             raise ValueError(
-                f"The recorder `{name}` wants the arrays of every {recorder.arrays_every} steps, "
-                f"which only a run of one process has as a whole, and there are {hosts.count()}: "
-                "tensorboard does without at `recorders.tensorboard.histograms_every=null`."
+                f"The recorder `{name}` reads whole arrays every {recorder.arrays_every} steps, "
+                f"which needs a single process, got {hosts.count()}. For tensorboard, set "
+                "`recorders.tensorboard.histograms_every=null`."
             )
 
 
@@ -147,8 +147,8 @@ def _check_memory(plan: cv.Plan) -> None:
     if plan.nbytes is not None and plan.nbytes > available:
         raise ValueError(
             f"`{type(plan.solver).__name__}` needs about {plan.nbytes / 2**30:,.3g} GiB for "
-            f"{plan.parameters:,} parameters, and the device has {available / 2**30:,.3g}: take "
-            "`solver=cg`, a smaller model, or a smaller batch."
+            f"{plan.parameters:,} parameters, and the device has {available / 2**30:,.3g} GiB. "
+            "Use `solver=cg`, a smaller model, or a smaller batch."
         )
 
 
@@ -156,13 +156,13 @@ def _check_length(run: Run, stream: Stream) -> None:
     if isinstance(stream.train, Rows):
         if run.settings.batch_size is None:
             raise ValueError(
-                f"`batch_size` must be a number for the dataset `{stream.name}`, which is read "
-                "batch by batch, got null."
+                f"`batch_size` must be a number for the dataset `{stream.name}`, got null. This "
+                "dataset is read batch by batch."
             )
     elif stream.num_batches is None and run.settings.max_steps is None:
         raise ValueError(
-            f"`max_steps` must be set for the stream `{stream.name}`, which does not say how many "
-            "batches an epoch has."
+            f"`max_steps` must be set for the stream `{stream.name}`, because it does not say "
+            "how many batches an epoch has."
         )
 
 
@@ -200,10 +200,9 @@ def _check_outputs(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> 
     z = _outputs(run.model, objective.terms(), examples(objective, test)[""][0])
     if z.shape and z.shape[-1] != dataset.output_size:
         raise ValueError(
-            f"The model gives {z.shape[-1]} numbers for an example, and the dataset "
-            f"`{dataset.name}` wants {dataset.output_size}: take a model of that `output_size`, or "
-            "for a model that reconstructs its inputs `objective=autoencoding` and "
-            "`likelihood=bernoulli`."
+            f"The model has {z.shape[-1]} outputs per example, but the dataset `{dataset.name}` "
+            f"needs {dataset.output_size}. Use a model with this `output_size`. For a model that "
+            "reconstructs its inputs, use `objective=autoencoding` and `likelihood=bernoulli`."
         )
 
 
@@ -232,8 +231,8 @@ def _check_batch_size(run: Run) -> None:
     if available is None:
         raise ValueError(
             "`batch_size` must be null (all examples at every step) for the dataset "
-            f"`{run.dataset.name}`, whose terms have different numbers of training examples, got "
-            f"{batch_size}."
+            f"`{run.dataset.name}`, got {batch_size}. Its terms have different numbers of "
+            "training examples."
         )
     if batch_size > available:
         raise ValueError(
@@ -254,7 +253,7 @@ def _check_model(run: Run, dataset: Dataset | Stream, test: PyTree[Array]) -> No
         raise ValueError(_first_line(error)) from error
     except Exception as error:  # a model may raise anything on a wrong input
         raise ValueError(
-            f"The model does not take the inputs of the dataset `{dataset.name}`, which have "
+            f"The model does not accept the inputs of the dataset `{dataset.name}`, which have "
             f"shape {dataset.input_shape}: {_first_line(error)}"
         ) from error
 

@@ -29,7 +29,7 @@ class AbstractProgram(abc.ABC):
         """Wait for a step; return what `Stepper.read` does, for each run."""
 
     @abc.abstractmethod
-    def show(self) -> None:
+    def copy_to_steppers(self) -> None:
         """Copy the latest arrays to each run's `Stepper`, where they can be read."""
 
     @property
@@ -39,7 +39,7 @@ class AbstractProgram(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def counted(self) -> int:
+    def counted_runs(self) -> int:
         """The number of runs whose operations XLA counts in `compiled`."""
 
     @property
@@ -48,7 +48,7 @@ class AbstractProgram(abc.ABC):
         """As `Stepper.solves`."""
 
 
-class Alone(AbstractProgram):
+class SingleRun(AbstractProgram):
     """The program of one run: the compiled step of its stepper."""
 
     def __init__(self, stepper: Stepper):
@@ -64,7 +64,7 @@ class Alone(AbstractProgram):
     def read(self, packed: Float[Array, " fields"]) -> list[dict[str, Any]]:
         return [self._stepper.read(packed)]
 
-    def show(self) -> None:
+    def copy_to_steppers(self) -> None:
         """Does nothing: the stepper takes the steps itself, so it has the latest arrays."""
 
     @property
@@ -72,7 +72,7 @@ class Alone(AbstractProgram):
         return self._stepper.compiled
 
     @property
-    def counted(self) -> int:
+    def counted_runs(self) -> int:
         return 1
 
     @property

@@ -63,8 +63,8 @@ def _writable(folder: Path) -> str | None:
             return str(folder)
     except OSError as error:
         print(
-            f"Compiled programs are not kept: cannot write to `{folder}` ({error.strerror}); "
-            "`compilation_cache=FOLDER` names another folder.",
+            f"Compiled programs are not cached: cannot write to `{folder}` ({error.strerror}). "
+            "Set `compilation_cache=FOLDER` to another folder.",
             file=sys.stderr,
         )
         return None

@@ -13,7 +13,7 @@ from .summary import Summary
 
 REFRESH_SECONDS = 0.25
 LINES = 10
-"""Lines per run without a terminal."""
+"""The number of lines of progress that a run prints without a terminal."""
 LINE_SECONDS = 60.0
 """The longest time between two lines: a long run writes more than `LINES`."""
 WIDTH_OF_A_PIPE = 200

@@ -20,13 +20,13 @@ def write_provenance(folder: Path) -> None:
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "process": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        **described(),
+        **collect_provenance(),
     }
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / PROVENANCE, lambda file: file.write(text.encode()))
 
 
-def described() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """The machine, its versions, and the state of the code."""
     return {"machine": describe(), "git": git_state()}
 

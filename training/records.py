@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .folder import FolderError, finite_or_null, taken
+from .folder import FolderError, finite_or_null, holds_run_message
 
 
 class Records:
@@ -28,10 +28,10 @@ class Records:
             # `x`: the operating system creates the file only if it does not exist, atomically.
             file = open(path, "xb")  # noqa: SIM115 (held)
         except FileExistsError:
-            raise FolderError(taken(path.parent)) from None
+            raise FolderError(holds_run_message(path.parent)) from None
         except OSError as error:
-            raise FolderError(_unwritable(path, error)) from error
-        return cls._locked(file, path)
+            raise FolderError(_write_error(path, error)) from error
+        return cls._lock(file, path)
 
     @classmethod
     def nowhere(cls) -> "Records":
@@ -47,19 +47,19 @@ class Records:
         try:
             file = open(path, "a+b")  # noqa: SIM115 (held)
         except OSError as error:
-            raise FolderError(_unwritable(path, error)) from error
-        return cls._locked(file, path)
+            raise FolderError(_write_error(path, error)) from error
+        return cls._lock(file, path)
 
     @classmethod
-    def _locked(cls, file: BinaryIO, path: Path) -> "Records":
+    def _lock(cls, file: BinaryIO, path: Path) -> "Records":
         # The operating system releases the lock when the process ends, even if it is killed.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             raise FolderError(
-                f"Another process is running in the folder `{path.parent}`; wait for it, or stop "
-                "it, before the run is resumed."
+                f"Another process is using the run folder `{path.parent}`. Wait until it ends, "
+                "or stop it, before you resume the run."
             ) from None
         return cls(file)
 
@@ -106,5 +106,5 @@ def _step(line: bytes) -> float:
         return math.inf
 
 
-def _unwritable(path: Path, error: OSError) -> str:
+def _write_error(path: Path, error: OSError) -> str:
     return f"Cannot write to the run folder `{path.parent}`: {error.strerror}."

@@ -16,9 +16,9 @@ from .feed import AbstractFeed, source_of
 from .log import Log
 from .loop import Loop
 from .mesh import ON_ONE_DEVICE, Placement, placement
-from .preflight import Found, in_one_line, preflight, too_much
+from .preflight import Found, describe_run, memory_warning, preflight
 from .profile import Profile
-from .program import AbstractProgram, Alone
+from .program import AbstractProgram, SingleRun
 from .records import Records
 from .sources import batch_shapes, evaluator_of
 from .stepper import Stepper
@@ -49,19 +49,19 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> Summary:
     raised again, after a summary with the status `failed` was written. `FolderError` if the folder
     cannot be written to.
     """
-    resume = hosts.of_first(resume)
-    placed = hosts.together(lambda: placement(run.settings.devices, run.settings.sharding))
+    resume = hosts.broadcast(resume)
+    placed = hosts.call_on_all(lambda: placement(run.settings.devices, run.settings.sharding))
     with placed.context(), contextlib.ExitStack() as stack:
-        found = hosts.together(lambda: _checked(run, folder, resume=resume))
+        found = hosts.call_on_all(lambda: _check(run, folder, resume=resume))
         batch = batch_shapes(run.dataset, run.model, run.settings.batch_size)
         (data, draw), state = source_of(run, placed), run.optimiser.init(run.model, batch=batch)
         stepper = Stepper(run.optimiser, run.model, state, data, run.settings.seed, draw, placed)
         evaluator = evaluator_of(run.dataset, run.optimiser.objective, placed)
-        possessing = possessed(folder, resume=resume)
-        records = hosts.together(lambda: stack.enter_context(possessing))
+        possessing = lock_folder(folder, resume=resume)
+        records = hosts.call_on_all(lambda: stack.enter_context(possessing))
         log = stack.enter_context(Log(quiet=run.settings.quiet))
         writer = Writer(run, folder, stepper, evaluator, records, log, resume=resume)
-        (summary,) = run_program(Alone(stepper), [writer], found, placed)
+        (summary,) = run_program(SingleRun(stepper), [writer], found, placed)
     return summary
 
 
@@ -82,8 +82,8 @@ def run_program(
     with StopSignals() as stop:
         try:
             for writer in writers:
-                plan = in_one_line(writer.run, found, len(writers))
-                writer.begin(plan, too_much(writer.run, found))
+                plan = describe_run(writer.run, found, len(writers))
+                writer.begin(plan, memory_warning(writer.run, found))
             profiled = first.run.settings.profile_steps if hosts.is_first() else None
             profile = Profile(first.folder, profiled, first.run.total_steps)
 
@@ -92,35 +92,37 @@ def run_program(
                 return stop.received is not None and hosts.count() == 1
 
             with contextlib.ExitStack() as stack:
-                feeds = [stack.enter_context(writer.fed(placed, is_stopped)) for writer in writers]
+                feeds = [
+                    stack.enter_context(writer.open_feed(placed, is_stopped)) for writer in writers
+                ]
                 for writer in writers:
-                    stack.enter_context(writer.shown())
-                cost = _compiled(program, feeds, writers, placed)
+                    stack.enter_context(writer.open_display())
+                cost = _compile(program, feeds, writers, placed)
                 agreement = Agreement(placed)
                 outcome = Loop(program, feeds, writers, cost, profile, stop, agreement)()
             for writer in writers:
                 if writer.summary is None:
                     writer.end(outcome)
         except KeyboardInterrupt:
-            hosts.ends_alone(ExitCode.INTERRUPTED)
-            reason = "Stopped by Ctrl-C before the running step or evaluation was over."
+            hosts.announce_end(ExitCode.INTERRUPTED)
+            reason = "Stopped by Ctrl-C before the current step or evaluation was finished."
             for writer in writers:
-                writer.break_off(Outcome("interrupted", ExitCode.INTERRUPTED, reason))
+                writer.abort(Outcome("interrupted", ExitCode.INTERRUPTED, reason))
         except Exception as error:
             for writer in writers:
                 with contextlib.suppress(OSError):  # a full disk: `error` reports it already
                     reason = _reason(error, writer.folder)
-                    writer.break_off(Outcome("failed", ExitCode.FAILED, reason))
-                writer.tell_the_end()
+                    writer.abort(Outcome("failed", ExitCode.FAILED, reason))
+                writer.end_recorders()
             if isinstance(error, OSError):
                 raise files.FolderError(_reason(error, first.folder)) from error
-            if hosts.is_of_another(error):
+            if hosts.is_failure_of_another(error):
                 raise HostsError(hosts.DIED) from error
             raise
     return [writer.close() for writer in writers]
 
 
-def _checked(run: Run, folder: Path, *, resume: bool) -> Found:
+def _check(run: Run, folder: Path, *, resume: bool) -> Found:
     found = preflight(run)
     if hosts.is_first():
         files.check_folder(folder, resume=resume)
@@ -128,7 +130,7 @@ def _checked(run: Run, folder: Path, *, resume: bool) -> Found:
 
 
 @contextlib.contextmanager
-def possessed(folder: Path, *, resume: bool) -> Iterator[Records]:
+def lock_folder(folder: Path, *, resume: bool) -> Iterator[Records]:
     """Lock the folder by its records, and remove the temporary files of a killed process.
 
     With several processes, only the first does this; the records of the others are discarded.
@@ -145,7 +147,7 @@ def possessed(folder: Path, *, resume: bool) -> Iterator[Records]:
         yield records
 
 
-def _compiled(
+def _compile(
     program: AbstractProgram,
     feeds: Sequence[AbstractFeed],
     writers: Sequence[Writer],
@@ -157,7 +159,7 @@ def _compiled(
     spent = (Time.now() - began).over(len(writers))
     for writer in writers:
         writer.tally.compiled(spent)
-    counted = {"devices": placed.size, "runs": program.counted}
+    counted = {"devices": placed.size, "runs": program.counted_runs}
     return cost_of(writers[0].run, program.compiled, solves=program.solves, **counted)
 
 
@@ -165,9 +167,9 @@ def _reason(error: Exception, folder: Path) -> str:
     """Why the run failed, in one line; with a remedy if the folder cannot be written to."""
     if isinstance(error, OSError):
         return (
-            f"Cannot write to the run folder `{folder}`: {error.strerror or error}. What it holds "
-            f"is whole; when that is mended, continue with `resume={folder}`."
+            f"Cannot write to the run folder `{folder}`: {error.strerror or error}. The files in "
+            f"it are intact. Fix the cause, then continue with `resume={folder}`."
         )
-    if hosts.is_of_another(error):
+    if hosts.is_failure_of_another(error):
         return hosts.DIED
     return str(error).partition("\n")[0] or type(error).__name__

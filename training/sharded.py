@@ -21,7 +21,7 @@ from .digest import digest_of_file
 from .leaves import is_key
 
 
-class Held(NamedTuple):
+class HostCopy(NamedTuple):
     """A sharded array, copied to host memory: each process has the shards of its own devices."""
 
     shape: tuple[int, ...]
@@ -34,10 +34,10 @@ def is_sharded(leaves: Sequence[Array]) -> bool:
     return not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves)
 
 
-def hold(leaves: Sequence[Array]) -> list[Held]:
+def copy_to_host(leaves: Sequence[Array]) -> list[HostCopy]:
     """Copies in host memory, which later steps do not change."""
     return [
-        Held(
+        HostCopy(
             data.shape,
             data.sharding,
             [(shard.device, np.array(shard.data)) for shard in data.addressable_shards],
@@ -46,8 +46,8 @@ def hold(leaves: Sequence[Array]) -> list[Held]:
     ]
 
 
-def released(held: Sequence[Held]) -> list[Array]:
-    """The arrays that `hold` has copied, back on the devices; typed keys stay raw key data."""
+def copy_to_devices(held: Sequence[HostCopy]) -> list[Array]:
+    """The arrays that `copy_to_host` copied, back on the devices; typed keys stay raw key data."""
     return [
         jax.make_array_from_single_device_arrays(
             array.shape,
@@ -63,10 +63,10 @@ def write_arrays(folder: Path, leaves: Sequence[Array]) -> dict[str, str]:
 
     **Returns:** the SHA-256 of its files.
     """
-    hosts.together(lambda: _remove(folder) if hosts.is_first() else None)
+    hosts.call_on_all(lambda: _remove(folder) if hosts.is_first() else None)
     with _checkpointer() as checkpointer:
         checkpointer.save(folder.absolute(), _named([_numbers(leaf) for leaf in leaves]))
-    return hosts.together(lambda: digests(folder) if hosts.is_first() else {})
+    return hosts.call_on_all(lambda: digests(folder) if hosts.is_first() else {})
 
 
 def read_arrays(folder: Path, like: Sequence[Array]) -> list[Array]:

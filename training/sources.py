@@ -108,7 +108,7 @@ def _(dataset: Stream, model: eqx.Module, batch_size: int | None) -> PyTree[jax.
 def _(dataset: OnPolicy, model: eqx.Module, batch_size: int | None) -> PyTree[jax.ShapeDtypeStruct]:
     if batch_size != dataset.time_steps:
         raise ValueError(
-            f"`batch_size` must be the time steps of a batch, {dataset.time_steps}, "
+            f"`batch_size` must be the number of time steps in a batch, {dataset.time_steps}, "
             f"got {batch_size}."
         )
     batch, _ = eqx.filter_eval_shape(dataset.batch, model, step=jnp.int32(0), key=jax.random.key(0))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 import curvature as cv
 
-from .compiling import compiled_for
+from .compiling import compile_for
 from .mesh import ON_ONE_DEVICE, Placement
 from .sources import Draw, gather
 
@@ -81,16 +81,16 @@ class Stepper:
 
     def replace(self, leaves: list[Array]) -> None:
         """Set the carried arrays to others of the same shapes."""
-        self.leaves = self._placement.carried(leaves)
+        self.leaves = self._placement.place_leaves(leaves)
 
     def compile(self, given: PyTree[Array | jax.ShapeDtypeStruct]) -> "Stepper":
         """Compile for `Given.arrays` or their shapes; then `step` traces and compiles nothing.
 
         **Returns:** itself.
         """
-        out = self._placement.of_step(self.leaves)
-        self._run, self._compiled = compiled_for(
-            self.stepped, self.leaves, self.fixed, given, out_shardings=out
+        out = self._placement.step_shardings(self.leaves)
+        self._run, self._compiled = compile_for(
+            self.step_function, self.leaves, self.fixed, given, out_shardings=out
         )
         return self
 
@@ -156,7 +156,7 @@ class Stepper:
     def _combined(self, leaves: list[Array]) -> tuple[eqx.Module, PyTree, Array]:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
-    def stepped(
+    def step_function(
         self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]
     ) -> tuple[list[Array], Float[Array, " fields"]]:
         """The function that is compiled: returns the leaves after a step, and its packed record."""
@@ -168,8 +168,8 @@ class Stepper:
         leaves, treedef = jax.tree.flatten(arrays)
         if treedef != self._treedef:
             raise TypeError(
-                f"`{type(self._optimiser).__name__}.step` must return a model and a state of the "
-                f"structure that it was given, {self._treedef}, got {treedef}."
+                f"`{type(self._optimiser).__name__}.step` must return a model and a state with "
+                f"the same structure as its arguments, {self._treedef}, got {treedef}."
             )
         return leaves, self._pack(info, numbers)
 
@@ -179,7 +179,7 @@ class Stepper:
         """The batch of step `count`, the numbers that came with it, and the step's key."""
         key = jax.random.fold_in(fixed.key, count)
         batch, numbers = self._draw(fixed.data, given, model, step=count, key=key)
-        return self._placement.spread(batch), numbers, key
+        return self._placement.constrain(batch), numbers, key
 
     def _gradient_of(
         self, leaves: list[Array], fixed: Fixed, given: PyTree[Array]

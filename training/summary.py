@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 from running.exit_codes import ExitCode
 
 from ._base import Run, Tally
-from .provenance import described
+from .provenance import collect_provenance
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]
 
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 FINISHED = Outcome("finished", ExitCode.FINISHED)
 
 
-def at_the_end(
+def final_outcome(
     outcome: Outcome, tally: Tally, losses: Mapping[str, Mapping[str, float]]
 ) -> Outcome:
     """The final outcome: `diverged` if no step was accepted, or if a final loss is not finite.
@@ -131,7 +131,7 @@ def summarise(
     `AbstractEvaluator.judges_by`; `train`, `validation`, `test`: what `evaluate` returned, if
     anything.
     """
-    spent = tally.gradient_equivalents
+    cost = tally.gradient_equivalents
     best = None
     if judged_by is not None and tally.best is not None:
         best = {"step": tally.best_step, "by": judged_by, "loss": tally.best}
@@ -146,8 +146,8 @@ def summarise(
         "compile_seconds": tally.compile_seconds,
         "processor_seconds": tally.processor_seconds,
         "compile_processor_seconds": tally.compile_processor_seconds,
-        "gradient_equivalents": spent,
-        "gradient_equivalents_per_step": spent / tally.steps if tally.steps else math.nan,
+        "gradient_equivalents": cost,
+        "gradient_equivalents_per_step": cost / tally.steps if tally.steps else math.nan,
         "train_loss": train.get("loss"),
         **(entries("validation", validation) if validation else {}),
         **entries("test", test),
@@ -155,7 +155,7 @@ def summarise(
         "rejected": tally.rejected,
         "parameters": run.parameters,
         **({"vectorised": runs} if runs > 1 else {}),
-        **described(),
+        **collect_provenance(),
     }
     if outcome.reason:
         summary["reason"] = outcome.reason

@@ -17,7 +17,7 @@ from .log import say
 from .progress import wide_console
 
 COLUMNS = ("status", "steps", "seconds", "train_loss", "test_loss")
-KILLED = f"No {SUMMARY}: its process was ended by a signal, or lacked memory."
+KILLED = f"No {SUMMARY}: the process was killed by a signal, or ran out of memory."
 
 
 class SweepJob(NamedTuple):
@@ -69,19 +69,19 @@ class Sweep:
         return version is not None and version not in self._earlier
 
 
-def searched(folder: Path, keys: Sequence[str]) -> list[SweepJob]:
+def jobs_of_search(folder: Path, keys: Sequence[str]) -> list[SweepJob]:
     """The jobs of a sweep whose sweeper chose the values of `keys` during the sweep.
 
     The values are read from the configuration in a job's folder, if the job has written one.
     """
     found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     return [
-        SweepJob(_chosen(path / CONFIG, keys), path)
+        SweepJob(_chosen_overrides(path / CONFIG, keys), path)
         for path in sorted(found, key=lambda path: int(path.name))
     ]
 
 
-def _chosen(config: Path, keys: Sequence[str]) -> list[str]:
+def _chosen_overrides(config: Path, keys: Sequence[str]) -> list[str]:
     if not config.is_file():
         return []
     values = yaml.safe_load(config.read_text(encoding="utf-8"))

@@ -15,12 +15,12 @@ from data import Stream
 
 from . import folder as files
 from ._base import Run
-from .compiling import compiled_for
+from .compiling import compile_for
 from .log import Log
 from .mesh import ON_ONE_DEVICE
 from .preflight import preflight
 from .program import AbstractProgram
-from .run import possessed, run_program
+from .run import lock_folder, run_program
 from .sources import batch_shapes, evaluator_of, source
 from .stepper import Fixed, Stepper
 from .summary import Summary
@@ -44,21 +44,23 @@ def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary
     first, *others = runs
     if first.settings.devices not in (None, 1):
         raise ValueError(
-            f"Runs of one program share one device, got `devices={first.settings.devices}`."
+            f"Runs in one program share one device, got `devices={first.settings.devices}`. "
+            "Leave `devices` out."
         )
     if isinstance(first.dataset, Stream):
         raise ValueError(
-            f"Runs of one program share the data on the device, and `{first.dataset.name}` is a "
-            "stream, which one run reads."
+            "Runs in one program share the data on the device, and the stream "
+            f"`{first.dataset.name}` can feed only one run. Train each run on its own."
         )
     for run in others:
         if run.dataset is not first.dataset or not alike(run, first):
             raise ValueError(
-                "`train_together(runs, ...)` takes runs on the same dataset that differ in seeds "
-                f"and in the values of arrays alone; `{run.label}` is not as `{first.label}`."
+                "`train_together(runs, ...)` takes runs on the same dataset that differ only in "
+                f"seeds and in the values of arrays, but `{run.label}` and `{first.label}` "
+                "differ in more."
             )
     found = preflight(first)
-    is_vmapped = by_vmap()
+    is_vmapped = uses_vmap()
     needs = found.needs.of_runs(len(runs), at_once=len(runs) if is_vmapped else 1)
     for folder in folders:
         files.check_folder(folder, resume=False)
@@ -67,7 +69,7 @@ def train_together(runs: Sequence[Run], folders: Sequence[Path]) -> list[Summary
         writers = []
         for run, folder, stepper in zip(runs, folders, steppers, strict=True):
             evaluator = evaluator_of(run.dataset, run.optimiser.objective, ON_ONE_DEVICE)
-            records = stack.enter_context(possessed(folder, resume=False))
+            records = stack.enter_context(lock_folder(folder, resume=False))
             log = stack.enter_context(Log(quiet=run.settings.quiet or run is not first))
             writers.append(Writer(run, folder, stepper, evaluator, records, log, runs=len(runs)))
         program = Together(steppers, is_vmapped=is_vmapped)
@@ -79,10 +81,10 @@ def alike(run: Run, other: Run) -> bool:
 
     The datasets are not compared. With a stream the answer is no: only one run can read a stream.
     """
-    return not isinstance(run.dataset, Stream) and _shared(run) == _shared(other)
+    return not isinstance(run.dataset, Stream) and _common_part(run) == _common_part(other)
 
 
-def by_vmap() -> bool:
+def uses_vmap() -> bool:
     """Whether the steps of the runs are taken by `vmap`; else one after the other, in a loop.
 
     Under `vmap`, a `cond` computes both of its branches, and an iterative solver goes on until the
@@ -108,7 +110,7 @@ class Together(AbstractProgram):
     Arrays that differ between the runs (weights, states, keys, batches, the optimisers' numbers)
     have a leading axis of runs; the data have none.
 
-    **Arguments:** `steppers`: of runs that are alike, not compiled; `is_vmapped`: see `by_vmap`.
+    **Arguments:** `steppers`: of runs that are alike, not compiled; `is_vmapped`: see `uses_vmap`.
     """
 
     def __init__(self, steppers: Sequence[Stepper], *, is_vmapped: bool):
@@ -116,7 +118,7 @@ class Together(AbstractProgram):
         own = [(stepper.fixed.optimiser, stepper.fixed.key) for stepper in steppers]
         leaves = [stepper.leaves for stepper in steppers]
         # Jitted: one program stacks all arrays; otherwise every `stack` would be its own program.
-        self._leaves, self._own = jax.jit(_stacked)(list(zip(leaves, own, strict=True)))
+        self._leaves, self._own = jax.jit(_stack)(list(zip(leaves, own, strict=True)))
         self._data = steppers[0].fixed.data
         self._given: PyTree[Array] = None
         self._joined: PyTree[Array] = None
@@ -126,12 +128,12 @@ class Together(AbstractProgram):
         runs = len(self._steppers)
         given = jax.tree.map(lambda s: jax.ShapeDtypeStruct((runs, *s.shape), s.dtype), given)
         arguments = self._leaves, self._own, self._data, given
-        self._run, self._compiled = compiled_for(self._stepped, *arguments)
+        self._run, self._compiled = compile_for(self._step_all, *arguments)
 
     def step(self, given: Sequence[PyTree[Array]]) -> Float[Array, "runs fields"]:
         # All steps of an epoch get the same arrays of indices: stack them only once.
         if given[0] is not self._given:
-            self._given, self._joined = given[0], _stacked(given)
+            self._given, self._joined = given[0], _stack(given)
         self._leaves, packed = self._run(self._leaves, self._own, self._data, self._joined)
         return packed
 
@@ -139,7 +141,7 @@ class Together(AbstractProgram):
         # Only the first stepper was traced, so only it has the names of the fields.
         return [self._steppers[0].read(of_run) for of_run in jax.device_get(packed)]
 
-    def show(self) -> None:
+    def copy_to_steppers(self) -> None:
         for number, stepper in enumerate(self._steppers):
             stepper.replace(self._of_run(self._leaves, number))
 
@@ -148,14 +150,14 @@ class Together(AbstractProgram):
         return self._compiled
 
     @property
-    def counted(self) -> int:
+    def counted_runs(self) -> int:
         return len(self._steppers) if self._is_vmapped else 1  # XLA counts a loop once
 
     @property
     def solves(self) -> bool:
         return self._steppers[0].solves
 
-    def _stepped(
+    def _step_all(
         self,
         leaves: list[Array],
         own: tuple[PyTree[Array], PRNGKeyArray],
@@ -163,18 +165,18 @@ class Together(AbstractProgram):
         given: PyTree[Array],
     ) -> tuple[list[Array], Float[Array, "runs fields"]]:
         def of_run(of_one: Any) -> tuple[list[Array], Float[Array, " fields"]]:
-            leaves, (optimiser, key), its = of_one
-            return self._steppers[0].stepped(leaves, Fixed(optimiser, key, data), its)
+            leaves, (optimiser, key), step_input = of_one
+            return self._steppers[0].step_function(leaves, Fixed(optimiser, key, data), step_input)
 
         of_all = leaves, own, given
         return jax.vmap(of_run)(of_all) if self._is_vmapped else jax.lax.map(of_run, of_all)
 
 
-def _stacked(trees: Sequence[PyTree[Array]]) -> Any:
+def _stack(trees: Sequence[PyTree[Array]]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _shared(run: Run) -> Any:
+def _common_part(run: Run) -> Any:
     """Everything that must be equal in runs of one program."""
     leaves, treedef = jax.tree.flatten((run.model, run.optimiser))
     shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf for leaf in leaves]

@@ -26,7 +26,7 @@ from .provenance import write_provenance
 from .recorders import Guarded
 from .records import Records
 from .stepper import Stepper
-from .summary import Outcome, Summary, at_the_end, entries, summarise
+from .summary import Outcome, Summary, entries, final_outcome, summarise
 
 
 class Writer:
@@ -65,13 +65,13 @@ class Writer:
         self._arrays = ArraysOfSteps(stepper, self._recorders)
         self._checkpoints = Checkpoints(
             folder / files.CHECKPOINTS,
-            digest_of_config(run.config, but=UNCHECKED),
+            digest_of_config(run.config, without=UNCHECKED),
             versions(),
             run.settings.keep_checkpoints,
         )
         if self._writes:
             log.open(folder)
-        self.tally = _restored(self._checkpoints, stepper, log) if resume else Tally()
+        self.tally = _restore(self._checkpoints, stepper, log) if resume else Tally()
         self.summary: Summary | None = None
 
     def begin(self, plan: str, warning: str | None) -> None:
@@ -86,8 +86,8 @@ class Writer:
         self._log.say(plan)
         if self._writes and kept < self.tally.steps:
             self._log.warn(
-                f"`{files.METRICS}` ends after step {kept}, and the run goes on after step "
-                f"{self.tally.steps}: the records between are lost."
+                f"`{files.METRICS}` ends after step {kept}, but the run continues after step "
+                f"{self.tally.steps}: the records in between are lost."
             )
         if warning is not None:
             self._log.warn(warning)
@@ -95,30 +95,30 @@ class Writer:
             lambda recorder: recorder.begin(self.folder, self.run.config, self.tally.steps)
         )
 
-    def fed(self, placed: Placement, is_stopped: Callable[[], bool]) -> AbstractFeed:
+    def open_feed(self, placed: Placement, is_stopped: Callable[[], bool]) -> AbstractFeed:
         """The feed of the remaining steps, a context manager; `is_stopped`: see `feed_of`."""
         return feed_of(self.run, placed, self.tally, is_stopped, self._log.warn)
 
-    def shown(self) -> Bar | Lines:
+    def open_display(self) -> Bar | Lines:
         """The display of the steps, a context manager."""
         self._display = progress(self._log, self.run.label, self.run.total_steps)
         return self._display
 
     def wants_arrays(self, step: int) -> bool:
         """Whether a recorder wants the arrays of step number `step`."""
-        return bool(self._recorders.wanting_arrays(step))
+        return bool(self._recorders.needing_arrays(step))
 
     def take_arrays(self, step: int, given: Given) -> None:
         """Copy the arrays before the next step, number `step`."""
         self._arrays.before(step, given.arrays)
 
-    def settle(self, info: dict[str, Any], given: Given, spent: float, clock: Clock) -> None:
+    def record_step(self, info: dict[str, Any], given: Given, cost: float, clock: Clock) -> None:
         """Record a step that is over.
 
         **Arguments:** `info`: what `Stepper.read` returned; `given`: the input of the step;
-        `spent`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
+        `cost`: the cost of the step in gradient-equivalents; `clock`: the time of the run.
         """
-        self.tally.count(info, clock.spent, spent)
+        self.tally.count(info, clock.spent, cost)
         self.tally.epochs, self.tally.place = given.epochs, given.place
         if not info["result"]:
             del info["result"]
@@ -130,20 +130,20 @@ class Writer:
             "gradient_equivalents": self.tally.gradient_equivalents,
             **info,
         }
-        with clock.apart():
+        with clock.paused():
             if self._is_validated(self.tally.steps, given):
-                record.update(entries("validation", self._found(self._evaluator.validation)))
+                record.update(entries("validation", self._evaluate(self._evaluator.validation)))
             if self._is_tested(self.tally.steps):
                 if self.run.settings.evaluate_train:
-                    record.update(entries("train", self._found(self._evaluator.train)))
-                record.update(entries("test", self._found(self._evaluator.test)))
+                    record.update(entries("train", self._evaluate(self._evaluator.train)))
+                record.update(entries("test", self._evaluate(self._evaluator.test)))
         self._records.write(record)
         self._recorders.tell(lambda recorder: recorder.record(record))
         self._arrays.after(self.tally.steps)
         self._display.update(record)
         self._judge(record, given)
 
-    def is_looked_at(self, step: int, given: Given) -> bool:
+    def needs_latest(self, step: int, given: Given) -> bool:
         """Whether step number `step` may be the last, or its weights are read.
 
         The host then waits for this step before it dispatches the next one, which would donate
@@ -186,17 +186,17 @@ class Writer:
         is_evaluated = outcome.exit_code is not ExitCode.RESUMABLE
         parts = ("train", "validation", "test") if is_evaluated else ()
         losses = {part: getattr(self._evaluator, part)(model) for part in parts}
-        self._summarise(at_the_end(outcome, self.tally, losses), **losses)
+        self._summarise(final_outcome(outcome, self.tally, losses), **losses)
 
-    def break_off(self, outcome: Outcome) -> None:
+    def abort(self, outcome: Outcome) -> None:
         """Write the summary of a run that ends within a step, unless it has a summary already."""
         if self.summary is None:
             self._summarise(outcome)
 
-    def tell_the_end(self) -> None:
+    def end_recorders(self) -> None:
         """Tell the recorders that the run has ended."""
         summary = self.summary
-        assert summary is not None, "`end` or `break_off` was called"
+        assert summary is not None, "`end` and `abort` set the summary"
         self._recorders.tell(lambda recorder: recorder.end(summary))
 
     def close(self) -> Summary:
@@ -204,7 +204,7 @@ class Writer:
 
         **Returns:** the summary.
         """
-        self.tell_the_end()
+        self.end_recorders()
         assert self.summary is not None
         report(self._log, self.summary, self.folder)
         return self.summary
@@ -217,7 +217,7 @@ class Writer:
         if self._writes:
             files.write_summary(self.folder, self.summary)
 
-    def _found(self, evaluate: Callable[[eqx.Module], dict[str, float]]) -> dict[str, float]:
+    def _evaluate(self, evaluate: Callable[[eqx.Module], dict[str, float]]) -> dict[str, float]:
         return evaluate(self._stepper.evaluated)
 
     def _judge(self, record: dict[str, Any], given: Given) -> None:
@@ -251,11 +251,13 @@ class Writer:
         return given.epoch_steps is not None if no_interval else self._is_tested(step)
 
 
-def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
+def _restore(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
     """Restore `stepper`, and return its tally; warns of refused files and of other versions."""
     restored = checkpoints.restore(stepper)
     for reason in restored.refused:
-        log.warn(f"{reason} The one before it is used, of step {restored.tally.steps}.")
+        log.warn(
+            f"{reason} The checkpoint before it, of step {restored.tally.steps}, is used instead."
+        )
     present = versions()
     changed = [
         f"{name} {then}, now {present.get(name, 'missing')}"
@@ -264,7 +266,7 @@ def _restored(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:
     ]
     if changed:
         log.warn(
-            f"The run was checkpointed with {'; '.join(changed)}: it goes on, but perhaps not bit "
-            "for bit as it would have."
+            f"The checkpoint was written with {'; '.join(changed)}. The run continues, but its "
+            "results may not be the same bit for bit."
         )
     return restored.tally

@@ -109,7 +109,7 @@ class AbstractPullback(AbstractCurvature):
         terms, factors = linearisation.terms, []
         for index, term in enumerate(terms):
             if factors:
-                term = _after(term, factors[-1])
+                term = _depend_on(term, factors[-1])
             keys = example_keys(key, term.size, term=index, terms=len(terms))
             factors.append(self._factors(term, keys))
         coefficients = tuple(map(self._coefficients, terms))
@@ -158,7 +158,7 @@ class AbstractCoveringPullback(AbstractPullback):
         """ρ with S ρ = ∇_z nll(z, y) for one example, or None if no closed form is known."""
 
 
-def _after(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
+def _depend_on(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:
     """The same term, with a data dependency on the factors of the previous term.
 
     Without the dependency XLA may compute the factors of several terms at the same time. LAPACK
@@ -216,7 +216,7 @@ def output_hessian(fn: Any, z: Float[Array, "*shape"]) -> Float[Array, "c c"]:
     return jax.hessian(lambda flat: fn(flat.reshape(z.shape)))(z.ravel())
 
 
-def needed_key(
+def require_key(
     curvature: object, key: PRNGKeyArray | None, *, draws: str = "targets"
 ) -> PRNGKeyArray:
     """Returns `key`, or raises an error that names the curvature; `draws` says what is drawn."""
@@ -228,13 +228,13 @@ def needed_key(
     return key
 
 
-def needs(curvature: object, likelihood: AbstractLoss, method: str) -> Any:
+def require_method(curvature: object, likelihood: AbstractLoss, method: str) -> Any:
     """Returns `likelihood.method`, or raises an error that names the curvature."""
     found = getattr(likelihood, method, None)
     if found is None:
         raise ValueError(
-            f"`{type(curvature).__name__}` needs `{type(likelihood).__name__}.{method}`, which is "
-            "not there: give the loss a distribution by subclassing `AbstractLikelihood`, or use "
-            "`GaussNewton` or `EmpiricalFisher`, which need `nll` alone."
+            f"`{type(curvature).__name__}` needs `{type(likelihood).__name__}.{method}`, which "
+            "does not exist. Subclass `AbstractLikelihood` to give the loss a distribution, or "
+            "use `GaussNewton` or `EmpiricalFisher`, which need only `nll`."
         )
     return found

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from ..divergences import between
+from ..divergences import bind
 from ..likelihoods import AbstractLoss
 from ._base import AbstractPullback, output_hessian, symmetric_root
 
@@ -34,5 +34,5 @@ class Divergence(AbstractPullback):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "c c"]:
         del y, key
-        rho = between(self.rho, likelihood)
+        rho = bind(self.rho, likelihood)
         return symmetric_root(output_hessian(lambda z2: rho(z, z2), z))

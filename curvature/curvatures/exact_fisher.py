@@ -2,7 +2,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..likelihoods import AbstractExponentialFamily, AbstractLoss, Coefficients
-from ._base import AbstractCoveringPullback, needs
+from ._base import AbstractCoveringPullback, require_method
 
 
 class ExactFisher(AbstractCoveringPullback):
@@ -19,7 +19,7 @@ class ExactFisher(AbstractCoveringPullback):
         del y, key
         if isinstance(likelihood, AbstractExponentialFamily):
             return likelihood.thin_fisher_factor(z)
-        return needs(self, likelihood, "fisher_factor")(z)
+        return require_method(self, likelihood, "fisher_factor")(z)
 
     def coefficients(
         self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]

@@ -13,13 +13,13 @@ from ._base import AbstractCurvature, check_curvature
 _MOST = 8192
 
 _TOO_MANY = (
-    f"`MovingAverage(of, decay)` holds a dense matrix, for at most {_MOST:,} trainable weights, "
-    "got {found:,}. Leave it out, and raise the samples or the batch size instead."
+    f"`MovingAverage(of, decay)` stores a dense matrix, so it takes at most {_MOST:,} trainable "
+    "weights, got {found:,}. Use `of` without it, and raise the samples or the batch size instead."
 )
 
 _NO_BATCH = (
-    "`MovingAverage(of, decay)` has a state whose shape depends on the weights: pass a batch, "
-    "`opt.init(model, batch=batch)`; shapes are enough."
+    "The state of `MovingAverage(of, decay)` has a shape that depends on the weights. Pass a "
+    "batch, `opt.init(model, batch=batch)`, or a batch of shapes."
 )
 
 

@@ -8,8 +8,8 @@ from ..operators import AbstractInvertibleOperator, OwnDampingOperator
 from ._base import AbstractCurvature, check_curvature
 
 _NO_INVERSE = (
-    "`OwnDamping(of=...)` must be a curvature whose damped inverse is known, such as the structure "
-    "`KFAC(...)`; got `{}`: give a structure of it."
+    "`OwnDamping(of=...)` must be a curvature with a damped inverse, such as the structure "
+    "`KFAC(...)`, got `{}`. Use a structure of this curvature."
 )
 
 

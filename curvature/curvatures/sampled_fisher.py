@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._checks import positive_int
 from ..likelihoods import AbstractLoss
-from ._base import AbstractPullback, needed_key, needs
+from ._base import AbstractPullback, require_key, require_method
 
 
 class SampledFisher(AbstractPullback):
@@ -29,12 +29,12 @@ class SampledFisher(AbstractPullback):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "c k"]:
         del y
-        sample = needs(self, likelihood, "sample")
+        sample = require_method(self, likelihood, "sample")
 
         def score(key: PRNGKeyArray) -> Float[Array, " c"]:
             return jnp.ravel(jax.grad(likelihood.nll)(z, sample(z, key=key)))
 
-        key = needed_key(self, key)
+        key = require_key(self, key)
         # Splitting a key takes long to compile, so a single sample uses the example's key itself.
         keys = key[None] if self.samples == 1 else jax.random.split(key, self.samples)
         scores = jax.vmap(score, out_axes=1)(keys)

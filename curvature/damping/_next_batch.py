@@ -19,7 +19,7 @@ class LastStep(eqx.Module):
     """A step to be evaluated on the next batch, and the averages over the steps before it.
 
     - `params`, `step_size`, `slope`, `metric`, `accepted`: as in `Step`.
-    - `actual`, `predicted`: see [`evaluated`][]; 0 until a step was evaluated.
+    - `actual`, `predicted`: see `evaluate_last`; 0 until a step was evaluated.
     """
 
     params: PyTree[Array]
@@ -48,7 +48,7 @@ class LastStep(eqx.Module):
         )
 
 
-def evaluated(last: LastStep, batch: Batch) -> tuple[LastStep, Scalar]:
+def evaluate_last(last: LastStep, batch: Batch) -> tuple[LastStep, Scalar]:
     """The reduction ratio of the previous steps, each evaluated on the batch after its own.
 
         ρ = avg[(L'(w) − L'(w − sd)) / m] / avg[(s dᵀg' − ½s² dᵀCd) / m],  m = s dᵀg − ½s² dᵀCd

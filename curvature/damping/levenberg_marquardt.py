@@ -4,11 +4,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar, ScalarLike
 
-from .._branches import made_where
+from .._branches import update_where
 from .._checks import number, scalar
 from .._trees import work_dtype
 from ._base import AbstractDamping, Batch, Chosen, Step
-from ._next_batch import LastStep, evaluated
+from ._next_batch import LastStep, evaluate_last
 
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
 _LOW, _HIGH = 1 / 4, 3 / 4
@@ -93,8 +93,8 @@ class LevenbergMarquardt(AbstractDamping):
         self.factors = _pair("factors", factors)
         if whole and next_batch:
             raise ValueError(
-                "`LevenbergMarquardt(whole=True)` takes the ratio of a step on its own batch, and "
-                "`next_batch=True` that on the next: choose one."
+                "`LevenbergMarquardt(whole=True)` computes the reduction ratio on the batch of "
+                "the step, and `next_batch=True` on the next batch. Set only one of them."
             )
 
     def init(self, params: PyTree[Array]) -> _State:
@@ -112,7 +112,7 @@ class LevenbergMarquardt(AbstractDamping):
     def begin(self, state: _State, batch: Batch) -> Chosen:
         damping, last, ratio = state.damping, state.last, None
         if last is not None:
-            last, ratio = evaluated(last, batch)
+            last, ratio = evaluate_last(last, batch)
             # A batch whose loss is not finite cannot evaluate the step before it.
             informative = (batch.step > 0) & jnp.isfinite(batch.loss)
             updated = self._updated(damping, ratio, last.accepted)
@@ -124,7 +124,7 @@ class LevenbergMarquardt(AbstractDamping):
                 size = batch.scale().astype(damping.dtype)
                 return jnp.where(jnp.isfinite(size), self._within_bounds(size), 0)
 
-            damping = made_where(damping == 0, from_batch, damping)
+            damping = update_where(damping == 0, from_batch, damping)
         return Chosen(damping, _State(damping, last), ratio)
 
     def update(self, chosen: Chosen, step: Step) -> _State:
@@ -132,7 +132,7 @@ class LevenbergMarquardt(AbstractDamping):
         if state.last is not None:
             return _State(state.damping, state.last.followed_by(step))
         ratio = step.first_ratio if self.whole else step.reduction_ratio
-        assert ratio is not None, "`needs_reduction_ratio` asked for it"
+        assert ratio is not None, "only called if `needs_reduction_ratio` is true"
         return _State(self._updated(state.damping, ratio, step.accepted), None)
 
     def _updated(self, damping: Scalar, ratio: Scalar, accepted: Bool[Array, ""]) -> Scalar:

@@ -50,13 +50,13 @@ def _sum_of(use: AbstractProduct) -> tuple[Value, np.ndarray] | None:
     along[use.out_axis] = shape[use.out_axis]
     outputs = np.broadcast_to(np.arange(shape[use.out_axis]).reshape(along), shape)
     while not use.graph.is_output(value):
-        takers = use.graph.takers.get(value, [])
-        if len(takers) != 1:
+        consumers = use.graph.consumers.get(value, [])
+        if len(consumers) != 1:
             return None
-        ((node, _),) = takers
+        ((node, _),) = consumers
         if node.name not in VIEWS:
             return value, outputs
-        value, outputs = node.outputs[0], _viewed(outputs, node)
+        value, outputs = node.outputs[0], _apply_view(outputs, node)
     return None
 
 
@@ -67,12 +67,12 @@ def _same(bias: Use, outputs: np.ndarray, size: int) -> bool:
         return False
     entries = np.arange(size).reshape(own.shape)
     for view in bias.views:
-        entries = _viewed(entries, view)
+        entries = _apply_view(entries, view)
     shape = bias.node.results[0].shape
     return np.array_equal(np.broadcast_to(entries, shape), np.broadcast_to(outputs, shape))
 
 
-def _viewed(array: np.ndarray, view: Node) -> np.ndarray:
+def _apply_view(array: np.ndarray, view: Node) -> np.ndarray:
     """Applies a change of shape to a NumPy array."""
     params = view.equation.params
     match view.name:

@@ -87,13 +87,13 @@ class Graph:
         self.outputs = self._inline(jaxpr, consts, self.inputs)
 
     @functools.cached_property
-    def takers(self) -> dict[Value, list[tuple[Node, int]]]:
+    def consumers(self) -> dict[Value, list[tuple[Node, int]]]:
         """The nodes that take a value, each with the number of the argument."""
         found: dict[Value, list[tuple[Node, int]]] = {}
         for node in self.nodes:
-            for position, taken in enumerate(node.inputs):
-                if isinstance(taken, Value):
-                    found.setdefault(taken, []).append((node, position))
+            for position, argument in enumerate(node.inputs):
+                if isinstance(argument, Value):
+                    found.setdefault(argument, []).append((node, position))
         return found
 
     @functools.cached_property
@@ -117,10 +117,10 @@ class Graph:
         known: dict[Value, Any] = dict(zip(self.inputs, inputs, strict=True))
         operands: Operands = {}
         for node in self.nodes:
-            taken = [known[i] if isinstance(i, Value) else i for i in node.inputs]
-            made, found = _evaluate_node(node, taken, taps)
+            arguments = [known[i] if isinstance(i, Value) else i for i in node.inputs]
+            results, found = _evaluate_node(node, arguments, taps)
             operands |= found
-            known.update(zip(node.outputs, made, strict=True))
+            known.update(zip(node.outputs, results, strict=True))
         return [known[o] if isinstance(o, Value) else o for o in self.outputs], operands
 
     def _inline(self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -131,13 +131,13 @@ class Graph:
             return atom.val if isinstance(atom, core.Literal) else env[atom]
 
         for equation in jaxpr.eqns:
-            taken = tuple(read(atom) for atom in equation.invars)
+            arguments = tuple(read(atom) for atom in equation.invars)
             called = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             if equation.primitive.name in _INLINED and isinstance(called, core.ClosedJaxpr):
-                outputs = self._inline(called.jaxpr, called.consts, taken)
+                outputs = self._inline(called.jaxpr, called.consts, arguments)
             else:
                 outputs = tuple(Value() for _ in equation.outvars)
-                self.nodes.append(Node(equation, taken, outputs, _inner(equation, called)))
+                self.nodes.append(Node(equation, arguments, outputs, _inner(equation, called)))
             env.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -151,15 +151,15 @@ def _inner(equation: core.JaxprEqn, called: Any) -> Graph | None:
     return Graph(called)
 
 
-def _evaluate_node(node: Node, taken: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
+def _evaluate_node(node: Node, arguments: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
     inside = {} if node.inner is None else _inside(node.inner, taps)
     if inside:
         run = _scan if node.name == "scan" else _checkpoint
-        return run(node, taken, inside)
-    made = node.bind(*taken)
+        return run(node, arguments, inside)
+    results = node.bind(*arguments)
     if node not in taps:
-        return made, {}
-    return [made[0] + taps[node], *made[1:]], {node: [jnp.asarray(x) for x in taken]}
+        return results, {}
+    return [results[0] + taps[node], *results[1:]], {node: [jnp.asarray(x) for x in arguments]}
 
 
 def _inside(graph: Graph, taps: Taps) -> Taps:
@@ -171,15 +171,15 @@ def _inside(graph: Graph, taps: Taps) -> Taps:
     return found
 
 
-def _scan(node: Node, taken: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
+def _scan(node: Node, arguments: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
     graph, params, nodes = _graph_of(node), node.equation.params, list(taps)
-    consts, carry, xs = split_scan(node, taken)
+    consts, carry, xs = split_scan(node, arguments)
     count = len(carry)
 
     def turn(carry: list[Any], each: Any) -> Any:
         xs, taps = each
-        made, operands = graph.evaluate([*consts, *carry, *xs], dict(zip(nodes, taps)))
-        return made[:count], (made[count:], [operands[inner] for inner in nodes])
+        results, operands = graph.evaluate([*consts, *carry, *xs], dict(zip(nodes, taps)))
+        return results[:count], (results[count:], [operands[inner] for inner in nodes])
 
     carry = [jnp.asarray(x) for x in carry]
     carry, (ys, operands) = jax.lax.scan(
@@ -193,26 +193,26 @@ def _scan(node: Node, taken: list[Any], taps: Taps) -> tuple[list[Any], Operands
     return [*carry, *ys], dict(zip(nodes, operands))
 
 
-def split_scan(node: Node, taken: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def split_scan(node: Node, arguments: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """The constants, the carry and the stacked arguments of a `scan`."""
     params = node.equation.params
     if "num_consts" in params:  # before jax 0.11
         consts, carry = params["num_consts"], params["num_consts"] + params["num_carry"]
-        return list(taken[:consts]), list(taken[consts:carry]), list(taken[carry:])
-    consts, carry, xs = params["ft_in"].update(list(taken)).unpack()
+        return list(arguments[:consts]), list(arguments[consts:carry]), list(arguments[carry:])
+    consts, carry, xs = params["ft_in"].update(list(arguments)).unpack()
     return list(consts), list(carry), list(xs)
 
 
-def _checkpoint(node: Node, taken: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
+def _checkpoint(node: Node, arguments: list[Any], taps: Taps) -> tuple[list[Any], Operands]:
     graph, params, nodes = _graph_of(node), node.equation.params, list(taps)
 
-    def call(taken: list[Any], taps: list[Array]) -> tuple[list[Any], list[Any]]:
-        made, operands = graph.evaluate(taken, dict(zip(nodes, taps)))
-        return made, [operands[inner] for inner in nodes]
+    def call(arguments: list[Any], taps: list[Array]) -> tuple[list[Any], list[Any]]:
+        results, operands = graph.evaluate(arguments, dict(zip(nodes, taps)))
+        return results, [operands[inner] for inner in nodes]
 
     wrapped = jax.checkpoint(call, prevent_cse=params["prevent_cse"], policy=params["policy"])
-    made, operands = wrapped(taken, list(taps.values()))
-    return made, dict(zip(nodes, operands))
+    results, operands = wrapped(arguments, list(taps.values()))
+    return results, dict(zip(nodes, operands))
 
 
 def _graph_of(node: Node) -> Graph:

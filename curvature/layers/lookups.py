@@ -25,12 +25,12 @@ class Lookup(AbstractMatrixUse):
     @property
     def vocabulary(self) -> int:
         """The number of columns."""
-        return self.node.shapes[0].shape[_picked(self.node)]
+        return self.node.shapes[0].shape[_index_axis(self.node)]
 
     @property
     def transposed(self) -> bool:
         turned = any(view.name == "transpose" for view in self.views)
-        return (_picked(self.node) == 0) != turned
+        return (_index_axis(self.node) == 0) != turned
 
     @property
     def groups(self) -> int:
@@ -43,7 +43,7 @@ class Lookup(AbstractMatrixUse):
 
     @property
     def out_axis(self) -> int:
-        picked = _picked(self.node)
+        picked = _index_axis(self.node)
         if self.node.name == "dynamic_slice":
             return 1 - picked
         numbers = self.node.equation.params["dimension_numbers"]
@@ -56,7 +56,7 @@ class Lookup(AbstractMatrixUse):
         This agrees with the derivative of the operation. For a number out of range, either the
         number is clipped to the range, or y does not depend on the weight.
         """
-        picked, last = _picked(self.node), self.vocabulary - 1
+        picked, last = _index_axis(self.node), self.vocabulary - 1
         if self.node.name == "dynamic_slice":
             return jnp.clip(operands[1 + picked], 0, last).astype(jnp.int32).reshape(1, 1)
         params = self.node.equation.params
@@ -78,25 +78,29 @@ def lookup(
     views: tuple[Node, ...], node: Node, position: int, graph: Graph, length: int | None
 ) -> Lookup | None:
     """The use of a matrix by a `gather` or a `dynamic_slice` that takes whole columns or rows."""
-    if position != 0 or len(node.shapes[0].shape) != 2 or _picked_or_none(node) is None:
+    if position != 0 or len(node.shapes[0].shape) != 2 or _find_index_axis(node) is None:
         return None
     if any(index.dtype not in (jnp.int32, jnp.int64) for index in node.shapes[1:]):
         return None
     if node.name == "gather":
         numbers, mode = node.equation.params["dimension_numbers"], node.equation.params["mode"]
         batched = numbers.operand_batching_dims
-        if batched or mode not in (*_CLIP, *_DROP) or _picked(node) not in numbers.start_index_map:
+        if (
+            batched
+            or mode not in (*_CLIP, *_DROP)
+            or _index_axis(node) not in numbers.start_index_map
+        ):
             return None
     return Lookup(views, node, position, graph, length)
 
 
-def _picked(node: Node) -> int:
-    axis = _picked_or_none(node)
+def _index_axis(node: Node) -> int:
+    axis = _find_index_axis(node)
     assert axis is not None
     return axis
 
 
-def _picked_or_none(node: Node) -> int | None:
+def _find_index_axis(node: Node) -> int | None:
     """The axis of which one entry is taken, while the other axis is taken whole; else None."""
     sizes: Sequence[int] = node.equation.params["slice_sizes"]
     shape = node.shapes[0].shape

@@ -46,7 +46,7 @@ def _follow(
     if graph.is_output(value):
         return None
     found: list[Use] = []
-    for node, position in graph.takers.get(value, []):
+    for node, position in graph.consumers.get(value, []):
         if node.name in VIEWS:
             uses = _follow(graph, node.outputs[0], (*views, node), length)
         elif node.inner is not None:

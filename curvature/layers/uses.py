@@ -43,9 +43,9 @@ class Use:
         """The operation's result y as a function of the weight (or of a slice of it)."""
         for view in self.views:
             (weight,) = view.bind(weight)
-        taken = [*operands]
-        taken[self.position] = weight
-        return self.node.bind(*taken)[0]
+        arguments = [*operands]
+        arguments[self.position] = weight
+        return self.node.bind(*arguments)[0]
 
     def rows(self, weight: Array, deltas: Array, operands: list[Any]) -> Array:
         """The rows of the weight (or of a slice of it) for one example, [r, *weight.shape].

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real, Scalar
 
 
-def _one(z: Float[Array, "*shape"], y: Any) -> Scalar:
+def _unit_weight(z: Float[Array, "*shape"], y: Any) -> Scalar:
     del y
     return jnp.ones((), z.dtype)
 
@@ -21,7 +21,7 @@ class Metric(NamedTuple):
     name: str
     example: Callable[[Array, Any], Scalar]
     finish: Callable[[float], float]
-    weight: Callable[[Array, Any], Scalar] = _one
+    weight: Callable[[Array, Any], Scalar] = _unit_weight
 
 
 def mean_square(z: Float[Array, "*shape"], y: Real[Array, "*shape"]) -> Scalar:

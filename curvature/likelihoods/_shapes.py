@@ -12,14 +12,14 @@ def one_array(likelihood: object, y: Any) -> Array:
     name = type(likelihood).__name__
     if isinstance(y, tuple):
         raise ValueError(
-            f"`{name}().nll(z, y)` takes one array as its target, got {len(y)}. "
+            f"`{name}().nll(z, y)` takes one array as its target, got a tuple of {len(y)}. "
             "`PolicyGradient` takes a pair (action, advantage), `Masked` a pair (target, mask)."
         )
     y = jnp.asarray(y)
     if jnp.issubdtype(y.dtype, jnp.complexfloating):
         raise ValueError(
-            f"`{name}().nll(z, y)` takes a real target, got {y.dtype}. Make the real and the "
-            "imaginary part two outputs."
+            f"`{name}().nll(z, y)` takes a real target, got {y.dtype}. Use two outputs: the real "
+            "part and the imaginary part."
         )
     return y
 

@@ -13,7 +13,7 @@ _BLOCK = 4096
 """Examples checked at a time, which bounds the memory. Full blocks have one shape and one trace."""
 
 _SHOWN = 8
-"""A longer target is described by its range and its sum."""
+"""The maximum size of a target that is shown in full; a larger one: by its range and its sum."""
 
 
 def check_targets(loss: Any, z_shape: tuple[int, ...], targets: PyTree, source: str) -> None:
@@ -25,7 +25,7 @@ def check_targets(loss: Any, z_shape: tuple[int, ...], targets: PyTree, source: 
         # fewer than `_BLOCK` targets make a block that is not full.
         stop = min(stop, n)
         start = max(stop - _BLOCK, 0)
-        inside = np.asarray(_in_domain(loss, z_shape, _at(targets, slice(start, stop))))
+        inside = np.asarray(_in_domain(loss, z_shape, _take(targets, slice(start, stop))))
         if not inside.all():
             raise ValueError(
                 _sentence(loss, z_shape, targets, start + int(inside.argmin()), source)
@@ -39,22 +39,22 @@ def _in_domain(loss: Any, z_shape: tuple[int, ...], targets: PyTree[Array]) -> B
 
 
 def _sentence(loss: Any, z_shape: tuple[int, ...], targets: Any, index: int, source: str) -> str:
-    y = _at(targets, index)
-    between = ""
+    y = _take(targets, index)
+    fault = "do not fit"
     if isinstance(targets, np.ndarray):
-        between = f"run from {_number(targets.min())} to {_number(targets.max())}: "
-    shown = ", ".join(_shown(np.asarray(leaf)) for leaf in jtu.tree_leaves(y))
+        fault = f"run from {_number(targets.min())} to {_number(targets.max())}"
+    shown = ", ".join(_describe(np.asarray(leaf)) for leaf in jtu.tree_leaves(y))
     return (
         f"`{type(loss).__name__}` needs {loss.domain(z_shape, y)}, but the targets of {source} "
-        f"{between or 'do not fit: '}that of example {index} is {shown}."
+        f"{fault}: the target of example {index} is {shown}."
     )
 
 
-def _at(targets: PyTree, index: int | slice) -> Any:
+def _take(targets: PyTree, index: int | slice) -> Any:
     return jtu.tree_map(lambda leaf: leaf[index], targets)
 
 
-def _shown(y: np.ndarray) -> str:
+def _describe(y: np.ndarray) -> str:
     if y.size <= _SHOWN:
         return str(y.tolist())
     return f"of shape {y.shape}, from {_number(y.min())} to {_number(y.max())}, of sum {y.sum():g}"

@@ -20,7 +20,7 @@ def _smoothing(value: ScalarLike) -> float:
     if known is None:
         raise ValueError(
             "`Categorical(smoothing=...)` must be a number that is known before tracing, got a "
-            "traced array. Make the likelihood outside of `jit`."
+            "traced array. Construct the likelihood outside of `jit`."
         )
     return known
 

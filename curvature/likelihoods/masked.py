@@ -102,8 +102,8 @@ def _pair(z: Float[Array, "*shape"], y: Any) -> tuple[PyTree[Array], Bool[Array,
     target, mask = jtu.tree_map(jnp.asarray, y[0]), jnp.asarray(y[1])
     if mask.dtype != bool:
         raise ValueError(
-            "`Masked(likelihood).nll(z, (y, mask))` takes a boolean mask, got "
-            f"{mask.dtype}. A mask is no weight: pass `mask != 0`."
+            f"`Masked(likelihood).nll(z, (y, mask))` takes a boolean mask, got {mask.dtype}. A "
+            "mask cannot weight its entries: pass `mask != 0`."
         )
     shapes = [z.shape, *(leaf.shape for leaf in jtu.tree_leaves(target))]
     if any(shape[: mask.ndim] != mask.shape for shape in shapes):

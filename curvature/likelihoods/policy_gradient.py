@@ -67,6 +67,6 @@ def _pair(likelihood: object, y: Any) -> tuple[PyTree, Float[Array, "*steps"]]:
     if not isinstance(y, tuple | list) or len(y) != 2:
         raise ValueError(
             "`PolicyGradient(policy).nll(z, y)` takes a pair (action, advantage) as its target, "
-            "as environments give: got one array."
+            "as an environment returns, got one array."
         )
     return y[0], one_array(likelihood, y[1])

@@ -1,6 +1,6 @@
 from ._base import (
-    AbstractEach as AbstractEach,
     AbstractLinearisation as AbstractLinearisation,
+    AbstractPartResults as AbstractPartResults,
     LinearisedTerm as LinearisedTerm,
     example_keys as example_keys,
     losses_of as losses_of,

@@ -140,8 +140,8 @@ class AbstractLinearisation(eqx.Module):
     @abc.abstractmethod
     def each(
         self, fn: Callable[["AbstractLinearisation", Any], Any], of_terms: Sequence[PyTree]
-    ) -> "AbstractEach":
-        """Prepares the sum of `fn` over the parts of the batch; see `AbstractEach`.
+    ) -> "AbstractPartResults":
+        """Prepares the sum of `fn` over the parts of the batch; see `AbstractPartResults`.
 
         **Arguments:** `fn`, a function of the linearisation of one part and of the arrays of this
         part's examples; `of_terms`, arrays with a leading axis n, per term.
@@ -168,7 +168,7 @@ class AbstractLinearisation(eqx.Module):
         return penalised(self.over_terms(of_terms), params, self.l2, self.constant)
 
 
-class AbstractEach(abc.ABC):
+class AbstractPartResults(abc.ABC):
     """The results of a function on each part of a batch, to be summed."""
 
     @abc.abstractmethod

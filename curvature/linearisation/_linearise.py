@@ -7,7 +7,7 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, Shaped
 
-from .._trees import widened
+from .._trees import widen
 from ..layers import recognise
 from ..layers.graph import trace
 from ..likelihoods import AbstractLoss
@@ -45,7 +45,7 @@ def linearise(
     `AbstractLinearisation`.
     """
     dtypes = [leaf.dtype for leaf in jtu.tree_leaves(params)]
-    wide = widened(params)
+    wide = widen(params)
     terms = tuple(_traced(example, wide, dtypes) for example in examples)
     if micro_batch is None or all(term.size <= micro_batch for term in terms):
         return linearised(terms, treedef, wide, l2, constant)
@@ -59,7 +59,7 @@ def _traced(example: Example, params: PyTree[Array], dtypes: list[Any]) -> Linea
         # The weights have been widened to float32 at least; the model runs in its own precision.
         leaves, treedef = jtu.tree_flatten(params)
         own = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-        return widened(example.fn(jtu.tree_unflatten(treedef, own), *x))
+        return widen(example.fn(jtu.tree_unflatten(treedef, own), *x))
 
     of_one = jtu.tree_map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),

@@ -10,8 +10,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from .._devices import evenly, everywhere, shared
-from .._trees import widened
+from .._devices import replicate, round_up_to_devices, shard
+from .._trees import widen
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Parts:
     def size(self, n: int) -> int:
         """The number of examples in a part, for a term with n examples."""
         fewest = max(-(-size // self.most) for size in self.sizes)
-        return evenly(-(-n // fewest), n)
+        return round_up_to_devices(-(-n // fewest), n)
 
     def cut(
         self, of_terms: Sequence[PyTree], part: Int[Array, ""]
@@ -56,8 +56,8 @@ class Parts:
             arrays, others = eqx.partition(of_term, eqx.is_array)
             some = jtu.tree_map(
                 # Gathered, sliced and sharded again: every device gets a share of each part.
-                lambda leaf, start=start, size=size: shared(
-                    jax.lax.dynamic_slice_in_dim(everywhere(leaf), start, size)
+                lambda leaf, start=start, size=size: shard(
+                    jax.lax.dynamic_slice_in_dim(replicate(leaf), start, size)
                 ),
                 arrays,
             )
@@ -89,8 +89,8 @@ class Parts:
 
         def add(total: PyTree[Array], part: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
             summand, other = of_part(part)
-            return jtu.tree_map(jnp.add, total, widened(summand)), other
+            return jtu.tree_map(jnp.add, total, widen(summand)), other
 
-        zeros = widened(jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        zeros = widen(jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
         total, others = jax.lax.scan(add, zeros, jnp.arange(self.count, dtype=jnp.int32))
         return jtu.tree_map(lambda leaf, s: leaf.astype(s.dtype), total, shapes), others

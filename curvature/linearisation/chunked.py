@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._trees import add_scaled
-from ._base import AbstractEach, AbstractLinearisation, LinearisedTerm, domain_of, penalised
+from ._base import AbstractLinearisation, AbstractPartResults, LinearisedTerm, domain_of, penalised
 from ._parts import Parts
 from .held import Linearisation, first_of, linearised
 
@@ -46,7 +46,7 @@ class ChunkedLinearisation(AbstractLinearisation):
         return tuple(parts.join(parts.sum(of_part)[1]))
 
     def vjp(self, cotangents: tuple[Array, ...]) -> PyTree[Array]:
-        return self.each(_pulled_back, cotangents).sum()
+        return self.each(_vjp_of_part, cotangents).sum()
 
     def first(self, most: int) -> "ChunkedLinearisation":
         if all(term.size <= most for term in self.terms):
@@ -58,8 +58,8 @@ class ChunkedLinearisation(AbstractLinearisation):
 
     def each(
         self, fn: Callable[[AbstractLinearisation, Any], Any], of_terms: Sequence[PyTree]
-    ) -> "_Anew":
-        return _Anew(self, fn, of_terms)
+    ) -> "_RecomputedResults":
+        return _RecomputedResults(self, fn, of_terms)
 
     def over_terms(self, fn: Callable[[Sequence[LinearisedTerm]], PyTree[Array]]) -> PyTree[Array]:
         parts = _parts(self.terms, self.most)
@@ -71,7 +71,7 @@ class ChunkedLinearisation(AbstractLinearisation):
         return dataclasses.replace(part, whole=False)
 
 
-def _pulled_back(part: AbstractLinearisation, of_part: Sequence[Array]) -> PyTree[Array]:
+def _vjp_of_part(part: AbstractLinearisation, of_part: Sequence[Array]) -> PyTree[Array]:
     # Repeated examples get a cotangent of 0. `counts` is never None in a part of a batch.
     counted = [
         jnp.where(term.counts.reshape(-1, *[1] * (cotangent.ndim - 1)), cotangent, 0)
@@ -81,7 +81,7 @@ def _pulled_back(part: AbstractLinearisation, of_part: Sequence[Array]) -> PyTre
     return part.vjp(tuple(counted))
 
 
-class _Anew(AbstractEach):
+class _RecomputedResults(AbstractPartResults):
     """Computes the results of the parts one after another, again for every sum."""
 
     def __init__(

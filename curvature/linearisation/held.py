@@ -9,12 +9,12 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from .._trees import add_scaled
-from ._base import AbstractEach, AbstractLinearisation, LinearisedTerm, domain_of, penalised
+from ._base import AbstractLinearisation, AbstractPartResults, LinearisedTerm, domain_of, penalised
 
 _NO_FORWARD_MODE = (
-    "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), whose "
-    "backward pass cannot be transposed either. Products with a curvature need one of the two: "
-    "write the operation with `jax.custom_jvp`, or without a custom rule."
+    "The model uses an operation without forward-mode derivatives (a `jax.custom_vjp`), and the "
+    "backward pass of this operation cannot be transposed. Products with a curvature need one "
+    "of the two. Write the operation with `jax.custom_jvp`, or without a custom rule."
 )
 
 
@@ -60,14 +60,14 @@ class Linearisation(AbstractLinearisation):
 
     def each(
         self, fn: Callable[[AbstractLinearisation, Any], Any], of_terms: Sequence[PyTree]
-    ) -> "_Once":
-        return _Once(fn(self, of_terms))
+    ) -> "_WholeResult":
+        return _WholeResult(fn(self, of_terms))
 
     def over_terms(self, fn: Callable[[Sequence[LinearisedTerm]], PyTree[Array]]) -> PyTree[Array]:
         return fn(self.terms)
 
 
-class _Once(AbstractEach):
+class _WholeResult(AbstractPartResults):
     """The result of the only part, the whole batch."""
 
     def __init__(self, found: Any):

@@ -50,9 +50,9 @@ class PullbackOperator(AbstractPositiveOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        def of_part(here: AbstractLinearisation, factors: Sequence[Any]) -> PyTree[Array]:
-            parts = zip(here.terms, factors, here.jvp(vector), strict=True)
-            return here.vjp(tuple(term.scaled(_metric(S, u)) for term, S, u in parts))
+        def of_part(part: AbstractLinearisation, factors: Sequence[Any]) -> PyTree[Array]:
+            parts = zip(part.terms, factors, part.jvp(vector), strict=True)
+            return part.vjp(tuple(term.scaled(_metric(S, u)) for term, S, u in parts))
 
         return self.linearisation.each(of_part, self.factors).sum()
 
@@ -89,10 +89,10 @@ def _(operator: PullbackOperator, vectors: Sequence[PyTree[Array]]) -> Float[Arr
     stacked = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *vectors)
     k = len(vectors)
 
-    def of_part(here: AbstractLinearisation, factors: Sequence[Any]) -> Float[Array, "k k"]:
-        tangents = jax.vmap(here.jvp)(stacked)
+    def of_part(part: AbstractLinearisation, factors: Sequence[Any]) -> Float[Array, "k k"]:
+        tangents = jax.vmap(part.jvp)(stacked)
         forms = jnp.zeros((k, k), work_dtype(*tangents))
-        for term, factor, u in zip(here.terms, factors, tangents, strict=True):
+        for term, factor, u in zip(part.terms, factors, tangents, strict=True):
             image = jax.vmap(lambda one, term=term, S=factor: term.scaled(_metric(S, one)))(u)
             flat, of_image = (x.reshape(k, -1).astype(forms.dtype) for x in (u, image))
             forms += flat @ of_image.T

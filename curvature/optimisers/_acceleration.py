@@ -15,19 +15,21 @@ from .._trees import add_scaled, scaled, select
 from ..linearisation import AbstractLinearisation, LinearisedTerm
 
 
-def pulled_back_turn(here: AbstractLinearisation, d: PyTree[Array]) -> PyTree[Array]:
+def acceleration_right_hand_side(
+    linearisation: AbstractLinearisation, d: PyTree[Array]
+) -> PyTree[Array]:
     """The vector v = Σ_i scale_i J_iᵀ H_i z_i″[d, d], with H_i the Hessian of the loss in z_i.
 
     The acceleration a solves (C + λI) a = −v, and the curve is w − s·d + ½s²·a.
     """
 
     def of_terms(terms: Sequence[LinearisedTerm]) -> PyTree[Array]:
-        total = jtu.tree_map(jnp.zeros_like, here.params)
+        total = jtu.tree_map(jnp.zeros_like, linearisation.params)
         for term in terms:
-            total = add_scaled(total, jnp.ones(()), _of_term(term, here.params, d))
+            total = add_scaled(total, jnp.ones(()), _of_term(term, linearisation.params, d))
         return total
 
-    return here.over_terms(of_terms)
+    return linearisation.over_terms(of_terms)
 
 
 def _of_term(term: LinearisedTerm, params: PyTree[Array], d: PyTree[Array]) -> PyTree[Array]:
@@ -40,7 +42,7 @@ def _of_term(term: LinearisedTerm, params: PyTree[Array], d: PyTree[Array]) -> P
     return found
 
 
-def shortened(
+def limit_acceleration(
     solution: PyTree[Array], squared_norm: Scalar, of_direction: Scalar, most: ScalarLike
 ) -> PyTree[Array]:
     """The b of the curve w − s·d − s²·b; zero if `solution` is not finite.

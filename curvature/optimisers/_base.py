@@ -20,14 +20,14 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
         "range or probabilities that do not sum to one: check the targets."
     )
     nonfinite_loss = (
-        "The loss is not finite: the batch or the weights hold NaN or too large numbers."
+        "The loss is not finite: the batch or the weights hold NaN or numbers that are too large."
     )
     nonfinite_gradient = "The gradient is not finite, though the loss is."
     nonfinite_direction = "The direction from the linear solve is not finite."
     stationary = "The gradient is zero: there is nothing to reduce on this batch."
     no_reduction = (
-        "The quadratic model predicts no reduction along the direction at the step size that the "
-        "search asked for: raise the damping or lower the step size."
+        "The quadratic model predicts no reduction along the direction at the step size of the "
+        "search: raise the damping or lower the step size."
     )
     nonfinite_candidate = "The loss at the new weights is not finite."
     search_exhausted = "The search found no acceptable step size in `max_search_steps` trials."
@@ -157,8 +157,8 @@ def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
     leaves, treedef = jtu.tree_flatten(model)
     if len(leaves) != len(mask):
         raise ValueError(
-            f"The model has {len(leaves)} leaves, but `init` was given one with {len(mask)}: "
-            "call `init` again for this model."
+            f"The model has {len(leaves)} leaves, but `init` was given a model with {len(mask)}. "
+            "Call `init` again with this model."
         )
     return jtu.tree_unflatten(treedef, mask)
 
@@ -167,8 +167,8 @@ def check_state(optimiser: AbstractOptimiser, state: Any, kind: type) -> None:
     """Raise unless `state` is of the class `kind`, the state of this optimiser."""
     if not isinstance(state, kind):
         raise ValueError(
-            f"`{type(optimiser).__name__}.step(model, batch, state)` takes the state that its own "
-            f"`init` or `step` returned, got {type(state).__name__}: call `init` of this optimiser."
+            f"`{type(optimiser).__name__}.step(model, batch, state)` takes a state from its own "
+            f"`init` or `step`, got {type(state).__name__}. Call `init` of this optimiser."
         )
 
 

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import instance_of
-from .._trees import constant, norm, scaled, vdot
+from .._trees import norm, scaled, stop_gradients, vdot
 from ..curvatures import AbstractCurvature, AbstractStructure
 from ..damping import Batch
 from ..linearisation import AbstractLinearisation
@@ -22,7 +22,7 @@ from ..solvers import (
     Solution,
     StructureCost,
     check_preconditioned,
-    chosen,
+    choose_solver,
     plan_for,
     solve,
 )
@@ -32,8 +32,9 @@ from ..solvers import (
 _PRECONDITIONER = 2**31 - 1
 
 _NO_INVERSE = (
-    "`preconditioner=...` must be a curvature whose damped inverse is known, such as the structure "
-    "`Diagonal(...)`; got `{}`, whose operator is a `{}` without `inverse`: give a structure of it."
+    "`preconditioner=...` must be a curvature with a damped inverse, such as the structure "
+    "`Diagonal(...)`, got `{}`, and its operator `{}` has no `inverse`. Use a structure of this "
+    "curvature."
 )
 
 
@@ -73,13 +74,15 @@ class System(eqx.Module):
         return States(self.curvature.init(linearisation), of_preconditioner)
 
     def update(
-        self, here: AbstractLinearisation, states: States, *, key: PRNGKeyArray | None
+        self, linearisation: AbstractLinearisation, states: States, *, key: PRNGKeyArray | None
     ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
         """C without the penalty, P, and the next states."""
-        C, of_curvature = self.curvature.update(here, states.curvature, key=key)
+        C, of_curvature = self.curvature.update(linearisation, states.curvature, key=key)
         if self.preconditioner is None:
             return C, None, States(of_curvature, None)
-        P, of_preconditioner = _updated(self.preconditioner, here, states.preconditioner, key)
+        P, of_preconditioner = _update_preconditioner(
+            self.preconditioner, linearisation, states.preconditioner, key
+        )
         return C, P, States(of_curvature, of_preconditioner)
 
     def refresh(
@@ -93,7 +96,9 @@ class System(eqx.Module):
         C, of_curvature = self.curvature.refresh(C, states.curvature, damping)
         if self.preconditioner is None or P is None:
             return C, P, States(of_curvature, None)
-        new_P, state = self.preconditioner.refresh(P, states.preconditioner, constant(damping))
+        new_P, state = self.preconditioner.refresh(
+            P, states.preconditioner, stop_gradients(damping)
+        )
         assert isinstance(new_P, AbstractInvertibleOperator)
         return C, new_P, States(of_curvature, state)
 
@@ -113,33 +118,36 @@ class System(eqx.Module):
         solver, None for zero; `positive_damping`, whether λ is known to be above zero.
         """
         whole = damped(C, damping)
-        solver = chosen(
+        solver = choose_solver(
             self.solver, whole, positive_damping=positive_damping, preconditioned=P is not None
         )
         # `whole.damping` is λ of the step plus l2 of the penalty. A converged solve does not depend
         # on the preconditioner, so λ has no derivative here.
-        M = None if P is None else P.inverse(constant(whole.damping))
+        M = None if P is None else P.inverse(stop_gradients(whole.damping))
         return solver, solve(whole, b, start, M, solver=solver)
 
     def plan(
         self,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         *,
         positive_damping: bool,
         key: PRNGKeyArray | None,
     ) -> Plan:
         """The solver that a step will use, and the predicted cost."""
-        states, one = self.init(here), jnp.ones((), here.loss.dtype)
+        states, one = self.init(linearisation), jnp.ones((), linearisation.loss.dtype)
         structure, of_preconditioner, preconditioner = None, None, self.preconditioner
 
         def made() -> Any:
-            return self.curvature.update(here, states.curvature, key=key)[0]
+            return self.curvature.update(linearisation, states.curvature, key=key)[0]
 
         if isinstance(self.curvature, AbstractStructure):
             structure = StructureCost.of(made, one)
         if preconditioner is not None:
             of_preconditioner = StructureCost.of(
-                lambda: _updated(preconditioner, here, states.preconditioner, key)[0], one
+                lambda: _update_preconditioner(
+                    preconditioner, linearisation, states.preconditioner, key
+                )[0],
+                one,
             )
         return plan_for(
             self.solver,
@@ -147,20 +155,20 @@ class System(eqx.Module):
             positive_damping=positive_damping,
             structure=structure,
             preconditioner=of_preconditioner,
-            gradient=None if structure is None else gradient_operations(here),
-            micro_batch=here.micro_batch,
+            gradient=None if structure is None else gradient_operations(linearisation),
+            micro_batch=linearisation.micro_batch,
         )
 
 
-def _updated(
+def _update_preconditioner(
     preconditioner: AbstractCurvature,
-    here: AbstractLinearisation,
+    linearisation: AbstractLinearisation,
     state: PyTree[Array],
     key: PRNGKeyArray | None,
 ) -> tuple[AbstractInvertibleOperator, PyTree[Array]]:
     """P and its next state, without derivatives; `key` is that of the curvature."""
     key = None if key is None else jax.random.fold_in(key, _PRECONDITIONER)
-    P, state = preconditioner.update(constant(here), state, key=key)
+    P, state = preconditioner.update(stop_gradients(linearisation), state, key=key)
     if not isinstance(P, AbstractInvertibleOperator):
         names = type(preconditioner).__name__, type(P).__name__
         raise ValueError(_NO_INVERSE.format(*names))
@@ -174,28 +182,36 @@ def shapes_of(
     if batch is None:
         return None
     key = jax.random.key(0)
-    return eqx.filter_eval_shape(_linearised, objective, model, batch, trainable, key)
+    return eqx.filter_eval_shape(_linearise, objective, model, batch, trainable, key)
 
 
 @eqx.filter_jit
-def _linearised(
+def _linearise(
     objective: AbstractObjective, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray
 ) -> AbstractLinearisation:
     """The linearisation, used for its shapes only; jitted, so that repeated calls trace once."""
     return objective.linearise(model, batch, trainable=trainable, key=key)
 
 
-def batch_of(here: AbstractLinearisation, C: lx.AbstractLinearOperator, steps: Any) -> Batch:
+def batch_of(
+    linearisation: AbstractLinearisation, C: lx.AbstractLinearOperator, steps: Any
+) -> Batch:
     """The information that a damping may use; `C` is without the penalty."""
-    return Batch(steps, here.params, here.loss, here.loss_at, lambda: _rayleigh(here, C))
+    return Batch(
+        steps,
+        linearisation.params,
+        linearisation.loss,
+        linearisation.loss_at,
+        lambda: _rayleigh(linearisation, C),
+    )
 
 
-def _rayleigh(here: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
+def _rayleigh(linearisation: AbstractLinearisation, C: lx.AbstractLinearOperator) -> Scalar:
     """gᵀCg/gᵀg without the penalty; NaN if g is zero or not finite.
 
-    The gradient is computed here and not taken from `here.grad`: in a step that does not use
-    `here.grad`, XLA can then remove it.
+    The gradient is computed here and not taken from `linearisation.grad`: in a step that does not
+    use `linearisation.grad`, XLA can then remove it.
     """
-    grad = here.vjp(here.cotangents)
+    grad = linearisation.vjp(linearisation.cotangents)
     unit = scaled(1 / norm(grad), grad)  # normalised first, so that gᵀCg cannot overflow
     return vdot(unit, C.mv(unit))

@@ -4,7 +4,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import fraction, scalar
-from .._trees import add_scaled, like
+from .._trees import add_scaled, cast_like
 from ..objective import AbstractObjective
 from ..solvers import Plan
 from ._base import (
@@ -53,7 +53,7 @@ class Averaged(AbstractEvaluatedElsewhere):
 
     def __init__(self, optimiser: AbstractOptimiser, decay: ScalarLike | None):
         if decay is not None:
-            instead = "; for the mean of all weights give None"
+            instead = "; use None for the mean of all weights"
             fraction("Averaged(decay=...)", decay, positive=True, instead=instead)
         self.objective = optimiser.objective
         self.optimiser = optimiser
@@ -95,7 +95,7 @@ class Averaged(AbstractEvaluatedElsewhere):
             count=jnp.where(info.accepted, count, state.count),
             mask=state.mask,
         )
-        return model, like(new_state, state), info
+        return model, cast_like(new_state, state), info
 
     def plan(
         self,

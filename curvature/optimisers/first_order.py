@@ -7,9 +7,9 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from .._checks import instance_of
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._trees import like, norm
+from .._trees import cast_like, norm
 from ..objective import AbstractObjective, check_objective
 from ._base import (
     RESULTS,
@@ -64,7 +64,7 @@ class FirstOrder(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
-    @by_compiler("model", "state", None)
+    @automatic_sharding("model", "state", None)
     def step(
         self,
         model: PyTree,
@@ -122,7 +122,7 @@ class FirstOrder(AbstractOptimiser):
             accepted=accepted,
             result=result,
         )
-        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+        return eqx.combine(cast_like(new_params, params), frozen), cast_like(new_state, state), info
 
     def plan(
         self,

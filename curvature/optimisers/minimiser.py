@@ -13,9 +13,9 @@ from .._trees import add_scaled
 from ._base import RESULTS, AbstractOptimiser, Info
 
 _OTHER_FN = (
-    "`optimistix.minimise(fn, Minimiser(optimiser, ...), params, args=...)`: the value of `fn` is "
-    "not the loss that `optimiser` minimises. Pass `fn=minimiser.fn`, or a function of that very "
-    "value, and put a model with dropout into inference mode."
+    "`optimistix.minimise(fn, Minimiser(optimiser, ...), params, args=...)`: the value of `fn` "
+    "is not the loss that `optimiser` minimises. Pass `fn=minimiser.fn` or a function with the "
+    "same value, and put a model with dropout into inference mode."
 )
 
 
@@ -83,7 +83,7 @@ class Minimiser(optx.AbstractMinimiser):
         self.rtol = rtol
         self.atol = atol
         self.norm = norm
-        self.verbose = verbose if callable(verbose) else (_print if verbose else _say_nothing)
+        self.verbose = verbose if callable(verbose) else (_print if verbose else _print_nothing)
         self.max_rejections = max_rejections
 
     def __check_init__(self):
@@ -218,8 +218,8 @@ def _split_args(args: Any) -> tuple[PyTree, PyTree]:
 def _key(options: dict[str, Any]) -> PRNGKeyArray | None:
     if unknown := options.keys() - {"key"}:
         raise ValueError(
-            "`optimistix.minimise(..., Minimiser(...), options=...)` takes the option `key` alone, "
-            f"got {sorted(unknown)}."
+            "`optimistix.minimise(..., Minimiser(...), options=...)` takes only the option "
+            f"`key`, got {sorted(unknown)}."
         )
     return options.get("key")
 
@@ -243,5 +243,5 @@ def _print(**values: tuple[str, Any]) -> None:
     jax.debug.print(line, *(value for _, value in values.values()))
 
 
-def _say_nothing(**values: tuple[str, Any]) -> None:
+def _print_nothing(**values: tuple[str, Any]) -> None:
     del values

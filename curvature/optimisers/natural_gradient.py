@@ -9,9 +9,9 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import instance_of, number, positive_int, scalar
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._trees import add_scaled, like, norm, scaled, vdot, widened, work_dtype
+from .._trees import add_scaled, cast_like, norm, scaled, vdot, widen, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, Step
 from ..linearisation import AbstractLinearisation
@@ -20,7 +20,7 @@ from ..objective import AbstractObjective, check_objective
 from ..operators import AbstractInvertibleOperator, damped
 from ..searches import SearchOutcome, at_step, evaluates, init_search, search_along
 from ..solvers import Auto, Plan, RightHandSide, Solution, name_of
-from ._acceleration import pulled_back_turn, shortened
+from ._acceleration import acceleration_right_hand_side, limit_acceleration
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -35,7 +35,7 @@ from ._base import (
 )
 from ._system import States, System, batch_of, shapes_of
 
-_A_NUMBER = "A fixed step size s is `optimistix.LearningRate(s)`."
+_FIXED_STEP_SIZE = "For a fixed step size s, use `optimistix.LearningRate(s)`."
 
 
 class NaturalGradientState(eqx.Module):
@@ -130,7 +130,7 @@ class NaturalGradient(AbstractOptimiser):
     def __check_init__(self):
         check_objective("NaturalGradient", self.objective)
         wanted = "an optimistix search, such as `optimistix.BacktrackingArmijo()`"
-        instance_of("search=...", self.search, optx.AbstractSearch, wanted, _A_NUMBER)
+        instance_of("search=...", self.search, optx.AbstractSearch, wanted, _FIXED_STEP_SIZE)
         wanted = "a momentum, such as `Spring(0.9)`"
         instance_of("momentum=...", self.momentum, AbstractMomentum, wanted)
         positive_int("NaturalGradient(max_search_steps=...)", self.max_search_steps)
@@ -143,7 +143,7 @@ class NaturalGradient(AbstractOptimiser):
         batch: PyTree | None = None,
     ) -> NaturalGradientState:
         mask = trainable_mask(model, trainable)
-        params = widened(eqx.filter(model, trainable))
+        params = widen(eqx.filter(model, trainable))
         zeros = jtu.tree_map(jnp.zeros_like, params)
         f_info = optx.FunctionInfo.EvalGradHessian(
             jnp.zeros((), work_dtype(params)),
@@ -163,7 +163,7 @@ class NaturalGradient(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
-    @by_compiler("model", "state", None)
+    @automatic_sharding("model", "state", None)
     def step(
         self,
         model: PyTree,
@@ -175,53 +175,65 @@ class NaturalGradient(AbstractOptimiser):
         check_state(self, state, NaturalGradientState)
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         states = States(state.curvature, state.preconditioner)
-        C, P, new_states = self._system().update(here, states, key=curvature_key)
-        picked = self.damping.begin(state.damping, batch_of(here, C, state.steps))
-        C, P, new_states = self._system().refresh(C, P, new_states, here.damped(picked.damping))
-        C = C if here.l2 is None else damped(C, here.l2)  # the curvature of loss plus penalty
-        solver, found, direction = self._direction(C, P, here, picked.damping, state.direction)
-        bend = self._bend(C, P, here, picked.damping, direction)
-        outcome, predicted, of_first = self._search(C, here, direction, bend, state.search)
-        result, finite = _judged(here, found, direction, outcome, predicted)
+        C, P, new_states = self._system().update(linearisation, states, key=curvature_key)
+        chosen = self.damping.begin(state.damping, batch_of(linearisation, C, state.steps))
+        C, P, new_states = self._system().refresh(
+            C, P, new_states, linearisation.damped(chosen.damping)
+        )
+        if linearisation.l2 is not None:
+            C = damped(C, linearisation.l2)  # the curvature of loss plus penalty
+        solver, solution, direction = self._direction(
+            C, P, linearisation, chosen.damping, state.direction
+        )
+        bend = self._bend(C, P, linearisation, chosen.damping, direction)
+        outcome, predicted, first_predicted = self._search(
+            C, linearisation, direction, bend, state.search
+        )
+        result, finite = _step_result(linearisation, solution, direction, outcome, predicted)
         accepted, ratio, first_ratio = result == RESULTS.successful, None, None
         if outcome.reduction is not None and outcome.first_reduction is not None:
             ratio = outcome.reduction / jnp.where(predicted == 0, 1, predicted)
-            of_whole = outcome.first_reduction / jnp.where(of_first > 0, of_first, jnp.nan)
-            first_ratio = jnp.where(jnp.isfinite(of_whole), of_whole, -jnp.inf)
+            positive = jnp.where(first_predicted > 0, first_predicted, jnp.nan)
+            first_ratio = outcome.first_reduction / positive
+            first_ratio = jnp.where(jnp.isfinite(first_ratio), first_ratio, -jnp.inf)
         s = jnp.where(accepted, outcome.step_size, 0)
         params, frozen = eqx.partition(model, trainable)
-        new_params = select(accepted, at_step(here.params, s, direction.vector, bend), here.params)
+        new_params = select(
+            accepted, at_step(linearisation.params, s, direction.vector, bend), linearisation.params
+        )
         numbers = outcome.step_size, direction.slope, direction.metric, ratio, accepted
-        taken = Step(here.params, *numbers, first_ratio)
+        last_step = Step(linearisation.params, *numbers, first_ratio)
         # If the loss, gradient or direction of the batch is not finite, the new state of the search
         # is dropped. A search that does not use the loss only counts steps: its new state is kept.
         learned = finite if evaluates(self.search) else jnp.ones_like(finite)
         kept = select(finite, new_states, states)
         new_state = NaturalGradientState(
             steps=state.steps + 1,
-            damping=self.damping.update(picked, taken),
+            damping=self.damping.update(chosen, last_step),
             search=select(learned, outcome.state, state.search),
             curvature=kept.curvature,
             preconditioner=kept.preconditioner,
-            direction=None if state.direction is None else _kept(accepted, direction.vector),
+            direction=None
+            if state.direction is None
+            else _direction_if_accepted(accepted, direction.vector),
             mask=state.mask,
         )
         info = Info(
-            loss=here.loss,
-            grad_norm=found.vector_norm,
+            loss=linearisation.loss,
+            grad_norm=solution.vector_norm,
             step_norm=jnp.where(accepted, _length(s, direction, bend), 0),
-            damping=picked.damping,
+            damping=chosen.damping,
             solver=name_of(solver),
-            solver_steps=found.steps,
-            solver_residual=found.residual,
-            reduction_ratio=ratio if picked.reduction_ratio is None else picked.reduction_ratio,
+            solver_steps=solution.steps,
+            solver_residual=solution.residual,
+            reduction_ratio=ratio if chosen.reduction_ratio is None else chosen.reduction_ratio,
             metric_step=jnp.where(accepted, s**2 * direction.metric / 2, 0),
             accepted=accepted,
             result=result,
         )
-        return eqx.combine(like(new_params, params), frozen), like(new_state, state), info
+        return eqx.combine(cast_like(new_params, params), frozen), cast_like(new_state, state), info
 
     def plan(
         self,
@@ -239,9 +251,9 @@ class NaturalGradient(AbstractOptimiser):
         self, model: PyTree, batch: PyTree, trainable: PyTree, key: PRNGKeyArray | None
     ) -> Plan:
         model_key, curvature_key = split(key)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         positive = self.damping.is_positive()
-        return self._system().plan(here, positive_damping=positive, key=curvature_key)
+        return self._system().plan(linearisation, positive_damping=positive, key=curvature_key)
 
     def _system(self) -> System:
         return System(self.curvature, self.solver, self.preconditioner)
@@ -250,7 +262,7 @@ class NaturalGradient(AbstractOptimiser):
         self,
         C: lx.AbstractLinearOperator,
         P: AbstractInvertibleOperator | None,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         damping: Scalar,
         last: PyTree[Array] | None,
     ) -> tuple[lx.AbstractLinearSolver, Solution, Direction]:
@@ -259,12 +271,14 @@ class NaturalGradient(AbstractOptimiser):
         The numbers in solution and direction are for g and C including the penalty, without the
         offset of the momentum.
         """
-        l2 = here.l2
+        l2 = linearisation.l2
         gradient = RightHandSide(
-            here, here.cotangents, None if l2 is None else scaled(l2, here.params)
+            linearisation,
+            linearisation.cotangents,
+            None if l2 is None else scaled(l2, linearisation.params),
         )
         offset = self.momentum.offset(last, damping)
-        solver, found = self._system().solve(
+        solver, solution = self._system().solve(
             C,
             P,
             damping,
@@ -272,22 +286,25 @@ class NaturalGradient(AbstractOptimiser):
             self.momentum.start(last),
             positive_damping=self.damping.is_positive(),
         )
-        slope, metric, squared_norm = found.slope, found.metric, found.squared_norm
+        slope, metric, squared_norm = solution.slope, solution.metric, solution.squared_norm
         if l2 is not None:
             metric = metric + l2.astype(metric.dtype) * squared_norm
         if offset is not None:
-            slope = vdot(found.direction, here.grad)
-            found = eqx.tree_at(lambda f: f.vector_norm, found, norm(here.grad))
+            slope = vdot(solution.direction, linearisation.grad)
+            solution = eqx.tree_at(lambda f: f.vector_norm, solution, norm(linearisation.grad))
         # The numbers are cast to the precision of the loss, which may differ from the weights'.
-        numbers = (number.astype(here.loss.dtype) for number in (slope, metric, squared_norm))
-        direction = Direction(found.direction, *numbers)
-        return solver, found, self.momentum.combine(direction, last, here.grad, C, damping)
+        numbers = (
+            number.astype(linearisation.loss.dtype) for number in (slope, metric, squared_norm)
+        )
+        direction = Direction(solution.direction, *numbers)
+        direction = self.momentum.combine(direction, last, linearisation.grad, C, damping)
+        return solver, solution, direction
 
     def _bend(
         self,
         C: lx.AbstractLinearOperator,
         P: AbstractInvertibleOperator | None,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         damping: Scalar,
         direction: Direction,
     ) -> PyTree[Array] | None:
@@ -296,17 +313,19 @@ class NaturalGradient(AbstractOptimiser):
             return None
         # v is an offset without cotangents: solvers may treat cotangents as those of the loss, but
         # v has others.
-        v = RightHandSide(here, None, pulled_back_turn(here, direction.vector))
+        v = RightHandSide(
+            linearisation, None, acceleration_right_hand_side(linearisation, direction.vector)
+        )
         positive = self.damping.is_positive()
-        _, found = self._system().solve(C, P, damping, v, None, positive_damping=positive)
-        return shortened(
-            found.direction, found.squared_norm, direction.squared_norm, self.acceleration
+        _, solution = self._system().solve(C, P, damping, v, None, positive_damping=positive)
+        return limit_acceleration(
+            solution.direction, solution.squared_norm, direction.squared_norm, self.acceleration
         )
 
     def _search(
         self,
         C: lx.AbstractLinearOperator,
-        here: AbstractLinearisation,
+        linearisation: AbstractLinearisation,
         direction: Direction,
         bend: PyTree[Array] | None,
         state: PyTree[Array],
@@ -319,17 +338,17 @@ class NaturalGradient(AbstractOptimiser):
         outcome = search_along(
             self.search,
             state,
-            here.params,
+            linearisation.params,
             direction.vector,
-            optx.FunctionInfo.EvalGradHessian(here.loss, here.grad, C),
-            loss=here.loss_at,
+            optx.FunctionInfo.EvalGradHessian(linearisation.loss, linearisation.grad, C),
+            loss=linearisation.loss_at,
             predicted_reduction=predicted_reduction,
             max_steps=self.max_search_steps,
             evaluate=self.damping.needs_reduction_ratio(),
             bend=bend,
         )
-        of_first = predicted_reduction(outcome.first_step_size)
-        return outcome, predicted_reduction(outcome.step_size), of_first
+        first_predicted = predicted_reduction(outcome.first_step_size)
+        return outcome, predicted_reduction(outcome.step_size), first_predicted
 
 
 def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scalar:
@@ -339,25 +358,26 @@ def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scal
     return norm(add_scaled(scaled(s, direction.vector), s**2, bend))
 
 
-def _kept(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
+def _direction_if_accepted(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
     """The direction for the next step's momentum: zero after a rejected step."""
     return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))
 
 
-def _judged(
-    here: AbstractLinearisation,
-    found: Solution,
+def _step_result(
+    linearisation: AbstractLinearisation,
+    solution: Solution,
     direction: Direction,
     outcome: SearchOutcome,
     predicted: Scalar,
 ) -> tuple[Any, Array]:
     """How the step ended, and whether the batch has a finite loss, gradient and direction."""
-    loss, grad_norm, direction_norm = here.loss, found.vector_norm, direction.squared_norm
+    loss, grad_norm = linearisation.loss, solution.vector_norm
+    direction_norm = direction.squared_norm
     lost = jnp.zeros((), bool)
     if outcome.reduction is not None:
         lost = ~jnp.isfinite(outcome.reduction)
     result = result_where(
-        (~here.valid, RESULTS.invalid_targets),
+        (~linearisation.valid, RESULTS.invalid_targets),
         (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
         (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
         (grad_norm == 0, RESULTS.stationary),

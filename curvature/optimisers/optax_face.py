@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._trees import like, widened, work_dtype
+from .._trees import cast_like, widen, work_dtype
 from ..curvatures import AbstractCurvature, GaussNewton
 from ..damping import AbstractDamping, ConstantDamping, ScheduledDamping
 from ..objective import AbstractObjective
@@ -23,24 +23,25 @@ from ._system import States, System, batch_of, shapes_of
 
 _NO_MODEL = (
     "`scale_by_curvature(...).update(updates, state, params, model=..., batch=...)` needs the "
-    "model and the batch of which the curvature is made, got {}: pass both by name."
+    "model and the batch to compute the curvature, got {}. Pass both by name."
 )
 
 _MISMATCH = (
     "`scale_by_curvature(...)`: updates and parameters must be the trainable part of the model, "
-    "such as `eqx.filter(model, eqx.is_inexact_array)`, with None or `optax.MaskedNode()` for what "
-    "is frozen; got {} for a model with {}."
+    "such as `eqx.filter(model, eqx.is_inexact_array)`, with None or `optax.MaskedNode()` for "
+    "each frozen leaf, got {} for a model with {}."
 )
 
 _NO_SHAPES = (
-    "`scale_by_curvature(...).init(params)`: the state of the curvature or of the preconditioner "
-    "depends on model and batch. Give both to `scale_by_curvature(..., model=model, batch=batch)`; "
-    "shapes are enough."
+    "`scale_by_curvature(...).init(params)`: the state of the curvature or of the "
+    "preconditioner depends on the model and the batch. Pass both to `scale_by_curvature(..., "
+    "model=model, batch=batch)`, as arrays or as shapes."
 )
 
-_JUDGED = (
+_NEEDS_LOSS = (
     "`scale_by_curvature(damping=...)` must be a number ≥ 0 or an optax schedule, got {}, which "
-    "follows the loss after each step: a transformation never learns it. Use `NaturalGradient`."
+    "needs the loss after each step. An optax transformation does not have this loss: use "
+    "`NaturalGradient`."
 )
 
 
@@ -140,7 +141,7 @@ class _Scaler(eqx.Module):
     # Jitted, so that a loop outside `jit` compiles the update once.
     @eqx.filter_jit
     @full_precision
-    @by_compiler("updates", "state")
+    @automatic_sharding("updates", "state")
     def update(
         self,
         updates: PyTree[Array],
@@ -151,23 +152,23 @@ class _Scaler(eqx.Module):
     ) -> tuple[PyTree[Array], ScaleByCurvatureState]:
         model_key, curvature_key = split(key)
         trainable = _trainable(model, updates)
-        here = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
-        C, P, states = self.system.update(here, state.curvature, key=curvature_key)
-        damping = self.damping.begin(None, batch_of(here, C, state.count)).damping
-        C, P, states = self.system.refresh(C, P, states, here.damped(damping))
-        C = C if here.l2 is None else damped(C, here.l2)
+        linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
+        C, P, states = self.system.update(linearisation, state.curvature, key=curvature_key)
+        damping = self.damping.begin(None, batch_of(linearisation, C, state.count)).damping
+        C, P, states = self.system.refresh(C, P, states, linearisation.damped(damping))
+        C = C if linearisation.l2 is None else damped(C, linearisation.l2)
         leaves, treedef = jtu.tree_flatten(updates)  # in the order of the leaves of the model
-        g = jtu.tree_unflatten(jtu.tree_structure(here.params), leaves)
+        g = jtu.tree_unflatten(jtu.tree_structure(linearisation.params), leaves)
         _, found = self.system.solve(
             C,
             P,
             damping,
-            RightHandSide(here, None, widened(g)),
+            RightHandSide(linearisation, None, widen(g)),
             None,
             positive_damping=self.damping.is_positive(),
         )
         direction = jtu.tree_unflatten(treedef, jtu.tree_leaves(found.direction))
-        finite = jnp.isfinite(here.loss) & jnp.isfinite(found.vector_norm)
+        finite = jnp.isfinite(linearisation.loss) & jnp.isfinite(found.vector_norm)
         finite &= jnp.isfinite(found.squared_norm)
         new_state = ScaleByCurvatureState(
             count=state.count + 1,
@@ -175,14 +176,14 @@ class _Scaler(eqx.Module):
             solver_steps=found.steps,
             solver_residual=found.residual,
         )
-        return like(direction, updates), like(new_state, state)
+        return cast_like(direction, updates), cast_like(new_state, state)
 
 
 def _policy(damping: Any) -> AbstractDamping:
     if isinstance(damping, ConstantDamping | ScheduledDamping):
         return damping
     if isinstance(damping, AbstractDamping):
-        raise ValueError(_JUDGED.format(f"`{type(damping).__name__}`"))
+        raise ValueError(_NEEDS_LOSS.format(f"`{type(damping).__name__}`"))
     return ScheduledDamping(damping) if callable(damping) else ConstantDamping(damping)
 
 

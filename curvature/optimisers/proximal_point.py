@@ -7,11 +7,11 @@ import optimistix as optx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import number, positive_int, scalar
-from .._devices import by_compiler
+from .._devices import automatic_sharding
 from .._precision import full_precision
-from .._rounding import rounding
-from .._trees import add_scaled, like, norm
-from ..divergences import KL, between
+from .._rounding import rounding_error
+from .._trees import add_scaled, cast_like, norm
+from ..divergences import KL, bind
 from ..likelihoods import AbstractLoss
 from ..linearisation import LinearisedTerm, penalised
 from ..objective import AbstractObjective, check_objective
@@ -98,7 +98,7 @@ class ProximalPoint(AbstractOptimiser):
 
     @eqx.filter_jit
     @full_precision
-    @by_compiler("model", "state", None)
+    @automatic_sharding("model", "state", None)
     def step(
         self,
         model: PyTree,
@@ -142,7 +142,10 @@ class ProximalPoint(AbstractOptimiser):
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
             (grad_norm == 0, RESULTS.stationary),
             (~jnp.isfinite(value) | ~jnp.isfinite(step_norm), RESULTS.nonfinite_candidate),
-            ((value > loss + rounding(loss)) | (step_norm == 0), RESULTS.no_proximal_reduction),
+            (
+                (value > loss + rounding_error(loss)) | (step_norm == 0),
+                RESULTS.no_proximal_reduction,
+            ),
         )
         accepted = result == RESULTS.successful
         info = Info(
@@ -158,7 +161,7 @@ class ProximalPoint(AbstractOptimiser):
             accepted=accepted,
             result=result,
         )
-        new_params = like(select(accepted, new_params, params), params)
+        new_params = cast_like(select(accepted, new_params, params), params)
         return eqx.combine(new_params, frozen), state, info
 
     def plan(
@@ -178,12 +181,14 @@ class ProximalPoint(AbstractOptimiser):
         losses, divergences = [], []
         for term in terms:
             z = term.outputs_at(candidate)
-            apart = jax.vmap(lambda z, z2, y, of=term.likelihood: self._apart(of, z, z2, y))
+            apart = jax.vmap(lambda z, z2, y, of=term.likelihood: self._divergence(of, z, z2, y))
             losses.append(jnp.sum(term.scaled(jax.vmap(term.likelihood.nll)(z, term.targets))))
             divergences.append(jnp.sum(term.scaled(apart(term.outputs, z, term.targets))))
         return jnp.asarray(sum(losses)), jnp.asarray(sum(divergences))
 
-    def _apart(self, likelihood: AbstractLoss, z: Array, z2: Array, y: PyTree[Array]) -> Scalar:
+    def _divergence(
+        self, likelihood: AbstractLoss, z: Array, z2: Array, y: PyTree[Array]
+    ) -> Scalar:
         """ρ between two outputs of one example; masked positions do not count."""
         one, two = likelihood.unmasked(z, y), likelihood.unmasked(z2, y)
-        return between(self.divergence, one.likelihood)(one.z, two.z)
+        return bind(self.divergence, one.likelihood)(one.z, two.z)

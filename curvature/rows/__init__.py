@@ -18,4 +18,4 @@ from .sums import (
     sum_over_chunks as sum_over_chunks,
     sum_over_rows as sum_over_rows,
 )
-from .tokens import TokenRows as TokenRows, added_up as added_up
+from .tokens import TokenRows as TokenRows, sum_by_token as sum_by_token

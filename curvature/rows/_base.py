@@ -5,7 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .._devices import everywhere, shared
+from .._devices import replicate, shard
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def row_products(
 ) -> Float[Array, "ra na rb nb"]:
     """The inner products of two sets of rows; every device computes a share of the examples."""
     # The arguments are slices, and devices exchange a slice of a distributed array piece by piece.
-    # `everywhere` gathers them at once.
-    first, second = everywhere((first, second))
-    return jnp.einsum("rnp,smp->rnsm", shared(first, axis=1), second)
+    # `replicate` gathers them at once.
+    first, second = replicate((first, second))
+    return jnp.einsum("rnp,smp->rnsm", shard(first, axis=1), second)
 
 
 class AbstractPart(eqx.Module):

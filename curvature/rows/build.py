@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .._devices import everywhere
+from .._devices import replicate
 from ..layers import Captured, capture
 from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
@@ -77,19 +77,19 @@ def rows_of(
     for j in wanted:
         of_terms = [found[j] for found in captured]
         if ways[j] is Way.DENSE:
-            parts.append(_dense(of_terms, bias=j in layout.partners.values()))
+            parts.append(_dense_part(of_terms, bias=j in layout.partners.values()))
         elif ways[j] is Way.TOKENS:
             parts.append(token_part(of_terms))
         else:
-            rows = tuple(_held(found, weights[j]) for found in of_terms)
+            rows = tuple(_held_rows(found, weights[j]) for found in of_terms)
             of_weight = images[j]
             parts.append(HeldPart(rows, None if of_weight is None else of_weight.ravel()))
     # Products of half-precision weights are summed in the precision of the outputs.
     parts = jtu.tree_map(lambda array: _as(array, columns[0].dtype), parts)
-    parts = everywhere(parts)  # since blocks of rows are sliced from them
+    parts = replicate(parts)  # since blocks of rows are sliced from them
     most_rows = layout.size
     if Way.GENERAL in ways:
-        part, most_rows = _general(layout, columns, projected)
+        part, most_rows = _general_part(layout, columns, projected)
         parts.append(part)
     return Rows(linearisation, columns, tuple(parts), max(most_rows, 1))
 
@@ -98,13 +98,13 @@ def _as(array: Array, dtype: Any) -> Array:
     return array.astype(dtype) if eqx.is_inexact_array(array) else array
 
 
-def _held(found: Sequence[Captured], weight: Array) -> Float[Array, "r n p"] | None:
+def _held_rows(found: Sequence[Captured], weight: Array) -> Float[Array, "r n p"] | None:
     """The rows of one weight in one term: the sum over its uses."""
     rows = [of_use.rows(weight) for of_use in found]
     return sum(rows[1:], rows[0]) if rows else None
 
 
-def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
+def _dense_part(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     """The part of a matrix that is used at most once per term, at one position of each slice."""
     uses = [of_term[0] if of_term else None for of_term in found]
     # The axis of slices comes first: [L, r, n, out], [L, n, out], [L, n, in].
@@ -112,13 +112,13 @@ def _dense(found: Sequence[Sequence[Captured]], *, bias: bool) -> AbstractPart:
     inputs = [None if u is None else jnp.moveaxis(u.inputs()[..., 0, :], 1, 0) for u in uses]
     images = [None if u is None else u.image_cotangents() for u in uses]
     images = [None if i is None else jnp.moveaxis(i[..., 0, :], 1, 0) for i in images]
-    arrays = tuple(deltas), tuple(images), everywhere(tuple(inputs))
+    arrays = tuple(deltas), tuple(images), replicate(tuple(inputs))
     if len(jtu.tree_leaves(inputs)[0]) > 1:
         return StackedPart(eqx.filter_vmap(lambda a: DensePart(*a, bias=bias))(arrays))
     return DensePart(*jtu.tree_map(lambda leaf: leaf[0], arrays), bias=bias)
 
 
-def _general(
+def _general_part(
     layout: Layout, columns: tuple[Array, ...], projected: PyTree[Array] | None
 ) -> tuple[AbstractPart, int]:
     """The part of the weights without a structure, and the most rows to compute at a time."""

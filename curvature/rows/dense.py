@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .._devices import evenly, everywhere
+from .._devices import replicate, round_up_to_devices
 from ._base import AbstractPart, Slab, row_products
 from .width import block_width
 
@@ -48,7 +48,7 @@ class DensePart(AbstractPart):
             return None
         inputs = self.products[a.term, b.term][slice(*a.examples), slice(*b.examples)]
         outputs = row_products(a.of(first), b.of(second))
-        return outputs * everywhere(inputs)[None, :, None, :]
+        return outputs * replicate(inputs)[None, :, None, :]
 
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         # (Δ_ik ⊗ a_i)·v = Δ_ik·Σ_j (a_i·a_j) γ_j: forming v would take one more matrix product.
@@ -72,11 +72,11 @@ def symmetric_product(a: Float[Array, "n in"]) -> Float[Array, "n n"]:
     n = len(a)
     if n <= block_width(n):
         return _products(a, a)
-    half = evenly(n // 2, n)
+    half = round_up_to_devices(n // 2, n)
     first, second = symmetric_product(a[:half]), symmetric_product(a[half:])
     below = _products(a[half:], a[:half])
     return jnp.block([[first, below.T], [below, second]])
 
 
 def _products(a: Float[Array, "n in"], b: Float[Array, "n2 in"]) -> Float[Array, "n n2"]:
-    return everywhere(row_products(a[None], b[None])[0, :, 0])
+    return replicate(row_products(a[None], b[None])[0, :, 0])

@@ -5,7 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from .._devices import everywhere
+from .._devices import replicate
 from ..linearisation import AbstractLinearisation
 from ._base import AbstractPart, Slab
 from .lower_blocks import LowerBlocks
@@ -41,7 +41,7 @@ class Rows(eqx.Module):
             jnp.einsum("rnc,nc->rn", _flat(columns), tangent.reshape(len(tangent), -1))
             for columns, tangent in zip(self.columns, tangents, strict=True)
         ]
-        return joined(products)
+        return join_terms(products)
 
     def cotangents(self, u: Float[Array, " m"]) -> tuple[Float[Array, "_n *_shape"], ...]:
         """The cotangents of the outputs whose pullback is Aᵀu: Aᵀu = Jᵀ cotangents."""
@@ -75,13 +75,13 @@ class Rows(eqx.Module):
             none = jnp.zeros(columns.shape[:2], columns.dtype)
             of_term = [share[t] for share, _ in found]
             shares.append(_sum([share for share in of_term if share is not None], none))
-        return joined(shares), jnp.asarray(sum(squared for _, squared in found))
+        return join_terms(shares), jnp.asarray(sum(squared for _, squared in found))
 
     def _block(self, a: Slab, b: Slab) -> Float[Array, "a b"]:
         blocks = [part.block(a, b) for part in self.parts]
         none = jnp.zeros((*a.shape, *b.shape), self.columns[0].dtype)
         found = _sum([block for block in blocks if block is not None], none)
-        return everywhere(found).reshape(a.size, b.size)
+        return replicate(found).reshape(a.size, b.size)
 
     def _slabs(self) -> list[Slab]:
         """All rows, in blocks of nearly equal size."""
@@ -114,9 +114,9 @@ class Rows(eqx.Module):
         return [part for part in (*rest, *later) if part.size]
 
 
-def joined(of_terms: Sequence[Float[Array, "_r _n"]]) -> Float[Array, " m"]:
+def join_terms(of_terms: Sequence[Float[Array, "_r _n"]]) -> Float[Array, " m"]:
     """A vector in sample space, on every device, since blocks are sliced from it."""
-    return everywhere(jnp.concatenate([of_term.ravel() for of_term in of_terms]))
+    return replicate(jnp.concatenate([of_term.ravel() for of_term in of_terms]))
 
 
 def _flat(columns: Float[Array, "r n *shape"]) -> Float[Array, "r n c"]:

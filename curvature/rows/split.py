@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ..likelihoods import Coefficients
 from ..linearisation import AbstractLinearisation
-from .rows import joined
+from .rows import join_terms
 
 # A larger coefficient means that the row is very small beside the gradient. Rounding errors in the
 # products of the other rows would then dominate.
@@ -68,7 +68,7 @@ def split_gradient(
             remainders.append(jnp.zeros_like(cotangent))
         found.append(rho)
     bounded = all(c is not None and c.bounded for c in known)
-    return Split(joined(found), None if bounded else tuple(remainders))
+    return Split(join_terms(found), None if bounded else tuple(remainders))
 
 
 def _multiple(columns: Float[Array, "r *shape"], gradient: Float[Array, "*shape"]) -> Array:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Scalar
 from ..layers import Captured, Lookup
 from ._base import AbstractPart, Slab
 from .stacked import StackedPart
-from .tokens import TokenRows, added_up
+from .tokens import TokenRows, sum_by_token
 
 
 class TokenPart(AbstractPart):
@@ -32,7 +32,7 @@ class TokenPart(AbstractPart):
     def project(self) -> tuple[tuple[Float[Array, "_r _n"] | None, ...], Scalar]:
         pairs = zip(self.rows, self.images, strict=True)
         tables = [
-            added_up(rows.tokens, image, rows.vocabulary)
+            sum_by_token(rows.tokens, image, rows.vocabulary)
             for rows, image in pairs
             if rows is not None and image is not None
         ]

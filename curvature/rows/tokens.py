@@ -28,12 +28,12 @@ class TokenRows(eqx.Module):
     def transpose_mv(self, weights: Float[Array, "k n"]) -> Float[Array, "vocabulary out"]:
         """The weighted sum of the rows."""
         deltas = jnp.einsum("kn,knto->nto", weights, self.cotangents)
-        return added_up(self.tokens, deltas, self.vocabulary)
+        return sum_by_token(self.tokens, deltas, self.vocabulary)
 
     def squares(self) -> Float[Array, "vocabulary out"]:
         """The sum of the squares of all rows, entry by entry."""
         tokens, squares = jax.vmap(_squares, in_axes=(0, 1))(self.tokens, self.cotangents)
-        return added_up(tokens, squares, self.vocabulary)
+        return sum_by_token(tokens, squares, self.vocabulary)
 
     def products(self, other: "TokenRows") -> Float[Array, "k n k2 n2"]:
         """The products of all a rows with all b rows of `other`, in O(a b t out) operations."""
@@ -52,7 +52,7 @@ class TokenRows(eqx.Module):
             places = jnp.full(self.vocabulary, t2)
             places = places.at[tokens].min(jnp.arange(t2), mode="drop")
             own = places.at[tokens].get(mode="fill", fill_value=t2)
-            table = added_up(own, jnp.swapaxes(cotangents, 0, 1), t2)  # [t2, k2, out]
+            table = sum_by_token(own, jnp.swapaxes(cotangents, 0, 1), t2)  # [t2, k2, out]
             here = places.at[self.tokens].get(mode="fill", fill_value=t2)
             picked = table.at[here].get(mode="fill", fill_value=0)  # [n, t, k2, out]
             return jnp.einsum("knto,ntco->knc", self.cotangents, picked)
@@ -62,7 +62,7 @@ class TokenRows(eqx.Module):
         return jnp.moveaxis(found, 0, -1)
 
 
-def added_up(
+def sum_by_token(
     tokens: Int[Array, "*positions"], values: Float[Array, "..."], vocabulary: int
 ) -> Float[Array, "vocabulary ..."]:
     """For every token the sum of the values, [*positions, ...], at the token's positions.
@@ -83,5 +83,5 @@ def _squares(
     """
     ordered = jnp.sort(tokens)
     own = jnp.searchsorted(ordered, tokens)
-    sums = added_up(own, jnp.swapaxes(cotangents, 0, 1), len(tokens))  # [t, k, out]
+    sums = sum_by_token(own, jnp.swapaxes(cotangents, 0, 1), len(tokens))  # [t, k, out]
     return ordered, jnp.sum(sums**2, axis=1)

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
-from .._rounding import is_rounding, rounding
+from .._rounding import is_rounding, rounding_error
 from .._trees import add_scaled
 from ._base import evaluates
 
@@ -92,7 +92,7 @@ def search_along(
         at, predicted = loss(candidate), predicted_reduction(step_size)
         noise = is_rounding(f_info.f, at, predicted)
         reduction = jnp.where(noise, predicted, f_info.f - at)
-        return reduction, jnp.where(noise, f_info.f - rounding(f_info.f), at)
+        return reduction, jnp.where(noise, f_info.f - rounding_error(f_info.f), at)
 
     if not evaluates(search):
         reduction = None

@@ -2,7 +2,7 @@ from ._base import RightHandSide as RightHandSide, Solution as Solution
 from .auto import (
     Auto as Auto,
     check_preconditioned as check_preconditioned,
-    chosen as chosen,
+    choose_solver as choose_solver,
 )
 from .cg import CG as CG
 from .direction import solve as solve

@@ -126,7 +126,7 @@ def _quotient(b: Array, d: Array) -> Array:
     return b / jnp.where(nothing, 1, d)
 
 
-def relative(residual: Scalar, vector_norm: Scalar) -> Scalar:
+def relative_residual(residual: Scalar, vector_norm: Scalar) -> Scalar:
     """The residual divided by ‖b‖; 0 for b = 0, where every solver returns d = 0."""
     return jnp.where(vector_norm == 0, 0, residual / jnp.where(vector_norm == 0, 1, vector_norm))
 
@@ -150,7 +150,7 @@ def solution_of(solved: Solved, vector: PyTree[Array], steps: Any, result: lx.RE
         metric=solved.metric,
         squared_norm=vdot(d, d),
         vector_norm=b_norm,
-        residual=relative(jnp.sqrt(solved.squared_residual), b_norm),
+        residual=relative_residual(jnp.sqrt(solved.squared_residual), b_norm),
         steps=jnp.asarray(steps, jnp.int32),
         result=result,
     )

@@ -102,7 +102,7 @@ def _is_positive(operator: lx.AbstractLinearOperator) -> bool:
     return bool(operator.damping > 0)
 
 
-def chosen(
+def choose_solver(
     solver: lx.AbstractLinearSolver,
     operator: lx.AbstractLinearOperator,
     *,
@@ -121,9 +121,9 @@ def check_preconditioned(solver: lx.AbstractLinearSolver, preconditioned: bool) 
     """Raise if `solver` cannot use the preconditioner, or needs one and there is none."""
     if preconditioned and not isinstance(solver, Auto | CG | Preconditioned):
         raise ValueError(
-            f"`preconditioner=...` is for `CG`, got the solver `{type(solver).__name__}`, which "
-            "takes none: use `solver=CG(...)`, `Preconditioned()`, or `Auto()`, which then chooses "
-            "its `cg`; or leave the preconditioner out."
+            f"The solver `{type(solver).__name__}` does not take a preconditioner, got "
+            "`preconditioner=...`. Use `solver=CG(...)`, `Preconditioned()`, or `Auto()`, which "
+            "then chooses its `cg`; or leave the preconditioner out."
         )
     if isinstance(solver, Preconditioned) and not preconditioned:
         raise ValueError(NO_PRECONDITIONER)

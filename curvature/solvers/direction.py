@@ -8,13 +8,13 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from .._trees import add_scaled, constant, norm, vdot
+from .._trees import add_scaled, norm, stop_gradients, vdot
 from ..operators import DampedOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
 
 _NOT_CONVERGED = (
-    "The derivative of a step needs a linear solve that converges, and this one did not: give the "
-    "solver more steps, or use an exact one."
+    "The derivative of a step needs a linear solve that converges, and this solve did not. "
+    "Allow the solver more steps, or use an exact solver."
 )
 
 
@@ -54,7 +54,7 @@ def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver)
 
     _, change = eqx.filter_jvp(residual, (operator, b), (t_operator, t_b))
     change = eqx.error_if(change, found.result != lx.RESULTS.successful, _NOT_CONVERGED)
-    options = {} if preconditioner is None else {"preconditioner": constant(preconditioner)}
+    options = {} if preconditioner is None else {"preconditioner": stop_gradients(preconditioner)}
     t_d = lx.linear_solve(operator, change, solver, options=options).value
 
     def numbers(d: PyTree[Array], operator: DampedOperator, b: RightHandSide) -> Any:

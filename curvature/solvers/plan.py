@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array
 
-from .._devices import several
+from .._devices import has_several_devices
 from ..layers import operations
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
 from ..operators.blocks import BlockOperator
@@ -31,10 +31,13 @@ _CG_VECTORS = 5
 _SLOWER = 2
 
 _ALL_AT_ONCE = (
-    "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is: "
-    "`solver=cg` or `structure=kfac` do not"
+    "; rows need the inputs and cotangents of all examples at once, whatever `micro_batch` is; "
+    "`solver=cg` and `structure=kfac` do not"
 )
-_ON_EVERY_DEVICE = "; every device factorises the whole matrix, the rest is shared out"
+_ON_EVERY_DEVICE = (
+    "; every device factorises the whole matrix, and only the other work is divided among the "
+    "devices"
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ class StructureCost:
     @classmethod
     def of(cls, make: Callable[[], AbstractInvertibleOperator], damping: Array) -> "StructureCost":
         """Counts the operations of P and (P + λI)⁻¹; `make` is traced, but nothing is computed."""
-        P, made = _traced(make)
-        M, inverted = _traced(lambda: P.inverse(damping))
+        P, made = _trace_and_count(make)
+        M, inverted = _trace_and_count(lambda: P.inverse(damping))
         vector = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), M.in_structure())
         applied = operations(jax.make_jaxpr(M.mv)(vector).jaxpr)
         nbytes = sum(leaf.nbytes for leaf in jtu.tree_leaves(eqx.filter(M, eqx.is_array)))
         return cls(P, made + inverted + _PASS, applied, nbytes)
 
 
-def _traced(make: Callable[[], Any]) -> tuple[Any, int]:
+def _trace_and_count(make: Callable[[], Any]) -> tuple[Any, int]:
     """The result of `make` with zeros in its arrays, and the number of operations of `make`."""
     jaxpr, shapes, static = eqx.filter_make_jaxpr(make)()
     zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -103,19 +106,19 @@ class Plan:
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f", {self.rows:,} rows"
-        said = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
+        parts = [f"{self.parameters:,} parameters{rows}; {name_of(self.solver)}"]
         if self.nbytes is not None:
-            said.append(f"about {self.nbytes / 2**20:,.3g} MiB")
+            parts.append(f"about {self.nbytes / 2**20:,.3g} MiB")
         if self.gradients is not None:
             others = ", ".join(f"{name} {cost:,.3g}" for name, cost in self.others.items())
             most = "at most " if isinstance(self.solver, CG | Structured) else ""
             cost = f"a step is predicted to cost {most}{self.gradients:,.3g} gradients"
             if self.preconditioner is not None:
                 cost += f", {self.preconditioner:,.3g} of them for the preconditioner"
-            said.append(cost + (f" ({others})" if others else ""))
+            parts.append(cost + (f" ({others})" if others else ""))
         structure = "" if self.structure is None else f"; {self.structure}"
         notes = (_ALL_AT_ONCE, self.all_at_once), (_ON_EVERY_DEVICE, self.on_every_device)
-        return ", ".join(said) + structure + "".join(note for note, holds in notes if holds)
+        return ", ".join(parts) + structure + "".join(note for note, holds in notes if holds)
 
 
 class _Costs:
@@ -226,7 +229,7 @@ class _Costs:
             preconditioner=share,
             structure=self.structure,
             all_at_once=self.micro_batch is not None and by_rows,
-            on_every_device=several() and (by_rows or isinstance(solver, lx.Cholesky)),
+            on_every_device=has_several_devices() and (by_rows or isinstance(solver, lx.Cholesky)),
         )
 
     def _has_rows(self, solver: lx.AbstractLinearSolver) -> bool:

@@ -9,9 +9,9 @@ from ..operators import DampedOperator, quadratic_forms
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution
 
 NO_PRECONDITIONER = (
-    "`Preconditioned()` applies a preconditioner and has none: give `preconditioner=...` a "
-    "structure, such as `KFAC(GaussNewton())` (on the command line `preconditioner=kfac`), or take "
-    "another solver, such as `Auto()` (`solver=auto`)."
+    "`Preconditioned()` needs a preconditioner, got none. Set `preconditioner=...` to a "
+    "structure, such as `KFAC(GaussNewton())` (on the command line `preconditioner=kfac`), or "
+    "use another solver, such as `Auto()` (`solver=auto`)."
 )
 
 

@@ -8,9 +8,9 @@ from ..operators import AbstractInvertibleOperator, AbstractPositiveOperator, Da
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solution_of
 
 _NO_INVERSE = (
-    "`Structured()` solves by the damped inverse that a structure knows, and `{found}` has none: "
-    "give the curvature a structure, such as `Diagonal(of)` (on the command line "
-    "`structure=diagonal`), or take another solver, such as `Auto()` (`solver=auto`)."
+    "`Structured()` needs a curvature with a damped inverse, and `{found}` has none. Give the "
+    "curvature a structure, such as `Diagonal(of)` (on the command line `structure=diagonal`), "
+    "or use another solver, such as `Auto()` (`solver=auto`)."
 )
 
 

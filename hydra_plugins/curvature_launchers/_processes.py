@@ -25,7 +25,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
     log.info(f"Launching {len(processes)} jobs, {at_once} at once")
     waiting, running = list(processes), list[BaseProcess]()
     with StopSignals() as stop:
-        handed_on = False
+        signal_sent = False
         try:
             while running or (waiting and not stop.received):
                 if waiting and not stop.received and len(running) < at_once:
@@ -33,13 +33,13 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
                     running[-1].start()
                     log.info(f"\t{running[-1].name}")
                     continue
-                if stop.received and not handed_on:
+                if stop.received and not signal_sent:
                     _send(running, stop.received)
-                    handed_on = True
-                for process in _ended(running):
+                    signal_sent = True
+                for process in _wait_for_ended(running):
                     running.remove(process)
                     process.join()
-                    log.info(f"\t{process.name} : {_manner(process)}")
+                    log.info(f"\t{process.name} : {_describe_exit(process)}")
         except KeyboardInterrupt:  # a second Ctrl-C, see `StopSignals`
             _send(running, signal.SIGINT)
             for process in running:
@@ -48,7 +48,7 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
             raise Stopped(EXIT_CODES[stop.received])
 
 
-def _ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
+def _wait_for_ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
     """Wait for an ended process, but only briefly: a signal handler does not end the wait."""
     ended = wait([process.sentinel for process in running], POLL_SECONDS)
     return [process for process in running if process.sentinel in ended]
@@ -60,6 +60,6 @@ def _send(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
             os.kill(process.pid or 0, number)
 
 
-def _manner(process: BaseProcess) -> str:
+def _describe_exit(process: BaseProcess) -> str:
     code = process.exitcode or 0
     return f"ended by {signal.Signals(-code).name}" if code < 0 else "over"

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from running import SUMMARY, judged_loss
+from running import SUMMARY, final_loss
 
 
 def returns(
@@ -28,6 +28,6 @@ def returns(
         summary = Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir) / SUMMARY
         returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         if summary.is_file():
-            returned.return_value = judged_loss(json.loads(summary.read_text(encoding="utf-8")))
+            returned.return_value = final_loss(json.loads(summary.read_text(encoding="utf-8")))
         found.append(returned)
     return found

@@ -20,13 +20,14 @@ from ._returns import returns
 log = logging.getLogger(__name__)
 
 NO_SLURM = (
-    "`hydra/launcher=slurm` needs `sbatch`, which is not on this machine: start it where SLURM is, "
-    "or try it out by `hydra/launcher=local`."
+    "`hydra/launcher=slurm` needs `sbatch`, which is not installed on this machine. Start the "
+    "sweep on a machine with SLURM, or test it with `hydra/launcher=local`."
 )
 
 SEVERAL_TASKS = (
-    "`hydra.launcher.nodes` and `hydra.launcher.tasks_per_node` give each job {} processes, and a "
-    "job of a sweep is one process: start runs of several processes by `srun`, one at a time."
+    "`hydra.launcher.nodes` and `hydra.launcher.tasks_per_node` give each job {} processes, but "
+    "a job of a sweep is one process. Start a run of several processes with `srun`, one run at "
+    "a time."
 )
 
 
@@ -93,5 +94,5 @@ class QueueLauncher(Launcher):
         for number, job in enumerate(jobs, initial_job_idx):
             # `exception` waits for the job, and briefly for its files on a network file system.
             if job.exception() is not None:
-                log.info(f"\t#{number} : left no result ({job.state})")
+                log.info(f"\t#{number} : no result ({job.state})")
         return returns(self._context, self._config, job_overrides, initial_job_idx)

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvature._branches import made_where
+from curvature._branches import update_where
 
 DUE = jnp.array([True, False, True])
 OLD = jnp.array([1.0, 2.0, 3.0])
 
 
 def squared(due, old):
-    return made_where(due, lambda: old**2, old)
+    return update_where(due, lambda: old**2, old)
 
 
 def test_what_is_due_is_made():
@@ -30,7 +30,7 @@ def test_a_branch_stays_a_branch(times):
     """What is costly to make is inside a `cond`, and nowhere else."""
 
     def step(due, matrix):
-        return made_where(due, lambda: jnp.linalg.eigh(matrix)[1], matrix)
+        return update_where(due, lambda: jnp.linalg.eigh(matrix)[1], matrix)
 
     due, matrices = jnp.zeros((2,) * times, bool), jnp.zeros((2,) * times + (3, 3))
     for _ in range(times):

@@ -44,7 +44,7 @@ def test_sums_of_many_rows_over_products():
 def test_says_so_where_it_is_too_late(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     jax.block_until_ready(jnp.zeros(()))
-    with pytest.warns(UserWarning, match="import `curvature` first"):
+    with pytest.warns(UserWarning, match="Import `curvature` first"):
         _compiler.sum_correctly()
 
 

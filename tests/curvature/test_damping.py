@@ -251,7 +251,7 @@ def _flat(z, z2):
         ({"thresholds": (0.1,)}, r"thresholds=...\)` must be two numbers"),
         ({"factors": 2.0}, r"factors=...\)` must be two numbers"),
         ({"factors": (2.0, 0.0)}, r"factors=...\)` must be a positive finite number, got 0.0"),
-        ({"whole": True, "next_batch": True}, "choose one"),
+        ({"whole": True, "next_batch": True}, "Set only one of them"),
     ],
 )
 def test_wrong_rules_are_refused(settings, sentence):

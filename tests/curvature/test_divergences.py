@@ -88,7 +88,7 @@ def test_one_that_is_not_smallest_at_z_is_clipped():
 
 
 def test_roots_of_one_term_wait_for_those_of_the_other():
-    """Two batches of decompositions at a time may wait for each other for ever; see `_after`.
+    """Two batches of decompositions at a time may wait for each other for ever; see `_depend_on`.
 
     A program that is asked for the second alone has the first in it.
     """

@@ -116,7 +116,7 @@ class Huber(cv.AbstractLoss):
 
 @pytest.mark.parametrize("metric", [cv.ExactFisher(), cv.SampledFisher()])
 def test_a_loss_without_a_distribution_has_no_fisher(metric):
-    sentence = rf"`{type(metric).__name__}` needs `Huber\..*subclassing `AbstractLikelihood`"
+    sentence = rf"`{type(metric).__name__}` needs `Huber\..*Subclass `AbstractLikelihood`"
     with pytest.raises(ValueError, match=sentence):
         traced(metric, "gaussian", Huber())
 

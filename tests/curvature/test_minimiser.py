@@ -287,5 +287,5 @@ def test_bad_arguments_are_refused():
     params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
     with pytest.raises(ValueError, match=r"must be given `args=\(frozen, batch\)`"):
         optx.minimise(SGD.fn, SGD, params, args={"x": 0, "y": 1})
-    with pytest.raises(ValueError, match=r"takes the option `key` alone, got \['keys'\]"):
+    with pytest.raises(ValueError, match=r"takes only the option `key`, got \['keys'\]"):
         optx.minimise(SGD.fn, SGD, params, args=(frozen, data()), options={"keys": 1})

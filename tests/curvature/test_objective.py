@@ -377,8 +377,8 @@ def test_models_that_return_anything_but_one_array_of_numbers_are_refused(output
 @pytest.mark.parametrize(
     ("trainable", "sentence"),
     [
-        (lambda leaf: False, "nothing is to be trained"),
-        (lambda leaf: True, "must select floating-point arrays alone"),
+        (lambda leaf: False, "Select at least one"),
+        (lambda leaf: True, "must select only floating-point arrays"),
     ],
 )
 def test_trainable_weights_are_floating_point_arrays(trainable, sentence):

@@ -552,7 +552,7 @@ def test_a_model_that_is_not_the_one_of_init_is_refused():
     opt = cv.NaturalGradient(CATEGORICAL)
     small, large = one_layer(), eqx.nn.Linear(3, 3, key=jax.random.key(0))
     batch = (jnp.ones((5, 3)), jnp.zeros(5, jnp.int32))
-    with pytest.raises(ValueError, match="call `init` again"):
+    with pytest.raises(ValueError, match="Call `init` again"):
         opt.step(large, batch, opt.init(small))
 
 
@@ -567,5 +567,5 @@ def test_the_state_of_another_optimiser_is_refused():
     ]
     states = [opt.init(model) for opt in optimisers]
     for i, j in itertools.permutations(range(4), 2):
-        with pytest.raises(ValueError, match=r"call `init` of this optimiser"):
+        with pytest.raises(ValueError, match=r"Call `init` of this optimiser"):
             optimisers[i].step(model, batch, states[j])

@@ -63,5 +63,5 @@ def test_pairs_and_single_targets_are_not_mistaken_for_each_other(model, batch):
     with pytest.raises(ValueError, match=r"`PolicyGradient\(policy\)\.nll\(z, y\)` takes a pair"):
         OBJECTIVE.loss(model, (x, a))
     for likelihood in (cv.Categorical(), cv.Bernoulli(), cv.Gaussian()):
-        with pytest.raises(ValueError, match=r"takes one array as its target, got 2"):
+        with pytest.raises(ValueError, match=r"takes one array as its target, got a tuple of 2\."):
             cv.Supervised(likelihood).loss(model, (x, (a, advantages)))

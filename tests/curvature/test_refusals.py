@@ -144,17 +144,19 @@ def test_a_part_is_an_object_of_its_kind(make, name, kind, wanted):
     with pytest.raises(ValueError, match=rf"{name}=\.\.\.\)?` must be {wanted}.*, got 'name'"):
         make(**{name: "name"})
     if kind is not None:
-        sentence = rf"got the class `{kind.__name__}`\. Make an object of it: `{kind.__name__}\("
+        sentence = rf"got the class `{kind.__name__}`\. Pass an instance: `{kind.__name__}\("
         with pytest.raises(ValueError, match=sentence):
             make(**{name: kind})
 
 
 def test_what_to_do_instead_is_said():
-    with pytest.raises(ValueError, match=r"Make an objective of it: `Supervised\(Categorical"):
+    with pytest.raises(ValueError, match=r"Wrap it in an objective: `Supervised\(Categorical"):
         cv.NaturalGradient(cv.Categorical())
-    with pytest.raises(ValueError, match=r"got the function `l2_loss`\. A loss of your own is"):
+    with pytest.raises(
+        ValueError, match=r"got the function `l2_loss`\. For a loss of your own, subclass"
+    ):
         cv.Supervised(optax.l2_loss)
-    with pytest.raises(ValueError, match=r"got 0\.1\. A fixed step size s is `optimistix.Lear"):
+    with pytest.raises(ValueError, match=r"got 0\.1\. For a fixed step size s, use `opt"):
         NATURAL(search=0.1)
     with pytest.raises(ValueError, match=r"`Divergence\(rho=...\)` must be a function of two"):
         cv.Divergence("kl")

@@ -234,7 +234,7 @@ def test_auto_takes_the_inverse_of_a_structure_only_where_damping_is_positive():
 
 
 def test_an_operator_whose_inverse_is_not_known_is_refused():
-    said = r"`Structured\(\)` solves by .* `MatrixLinearOperator` has none: .*`solver=auto`"
+    said = r"`Structured\(\)` needs a .* `MatrixLinearOperator` has none\. .*`solver=auto`"
     with pytest.raises(ValueError, match=said):
         lx.linear_solve(matrix(3), jnp.ones(3), cv.Structured())
 

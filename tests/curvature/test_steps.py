@@ -116,7 +116,7 @@ def test_refuses_a_model_too_large_for_a_dense_matrix_and_no_batch():
         outputs=(100,),
     )
     opt = cv.NaturalGradient(case.objective, cv.MovingAverage(cv.GaussNewton()))
-    with pytest.raises(ValueError, match="for at most 8,192 trainable weights, got 10,100"):
+    with pytest.raises(ValueError, match="at most 8,192 trainable weights, got 10,100"):
         opt.init(case.model, batch=case.batch)
-    with pytest.raises(ValueError, match=r"pass a batch, `opt.init\(model, batch=batch\)`"):
+    with pytest.raises(ValueError, match=r"Pass a batch, `opt.init\(model, batch=batch\)`"):
         opt.init(case.model)

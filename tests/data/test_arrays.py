@@ -48,8 +48,8 @@ def test_one_part_is_cut_in_two_the_same_each_time(write):
 @pytest.mark.parametrize(
     ("arrays", "test", "said"),
     [
-        ({"x": inputs()}, None, "lacks `inputs`, `targets`, and has none of them"),
-        ({"inputs": inputs()}, None, "lacks `targets`, and has `inputs`"),
+        ({"x": inputs()}, None, "has none of them and lacks `inputs`, `targets`"),
+        ({"inputs": inputs()}, None, "has `inputs` and lacks `targets`"),
         ({"train_inputs": inputs(), "targets": inputs()}, None, "lacks `train_targets`, `test_in"),
         ({"inputs": inputs(3), "targets": np.zeros(4)}, None, "got 3 and 4"),
         ({"inputs": inputs(0), "targets": np.zeros(0)}, None, "at least one, got 0 and 0"),
@@ -119,7 +119,7 @@ def test_bad_folders(write_folder):
     with pytest.raises(DatasetError, match=r"Cannot read `.*inputs.npy`"):
         data.arrays(folder)
     (folder / "inputs.npy").unlink()
-    with pytest.raises(DatasetError, match="lacks `inputs`, and has `targets`"):
+    with pytest.raises(DatasetError, match="has `targets` and lacks `inputs`"):
         data.arrays(folder)
 
 

@@ -127,7 +127,7 @@ BAD = {
 
 @pytest.mark.parametrize("behaviour", BAD)
 def test_a_bad_mirror_leaves_nothing_behind(mirrors, tmp_path, behaviour):
-    message = refuses(source(mirrors(behaviour)), tmp_path, "check the network")
+    message = refuses(source(mirrors(behaviour)), tmp_path, "Check the network")
     assert f"{BAD[behaviour]} for url: {mirrors(behaviour)[0]}{NAME}" in message
     assert "set `CURVATURE_DATA`" in message
     assert f"tiny/{NAME}" in message
@@ -150,7 +150,7 @@ def test_mirrors_are_tried_in_order_and_all_are_named(mirrors, server, tmp_path)
 
 def test_a_refused_connection(mirrors, tmp_path, unused_port):
     dead = f"http://127.0.0.1:{unused_port}/"
-    refuses(source([dead]), tmp_path, r"ConnectionError.*check the network")
+    refuses(source([dead]), tmp_path, r"ConnectionError.*Check the network")
     assert files(tmp_path) == []
     path = download.fetch(source([dead, *mirrors("right")]), NAME, cache=tmp_path)
     assert path.read_bytes() == RIGHT
@@ -189,12 +189,12 @@ def test_a_corrupted_file_in_the_cache_is_replaced(mirrors, server, tmp_path):
 def test_a_corrupted_file_in_the_cache_is_never_used(mirrors, tmp_path):
     path = download.fetch(source(mirrors("right")), NAME, cache=tmp_path)
     path.write_bytes(RIGHT[:-1])
-    refuses(source(mirrors("absent")), tmp_path, "check the network")
+    refuses(source(mirrors("absent")), tmp_path, "Check the network")
 
 
 def test_a_cache_that_cannot_be_written(mirrors, tmp_path):
     (tmp_path / "tiny").write_text("a file where the folder should be")
-    refuses(source(mirrors("right")), tmp_path, r"Cannot keep .* in the cache")
+    refuses(source(mirrors("right")), tmp_path, r"Cannot store .* in the cache")
 
 
 @pytest.fixture
@@ -221,7 +221,9 @@ def test_a_file_that_is_not_in_the_own_folder_is_downloaded(mirrors, tmp_path, o
 def test_a_wrong_file_in_the_own_folder_is_an_error(mirrors, server, tmp_path, own_folder):
     (own_folder / NAME).write_bytes(RIGHT[:-1])
     published = source(mirrors("right"))
-    message = refuses(published, tmp_path / "cache", r"must have the SHA-256 checksum.*replace it")
+    message = refuses(
+        published, tmp_path / "cache", r"must have the SHA-256 checksum.*Replace the file"
+    )
     assert str(own_folder / NAME) in message
     assert server.requests == []
     assert (own_folder / NAME).read_bytes() == RIGHT[:-1]

@@ -32,7 +32,9 @@ def test_each_term_is_cut_by_itself():
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.9999])
 def test_nothing_held_out_and_nothing_left_are_refused(fraction):
-    with pytest.raises(DatasetError, match="at least one must be held out and at least one left"):
+    with pytest.raises(
+        DatasetError, match="Both the validation part and the training part need at least one"
+    ):
         held_out(digits(), fraction)
 
 

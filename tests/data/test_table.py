@@ -62,7 +62,7 @@ def test_numbers_are_standardised_by_the_training_part(write):
         (lines("01"), None, "got None: set `dataset.target`"),
         ([], "y", "got nothing and 0 lines"),
         (["a,y"], "y", "got a, y and 0 lines"),
-        (["a,a", "1,2"], "a", "different names"),
+        (["a,a", "1,2"], "a", "different column names"),
         (["a,y", "1,2", "3"], "y", "Row 3 .* must have 2 entries, .* got 1"),
         (["a,y", "1,0", "x,1"], "y", "column `a`, got 'x' in row 3"),
         (["a,y", "1,0", ",1"], "y", "column `a`, got 'nothing' in row 3"),

@@ -58,8 +58,8 @@ def test_what_a_model_has_to_know():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((100, 3, 0.9), r"`OnPolicy\(time_steps=..., environments=...\)` .* got 100 for 3: `batch"),
-        ((100, 0, 0.9), "got 100 for 0"),
+        ((100, 3, 0.9), r"`OnPolicy\(environments=...\)` .* got 3 .* 100 time steps\. .* `batch"),
+        ((100, 0, 0.9), "got 0 environments and 100 time steps"),
         ((100, 10, 1.1), r"`OnPolicy\(discount=...\)` must lie in \[0, 1\], got 1.1"),
     ],
 )

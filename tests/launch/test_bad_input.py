@@ -92,7 +92,7 @@ TABLE = {
     "curvature=identity structure=diagonal": ["Diagonal(of=...)", "`Identity`", "`structure=full`"],
     "curvature=averaged structure=diagonal": ["Diagonal(of=...)", "`MovingAverage`"],
     "curvature=identity preconditioner=diagonal": ["Diagonal(of=...)", "`preconditioner=none`"],
-    "preconditioner=diagonal solver=sample_space": ["`preconditioner=...` is for `CG`"],
+    "preconditioner=diagonal solver=sample_space": ["does not take a preconditioner"],
     "solver=structured": ["Structured()", "`structure=diagonal`", "`solver=auto`"],
     # more than a solver takes
     "curvature=exact_fisher solver=sample_space solver.max_rows=99": [

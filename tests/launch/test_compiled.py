@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_to_fails_no_run(train):
     overrides = "optimiser=sgd", "model=linear", "max_steps=1", "hydra.run.dir=run"
     done = train(*overrides, "compilation_cache=/proc/compiled")
     assert done.code == 0
-    assert "Compiled programs are not kept: cannot write to `/proc/compiled`" in done.err
+    assert "Compiled programs are not cached: cannot write to `/proc/compiled`" in done.err
     assert len(done.err.splitlines()) == 1
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from launch.instantiation import instantiate
 from launch.job import planned_job
-from launch.unused import is_used, reached
+from launch.unused import is_used, used_paths
 from tests.selection import slow_but
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -64,7 +64,7 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
     raw = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
     defaults = raw.pop("defaults", [])
     chosen = [next(iter(entry)).removeprefix("override /") for entry in defaults]
-    paths = reached(compose(f"experiment={name}"))
+    paths = used_paths(compose(f"experiment={name}"))
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 
 

@@ -178,12 +178,12 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, tm
     [
         (["hydra.run.dir=taken"], "The folder `taken` already holds a run (metrics.jsonl); "),
         (["model.depth=none"], "`MLP(depth=...)` must be an integer of at least 0, got 'none'."),
-        (["--nope"], "The command line was not understood: unrecognized arguments: --nope."),
-        (["-m", "seed=0,1"], "A sweep runs its jobs in one process, and there are 2: "),
-        (["micro_batch=auto"], "`micro_batch=auto` asks one device, and there are 2 processes: "),
-        (["stop_at_nan=true"], "`stop_at_nan=true` is for one process, and there are 2: "),
-        (["recorders=tensorboard"], "The recorder `tensorboard` wants the arrays of every 100 "),
-        (["devices=1"], "`devices=1`, but 2 processes have 2: leave `devices` out, "),
+        (["--nope"], "Cannot parse the command line: unrecognized arguments: --nope."),
+        (["-m", "seed=0,1"], "A sweep needs a single process, got 2. "),
+        (["micro_batch=auto"], "`micro_batch=auto` needs a single process, got 2. "),
+        (["stop_at_nan=true"], "`stop_at_nan=true` needs a single process, got 2. "),
+        (["recorders=tensorboard"], "The recorder `tensorboard` reads whole arrays every 100 "),
+        (["devices=1"], "`devices=1`, but 2 processes have 2 devices. Several processes "),
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )

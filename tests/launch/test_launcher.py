@@ -9,7 +9,7 @@ import yaml
 
 import training.report
 from launch import folders
-from launch.command import quoted
+from launch.command import quote
 from launch.job import current_job
 from launch.runs import build, run
 from tests.selection import slow_but
@@ -98,7 +98,7 @@ def test_a_folder_may_have_any_letters(train):
     ],
 )
 def test_text_beyond_ascii_is_quoted(given, made):
-    assert quoted(given) == made
+    assert quote(given) == made
 
 
 def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):

@@ -59,7 +59,10 @@ def test_a_stream_of_ones_own_trains_and_goes_on(own_stream, train, tmp_path):
         assert done.code == 0, done.err
     done = train("--config-dir", "mine", "resume=parts", "max_steps=40")
     assert done.code == 0, done.err
-    assert "`lines` was read again from its beginning to go on, 10 batches" in done.err
+    assert (
+        "`lines` was read again from its beginning to reach the saved position: 10 batches"
+        in done.err
+    )
     models = [(tmp_path / name / "model.eqx").read_bytes() for name in ("whole", "parts")]
     assert models[0] == models[1]
     found = json.loads((tmp_path / "parts" / "summary.json").read_text())
@@ -70,8 +73,8 @@ def test_a_stream_without_an_end_needs_one(own_stream, train, tmp_path):
     before = set(tmp_path.rglob("*"))
     for arguments, said in (
         ([], "`max_steps` must be set for the stream `lines`"),
-        (["max_steps=5", "validation=0.1"], "`validation` cannot be cut out of the stream"),
-        (["max_steps=5", "train_examples=9"], "`train_examples` cannot be cut out of"),
+        (["max_steps=5", "validation=0.1"], "`validation` cannot select examples of the stream"),
+        (["max_steps=5", "train_examples=9"], "`train_examples` cannot select examples of"),
     ):
         done = train(*own_stream, *arguments)
         assert done.code == 2

@@ -56,7 +56,7 @@ def test_a_job_that_fails_ends_no_other(train):
         ("curvature=choice(identity,nope)", ["`curvature=nope`", "gauss_newton"]),
         ("samples=interval(1,3) curvature=identity", ["`samples=interval(1,3)`", "is not used"]),
         ("seed=0 hydra.sweeper.trials=3", ["`hydra.sweeper.trials`"]),
-        ("seed=interval(0,9) vectorised=true", ["leave out `hydra/sweeper=optuna`"]),
+        ("seed=interval(0,9) vectorised=true", ["Leave out `hydra/sweeper=optuna`"]),
     ],
 )
 def test_a_space_is_checked_before_the_first_job(override, words, train):
@@ -69,4 +69,4 @@ def test_a_space_is_checked_before_the_first_job(override, words, train):
 def test_an_interval_needs_a_sweeper_that_searches(train):
     done = train("-m", "damping.value=interval(1e-3,1)")
     assert (done.code, done.made) == (2, [])
-    assert "add `hydra/sweeper=optuna`" in done.err
+    assert "Add `hydra/sweeper=optuna`" in done.err

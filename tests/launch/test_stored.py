@@ -33,7 +33,9 @@ def test_everything_of_this_project_is_known(path):
     ],
 )
 def test_what_is_of_no_part_is_not_called(node):
-    with pytest.raises(ConfigError, match=r"`run/config.yaml` names `.*`, which is no part of"):
+    with pytest.raises(
+        ConfigError, match=r"`run/config.yaml` names `.*`, which is not called: it belongs neither"
+    ):
         check_names({"dataset": node}, FILE, [])
 
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.unused import ROOTS, is_used, reached
+from launch.unused import ROOTS, is_used, used_paths
 from tests.selection import slow_but
 
 PATHS = [
@@ -44,7 +44,7 @@ QUICK_CHOICES = [
 def test_used_means_that_a_change_is_noticed(curvature, optimiser, objective, compose):
     overrides = f"curvature={curvature}", f"optimiser={optimiser}", f"objective={objective}"
     config = compose(*overrides)
-    before, paths = _read(config), reached(config)
+    before, paths = _read(config), used_paths(config)
     for path in PATHS:
         changed = copy.deepcopy(config)
         with open_dict(changed):
@@ -63,10 +63,10 @@ def test_references_through_references_resolvers_and_parents():
             "fifth": 4,
         }
     )
-    used = {path for path in config if is_used(path, reached(config))}
+    used = {path for path in config if is_used(path, used_paths(config))}
     assert used == {"optimiser", "first", "second", "third"}
-    assert is_used("third.e", reached(config))
-    assert not is_used("third.f", reached(config))
+    assert is_used("third.e", used_paths(config))
+    assert not is_used("third.f", used_paths(config))
 
 
 USED = [

@@ -112,13 +112,13 @@ def test_a_program_that_fails_ends_no_other(train, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["vectorised=true"], "add `-m` and several values of a key, such as `seed='range(0,16)'`"),
+        (["vectorised=true"], "Add `-m` and several values of a key, such as `seed='range(0,16)'`"),
         (["-m", "seed=0,1", "vectorised=5"], "`vectorised` must be true or false, got 5"),
-        (["-m", "seed=0,1", "vectorised=true", "devices=2"], "leave out `devices=2`"),
-        (["-m", "seed=0,1", "vectorised=true", "micro_batch=auto"], "give a number, or null"),
+        (["-m", "seed=0,1", "vectorised=true", "devices=2"], "Leave out `devices=2`"),
+        (["-m", "seed=0,1", "vectorised=true", "micro_batch=auto"], "Give a number, or null"),
         (
             ["-m", "seed=0,1", "vectorised=true", "hydra/launcher=parallel"],
-            "leave out `hydra/launcher=parallel`",
+            "Leave out `hydra/launcher=parallel`",
         ),
         (["-m", "seed=0,-1", "vectorised=true"], "`seed` must be an integer from 0"),
     ],

@@ -41,7 +41,7 @@ def test_checkpoint_seconds_is_a_positive_number(value):
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, float("nan"), True, "0.1", None])
 def test_validation_is_a_fraction(value):
-    with pytest.raises(ValueError, match="`validation` must be a fraction from 0 to less than 1"):
+    with pytest.raises(ValueError, match=r"`validation` must be a fraction in \[0, 1\)"):
         Settings(**GOOD, validation=value)
 
 

@@ -32,11 +32,11 @@ def test_a_product_is_a_gradient_and_the_pass_forward_beside_its_own(cost, sgd):
     # product: J v by 64·8 once and 8·10 twice, Jᵀ v the same.
     first, second = 64 * 8, 8 * 10
     expected = (2 * first + 4 * second) / (2 * first + 3 * second)
-    assert cost(sgd).turn == pytest.approx(expected, rel=0.15)
+    assert cost(sgd).iteration == pytest.approx(expected, rel=0.15)
 
 
 def test_each_step_of_a_solver_is_added():
-    cost = Cost(step=4.0, turn=1.25)
+    cost = Cost(step=4.0, iteration=1.25)
     assert [cost.of(steps) for steps in (0, 1, 2, 5)] == [4.0, 4.0, 5.25, 9.0]
 
 

@@ -80,8 +80,8 @@ def test_the_same_devices_give_the_same_bits(make_run, read_records, tmp_path):
 def test_weights_are_shared_out(make_run):
     placed = placement(8, "fsdp")
     weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
-    shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.carried(weights)]
-    assert shapes == [(3, 2), (5,), ()] == [placed.own_shape(leaf) for leaf in weights]
+    shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.place_leaves(weights)]
+    assert shapes == [(3, 2), (5,), ()] == [placed.device_shape(leaf) for leaf in weights]
     alone, shared = (preflight(make_run(devices=n)).needs for n in (1, 8))
     assert shared.weights == alone.weights
     assert shared.step < alone.step
@@ -94,13 +94,15 @@ def test_all_devices():
 
 
 def test_what_cannot_be_shared_out_is_refused(make_run):
-    with pytest.raises(ValueError, match=r"`devices=99`, but JAX sees \d+ \(cpu\): JAX_NUM_CPU"):
+    with pytest.raises(
+        ValueError, match=r"`devices=99`, but JAX finds \d+ \(cpu\)\. Set JAX_NUM_CPU"
+    ):
         preflight(make_run(devices=99))
-    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100: take a multiple"):
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 100\. Set `batch_size`"):
         preflight(make_run(devices=8, batch_size=100))
-    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4:"):
+    with pytest.raises(ValueError, match=r"`devices=8` must divide .* got 4\."):
         preflight(make_run(devices=8, batch_size=4))
-    with pytest.raises(ValueError, match=r"`sharding=fsdp` needs several `devices`, got 1\."):
+    with pytest.raises(ValueError, match=r"`sharding=fsdp` needs at least two `devices`, got 1\."):
         preflight(make_run(sharding="fsdp"))
 
 

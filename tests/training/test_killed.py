@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole_of, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (said,) = str(refused.value).splitlines()
     assert said.startswith("Cannot write to the run folder")
-    assert "File too large. What it holds is whole; when that is mended, continue with" in said
+    assert "File too large. The files in it are intact. Fix the cause, then continue with" in said
     assert f"`resume={folder}`" in said
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert len(list((folder / "checkpoints").glob("step_*.ckpt"))) == 2

@@ -11,14 +11,14 @@ import curvature as cv
 from data import Rows, Stream
 from training import fitting_micro_batch, preflight
 from training.feed import IN_FLIGHT
-from training.memory import most_held, needs_of
-from training.preflight import in_one_line, too_much
+from training.memory import needs_of, peak_memory
+from training.preflight import describe_run, memory_warning
 
 KIB = jnp.zeros(256, jnp.float32)
 
 
 def held(fn, *arguments):
-    return most_held(jax.make_jaxpr(fn)(*arguments).jaxpr) / 1024
+    return peak_memory(jax.make_jaxpr(fn)(*arguments).jaxpr) / 1024
 
 
 def test_arrays_that_live_at_once():
@@ -114,12 +114,14 @@ def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
         optimiser = cv.FirstOrder(objective, optax.sgd(1e-2))
         return make_run(model=wide(), optimiser=optimiser, batch_size=1000)
 
-    with_memory(monkeypatch, needs_of(run_of(None)).most)
+    with_memory(monkeypatch, needs_of(run_of(None)).upper_bound)
     assert fitting_micro_batch(run_of) is None
-    with_memory(monkeypatch, needs_of(run_of(128)).most)
+    with_memory(monkeypatch, needs_of(run_of(128)).upper_bound)
     assert fitting_micro_batch(run_of) == 128
-    with_memory(monkeypatch, needs_of(run_of(1)).most - 1)
-    with pytest.raises(ValueError, match=r"`micro_batch=auto` found none: .* about .*MiB"):
+    with_memory(monkeypatch, needs_of(run_of(1)).upper_bound - 1)
+    with pytest.raises(
+        ValueError, match=r"`micro_batch=auto` found no size that fits: .* about .*MiB"
+    ):
         fitting_micro_batch(run_of)
 
 
@@ -128,14 +130,14 @@ def test_what_does_not_go_together_is_said_as_without(make_run):
     wrong = eqx.nn.Sequential(
         [eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(9, 10, key=jax.random.key(0))]
     )
-    with pytest.raises(ValueError, match=r"The model does not take the inputs of .*`digits`"):
+    with pytest.raises(ValueError, match=r"The model does not accept the inputs of .*`digits`"):
         fitting_micro_batch(lambda micro_batch: make_run(model=wrong))
 
 
 def test_what_may_not_fit_is_said(make_run, monkeypatch):
     run = make_run()
     found = preflight(run)
-    assert "; memory about " in in_one_line(run, found)
-    assert too_much(run, found) is None
+    assert "; memory about " in describe_run(run, found)
+    assert memory_warning(run, found) is None
     with_memory(monkeypatch, found.needs.total - 1)
-    assert "`micro_batch=auto`" in too_much(run, found)
+    assert "`micro_batch=auto`" in memory_warning(run, found)

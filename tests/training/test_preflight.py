@@ -13,7 +13,7 @@ import pytest
 import curvature as cv
 from data import Dataset, joint
 from training import preflight
-from training.preflight import in_one_line
+from training.preflight import describe_run
 
 
 def sgd_on(objective):
@@ -49,7 +49,7 @@ def test_terms_of_different_numbers_come_whole(make_run, dataset):
     part = {"a": (x, y), "b": (x[:100], y[:100])}
     terms = Dataset("terms", part, part, (8, 8), 10)
     preflight(make_run(optimiser=optimiser, dataset=terms, batch_size=None))
-    with pytest.raises(ValueError, match=r"`batch_size` must be null .* `terms`, .* got 256\."):
+    with pytest.raises(ValueError, match=r"`batch_size` must be null .* `terms`, got 256\. Its"):
         preflight(make_run(optimiser=optimiser, dataset=terms))
 
 
@@ -66,7 +66,7 @@ def test_too_few_outputs_for_the_labels(make_run, make_net):
 
 
 def test_more_outputs_than_the_dataset_has_classes(make_run, make_net):
-    with pytest.raises(ValueError, match=r"gives 64 numbers .* `digits` wants 10: take"):
+    with pytest.raises(ValueError, match=r"has 64 outputs .* `digits` needs 10\. Use"):
         preflight(make_run(model=make_net(64)))
 
 
@@ -76,7 +76,9 @@ def test_inputs_that_are_not_finite(make_run, dataset, number):
     wrong = x.copy()
     wrong[5000 % len(x), 3] = number
     broken = dataclasses.replace(dataset, train=(wrong, y))
-    expected = f"inputs of the training part hold NaN or infinite .* example {5000 % len(x)} does"
+    expected = (
+        rf"inputs of the training part hold NaN or infinite .* first in example {5000 % len(x)}\."
+    )
     with pytest.raises(ValueError, match=expected):
         preflight(make_run(dataset=broken))
 
@@ -134,7 +136,9 @@ def test_fractions_out_of_range(make_run, dataset):
 def test_a_model_made_for_other_inputs(make_run):
     linear = eqx.nn.Linear(9, 10, key=jax.random.key(0))
     wrong = eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), linear])
-    with pytest.raises(ValueError, match=r"does not take the inputs .*`digits`.* shape \(8, 8\): "):
+    with pytest.raises(
+        ValueError, match=r"does not accept the inputs .*`digits`.* shape \(8, 8\): "
+    ):
         preflight(make_run(model=wrong))
 
 
@@ -202,7 +206,7 @@ def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
 def test_one_line_says_what_will_run(make_run):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
     run = make_run(optimiser=optimiser, batch_size=4, label="mine")
-    line = in_one_line(run, preflight(run))
+    line = describe_run(run, preflight(run))
     assert "\n" not in line
     for part in (
         "mine: 610 parameters, 36 rows; SampleSpace",
@@ -213,8 +217,8 @@ def test_one_line_says_what_will_run(make_run):
         assert part in line
     structured = cv.NaturalGradient(optimiser.objective, cv.Diagonal(cv.ExactFisher()))
     run = make_run(optimiser=cv.Averaged(structured, decay=0.9), batch_size=4, label="mine")
-    line = in_one_line(run, preflight(run))
+    line = describe_run(run, preflight(run))
     assert line.startswith("mine: curvature Diagonal of ExactFisher, 610 parameters; Elementwise")
     run = make_run()
-    line = in_one_line(run, preflight(run))
-    assert line.startswith("sgd: 610 parameters; nothing is solved")
+    line = describe_run(run, preflight(run))
+    assert line.startswith("sgd: 610 parameters; no linear solve")

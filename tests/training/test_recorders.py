@@ -77,7 +77,7 @@ def test_a_recorder_that_fails_does_not_end_the_run(
     assert summary["status"] == "finished"
     assert leaves_equal(weights(tmp_path), weights(whole))
     assert len(notes.records) == 20
-    sentence = "The recorder `broken` failed and is not used any more: RuntimeError: The server is"
+    sentence = "The recorder `broken` failed and is no longer used: RuntimeError: The server is"
     for text in (capsys.readouterr().err, (tmp_path / "train.log").read_text()):
         assert text.count(sentence) == 1
     assert len(broken.records) == {"begin": 0, "record": 1, "arrays": 1, "end": 20}[method]

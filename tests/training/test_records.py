@@ -77,7 +77,10 @@ def test_spoilt_bytes_end_what_is_kept(tmp_path, read_records):
 
 def test_only_one_process_writes(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with Records.create(path), pytest.raises(FolderError, match="Another process is running in"):
+    with (
+        Records.create(path),
+        pytest.raises(FolderError, match="Another process is using the run folder"),
+    ):
         Records.reopen(path)
     with Records.reopen(path):
         pass

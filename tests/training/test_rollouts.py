@@ -82,7 +82,9 @@ def test_the_plan_counts_the_time_steps(on_policy):
 
 
 def test_a_batch_size_that_is_not_the_time_steps(on_policy):
-    with pytest.raises(ValueError, match=r"`batch_size` must be the time steps .* 200, got 100\."):
+    with pytest.raises(
+        ValueError, match=r"`batch_size` must be the number of time steps .* 200, got 100\."
+    ):
         preflight(on_policy(batch_size=100))
 
 

@@ -225,7 +225,7 @@ def test_records_that_somebody_has_cut_are_noticed(make_run, tmp_path, at_step, 
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]))
     assert train(make_run(), tmp_path, resume=True)["status"] == "finished"
-    said = f"`metrics.jsonl` ends after step 3, and the run goes on after step {stopped}"
+    said = f"`metrics.jsonl` ends after step 3, but the run continues after step {stopped}"
     assert said in (tmp_path / "train.log").read_text(encoding="utf-8")
     steps = [record["step"] for record in read_records(tmp_path)]
     assert steps == [1, 2, 3, *range(stopped + 1, 21)]

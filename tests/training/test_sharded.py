@@ -9,7 +9,7 @@ from training._base import Tally
 from training.checkpoint import Checkpoints
 from training.device import on_device
 from training.mesh import placement
-from training.sharded import hold, read_arrays, released, write_arrays
+from training.sharded import copy_to_devices, copy_to_host, read_arrays, write_arrays
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_damaged_one_is_refused(tmp_path, checkpoints, make_stepper):
 
 def test_one_of_another_model_is_refused(checkpoints, make_stepper):
     checkpoints.save(Tally(1), make_stepper())
-    with pytest.raises(CheckpointError, match="holds other arrays than model and optimiser have"):
+    with pytest.raises(CheckpointError, match="do not match those of the model and the optimiser"):
         checkpoints.restore(make_stepper(outputs=9))
 
 
@@ -86,4 +86,4 @@ def test_keys_and_what_is_held_survive(tmp_path, leaves_equal):
     key, other = read_arrays(tmp_path / "arrays", leaves)
     assert key.dtype == leaves[0].dtype
     assert leaves_equal([jax.random.key_data(key), other], [numbers, leaves[1]])
-    assert leaves_equal(released(hold(leaves)), [numbers, leaves[1]])
+    assert leaves_equal(copy_to_devices(copy_to_host(leaves)), [numbers, leaves[1]])

@@ -99,7 +99,9 @@ def test_the_place_is_that_of_the_steps_taken(make_run, dataset, whole, tmp_path
             train(make_run(dataset=stream, max_steps=steps, quiet=True), folder, resume=resume)
         assert (folder / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
         err = capsys.readouterr().err.replace("\n", " ")
-        assert ("read again from its beginning to go on, 7 batches in" in err) == warned
+        assert (
+            "read again from its beginning to reach the saved position: 7 batches in" in err
+        ) == warned
 
 
 def test_an_epoch_is_a_pass_where_no_length_is_known(make_run, make_stream, batch, tmp_path):
@@ -294,13 +296,15 @@ class Changed(Placed):
 def test_a_state_that_is_not_taken_is_one_sentence(make_run, make_stream, dataset, tmp_path):
     before, after = (make_stream(kind(dataset.train, SEED, SIZE)) for kind in (Placed, Changed))
     train(make_run(dataset=before, max_steps=2), tmp_path)
-    said = "The stream `own` does not go on from where it stood: KeyError: 'place'"
+    said = "The stream `own` cannot continue from its saved position: KeyError: 'place'"
     with pytest.raises(DatasetError, match=said):
         train(make_run(dataset=after, max_steps=4), tmp_path, resume=True)
 
 
 def test_what_can_be_read_once_is_refused(make_stream, batch):
-    with pytest.raises(DatasetError, match=r"`Stream\(train=...\)` must begin anew .* `generator`"):
+    with pytest.raises(
+        DatasetError, match=r"`Stream\(train=...\)` must start from the beginning .* `generator`"
+    ):
         make_stream(iter([batch]) and (each for each in [batch]))
 
 
@@ -321,7 +325,7 @@ def test_what_begins_only_once_is_named(make_run, make_stream, batch, tmp_path):
         ({"batch_size": None}, "rows", "`batch_size` must be a number for the dataset `own`"),
         ({"batch_size": 2000}, "rows", "at most the number of training examples, 1437, got 2000"),
         ({}, "empty", r"`Stream\(train=...\)` yields no batch in the stream `own`"),
-        ({}, "text", "failed at batch 1: TypeError: a batch must be made of arrays of numbers"),
+        ({}, "text", "failed at batch 1: TypeError: a batch must consist of arrays of numbers"),
     ],
 )
 def test_what_cannot_work_is_refused_before(

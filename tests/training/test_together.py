@@ -44,7 +44,7 @@ OPTIMISERS = {
 @pytest.fixture(params=[False, True], ids=["in_a_loop", "by_vmap"])
 def way(request, monkeypatch):
     """Both ways of taking the steps, whatever the device has."""
-    monkeypatch.setattr("training.together.by_vmap", lambda: request.param)
+    monkeypatch.setattr("training.together.uses_vmap", lambda: request.param)
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_runs_of_one_program_are_alike(make_run, make_net, dataset, with_nan):
 
 
 def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan, tmp_path):
-    with pytest.raises(ValueError, match=r"`sgd` is not as `sgd`"):
+    with pytest.raises(ValueError, match=r"`sgd` and `sgd` differ in more"):
         train_together([make_run(), make_run(batch_size=128)], folders(tmp_path, 2))
     with pytest.raises(ValueError, match=r"takes runs on the same dataset"):
         train_together([make_run(), make_run(dataset=with_nan(slice(1)))], folders(tmp_path, 2))
@@ -279,7 +279,7 @@ def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan,
         train_together([make_run(devices=2)] * 2, folders(tmp_path, 2))
     stream = make_run(dataset=Stream("rows", Rows(dataset.train), dataset.test, (8, 8), 10))
     assert not alike(stream, stream)
-    with pytest.raises(ValueError, match=r"`rows` is a stream, which one run reads"):
+    with pytest.raises(ValueError, match=r"the stream `rows` can feed only one run"):
         train_together([stream] * 2, folders(tmp_path, 2))
     assert not any(folder.exists() for folder in folders(tmp_path, 2))
     (tmp_path / "1").mkdir()

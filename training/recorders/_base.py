@@ -27,7 +27,7 @@ class AbstractRecorder(abc.ABC):
     """
 
     arrays_every: int | None = None
-    """The steps between two calls of `arrays`; a call costs one more gradient. None: no calls."""
+    """The number of steps between calls of `arrays`, each costing a gradient. None: no calls."""
 
     @abc.abstractmethod
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:

@@ -25,14 +25,14 @@ class Guarded:
                 del self._recorders[name]
                 reason = " ".join(str(error).split())
                 self._log.warn(
-                    f"The recorder `{name}` failed and is not used any more: "
+                    f"The recorder `{name}` failed and is no longer used: "
                     f"{type(error).__name__}: {reason}"
                 )
 
-    def wanting_arrays(self, step: int) -> list[str]:
+    def needing_arrays(self, step: int) -> list[str]:
         """The names of those that want the arrays of step number `step`."""
-        return [name for name, r in self._recorders.items() if _wants(r, step)]
+        return [name for name, r in self._recorders.items() if _needs_arrays(r, step)]
 
 
-def _wants(recorder: Any, step: int) -> bool:
+def _needs_arrays(recorder: Any, step: int) -> bool:
     return recorder.arrays_every is not None and step % recorder.arrays_every == 0

@@ -28,32 +28,32 @@ class Configuration(NamedTuple):
 
 
 def configurations(runs: Sequence[StoredRun]) -> list[Configuration]:
-    """Group `runs`, in their order, and name the groups by the keys of `telling`.
+    """Group `runs`, in their order, and name the groups by the keys of `distinguishing_keys`.
 
     If there is only one configuration, its name is the label of its runs.
     """
-    flats = [_telling_part(run.config) for run in runs]
+    flats = [_relevant_part(run.config) for run in runs]
     seeds = _seed_keys(flats)
     groups: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
     for run, flat in zip(runs, flats, strict=True):
         kept = {key: value for key, value in flat.items() if key not in seeds}
         groups.setdefault(tuple(kept.items()), []).append(run)
     known = [dict(items) for items in groups if items]
-    keys = telling(known)
+    keys = distinguishing_keys(known)
     return [
         Configuration(_label(dict(items), keys, members), members)
         for items, members in groups.items()
     ]
 
 
-def telling(flats: Sequence[Flat]) -> list[str]:
+def distinguishing_keys(flats: Sequence[Flat]) -> list[str]:
     """The smallest set of keys whose values distinguish all of the different `flats`.
 
     If the search for the smallest set takes too many tries: a set from which no key can be removed.
     Among keys that distinguish the same configurations, the choice of a group is preferred, then
     the key nearest to the top level.
     """
-    keys = sorted({key: None for flat in flats for key in flat}, key=_remoteness)
+    keys = sorted({key: None for flat in flats for key in flat}, key=_sort_key)
     by_partition: dict[tuple[int, ...], str] = {}
     for key in keys:
         by_partition.setdefault(_partition(flats, [key]), key)
@@ -71,10 +71,10 @@ def telling(flats: Sequence[Flat]) -> list[str]:
         chosen = [key for key in candidates if key in needed or key in added]
         if _parts(flats, chosen) == len(flats):
             return chosen
-    return _irreducible(flats, candidates)
+    return _irreducible_keys(flats, candidates)
 
 
-def _irreducible(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
+def _irreducible_keys(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
     """A set from which no key can be removed; the keys that distinguish most are tried first."""
     chosen: list[str] = []
     while _parts(flats, chosen) < _parts(flats, keys):
@@ -86,7 +86,7 @@ def _irreducible(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key in chosen]
 
 
-def _telling_part(config: dict[str, Any]) -> Flat:
+def _relevant_part(config: dict[str, Any]) -> Flat:
     """The part of a configuration that affects the results of a run."""
     aside = {*ASIDE, *(f"{CHOICES}{key}" for key in ASIDE)}
     kept = {key: value for key, value in config.items() if key not in aside}
@@ -109,7 +109,7 @@ def _seed_keys(flats: Sequence[Flat]) -> set[str]:
     }
 
 
-def _remoteness(key: str) -> tuple[bool, bool, int, str]:
+def _sort_key(key: str) -> tuple[bool, bool, int, str]:
     return not key.startswith(CHOICES), key.endswith("_target_"), key.count("."), key
 
 
@@ -133,9 +133,9 @@ def _label(flat: Flat, keys: Sequence[str], runs: Sequence[StoredRun]) -> str:
             (str(run.summary["curvature"]) for run in runs if "curvature" in run.summary), "run"
         )
     names = {key: key.removeprefix(CHOICES) for key in keys}
-    said = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
+    texts = [f"{name}={_plain(flat[key])}" for key, name in names.items() if key in flat]
     # A configuration that has none of the keys differs from the others by lacking them.
-    return ", ".join(said or [f"no {name}" for name in names.values()])
+    return ", ".join(texts or [f"no {name}" for name in names.values()])
 
 
 def _plain(value: str) -> str:

@@ -16,7 +16,7 @@ from .configurations import Configuration
 from .curves import Curve, curve, mean_curve
 
 WIDTH, HEIGHT, DPI = 5.0, 3.6, 160
-"""In inches, and dots per inch; on the screen of a phone, labels are as large as its text."""
+"""Inches, inches, dots per inch. On the screen of a phone, labels are as large as its text."""
 LEGEND_ENTRIES, LEGEND_LETTERS = 10, 70
 MARKED = 20
 """A curve of at most this many points is drawn with markers."""

@@ -12,7 +12,7 @@ from .figures import Plot, colours
 from .table import Row, heading
 
 TEMPLATE = string.Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-NO_FIGURES = '<p class="note">No run has a record that could be drawn.</p>'
+NO_FIGURES = '<p class="note">No run has data to draw.</p>'
 
 
 def page(

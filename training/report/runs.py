@@ -59,7 +59,7 @@ def find_runs(folders: Iterable[Path]) -> list[StoredRun]:
         below = sorted(_run_folders(folder), key=_natural)
         if not below:
             raise ReportError(
-                f"There is no run in `{folder}`: neither it nor a folder below it has a "
+                f"There is no run in `{folder}`: neither this folder nor a folder below it has a "
                 f"{SUMMARY}, {METRICS} or {CONFIG}."
             )
         found |= dict.fromkeys(path.resolve() for path in below)
@@ -84,7 +84,7 @@ def _read(folder: Path) -> StoredRun:
     if status is None and (folder / ERROR_LOG).exists():
         status, reason = "failed", logged_error(folder)
     elif status is None:
-        status, reason = "unfinished", f"No {SUMMARY}: killed, or still running."
+        status, reason = "unfinished", f"No {SUMMARY}: the run was killed, or is still running."
     return StoredRun(folder, config, summary, _columns(folder / METRICS), status, reason)
 
 

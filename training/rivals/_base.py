@@ -26,7 +26,7 @@ def as_matrix(weight: Float[Array, "..."]) -> Float[Array, "m n"]:
     return wide.reshape(rows, weight.size // max(rows, 1))
 
 
-def preconditioned(weight: Array, max_dim: int) -> tuple[int | None, int | None]:
+def side_sizes(weight: Array, max_dim: int) -> tuple[int | None, int | None]:
     """The sizes of the two sides of a weight; None for a side that keeps the identity.
 
     A side keeps the identity if the weight is no matrix, or if the side is larger than `max_dim`.

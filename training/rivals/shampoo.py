@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ._base import as_matrix, check_fraction, check_positive, is_matrix, preconditioned
+from ._base import as_matrix, check_fraction, check_positive, is_matrix, side_sizes
 
 
 class Side(NamedTuple):
@@ -113,7 +113,7 @@ def _identities(weight: Array, max_dim: int) -> Sides:
             return None
         return Side(jnp.zeros((size, size), dtype), jnp.eye(size, dtype=dtype))
 
-    left, right = preconditioned(weight, max_dim)
+    left, right = side_sizes(weight, max_dim)
     return side(left), side(right)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._base import as_matrix, check_fraction, check_positive, preconditioned
+from ._base import as_matrix, check_fraction, check_positive, side_sizes
 
 
 class Side(NamedTuple):
@@ -107,7 +107,7 @@ def _zeros(weight: Array, max_dim: int) -> Moments:
             return None
         return Side(jnp.zeros((size, size), zeros.dtype), jnp.eye(size, dtype=zeros.dtype))
 
-    left, right = preconditioned(weight, max_dim)
+    left, right = side_sizes(weight, max_dim)
     return Moments(zeros, jnp.zeros_like(zeros), (side(left), side(right)))
 
 

@@ -3,9 +3,10 @@ import equinox as eqx
 from .._base import AbstractCurvature, AbstractPullback
 
 _NO_PULLBACK = (
-    "`{structure}(of=...)` must be a pullback of a metric on the outputs, such as `GaussNewton()` "
-    "or `SampledFisher()`, got `{found}`: use `{found}` without a structure (on the command line "
-    "`structure=full`, `preconditioner=none`), or take the structure of a pullback."
+    "`{structure}(of=...)` must be a pullback of a metric on the outputs, such as "
+    "`GaussNewton()` or `SampledFisher()`, got `{found}`. Use `{found}` without a structure (on "
+    "the command line `structure=full`, `preconditioner=none`), or use the structure with a "
+    "pullback."
 )
 
 
@@ -31,6 +32,6 @@ class AbstractStructure(AbstractCurvature):
 def no_batch(structure: AbstractStructure) -> ValueError:
     """The error for `init` without a batch."""
     return ValueError(
-        f"`{type(structure).__name__}(of)` has a state whose shape depends on the weights: pass a "
-        "batch, `opt.init(model, batch=batch)`; shapes are enough."
+        f"The state of `{type(structure).__name__}(of)` has a shape that depends on the weights. "
+        "Pass a batch, `opt.init(model, batch=batch)`, or a batch of shapes."
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._trees import work_dtype
 from ...layers import Captured, MatrixLayer, capture
-from ...linearisation import AbstractEach, AbstractLinearisation, LinearisedTerm
+from ...linearisation import AbstractLinearisation, AbstractPartResults, LinearisedTerm
 from ...rows import LowerBlocks, columns_of, sum_over_chunks
 from ._slices import per_slice
 from ._tokens import TokenCapture
@@ -89,7 +89,7 @@ def captures_of_parts(
     linearisation: AbstractLinearisation,
     factors: Sequence[lx.AbstractLinearOperator],
     layers: Sequence[MatrixLayer],
-) -> AbstractEach:
+) -> AbstractPartResults:
     """The captures of the batch, part by part; one part is held in memory at a time."""
     return linearisation.each(lambda part, S: captures_of(part, S, layers), factors)
 
@@ -125,7 +125,7 @@ def captures_of(
         )
         for layer, of_layer in zip(layers, found, strict=True):
             if captured[layer.weight]:
-                of_layer.append(_joined(captured[layer.weight], layer, term))
+                of_layer.append(_join_uses(captured[layer.weight], layer, term))
     return found
 
 
@@ -138,7 +138,7 @@ def squares_of(captures: Sequence[Sequence[Capture]]) -> list[Float[Array, "_L _
     return found
 
 
-def _joined(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> Capture:
+def _join_uses(uses: Sequence[Captured], layer: MatrixLayer, term: LinearisedTerm) -> Capture:
     """All uses of a weight in one term, concatenated along the axis of positions."""
     deltas = jnp.concatenate([use.cotangents() for use in uses], axis=3)
     if layer.vocabulary is not None:

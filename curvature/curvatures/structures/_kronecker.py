@@ -12,10 +12,10 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
-from ..._branches import made_where
+from ..._branches import update_where
 from ..._checks import fraction, one_of, positive_int
 from ..._devices import on_one_device
-from ...linearisation import AbstractEach, AbstractLinearisation
+from ...linearisation import AbstractLinearisation, AbstractPartResults
 from ...operators.blocks import (
     AbstractBlock,
     BlockOperator,
@@ -30,7 +30,7 @@ from .._average import Average
 from ._captures import Capture
 from ._partition import Partition
 from ._rest import blocks_of
-from ._slices import Spectrum, joined, of_slices, per_slice, spectral_block, spectrum
+from ._slices import Spectrum, joined_layout, of_slices, per_slice, spectral_block, spectrum
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
 # A with a leading axis L; for a diagonal A its diagonal alone.
@@ -76,7 +76,7 @@ class Eigenbasis(eqx.Module):
 
 
 class Bases(eqx.Module):
-    """Decompositions of the factors, which are recomputed only at some steps (see `due`).
+    """Decompositions of the factors, which are recomputed only at some steps (see `slices_due`).
 
     - `layers`: per layer, the result of the structure's `of_layer` (see `bases_of`).
     - `dense`: the eigenvectors for the dense groups of other weights.
@@ -107,11 +107,11 @@ def bases_of(
         # `firsts` numbers the slices, so that they run on different devices if there are several.
         firsts = np.cumsum([0, *map(len, due)])[:-1].tolist()
         parts = zip(makes, groups, [*old.layers, *old.dense], due, firsts, strict=True)
-        found = [_renewed_slices(*of_group) for of_group in parts]
+        found = [_update_slices(*of_group) for of_group in parts]
     return Bases(found[: len(pairs)], found[len(pairs) :])
 
 
-def _renewed_slices(
+def _update_slices(
     make: Callable[[Any], Any],
     stacked: PyTree[Array],
     old: PyTree[Array],
@@ -123,18 +123,18 @@ def _renewed_slices(
     **Arguments:** `first`, the number of the device for the first slice.
     """
     if len(due) == 1:
-        return made_where(due[0], partial(on_one_device, make, stacked, first), old)
+        return update_where(due[0], partial(on_one_device, make, stacked, first), old)
 
     def of_slice(one: tuple[PyTree[Array], PyTree[Array], Bool[Array, ""], Any]) -> PyTree[Array]:
-        of_one, kept, anew, number = one
+        of_one, kept, is_due, number = one
         alone = jtu.tree_map(lambda leaf: leaf[None], of_one)
 
         def made() -> PyTree[Array]:
             return jtu.tree_map(lambda leaf: leaf[0], on_one_device(make, alone, number))
 
-        return made_where(anew, made, kept)
+        return update_where(is_due, made, kept)
 
-    # `map`, not `vmap`: under `vmap`, `made_where` computes all slices as soon as one is due.
+    # `map`, not `vmap`: under `vmap`, `update_where` computes all slices as soon as one is due.
     numbers = np.arange(first, first + len(due), dtype=np.int32)
     return jax.lax.map(of_slice, (stacked, old, due, numbers))
 
@@ -142,7 +142,7 @@ def _renewed_slices(
 def factors_of(
     linearisation: AbstractLinearisation,
     S: tuple[lx.AbstractLinearOperator, ...],
-    captures: AbstractEach,
+    captures: AbstractPartResults,
     partition: Partition,
     approximation: Approximation,
 ) -> Factors:
@@ -175,8 +175,8 @@ def _outputs(captured: Capture) -> LowerBlocks:
 
 
 def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eigenbasis:
-    """The eigenbasis of G ⊗ A; with several terms, that of the product from `nearest`."""
-    G, A = nearest(left, right)
+    """The eigenbasis of G ⊗ A; with several terms, that of the product from `nearest_product`."""
+    G, A = nearest_product(left, right)
     of_left = spectrum(per_slice(LowerBlocks.lower, G))
     if isinstance(A, LowerBlocks):
         of_right = spectrum(per_slice(LowerBlocks.lower, A))
@@ -187,7 +187,7 @@ def eigenbasis(left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Eig
     return Eigenbasis(of_left.vectors, vectors, values)
 
 
-def nearest(
+def nearest_product(
     left: Sequence[LowerBlocks], right: Sequence[InputFactor]
 ) -> tuple[LowerBlocks, InputFactor]:
     """One Kronecker product near the sum: ΣG_t, and the mean of the A_t with weights tr G_t."""
@@ -204,7 +204,7 @@ def nearest(
     return G, jtu.tree_map(lambda *columns: sum(columns[1:], columns[0]), *weighted)
 
 
-def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
+def full_matrices(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
     """Per term, the full matrix of a factor of one layer, or the diagonal of a diagonal factor."""
     return [
         jax.vmap(LowerBlocks.matrix)(factor) if isinstance(factor, LowerBlocks) else factor
@@ -212,13 +212,13 @@ def whole(factors: Sequence[InputFactor]) -> list[Float[Array, "L *m"]]:
     ]
 
 
-def in_bases(
+def eigenbasis_blocks(
     bases: Sequence[Eigenbasis], partition: Partition, linearisation: AbstractLinearisation
 ) -> list[AbstractBlock]:
     """(U ⊗ V) diag(s) (U ⊗ V)ᵀ per layer."""
     blocks = []
     for basis, layer in zip(bases, partition.layers, strict=True):
-        layout = joined(layer, linearisation)
+        layout = joined_layout(layer, linearisation)
         blocks.append(of_slices(eigenbasis_block(layout), basis, layer.length, layout))
     return blocks
 
@@ -234,7 +234,7 @@ def eigenbasis_block(layout: Joined) -> Callable[[Eigenbasis], AbstractBlock]:
     return make
 
 
-def assembled(
+def assemble(
     layers: Sequence[AbstractBlock],
     dense: Sequence[Spectrum],
     factors: Factors,
@@ -254,7 +254,7 @@ def assembled(
     )
 
 
-def due(
+def slices_due(
     before: Average, after: Average, every: int, slices: Sequence[int]
 ) -> list[Bool[Array, " _L"]]:
     """Per group of weights, whether the basis of each slice is recomputed at this step.

@@ -14,9 +14,9 @@ from ...linearisation import AbstractLinearisation
 from ...operators.blocks import AbstractBlock, Joined, Ravelled, SpectralBlock, StackedBlock
 
 _NO_DERIVATIVE = (
-    "`KFAC` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
-    "equal. To differentiate a step take the curvature without a structure, `BlockDiagonal(of)` "
-    "or `Diagonal(of)`."
+    "`KFAC` has no derivative in the weights, because eigenvectors have no derivative where "
+    "eigenvalues are equal. To differentiate a step, use the curvature without a structure, "
+    "`BlockDiagonal(of)` or `Diagonal(of)`."
 )
 
 
@@ -49,7 +49,7 @@ def _eigh(matrix: Float[Array, "p p"]) -> tuple[Float[Array, " p"], Float[Array,
 
 
 @_eigh.defjvp
-def _refused(primals: Any, tangents: Any) -> Any:
+def _raise_no_derivative(primals: Any, tangents: Any) -> Any:
     del primals, tangents
     raise ValueError(_NO_DERIVATIVE)
 
@@ -92,7 +92,7 @@ def is_made_of(block: AbstractBlock, kind: type[AbstractBlock]) -> bool:
     return isinstance(block.blocks if isinstance(block, StackedBlock) else block, kind)
 
 
-def joined(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
+def joined_layout(layer: MatrixLayer, linearisation: AbstractLinearisation) -> Joined:
     """The layout that joins a layer's weights into one matrix, per slice if they are stacked."""
     leaves = jtu.tree_leaves(linearisation.params)
     return Joined(layer.slice_shapes([leaves[j].shape for j in layer.leaves]), layer.transposed)

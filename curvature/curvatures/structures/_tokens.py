@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ...rows import TokenRows, added_up
+from ...rows import TokenRows, sum_by_token
 from ._slices import per_slice
 
 
@@ -49,4 +49,4 @@ class TokenCapture(eqx.Module):
         """The diagonal of the diagonal matrix A = Σ_it v_i e_v e_vᵀ/t, with the shares v_i."""
         positions = self.tokens.shape[2]
         values = jnp.broadcast_to(self.shares[:, None] / positions, self.tokens.shape[1:])
-        return jax.vmap(lambda tokens: added_up(tokens, values, self.vocabulary))(self.tokens)
+        return jax.vmap(lambda tokens: sum_by_token(tokens, values, self.vocabulary))(self.tokens)

@@ -34,12 +34,12 @@ from ._base import AbstractStructure
 from ._captures import Capture, captures_of
 from ._partition import Group, groups_of
 from ._rest import blocks_of
-from ._slices import joined, of_slices
+from ._slices import joined_layout, of_slices
 from ._tokens import TokenCapture
 
 _TOO_LARGE = (
-    "`BlockDiagonal(max_size={most})` refuses {found}, since the smaller of their matrices has "
-    "{of:,} rows: use a smaller batch, `KFAC`, or a higher bound."
+    "`BlockDiagonal(max_size={most})` got {found}: the smaller of the two matrices has {of:,} "
+    "rows. Use a smaller batch, `KFAC`, or a higher bound."
 )
 
 
@@ -125,7 +125,7 @@ def _of_layers(
     for layer, (found,) in zip(layers, captures, strict=True):
         kind, arrays = _rows_of(found, layer)
         # Each group of a convolution is a layer, but all groups are one module and so one block.
-        layout = joined(replace(layer, groups=1), linearisation)
+        layout = joined_layout(replace(layer, groups=1), linearisation)
         blocks.append(_in_sample_space(kind, arrays, layout, layer.stack))
     return blocks
 

@@ -12,7 +12,7 @@ from ._base import AbstractStructure, no_batch
 from ._captures import captures_of_parts, squares_of
 from ._partition import partition_of
 from ._rest import blocks_of
-from ._slices import joined
+from ._slices import joined_layout
 
 
 class Diagonal(AbstractStructure):
@@ -47,7 +47,7 @@ class Diagonal(AbstractStructure):
         leaves, treedef = jtu.tree_flatten(linearisation.params)
         captures = captures_of_parts(linearisation, C.factors, partition.layers)
         for layer, squares in zip(partition.layers, captures.sum(squares_of), strict=True):
-            split = jax.vmap(joined(layer, linearisation).split)(squares)
+            split = jax.vmap(joined_layout(layer, linearisation).split)(squares)
             for j, values in zip(layer.leaves, split, strict=True):
                 leaves[j] = values.reshape(leaves[j].shape).astype(leaves[j].dtype)
         _, diagonals = blocks_of(linearisation, C.factors, [], partition.elementwise)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
 from ..._checks import scalar
 from ..._precision import full_precision
 from ..._trees import select
-from ...linearisation import AbstractEach, AbstractLinearisation
+from ...linearisation import AbstractLinearisation, AbstractPartResults
 from ...operators.blocks import BlockOperator
 from .._average import Average
 from .._base import AbstractPullback
@@ -20,13 +20,13 @@ from ._kronecker import (
     Bases,
     Eigenbasis,
     Factors,
-    assembled,
+    assemble,
     bases_of,
     check,
-    due,
     eigenbasis,
+    eigenbasis_blocks,
     factors_of,
-    in_bases,
+    slices_due,
 )
 from ._partition import Partition, partition_of
 
@@ -113,14 +113,14 @@ class EKFAC(AbstractStructure):
         captures, estimate = self._estimate(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = due(state.factors, average, self.every, factors.slices)
-        bases = _bases(factors, state.bases, anew)
+        due = slices_due(state.factors, average, self.every, factors.slices)
+        bases = _bases(factors, state.bases, due)
 
         def averaged(new: Bool[Array, ""], old: Average, of_batch: Array) -> Average:
             # An average of s in the old bases has no meaning in the new bases.
             return select(new, Average.zeros(old.total), old).update(of_batch, self.decay)
 
-        of_layers = zip(anew, state.scales, _scales(captures, bases.layers))
+        of_layers = zip(due, state.scales, _scales(captures, bases.layers))
         scales = [jax.vmap(averaged)(*of_layer) for of_layer in of_layers]
         scales = select(average.steps > state.factors.steps, scales, state.scales)
         values = [jax.vmap(lambda s: s.value(self.decay))(of_layer) for of_layer in scales]
@@ -129,7 +129,7 @@ class EKFAC(AbstractStructure):
 
     def _estimate(
         self, linearisation: AbstractLinearisation, partition: Partition, key: PRNGKeyArray | None
-    ) -> tuple[AbstractEach, Factors]:
+    ) -> tuple[AbstractPartResults, Factors]:
         S = self.of.operator(linearisation, key=key).factors
         captures = captures_of_parts(linearisation, S, partition.layers)
         return captures, factors_of(linearisation, S, captures, partition, self.approximation)
@@ -143,7 +143,7 @@ def _bases(
 
 
 def _scales(
-    captures: AbstractEach, bases: Sequence[Eigenbasis]
+    captures: AbstractPartResults, bases: Sequence[Eigenbasis]
 ) -> list[Float[Array, "_L _out _in"]]:
     """The diagonal s of every layer, summed over its terms."""
 
@@ -168,5 +168,5 @@ def _operator(
         Eigenbasis(basis.left, basis.right, s)
         for basis, s in zip(bases.layers, scales, strict=True)
     ]
-    blocks = in_bases(corrected, partition, linearisation)
-    return assembled(blocks, bases.dense, factors, partition, linearisation)
+    blocks = eigenbasis_blocks(corrected, partition, linearisation)
+    return assemble(blocks, bases.dense, factors, partition, linearisation)

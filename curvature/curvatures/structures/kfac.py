@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar, ScalarLike
 
-from ..._branches import made_where
+from ..._branches import update_where
 from ..._checks import one_of, scalar
 from ..._devices import on_one_device
 from ..._precision import full_precision
@@ -33,17 +33,17 @@ from ._kronecker import (
     Eigenbasis,
     Factors,
     InputFactor,
-    assembled,
+    assemble,
     bases_of,
     check,
-    due,
     eigenbasis,
     eigenbasis_block,
     factors_of,
-    whole,
+    full_matrices,
+    slices_due,
 )
 from ._partition import Partition, partition_of
-from ._slices import Spectrum, is_made_of, joined, of_slices, spectral_block, spectrum
+from ._slices import Spectrum, is_made_of, joined_layout, of_slices, spectral_block, spectrum
 
 
 class _Basis(eqx.Module):
@@ -179,11 +179,11 @@ class KFAC(AbstractStructure):
         estimate = self._factors(linearisation, partition, key)
         average = state.factors.update(estimate, self.decay)
         factors = average.value(self.decay)
-        anew = due(state.factors, average, self.every, factors.slices)
-        bases = bases_of(factors, self._basis, state.bases, anew)
+        due_slices = slices_due(state.factors, average, self.every, factors.slices)
+        bases = bases_of(factors, self._basis, state.bases, due_slices)
         operator = self._operator(factors, bases, partition, linearisation)
         # The inverses of all slices are recomputed together, when the first slice is due.
-        of_groups = [of_slices[0] for of_slices in anew] if state.due else []
+        of_groups = [of_slices[0] for of_slices in due_slices] if state.due else []
         return operator, _State(average, bases, state.inverses, of_groups)
 
     @full_precision
@@ -196,7 +196,7 @@ class KFAC(AbstractStructure):
             if old is not None:
                 given = blocks[i], damping.astype(old.damping.dtype)
                 make = partial(on_one_device, _inverse, given, i)
-                inverse = inverses[i] = made_where(state.due[i], make, old)
+                inverse = inverses[i] = update_where(state.due[i], make, old)
                 blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
         refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
         due = _none_due(inverses, len(state.due))
@@ -219,7 +219,7 @@ class KFAC(AbstractStructure):
     def _of_sum(self, left: Sequence[LowerBlocks], right: Sequence[InputFactor]) -> Spectrum | None:
         if len(left) == 1:
             return None
-        pairs = list(zip(whole(left), whole(right), strict=True))
+        pairs = list(zip(full_matrices(left), full_matrices(right), strict=True))
         if pairs[0][0].shape[-1] * pairs[0][1].shape[-1] > self.max_block:
             return None
         products = [jax.vmap(_kron)(G, A) for G, A in pairs]
@@ -236,7 +236,7 @@ class KFAC(AbstractStructure):
         for layer, basis, left, right in zip(
             partition.layers, bases.layers, factors.left, factors.right, strict=True
         ):
-            layout = joined(layer, linearisation)
+            layout = joined_layout(layer, linearisation)
             near, of_sum = basis.near, basis.of_sum
             if near is None:
                 block = of_slices(
@@ -247,10 +247,14 @@ class KFAC(AbstractStructure):
             elif of_sum is not None:
                 block = of_slices(spectral_block(layout), of_sum, layer.length, layout)
             else:
-                stacked = jnp.stack(whole(left), axis=1), jnp.stack(whole(right), axis=1), near
+                stacked = (
+                    jnp.stack(full_matrices(left), axis=1),
+                    jnp.stack(full_matrices(right), axis=1),
+                    near,
+                )
                 block = of_slices(_products_block(layout), stacked, layer.length, layout)
             blocks.append(block)
-        return assembled(blocks, bases.dense, factors, partition, linearisation)
+        return assemble(blocks, bases.dense, factors, partition, linearisation)
 
 
 def _none_due(inverses: Sequence[_Inverse | None], groups: int) -> list[Bool[Array, ""]]:

@@ -12,7 +12,7 @@ from ..._precision import full_precision
 from ..._trees import work_dtype
 from ...linearisation import AbstractLinearisation
 from ...operators import LowRankOperator
-from .._base import AbstractPullback, needed_key
+from .._base import AbstractPullback, require_key
 from ._base import AbstractStructure
 
 # A Gaussian matrix with at least this many rows per column has a condition number of at most about
@@ -28,8 +28,9 @@ _TOO_LARGE = (
 )
 
 _NO_DERIVATIVE = (
-    "`LowRank` has no derivative in the weights: its eigenvectors have none where eigenvalues are "
-    "equal. To differentiate a step take the curvature without a structure, or `Diagonal(of)`."
+    "`LowRank` has no derivative in the weights, because eigenvectors have no derivative where "
+    "eigenvalues are equal. To differentiate a step, use the curvature without a structure, or "
+    "`Diagonal(of)`."
 )
 
 
@@ -59,7 +60,7 @@ class LowRank(AbstractStructure):
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None
     ) -> LowRankOperator:
-        of_key, test_key = jax.random.split(needed_key(self, key, draws="a random subspace"))
+        of_key, test_key = jax.random.split(require_key(self, key, draws="a random subspace"))
         C = self.of.operator(linearisation, key=of_key)
         size, dtype = C.in_size(), work_dtype(linearisation.params)
         if self.rank > size:
@@ -107,7 +108,7 @@ def _nystrom(
 
 
 @_nystrom.defjvp
-def _refused(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
+def _raise_no_derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
     raise ValueError(_NO_DERIVATIVE)
 
 

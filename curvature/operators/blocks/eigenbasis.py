@@ -1,7 +1,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Scalar
 
-from ..._devices import shared
+from ..._devices import shard
 from .._solved import Solved, solved_by_eigenvalues
 from ._base import AbstractBlock
 from .layouts import Joined
@@ -27,7 +27,7 @@ class EigenbasisBlock(AbstractBlock):
         return "Kronecker factors"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return self._back(self.values * self._rotated(arrays))
+        return self._rotate_back(self.values * self._rotate(arrays))
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values @ (self.right**2).T)
@@ -37,13 +37,13 @@ class EigenbasisBlock(AbstractBlock):
         return EigenbasisBlock(self.left, self.right, inverted, self.layer)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        rotated = self._rotated(arrays) / (self.values + damping.astype(self.values.dtype))
-        return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
+        rotated = self._rotate(arrays) / (self.values + damping.astype(self.values.dtype))
+        return solved_by_eigenvalues(self._rotate_back(rotated), rotated, self.values, damping)
 
-    def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
-        return shared(self.left.T @ self.layer.join(arrays) @ self.right)
+    def _rotate(self, arrays: list[Array]) -> Float[Array, "out in"]:
+        return shard(self.left.T @ self.layer.join(arrays) @ self.right)
 
-    def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
+    def _rotate_back(self, rotated: Float[Array, "out in"]) -> list[Array]:
         # With this order of the products every device computes a share of both: the rows of
         # `rotated` are distributed over the devices, and so are those of `rotated @ right.T`.
         return self.layer.split(self.left @ (rotated @ self.right.T))

@@ -14,9 +14,9 @@ from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined
 
 _NO_DERIVATIVE = (
-    'A step of `KFAC(damping="factored")` has no derivative in the weights or in λ, since it does '
-    'not solve (C + λI)d = g exactly: take `damping="exact"` for one in λ, `BlockDiagonal(of)` for '
-    "one in the weights."
+    'A step of `KFAC(damping="factored")` has no derivative in the weights or in λ, because it '
+    'does not solve (C + λI)d = g exactly. Use `damping="exact"` for the derivative in λ, or '
+    "`BlockDiagonal(of)` for the derivative in the weights."
 )
 
 
@@ -138,6 +138,6 @@ def _without_derivative(x: Any) -> Any:
 
 
 @_without_derivative.defjvp
-def _refused(primals: Any, tangents: Any) -> Any:
+def _raise_no_derivative(primals: Any, tangents: Any) -> Any:
     del primals, tangents
     raise ValueError(_NO_DERIVATIVE)

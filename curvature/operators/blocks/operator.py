@@ -41,7 +41,7 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return _applied([block.mv for block in self.blocks], self.leaves, vector)
+        return _apply_blocks([block.mv for block in self.blocks], self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -62,14 +62,14 @@ class BlockOperator(AbstractInvertibleOperator):
 
     @full_precision
     def solve(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
-        return _solved(
+        return _solve_blocks(
             [partial(block.solve, damping=damping) for block in self.blocks], self.leaves, b
         )
 
     @full_precision
     def solve_gradient(self, b: PyTree[Float[Array, "..."]], damping: Scalar) -> Solved:
         solves = [partial(block.solve_gradient, damping=damping) for block in self.blocks]
-        return _solved(solves, self.leaves, b)
+        return _solve_blocks(solves, self.leaves, b)
 
     def describe(self) -> str:
         """Each kind of block with the modules that have it, such as `exact blocks: norm`."""
@@ -106,7 +106,7 @@ class _Inverse(AbstractPositiveOperator):
 
     @full_precision
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
-        return _applied([one.mv for one in self.inverses], self.leaves, vector)
+        return _apply_blocks([one.mv for one in self.inverses], self.leaves, vector)
 
     @full_precision
     def as_matrix(self) -> Float[Array, "P P"]:
@@ -120,7 +120,7 @@ class _Inverse(AbstractPositiveOperator):
         return jtu.tree_unflatten(treedef, shapes)
 
 
-def _solved(
+def _solve_blocks(
     solves: Sequence[Callable[[list[Array]], Solved]],
     numbers: Sequence[tuple[int, ...]],
     b: PyTree[Array],
@@ -141,7 +141,7 @@ def _solved(
         )
         return one.direction
 
-    d = _applied([partial(kept, solve) for solve in solves], numbers, b)
+    d = _apply_blocks([partial(kept, solve) for solve in solves], numbers, b)
     dtype = work_dtype(b)
     numbers_of = [
         [
@@ -153,7 +153,7 @@ def _solved(
     return Solved(d, *[sum(column, jnp.zeros((), dtype)) for column in zip(*numbers_of)])
 
 
-def _applied(
+def _apply_blocks(
     maps: Sequence[Callable[[list[Array]], list[Array]]],
     numbers: Sequence[tuple[int, ...]],
     vector: PyTree[Array],

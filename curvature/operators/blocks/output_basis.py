@@ -24,7 +24,7 @@ class OutputBasisBlock(AbstractBlock):
         return "Kronecker factors with token counts"
 
     def mv(self, arrays: list[Array]) -> list[Array]:
-        return self._back(self.values * self._rotated(arrays))
+        return self._rotate_back(self.values * self._rotate(arrays))
 
     def diagonal(self) -> list[Array]:
         return self.layer.split(self.left**2 @ self.values)
@@ -34,11 +34,11 @@ class OutputBasisBlock(AbstractBlock):
         return OutputBasisBlock(self.left, inverted, self.layer)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        rotated = self._rotated(arrays) / (self.values + damping.astype(self.values.dtype))
-        return solved_by_eigenvalues(self._back(rotated), rotated, self.values, damping)
+        rotated = self._rotate(arrays) / (self.values + damping.astype(self.values.dtype))
+        return solved_by_eigenvalues(self._rotate_back(rotated), rotated, self.values, damping)
 
-    def _rotated(self, arrays: list[Array]) -> Float[Array, "out in"]:
+    def _rotate(self, arrays: list[Array]) -> Float[Array, "out in"]:
         return self.left.T @ self.layer.join(arrays)
 
-    def _back(self, rotated: Float[Array, "out in"]) -> list[Array]:
+    def _rotate_back(self, rotated: Float[Array, "out in"]) -> list[Array]:
         return self.layer.split(self.left @ rotated)

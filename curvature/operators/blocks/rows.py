@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ..._devices import everywhere
+from ..._devices import replicate
 from ...rows import Factor, LowerBlocks, factorise, row_products
 from .._solved import Solved
 from ._base import AbstractBlock, AbstractBlockMap
@@ -97,7 +97,7 @@ class LayerRows(AbstractBlockRows):
             return products.transpose(1, 0, 3, 2).reshape(k * n, k * n)
         deltas = self.cotangents[:, :, 0]
         products = row_products(deltas, deltas) * self.similarities()[None, :, None, :]
-        return everywhere(products).reshape(k * n, k * n)
+        return replicate(products).reshape(k * n, k * n)
 
     def squares(self) -> Float[Array, "out in"]:
         return jnp.sum(self._rows() ** 2, axis=(0, 1))
@@ -111,7 +111,7 @@ class LayerRows(AbstractBlockRows):
     def similarities(self) -> Float[Array, "n n"]:
         """The inner products of all pairs of inputs, for a layer with one position."""
         inputs = self.inputs[None, :, 0]
-        return everywhere(row_products(inputs, inputs)[0, :, 0])
+        return replicate(row_products(inputs, inputs)[0, :, 0])
 
     def _rows(self) -> Float[Array, "n k out in"]:
         """All rows, example by example: one batched product over the examples is fastest."""

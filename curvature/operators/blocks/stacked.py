@@ -38,12 +38,12 @@ class StackedBlock(AbstractBlock):
         return _StackedMap(inverses, self.shapes)
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        return self._solved(lambda block, b: block.solve(b, damping), arrays)
+        return self._solve_slices(lambda block, b: block.solve(b, damping), arrays)
 
     def solve_gradient(self, arrays: list[Array], damping: Scalar) -> Solved:
-        return self._solved(lambda block, b: block.solve_gradient(b, damping), arrays)
+        return self._solve_slices(lambda block, b: block.solve_gradient(b, damping), arrays)
 
-    def _solved(
+    def _solve_slices(
         self, solve: Callable[[AbstractBlock, list[Array]], Solved], arrays: list[Array]
     ) -> Solved:
         each = eqx.filter_vmap(solve)(self.blocks, _slices(self.blocks, self.shapes, arrays))

@@ -17,7 +17,7 @@ class Drift(eqx.Module):
     x_norm: Scalar  # a bound on ‖x‖
 
 
-def grown(
+def update_drift(
     drift: Drift,
     alpha: Scalar,
     curvature: Scalar,

@@ -13,8 +13,8 @@ from ..._checks import positive_int
 from ..._precision import full_precision
 from ..._trees import add_scaled, norm, pack, scaled, select, vdot
 from ...operators import DampedOperator
-from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative
-from .drift import Drift, grown, roundoff
+from .._base import AbstractSymmetricSolver, RightHandSide, Solution, relative_residual
+from .drift import Drift, roundoff, update_drift
 from .size import size_of
 
 # Before the iteration ends, the residual is recomputed if its estimated rounding error is more than
@@ -100,8 +100,9 @@ class CG(AbstractSymmetricSolver):
         del options
         if not lx.is_positive_semidefinite(operator):
             raise ValueError(
-                "`CG()` solves with positive definite operators alone, and lineax does not know "
-                f"this {type(operator).__name__} to be one. Use `cv.damped`, or tag it."
+                "`CG()` takes only positive definite operators, and lineax does not know "
+                f"whether this {type(operator).__name__} is one. Use `cv.damped`, or tag the "
+                "operator with `lineax.positive_semidefinite_tag`."
             )
         return lx.linearise(operator)
 
@@ -115,7 +116,7 @@ class CG(AbstractSymmetricSolver):
         stats = {
             "num_steps": final.steps,
             "max_steps": self.max_steps,
-            "residual": relative(final.residual_norm, b_norm),
+            "residual": relative_residual(final.residual_norm, b_norm),
             "quadratic": size**2 * final.quadratic,
         }
         return unpack(scaled(size, final.x)), final.result, stats
@@ -142,7 +143,7 @@ class CG(AbstractSymmetricSolver):
             metric=jnp.maximum(damped - operator.damping.astype(slope.dtype) * squared_norm, 0),
             squared_norm=squared_norm,
             vector_norm=size * b_norm,
-            residual=relative(final.residual_norm, b_norm),
+            residual=relative_residual(final.residual_norm, b_norm),
             steps=final.steps,
             result=final.result,
         )
@@ -194,7 +195,7 @@ class CG(AbstractSymmetricSolver):
         if y0 is not None:  # b is not the residual of y0, which the first turn computes
             x = jtu.tree_map(lambda y: jnp.where(b_norm > 0, y, 0), y0)
             x_norm, quadratic = norm(x), -vdot(b, x)
-        z, z_norm, gamma = _preconditioned(b, b_norm, precondition)
+        z, z_norm, gamma = _apply_preconditioner(b, b_norm, precondition)
         history = None if self.progress is None else jnp.zeros(self.max_steps + 1, b_norm.dtype)
         return _State(
             x=x,
@@ -241,7 +242,7 @@ class CG(AbstractSymmetricSolver):
         minuend = select(renewing, b, carry.residual)
         residual = add_scaled(minuend, -jnp.where(renewing, 1, alpha), image)
         residual_norm = norm(residual)
-        drift = grown(carry.drift, alpha, curvature, residual_norm, possible)
+        drift = update_drift(carry.drift, alpha, curvature, residual_norm, possible)
         drift = dataclasses.replace(drift, estimate=jnp.where(renewing, 0, drift.estimate))
         steps = carry.steps + possible.astype(jnp.int32)
         # φ decreases by αγ/2 with each step. At y0, φ = ½xᵀAx − bᵀx; `_start` has stored −bᵀx.
@@ -266,7 +267,7 @@ class CG(AbstractSymmetricSolver):
         # After a breakdown r may hold NaN, so the norm at the last x is reported.
         known_norm = jnp.where(broken & ~renewing, carry.residual_norm, residual_norm)
         renew = stopping & (drift.estimate > _RESIDUAL_TOLERANCE * known_norm)
-        z, z_norm, new_gamma = _preconditioned(residual, residual_norm, precondition)
+        z, z_norm, new_gamma = _apply_preconditioner(residual, residual_norm, precondition)
         beta = jnp.where(renewing, 0, new_gamma / gamma)
         # ‖z + βp‖² = ‖z‖² + β²‖p‖² needs no pass over the vectors. It is exact for z = r, since
         # r ⊥ p; with a preconditioner it is an approximation.
@@ -304,7 +305,7 @@ class CG(AbstractSymmetricSolver):
         return stopping | converged, lx.RESULTS.where(converged, lx.RESULTS.successful, result)
 
 
-def _preconditioned(
+def _apply_preconditioner(
     residual: PyTree[Array], residual_norm: Scalar, precondition: _Map | None
 ) -> tuple[PyTree[Array], Scalar, Scalar]:
     """The vector z = M r, ‖z‖ and ⟨r, z⟩."""

@@ -24,7 +24,7 @@ from .._base import (
     Elementwise,
     RightHandSide,
     Solution,
-    relative,
+    relative_residual,
     solve_with,
 )
 from .system import Refined, System, refine, row_norm
@@ -36,13 +36,13 @@ _AMPLIFIED = 10.0
 _UNEXPLAINED = 100.0
 
 _NOT_A_PULLBACK = (
-    "`SampleSpace()` solves with `cv.damped(C, λ)` for a curvature C made of rows (an "
-    "`AbstractPullback`) or for the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
+    "`SampleSpace()` solves with `cv.damped(C, λ)`, where C is the operator of an "
+    "`AbstractPullback` or the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
 )
 
 _TOO_MANY = (
-    "`SampleSpace({name}={value})` refuses this solve, which takes {found} ({made_of}): use a "
-    "smaller batch, `CG()` (`solver=cg`), or a higher bound."
+    "`SampleSpace({name}={value})` is too small for this solve, which takes {found} "
+    "({made_of}). Use a smaller batch, `CG()` (`solver=cg`), or a higher bound."
 )
 
 
@@ -269,7 +269,7 @@ def _solution(
     metric = jnp.vdot(found.image, found.image)
     slope = metric + system.damping * found.squared_norm + jnp.vdot(found.image, found.left)
     stagnated = (found.turns > 0) & ~undamped & (residual > _UNEXPLAINED * rounding)
-    share = relative(residual + rounding, vector_norm)
+    share = relative_residual(residual + rounding, vector_norm)
     result = lx.RESULTS.where(stagnated, lx.RESULTS.stagnation, lx.RESULTS.successful)
     unsolved = undamped & (share > eps**0.5)
     return Solution(

@@ -182,7 +182,7 @@ def test_a_weight_without_curvature_gradient_and_damping_does_not_move(x64):
 )
 def test_a_structure_of_what_is_no_pullback_is_refused(of):
     found = type(of).__name__
-    said = rf"`Diagonal\(of=...\)` must be a pullback .* got `{found}`: use `{found}` without"
+    said = rf"`Diagonal\(of=...\)` must be a pullback .* got `{found}`\. Use `{found}` without"
     with pytest.raises(ValueError, match=said):
         cv.Diagonal(of)
 
@@ -191,7 +191,7 @@ def test_it_asks_for_a_batch_and_a_key():
     case = layer()
     optimiser = cv.NaturalGradient(case.objective, cv.Diagonal(cv.SampledFisher()))
     with pytest.raises(
-        ValueError, match=r"`Diagonal\(of\)` has a state .* `opt.init\(model, batch"
+        ValueError, match=r"The state of `Diagonal\(of\)` has .* `opt.init\(model, batch"
     ):
         optimiser.init(case.model)
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from training.report.configurations import configurations, telling
+from training.report.configurations import configurations, distinguishing_keys
 from training.report.runs import read_run
 
 
@@ -101,7 +101,7 @@ def test_the_keys_tell_all_apart_and_no_fewer_do(seed):
     def tells(chosen):
         return len({tuple(flat[key] for key in chosen) for flat in flats}) == len(flats)
 
-    found = telling(flats)
+    found = distinguishing_keys(flats)
     assert tells(found)
     fewer = itertools.combinations(keys, len(found) - 1)
     assert not any(tells(chosen) for chosen in fewer)
@@ -110,7 +110,7 @@ def test_the_keys_tell_all_apart_and_no_fewer_do(seed):
 def test_one_key_at_a_time_over_many_keys():
     base = {f"k{number:02}": "0" for number in range(40)}
     flats = [base, *({**base, key: "1"} for key in base)]
-    assert telling(flats) == list(base)
+    assert distinguishing_keys(flats) == list(base)
 
 
 def test_no_key_can_be_left_out_where_the_smallest_set_would_take_long_to_find():
@@ -121,6 +121,6 @@ def test_no_key_can_be_left_out_where_the_smallest_set_would_take_long_to_find()
     def parts(chosen):
         return len({tuple(flat[key] for key in chosen) for flat in flats})
 
-    found = telling(flats)
+    found = distinguishing_keys(flats)
     assert parts(found) == len(flats)
     assert all(parts([k for k in found if k != key]) < len(flats) for key in found)

@@ -60,7 +60,7 @@ def test_how_a_run_ended(write_run):
     assert read_run(stopped)[-2:] == ("interrupted", "By SIGTERM.")
     killed = read_run(write_run("killed", unfinished=True))
     assert killed.status == "unfinished"
-    assert "killed, or still running" in killed.reason
+    assert "the run was killed, or is still running" in killed.reason
     failed = write_run("failed", unfinished=True)
     (failed / "error.log").write_text("Traceback\n  ...\nRuntimeError: out of memory\n\n")
     assert read_run(failed)[-2:] == ("failed", "RuntimeError: out of memory")
