@@ -41,6 +41,21 @@ def test_batch_size_above_the_dataset(make_run, dataset):
         preflight(make_run(batch_size=dataset.num_train + 1))
 
 
+@pytest.mark.parametrize("role", ["curvature", "preconditioner"])
+def test_a_curvature_of_more_examples_than_a_batch_has(make_run, role):
+    def run(examples, batch_size):
+        part = cv.FirstExamples(cv.KFAC(cv.GaussNewton()), examples)
+        parts = {"curvature": cv.GaussNewton(), "solver": cv.CG()} | {role: part}
+        optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), **parts)
+        return make_run(optimiser=optimiser, batch_size=batch_size)
+
+    preflight(run(256, 256))
+    preflight(run(1437, None))
+    for examples, batch_size, most in ((257, 256, 256), (1438, None, 1437)):
+        with pytest.raises(ValueError, match=rf"must be at most the batch size, {most}, got"):
+            preflight(run(examples, batch_size))
+
+
 def test_terms_of_different_numbers_come_whole(make_run, dataset):
     """Terms with examples of their own fall into no batches."""
     x, y = dataset.train
