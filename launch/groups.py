@@ -86,13 +86,14 @@ def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
 
 
 def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
-    """Train the jobs of a sweep, each group as one program, and print which jobs it has."""
+    """Train the jobs of a sweep, each group as one program, and unless quiet print which jobs it has."""
     console = wide_console()
     for place, group in enumerate(groups, 1):
         numbers = " ".join(f"#{planned.number}" for planned in group)
         jobs = [planned.job for planned in group]
         given = " | ".join(" ".join(planned.overrides) for planned in group)
-        say(console, f"Program {place} of {len(groups)}, jobs {numbers}: {given}")
+        if not group[0].run.settings.quiet:
+            say(console, f"Program {place} of {len(groups)}, jobs {numbers}: {given}")
         runner.attempt([job.folder for job in jobs], lambda jobs=jobs: _train(jobs))
 
 

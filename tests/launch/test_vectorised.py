@@ -66,8 +66,10 @@ def test_a_job_with_a_program_of_its_own_is_an_ordinary_run(train):
     done = train("-m", *QUICK, "seed=0,1", "vectorised=true,false", SWEEP)
     assert done.code == 0, done.err
     assert [found.get("vectorised") for found in summaries(done, "0123")] == [2, None, 2, None]
-    one = train("-m", *QUICK, "vectorised=true", "hydra.sweep.dir=one")
+    one = train("-q", "-m", *QUICK, "vectorised=true", "hydra.sweep.dir=one")
     assert one.code == 0, one.err
+    assert "Program" in done.out
+    assert "Program" not in one.out
     assert "vectorised" not in json.loads((one.folder / "one" / "0" / "summary.json").read_text())
 
 
