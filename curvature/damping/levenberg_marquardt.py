@@ -11,8 +11,8 @@ from ._base import AbstractDamping, Batch, Chosen, Step
 from ._next_batch import LastStep, evaluate_last
 
 # Martens 2010, "Deep learning via Hessian-free optimization", section 4.1.
-_LOW, _HIGH = 1 / 4, 3 / 4
-_RAISE, _LOWER = 3 / 2, 2 / 3
+_THRESHOLDS = (1 / 4, 3 / 4)
+_FACTORS = (3 / 2, 2 / 3)
 # A rejected step means that the quadratic model is useless, not only inaccurate: λ rises faster.
 _REJECTED = 4.0
 # With `next_batch`, ρ is an average, which responds to a change of λ only after a few steps. λ must
@@ -69,8 +69,8 @@ class LevenbergMarquardt(AbstractDamping):
         maximum: ScalarLike = 1e8,
         next_batch: bool = False,
         whole: bool = False,
-        thresholds: Sequence[ScalarLike] = (_LOW, _HIGH),
-        factors: Sequence[ScalarLike] = (_RAISE, _LOWER),
+        thresholds: Sequence[ScalarLike] = _THRESHOLDS,
+        factors: Sequence[ScalarLike] = _FACTORS,
     ):
         bounds = {"minimum": minimum, "initial": initial, "maximum": maximum}
         checked = [

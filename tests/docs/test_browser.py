@@ -1,8 +1,10 @@
-"""The site as a headless Chromium lays it out on a phone: nothing wider, no picture missing."""
+"""The site as a headless Chromium lays it out on a phone: nothing wider, nothing cut or missing."""
 
 import functools
+import html
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +31,10 @@ function next() {{
 frame.onload = () => {{
   const page = frame.contentDocument;
   const missing = [...page.images].filter((image) => !image.naturalWidth).length;
-  found.push([frame.contentWindow.location.pathname, page.documentElement.scrollWidth, missing]);
+  const cut = [...page.querySelectorAll(".doc-signature code")]
+    .filter((signature) => signature.scrollWidth > signature.clientWidth).length;
+  const width = page.documentElement.scrollWidth;
+  found.push([frame.contentWindow.location.pathname, width, missing, cut]);
   next();
 }};
 next();
@@ -72,4 +77,20 @@ def test_every_page_fits_a_phone(site, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.split('<pre id="found">')[1].split("</pre>")[0])
     assert len(found) == len(pages) > 40
-    assert [page for page in found if page[1] > WIDTH or page[2] > 0] == []
+    assert [page for page in found if page[1] > WIDTH or page[2] > 0 or page[3] > 0] == []
+
+
+@pytest.mark.slow
+def test_signatures_have_legible_types(site):
+    folder, _ = site
+    found = [
+        html.unescape(re.sub(r"<[^>]+>", "", signature))
+        for page in (folder / "api").glob("*/index.html")
+        for signature in re.findall(
+            r'<div class="[^"]*doc-signature[^"]*">(.*?)</pre>', page.read_text("utf-8"), re.DOTALL
+        )
+    ]
+    assert len(found) > 150
+    shapes = re.findall(r"\b(?:Float|Int|Bool|Real|Shaped)\[(.*?)\]", "\n".join(found), re.DOTALL)
+    assert len(shapes) > 50
+    assert [s for s in shapes if not re.fullmatch(r'\s*(Array|ndarray),\s*"[^"]*",?\s*', s)] == []
