@@ -55,7 +55,7 @@ def arrays(path: str | Path | None = None, test: float | None = None) -> Dataset
         _check_unused(test, place)
         a, b, c, d = (found[name] for name in PARTS)
         train, held = (a, b), (c, d)
-    return Dataset(place.stem, train, held, train[0].shape[1:], _output_size(found))
+    return Dataset(place.stem, train, held, train[0].shape[1:], _output_size(found, place))
 
 
 def _read_by_batch(found: _Arrays, test: float | None, folder: Path) -> Stream:
@@ -70,7 +70,7 @@ def _read_by_batch(found: _Arrays, test: float | None, folder: Path) -> Stream:
     else:
         _check_unused(test, folder)
         train, held = rows(*PARTS[:2]), rows(*PARTS[2:])
-    return Stream(folder.name, train, held, train.arrays[0].shape[1:], _output_size(found))
+    return Stream(folder.name, train, held, train.arrays[0].shape[1:], _output_size(found, folder))
 
 
 def _load_npz(file: Path) -> _Arrays:
@@ -172,12 +172,19 @@ def _type(array: np.ndarray, name: str) -> np.dtype:
     return np.dtype(np.float32 if is_yes_or_no else np.int32)
 
 
-def _output_size(found: _Arrays) -> int:
+def _output_size(found: _Arrays, source: Path) -> int:
     """The number of outputs that a model must have for these targets."""
-    targets = [array for name, array in found.items() if _is_targets(name)]
-    if targets[0].dtype.kind == "f":
-        return int(np.prod(targets[0].shape[1:], dtype=np.int64))
-    return 1 + max(int(part.max()) for part in targets)
+    targets = {name: array for name, array in found.items() if _is_targets(name)}
+    first, *_ = targets.values()
+    if first.dtype.kind == "f":
+        return int(np.prod(first.shape[1:], dtype=np.int64))
+    least = min(int(part.min()) for part in targets.values())
+    if first.ndim == 1 and least > 0:
+        raise DatasetError(
+            f"{_join_names(targets)} of `{source}` must hold classes numbered from 0, got labels "
+            f"from {least}. Subtract {least}."
+        )
+    return 1 + max(int(part.max()) for part in targets.values())
 
 
 def _join_names(names: Iterable[str]) -> str:

@@ -11,6 +11,9 @@ from ._own import existing_path, num_train
 from ._standardise import standardise
 from .splits import shuffled_split
 
+_MANY_CLASSES = 20
+"""A table may have this many classes, and more if there are at least two rows of each."""
+
 
 def csv(
     path: str | Path | None = None, target: str | None = None, test: float | None = None
@@ -119,6 +122,12 @@ def _targets(
         raise DatasetError(
             f"The column `{name}` of `{file}` must have at least two classes, got {cells[0]!r} in "
             "every row."
+        )
+    if len(names) > max(_MANY_CLASSES, len(cells) / 2):
+        raise DatasetError(
+            f"The column `{name}` of `{file}` has {len(names)} different entries in {len(cells)} "
+            "rows, too many for classes. For regression on whole numbers, write one of them with a "
+            "decimal point, such as 3.0."
         )
     return labels.astype(np.int32), len(names)
 

@@ -86,7 +86,7 @@ def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
 
 
 def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
-    """Train the jobs of a sweep, each group as one program, and unless quiet print which jobs it has."""
+    """Train the jobs of a sweep, each group as one program; print its jobs unless quiet."""
     console = wide_console()
     for place, group in enumerate(groups, 1):
         numbers = " ".join(f"#{planned.number}" for planned in group)

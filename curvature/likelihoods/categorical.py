@@ -63,7 +63,7 @@ class Categorical(AbstractExponentialFamily):
 
     def domain(self, z_shape: tuple[int, ...], y: PyTree) -> str:
         if jnp.issubdtype(y.dtype, jnp.inexact):
-            return "probabilities ≥ 0 that sum to one in each row"
+            return "probabilities ≥ 0 that sum to one in each row (for regression, use `Gaussian`)"
         c = z_shape[-1]
         return f"labels from 0 to {c - 1} for a model with {c} outputs"
 

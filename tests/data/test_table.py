@@ -72,12 +72,19 @@ def test_numbers_are_standardised_by_the_training_part(write):
         (["a,y", "1,0.5", "1,NA"], "y", "got '0.5' in row 2 and 'NA' in row 3"),
         (["a,y", "1,b", "1,b"], "y", "at least two classes, got 'b'"),
         (["a,y", "1,0", "1,1"], "y", "`test=0.2` of the 2 examples"),
+        (["a,y", *(f"1,{k}" for k in range(21))], "y", "21 different entries in 21 rows, too many"),
     ],
 )
 def test_what_cannot_be_used_is_refused(write, written, target, said):
     with pytest.raises(DatasetError, match=said) as refused:
         data.csv(write(*written), target)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_table_may_have_many_classes_of_two_rows_each(write):
+    rows = [f"1,{k}" for k in range(21)]
+    assert data.csv(write("a,y", *rows, *rows), "y").output_size == 21
+    assert data.csv(write("a,y", *rows[:20]), "y").output_size == 20
 
 
 def test_no_file_and_no_text(tmp_path):
