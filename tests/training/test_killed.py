@@ -20,7 +20,7 @@ from training import FolderError, train
 SECONDS = 0.5
 """A run takes about twice as long from its first step to its last."""
 
-# Each run is a fork of one process, which has imported all modules and started nothing: to import
+# Each run is a fork of one process, which has all modules and no backend of JAX: to import
 # them takes longer than the run.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.training.killed_child", "sklearn.datasets", "grain"])
