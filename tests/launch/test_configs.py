@@ -72,7 +72,6 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
 SMALLER = {
     "text_decoder": ["model.depth=1", "model.width=16"],
     "digits_transformer": ["model.depth=1", "model.width=16"],
-    "digits_joint": ["model.sizes=[32,8]"],
     "autoencoder": ["model.sizes=[32,8]"],
     "autoencoder_kfac": ["model.sizes=[32,8]"],
 }
