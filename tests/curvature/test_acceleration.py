@@ -25,6 +25,7 @@ def problem():
     return eqx.nn.MLP(3, 4, 5, 1, activation=jnp.tanh, key=model_key), (x, y)
 
 
+@eqx.filter_jit
 def dense(model, batch, most, s):
     """The weights after a step of s, by dense derivatives of the outputs of all examples."""
     x, y = batch
@@ -44,7 +45,7 @@ def dense(model, batch, most, s):
     C = J.T @ H @ J + DAMPING * jnp.eye(w.size)
     d = jnp.linalg.solve(C, J.T @ jax.grad(loss_of)(z).ravel())
     a = -jnp.linalg.solve(C, J.T @ H @ jnp.einsum("zij,i,j->z", second, d, d))
-    share = min(1.0, float(most * jnp.linalg.norm(d) / (2 * jnp.linalg.norm(a))))
+    share = jnp.minimum(1, most * jnp.linalg.norm(d) / (2 * jnp.linalg.norm(a)))
     return w - s * d + s**2 / 2 * share * a, share
 
 
@@ -60,7 +61,7 @@ def test_the_step_is_that_of_dense_derivatives(solver, micro_batch, most, s):
     )
     new, _, info = opt.step(model, batch, opt.init(model))
     assert info.accepted
-    expected, share = dense(model, batch, most, s)
+    expected, share = dense(model, batch, jnp.asarray(most), jnp.asarray(s))
     assert (share < 1) == (most < 1)
     found = jfu.ravel_pytree(eqx.filter(new, eqx.is_inexact_array))[0]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)

@@ -22,3 +22,13 @@ def reader(
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A page that is run as a whole is not run in part as well."""
+    whole = {item.nodeid for item in items if item.nodeid.endswith("-whole]")}
+    parts = [item for item in items if item.nodeid.replace("]", "-whole]") in whole]
+    if parts:
+        config.hook.pytest_deselected(items=parts)
+        items[:] = [item for item in items if item not in parts]

@@ -68,8 +68,13 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 
 
-# As published its program takes minutes to compile.
-SMALLER = {"text_decoder": ["model.depth=1", "model.width=16"]}
+# As published their programs take long to compile, or their steps.
+SMALLER = {
+    "text_decoder": ["model.depth=1", "model.width=16"],
+    "digits_transformer": ["model.depth=1", "model.width=16"],
+    "autoencoder": ["model.sizes=[32,8]"],
+    "autoencoder_kfac": ["model.sizes=[32,8]"],
+}
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, EXPERIMENTS))

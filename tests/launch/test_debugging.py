@@ -1,9 +1,11 @@
 """JAX's own switches for debugging, as they are set in the environment."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,15 @@ def losses(folder: Path, *overrides: str, **variables: str) -> list[float]:
     return [json.loads(record)["loss"] for record in records]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Callable[..., list[float]]:
+    """The losses of a run without any switch."""
+    return functools.cache(lambda *overrides: losses(tmp_path_factory.mktemp("plain"), *overrides))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["JAX_DISABLE_JIT", "JAX_DEBUG_NANS"])
 @pytest.mark.parametrize("overrides", [(), ("structure=kfac",), ("optimiser=adam",)])
-def test_a_run_is_the_same(variable, overrides, tmp_path):
-    plain = losses(tmp_path / "plain", *overrides)
-    debugged = losses(tmp_path / "debugged", *overrides, **{variable: "1"})
-    assert debugged == pytest.approx(plain, rel=1e-5)
+def test_a_run_is_the_same(variable, overrides, plain, tmp_path):
+    debugged = losses(tmp_path, *overrides, **{variable: "1"})
+    assert debugged == pytest.approx(plain(*overrides), rel=1e-5)

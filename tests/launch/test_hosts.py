@@ -1,11 +1,13 @@
 """`train.py` in several processes on this machine, each with devices of its own."""
 
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +139,25 @@ def test_a_launcher_says_how_many_there_are(told, tmp_path):
     assert len(list(tmp_path.rglob("metrics.jsonl"))) == 1
 
 
+@pytest.fixture(scope="module")
+def whole_of(tmp_path_factory) -> Callable[..., Path]:
+    """The folder of a run of so many processes that nothing interrupted."""
+
+    @functools.cache
+    def of(count: int, *arguments: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        finish(count, folder, *arguments, f"hydra.run.dir={folder}")
+        return folder
+
+    return of
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("received", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
-def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(received, code, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finish(2, whole, *COMMAND, f"hydra.run.dir={whole}")
+def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(
+    received, code, whole_of, tmp_path
+):
+    whole, parts = whole_of(2, *COMMAND), tmp_path / "parts"
     started = Started(2, tmp_path, *COMMAND, f"hydra.run.dir={parts}")
     started.wait_for_a_step()
     started.processes[1].send_signal(signal.Signals[received])
@@ -156,9 +172,8 @@ def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(received, cod
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finish(3, whole, *COMMAND, "batch_size=126", f"hydra.run.dir={whole}")
+def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, whole_of, tmp_path):
+    whole, parts = whole_of(3, *COMMAND, "batch_size=126"), tmp_path / "parts"
     where = f"hydra.run.dir={parts}", "checkpoint_seconds=0.1"
     started = Started(3, tmp_path, *COMMAND, "batch_size=126", *where)
     started.wait_for_a_step()

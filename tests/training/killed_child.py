@@ -1,12 +1,9 @@
-"""A run in a process of its own, to be killed: `python killed_child.py FOLDER KIND [EVENT]`.
-
-KIND is that of its data, `memory` or one of the streams'. With EVENT it kills
-itself at so many operations on the files of its folder, checkpoints included.
-"""
+"""A run in a process of its own, to be killed."""
 
 import os
 import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import equinox as eqx
@@ -66,8 +63,15 @@ def kill_at(event: int, folder: Path) -> None:
     sys.addaudithook(hook)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    if len(sys.argv) > 3:
-        kill_at(int(sys.argv[3]), folder)
-    train(run(folder, sys.argv[2]), folder, resume=folder.exists())
+def train_to_be_killed(folder: Path, kind: str, event: int | None, said: Connection) -> None:
+    """Train on data of a kind, `memory` or one of the streams', and say on `said` what is printed.
+
+    With `event` the process kills itself at so many operations on the files of its folder,
+    checkpoints included.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(said.fileno(), stream.fileno())
+    jax.config.update("jax_disable_most_optimizations", True)  # as in the process of the tests
+    if event is not None:
+        kill_at(event, folder)
+    train(run(folder, kind), folder, resume=folder.exists())

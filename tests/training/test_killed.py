@@ -2,38 +2,48 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.selection import slow_but
-from tests.training.killed_child import STEPS, run
+from tests.training.killed_child import STEPS, run, train_to_be_killed
 from tests.training.streams import KINDS
 from training import FolderError, train
 
-ROOT = Path(__file__).parents[2]
-CHILD = Path(__file__).with_name("killed_child.py")
 SECONDS = 0.5
 """A run takes about twice as long from its first step to its last."""
 
+# Each run is a fork of one process, which has all modules and no backend of JAX: to import
+# them takes longer than the run.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.training.killed_child", "sklearn.datasets", "grain"])
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+
+class Started:
     """The run in a process of its own, with the program that this process compiles."""
-    same_program = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(CHILD), str(folder), *arguments],
-        env=os.environ | same_program,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+
+    def __init__(self, folder: Path, kind: str, event: int | None = None):
+        receiver, said = FORKS.Pipe(duplex=False)
+        self.said = os.fdopen(os.dup(receiver.fileno()), encoding="utf-8")
+        self.process = FORKS.Process(target=train_to_be_killed, args=(folder, kind, event, said))
+        self.process.start()
+        for end in (receiver, said):
+            end.close()
+
+    def was_killed(self) -> bool:
+        """Whether it was, at its end."""
+        with self.said:
+            text = self.said.read()
+        self.process.join()
+        assert self.process.exitcode in (0, -signal.SIGKILL), text
+        return self.process.exitcode != 0
 
 
 def finish(folder: Path, kind: str = "memory") -> None:
@@ -42,27 +52,18 @@ def finish(folder: Path, kind: str = "memory") -> None:
 
 def kill_at_time(folder: Path, kind: str, seconds: float) -> bool:
     """Kill the process so long after its first step; whether it was alive."""
-    process = start(folder, kind)
-    assert process.stdout is not None
-    for line in process.stdout:
+    started = Started(folder, kind)
+    for line in started.said:
         if line.startswith("killed ") and "/" in line:  # the display has shown a step
             break
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    return was_killed(process)
+    started.process.join(seconds)
+    started.process.kill()
+    return started.was_killed()
 
 
 def kill_at_operation(folder: Path, kind: str, number: int) -> bool:
     """Let the process die at so many operations on its files; whether it did."""
-    return was_killed(start(folder, kind, str(number)))
-
-
-def was_killed(process: subprocess.Popen) -> bool:
-    _, errors = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), errors
-    return process.returncode != 0
+    return Started(folder, kind, number).was_killed()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 
 import equinox as eqx
@@ -79,17 +78,31 @@ def spent(records):
     return [record["gradient_equivalents"] for record in records]
 
 
+@pytest.fixture(scope="module")
+def alone_of(tmp_path_factory):
+    """What each of the runs ends with by itself, and its folder: once for both ways."""
+    found = {}
+
+    def of(name, runs):
+        if name not in found:
+            paths = folders(tmp_path_factory.mktemp("alone"), len(runs))
+            found[name] = [(train(run, path), path) for run, path in zip(runs, paths, strict=True)]
+        return found[name]
+
+    return of
+
+
 @pytest.mark.parametrize("name", slow_but(("sgd", "kfac"), OPTIMISERS))
 def test_every_run_has_the_numbers_that_it_has_alone(
-    name, way, seeds, x64, standard_promotion, read_records, weights, tmp_path
+    name, way, seeds, x64, standard_promotion, read_records, weights, alone_of, tmp_path
 ):
     runs = seeds(3, optimiser=OPTIMISERS[name](), max_steps=7)
-    together = folders(tmp_path / "together", 3)
+    together = folders(tmp_path, 3)
     summaries = train_together(runs, together)
-    for run, folder, summary in zip(runs, together, summaries, strict=True):
-        alone = train(run, tmp_path / "alone")
-        ours, theirs = (read_records(path) for path in (folder, tmp_path / "alone"))
-        shutil.rmtree(tmp_path / "alone")
+    for folder, summary, (alone, path) in zip(
+        together, summaries, alone_of(name, runs), strict=True
+    ):
+        ours, theirs = read_records(folder), read_records(path)
         np.testing.assert_allclose(numbers(ours), numbers(theirs), rtol=1e-10)
         np.testing.assert_allclose(spent(ours), spent(theirs), rtol=0.05)
         for key in ("train_loss", "test_loss", "steps", "rejected", "seed"):

@@ -75,18 +75,31 @@ def test_as_an_operator(x64, model, name):
     laws.check_operator(operator)
 
 
+@functools.cache
+def solutions(samples):
+    """Two solutions as a function of the damping, one program for all: by cotangents, by vector."""
+    case = cases.MODELS["tanh"]("categorical")
+
+    @eqx.filter_jit
+    def run(model, batch, damping):
+        here = case.objective.linearise(model, batch)
+        C = cv.BlockDiagonal(cv.SampledFisher(samples)).operator(here, key=KEY)
+        by_rows = [block.rows.gradient() for block in C.blocks if hasattr(block, "rows")]
+        assert any(gradient is not None for gradient in by_rows)
+        damped = cv.damped(C, damping)
+        return (
+            Structured().solve(damped, RightHandSide(here, here.cotangents, None), None),
+            Structured().solve(damped, RightHandSide(here, None, here.grad), None),
+        )
+
+    return lambda damping: run(case.model, case.batch, jnp.asarray(damping))
+
+
 @pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_gradient_need_not_be_formed(x64, samples, damping):
     """Its solution by the cotangents of the layers has the numbers of that for the same vector."""
-    case = cases.MODELS["tanh"]("categorical")
-    here = case.objective.linearise(case.model, case.batch)
-    C = cv.BlockDiagonal(cv.SampledFisher(samples)).operator(here, key=KEY)
-    by_rows = [block.rows.gradient() for block in C.blocks if hasattr(block, "rows")]
-    assert any(gradient is not None for gradient in by_rows)
-    damped = cv.damped(C, jnp.asarray(damping))
-    found = Structured().solve(damped, RightHandSide(here, here.cotangents, None), None)
-    wanted = Structured().solve(damped, RightHandSide(here, None, here.grad), None)
+    found, wanted = solutions(samples)(damping)
     for name in ("direction", "slope", "metric", "squared_norm", "vector_norm"):
         got, other = (jfu.ravel_pytree(getattr(x, name))[0] for x in (found, wanted))
         np.testing.assert_allclose(got, other, rtol=1e-9, atol=1e-11 * jnp.max(jnp.abs(other)))
@@ -100,8 +113,13 @@ def test_the_gradient_of_a_part_of_the_batch_is_not_that_of_the_whole(x64):
     )
     state = opt.init(case.model, batch=case.batch)
     new, _, _ = opt.step(case.model, case.batch, state)
-    here = case.objective.linearise(case.model, case.batch)
-    C = opt.curvature.operator(here).as_matrix() + 0.1 * np.eye(jfu.ravel_pytree(here.grad)[0].size)
+
+    @eqx.filter_jit
+    def system(model, batch):
+        here = case.objective.linearise(model, batch)
+        return opt.curvature.operator(here).as_matrix(), jfu.ravel_pytree(here.grad)[0]
+
+    C, grad = system(case.model, case.batch)
     before, after = (jfu.ravel_pytree(eqx.filter(m, eqx.is_array))[0] for m in (case.model, new))
-    step = np.linalg.solve(C, jfu.ravel_pytree(here.grad)[0])
+    step = np.linalg.solve(C + 0.1 * np.eye(grad.size), grad)
     np.testing.assert_allclose(before - after, step, rtol=1e-8, atol=1e-12)
