@@ -6,7 +6,6 @@ caches are cleared before each repeat, and the persistent cache is off.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,7 +25,7 @@ import models
 from training import machine
 
 from .problems import Stacked, natural_gradient, sgd_step
-from .tables import table
+from .tables import table, write_figures
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,7 @@ def main(argv: list[str]) -> None:
         found[name] = measure(CASES[name], options.repeats, methods())
         console.print(table(name, found[name]))
     if options.json:
-        options.json.write_text(
-            json.dumps({"machine": about, "cases": found}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_figures(options.json, about, cases=found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ LAPACK's factorisations.
 """
 
 import argparse
-import json
 import math
 import os
 import re
@@ -33,7 +32,7 @@ import models
 from training import machine
 from training.cost import flops
 
-from .tables import markdown, mebibytes, table, write_page
+from .tables import markdown, mebibytes, table, write_figures, write_page
 
 DEVICES, BATCH = 8, 512
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -136,9 +135,7 @@ def main(argv: list[str]) -> None:
     rows = [measure(name) for name in METHODS]
     Console(width=160).print(table(title, rows))
     if options.json:
-        options.json.write_text(
-            json.dumps({"machine": about, "steps": rows}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_figures(options.json, about, steps=rows)
     if options.markdown:
         write_page(options.markdown, TEMPLATE, about, title=title, table=markdown(rows))
 

@@ -6,7 +6,6 @@ times are from one run on one core; ratios are of times of the same round.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +24,7 @@ import models
 from training import machine
 
 from .problems import Images, Problem
-from .tables import markdown, mebibytes, table, write_page
+from .tables import markdown, mebibytes, table, write_figures, write_page
 from .timing import Rounds
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -108,10 +107,7 @@ def main(argv: list[str]) -> None:
         found[problem.name] = [measure(problem, name, options.rounds) for name in METHODS]
         console.print(table(f"{problem.name}, micro-batches of {MICRO_BATCH}", found[problem.name]))
     if options.json:
-        figures = {"machine": about, "steps": found}
-        options.json.write_text(
-            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
-        )
+        write_figures(options.json, about, steps=found)
     if options.markdown:
         tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
         write_page(

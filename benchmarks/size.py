@@ -6,7 +6,6 @@ depth and for one layer.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -24,7 +23,7 @@ import curvature as cv
 from training import machine
 
 from .problems import OBJECTIVE, Stacked, natural_gradient
-from .tables import markdown, table, write_page
+from .tables import markdown, table, write_figures, write_page
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 BATCH = 8
@@ -132,9 +131,7 @@ def main(argv: list[str]) -> None:
         rows.append(measure(name, options.width, options.depth))
         console.print(table(f"{options.depth} layers of {options.width}", rows[-1:]))
     if options.json:
-        options.json.write_text(
-            json.dumps({"machine": about, "steps": rows}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_figures(options.json, about, steps=rows)
     if options.markdown:
         write_page(
             options.markdown,

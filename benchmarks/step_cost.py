@@ -11,7 +11,6 @@ step. All ratios are of times of one round of one run.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from training import machine
 
 from . import exact_solves, loop_cost, many_seeds, stepping
 from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
-from .tables import table
+from .tables import table, write_figures
 from .timing import Rounds
 
 PRODUCTS = 10
@@ -133,11 +132,9 @@ def main(argv: list[str]) -> None:
         ],
     )
     if options.json:
-        figures = {"machine": about, "exact": exact, "ways": ways, "memory": memory}
-        figures |= {"seeds": seeds, "steps": steps, "products": products, "loop": loop}
-        options.json.write_text(
-            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
-        )
+        figures = {"exact": exact, "ways": ways, "memory": memory, "seeds": seeds}
+        figures |= {"steps": steps, "products": products, "loop": loop}
+        write_figures(options.json, about, **figures)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ round.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from training import machine
 
 from . import compile_cost, stepping
 from .problems import Problem, natural_gradient
-from .tables import table
+from .tables import table, write_figures
 from .timing import Rounds
 
 EVERY = 10
@@ -100,10 +99,7 @@ def main(argv: list[str]) -> None:
     compiled = compile_cost.measure(compile_cost.CASES[case], 3, methods())
     console.print(table(f"Tracing and compilation: {case}", compiled))
     if options.json:
-        figures = {"machine": about, "steps": steps, "factors": factors, "compiled": compiled}
-        options.json.write_text(
-            json.dumps(figures, indent=2, default=vars) + "\n", encoding="utf-8"
-        )
+        write_figures(options.json, about, steps=steps, factors=factors, compiled=compiled)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from start to end, on one core.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from training import machine
 
-from .tables import markdown, table, write_page
+from .tables import markdown, table, write_figures, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -105,8 +104,7 @@ def main(argv: list[str]) -> None:
         console.print(table(f"{method}, {SEEDS} seeds: processor seconds", found))
         rows += found
     if options.json:
-        text = json.dumps({"machine": about, "sweeps": rows}, indent=2, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_figures(options.json, about, sweeps=rows)
     if options.markdown:
         write_page(
             options.markdown,

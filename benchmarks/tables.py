@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The same table as Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_figures(file: Path, about: dict[str, Any], **figures: Any) -> None:
+    """Write the machine of `about` and all figures as JSON."""
+    text = json.dumps({"machine": about, **figures}, indent=2, ensure_ascii=False, default=vars)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def write_page(file: Path, template: Path, about: dict[str, Any], **more: Any) -> None:

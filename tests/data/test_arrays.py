@@ -57,7 +57,11 @@ def test_one_part_is_cut_in_two_the_same_each_time(write):
         ({"inputs": inputs(), "targets": np.array([None] * 10)}, None, "Object arrays cannot be"),
         ({"inputs": inputs(), "targets": np.zeros(())}, None, "`targets`.*got a single number"),
         ({"inputs": inputs(), "targets": np.full(10, -1)}, None, "got the integer -1"),
-        ({"inputs": inputs(), "targets": np.arange(2, 12)}, None, r"got labels from 2\. Subtract 2"),
+        (
+            {"inputs": inputs(), "targets": np.arange(2, 12)},
+            None,
+            r"got labels from 2\. Subtract 2",
+        ),
         ({"inputs": np.full((9, 2), np.inf), "targets": np.zeros(9)}, None, "got 18 that are not"),
         ({"inputs": inputs(2), "targets": np.zeros(2)}, None, "`test=0.2` of the 2 examples"),
         ({"inputs": inputs(), "targets": np.zeros(10)}, 1, "between 0 and 1, got 1"),
