@@ -133,7 +133,7 @@ def main() -> None:
     runs = Runs(CARTPOLE, arguments.runs)
 
     def returns(method: Method, setting: Setting, seeds: Sequence[int]) -> np.ndarray:
-        folders = runs.together(method, setting, seeds)
+        folders = runs.run_seeds(method, setting, seeds)
         return np.array([[each["mean_return"] for each in records(folder)] for folder in folders])
 
     rows, tuning, found = [], [], {}

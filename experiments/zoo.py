@@ -42,15 +42,15 @@ def row(model: str, curvature: str, runs: list[Path]) -> dict[str, Any]:
     return {
         "model": model,
         "curvature": curvature,
-        "loss before": _rounded(statistics.median(before)),
-        "loss after": _rounded(statistics.median(after)),
-        "worst": _rounded(max(after)),
+        "loss before": _round(statistics.median(before)),
+        "loss after": _round(statistics.median(after)),
+        "worst": _round(max(after)),
         "rejected steps": sum(end["rejected"] for end in ends),
         "worse than before": sum(not b > a for b, a in zip(before, after, strict=True)),
     }
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     for model, overrides in MODELS.items():
         runs = Runs(Problem(model, overrides), arguments.runs)
         for curvature in CURVATURES:
-            made = runs.together(method(curvature), {}, SEEDS)
+            made = runs.run_seeds(method(curvature), {}, SEEDS)
             rows.append(row(model, curvature, made))
             print(rows[-1], flush=True)
     cells = [[str(value) for value in each.values()] for each in rows]

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.harness.command import trained
-from experiments.harness.curves import Curve, rounded
+from experiments.harness.command import read_model
+from experiments.harness.curves import Curve, round_curve
 from experiments.harness.method import Setting, label
 from experiments.harness.page import parser, write
 from experiments.harness.runs import SEEDS, Runs
@@ -36,7 +36,7 @@ def main() -> None:
             curves[method.name].append(runs.curve(method, tuned[method.name][0], seed))
     print(levels_table(curves, LEVELS, OURS), flush=True)
     models = {
-        method.name: trained(runs.made(method, tuned[method.name][0], SEEDS[0]))
+        method.name: read_model(runs.run(method, tuned[method.name][0], SEEDS[0]))
         for method in METHODS
         if method.name in RECONSTRUCTED
     }
@@ -53,10 +53,10 @@ def publish(
     results = {
         "seeds": SEEDS,
         "columns": ["step", "seconds", "processor_seconds", "loss"],
-        "curves": {name: [rounded(curve) for curve in seeds] for name, seeds in curves.items()},
+        "curves": {name: [round_curve(curve) for curve in seeds] for name, seeds in curves.items()},
         "settings": {name: setting for name, (setting, _) in tuned.items()},
         "tuning": {
-            name: {label(each.setting): [*map(rounded, each.curves)] for each in tried}
+            name: {label(each.setting): [*map(round_curve, each.curves)] for each in tried}
             for name, (_, tried) in tuned.items()
         },
     }

@@ -6,7 +6,7 @@
 import functools
 from collections.abc import Mapping
 
-from experiments.harness.command import trained
+from experiments.harness.command import read_model
 from experiments.harness.curves import Curve
 from experiments.harness.markdown import table
 from experiments.harness.method import Method, label, settings
@@ -37,7 +37,7 @@ def main() -> None:
         best, tried = lowest(method, functools.partial(runs.tried, method))
         title, long = f"{method.name}({label(best)})", method._replace(steps=EPOCHS * PER_EPOCH)
         curves[title] = runs.curve(long, best, SEED)
-        models[title] = trained(runs.made(long, best, SEED))
+        models[title] = read_model(runs.run(long, best, SEED))
         tuning += [[method.name, label(e.setting), f"{e.last_loss:.1f}"] for e in tried]
     path = arguments.folder / "autoencoder_deep.png"
     figure.draw({name: [curve] for name, curve in curves.items()}, models, path)

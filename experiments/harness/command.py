@@ -19,7 +19,7 @@ OVER = ("finished", "diverged")
 """The statuses of a run that is over: it is neither made again nor continued."""
 
 
-def made(folder: Path, overrides: Sequence[str]) -> Path:
+def run_once(folder: Path, overrides: Sequence[str]) -> Path:
     """Make the run `python train.py OVERRIDES` in `folder`, or continue it there.
 
     A run that is over is left as it is. The run takes place in this process, so that JAX is
@@ -35,13 +35,13 @@ def made(folder: Path, overrides: Sequence[str]) -> Path:
         command = [f"resume={folder}"]
     else:
         command = [*overrides, f"hydra.run.dir={folder}"]
-    code = _launched(command)
+    code = _launch(command)
     if _status(folder) not in OVER:
         raise RuntimeError(f"`python train.py {' '.join(command)}` ended with exit code {code}.")
     return folder
 
 
-def made_together(
+def run_seeds_once(
     parent: Path, names: Mapping[int, str], overrides: Sequence[str]
 ) -> dict[int, Path]:
     """Make runs that differ in their seeds in one program, by a vectorised sweep.
@@ -51,18 +51,20 @@ def made_together(
     **Arguments:** `parent`, the folder of all runs; `names`, the folder of the run by its seed,
     which ends with the seed; `overrides`, those of all runs.
 
-    **Returns, raises:** the folder by seed; as `made`.
+    **Returns, raises:** the folder by seed; as `run_once`.
     """
     missing = [seed for seed, name in names.items() if not (parent / name / CONFIG).exists()]
     if len(missing) > 1:
         stem = names[missing[0]].removesuffix(str(missing[0]))
         seeds = ",".join(map(str, missing))
         sweep = [f"hydra.sweep.dir={parent}", f"hydra.sweep.subdir='{stem}${{seed}}'"]
-        _launched(["-m", *overrides, f"seed={seeds}", "vectorised=true", *sweep])
-    return {seed: made(parent / name, [*overrides, f"seed={seed}"]) for seed, name in names.items()}
+        _launch(["-m", *overrides, f"seed={seeds}", "vectorised=true", *sweep])
+    return {
+        seed: run_once(parent / name, [*overrides, f"seed={seed}"]) for seed, name in names.items()
+    }
 
 
-def _launched(command: Sequence[str]) -> int:
+def _launch(command: Sequence[str]) -> int:
     """Run `python train.py COMMAND` in this process; returns the exit code."""
     request = read(["-q", *command])
     code = request if isinstance(request, ExitCode) else launch(request)
@@ -76,15 +78,15 @@ def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
 
-def initial(folder: Path, *, shapes_only: bool = False) -> eqx.Module:
+def make_initial_model(folder: Path, *, shapes_only: bool = False) -> eqx.Module:
     """The model of a run before its first step, in the precision of the run."""
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     return build(Job(config, folder, resume=False), shapes_only=shapes_only).model
 
 
-def trained(folder: Path) -> eqx.Module:
+def read_model(folder: Path) -> eqx.Module:
     """The final model of a run."""
-    like = initial(folder, shapes_only=True)
+    like = make_initial_model(folder, shapes_only=True)
     return eqx.tree_deserialise_leaves(folder / MODEL, like)
 
 

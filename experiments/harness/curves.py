@@ -52,7 +52,7 @@ def read_curve(folder: Path, part: str, metric: str | None = None) -> Curve:
     return [*map(point, evaluated)]
 
 
-def rounded(curve: Curve) -> list[list[float]]:
+def round_curve(curve: Curve) -> list[list[float]]:
     """A curve for publication: seconds to the millisecond, losses to five digits."""
     return [
         [p.step, round(p.seconds, 3), round(p.processor_seconds, 3), float(f"{p.value:.5g}")]

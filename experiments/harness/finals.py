@@ -11,7 +11,7 @@ from .markdown import table
 from .method import Method, Setting
 from .problem import Problem
 from .runs import SEEDS, Runs
-from .tables import NUMBERS, written
+from .tables import NUMBERS, format_spread
 from .tuning import Tried, lowest, soonest
 
 
@@ -53,7 +53,7 @@ class Finals(NamedTuple):
                 points = [
                     reached(curve, end.value) for curve, end in zip(found.curves, ends, strict=True)
                 ]
-                share = written(ratio(points, ends, "processor_seconds"))
+                share = format_spread(ratio(points, ends, "processor_seconds"))
                 row = [*_cells(points, unit), share]
                 if None in points:
                     made = len(points) - points.count(None)
@@ -67,7 +67,7 @@ def _cells(points: Sequence[Point | None], unit: float) -> list[str]:
     losses = [
         None if point is None else point._replace(value=point.value / unit) for point in points
     ]
-    return [written(spread(losses, number)) for number in (*NUMBERS, "value")]
+    return [format_spread(spread(losses, number)) for number in (*NUMBERS, "value")]
 
 
 def compare(

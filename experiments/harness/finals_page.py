@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from .curves import rounded
+from .curves import round_curve
 from .finals import Finals, Found
 from .lines import lines
 from .method import label
@@ -49,9 +49,10 @@ def publish(
 def _plain(found: Found) -> dict[str, Any]:
     return {
         "setting": label(found.setting),
-        "curves": [rounded(curve) for curve in found.curves],
+        "curves": [round_curve(curve) for curve in found.curves],
         "tried": {
-            label(each.setting): [rounded(curve) for curve in each.curves] for each in found.tried
+            label(each.setting): [round_curve(curve) for curve in each.curves]
+            for each in found.tried
         },
     }
 

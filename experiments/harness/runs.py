@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import made, made_together
+from .command import run_once, run_seeds_once
 from .curves import Curve, read_curve
 from .method import Method, Setting, label
 from .problem import Problem
@@ -21,28 +21,28 @@ class Runs:
     def __init__(self, problem: Problem, folder: Path):
         self._problem, self._folder = problem, folder.resolve()
 
-    def made(self, method: Method, setting: Setting, seed: int) -> Path:
+    def run_once(self, method: Method, setting: Setting, seed: int) -> Path:
         """The folder of a run, which is made first if need be."""
         overrides = self._overrides(method, setting)
         name = _name(setting, overrides, seed)
-        return made(self._parent(method) / name, [*overrides, f"seed={seed}"])
+        return run_once(self._parent(method) / name, [*overrides, f"seed={seed}"])
 
-    def together(self, method: Method, setting: Setting, seeds: Sequence[int]) -> list[Path]:
+    def run_seeds(self, method: Method, setting: Setting, seeds: Sequence[int]) -> list[Path]:
         """The folders of some runs; those that are missing are made in one program.
 
         It is several times faster than single runs, but does not measure the time of each.
         """
         overrides = self._overrides(method, setting)
         names = {seed: _name(setting, overrides, seed) for seed in seeds}
-        return list(made_together(self._parent(method), names, overrides).values())
+        return list(run_seeds_once(self._parent(method), names, overrides).values())
 
     def curve(self, method: Method, setting: Setting, seed: int) -> Curve:
         """The losses of a run."""
-        return read_curve(self.made(method, setting, seed), self._problem.part)
+        return read_curve(self.run(method, setting, seed), self._problem.part)
 
     def tried(self, method: Method, setting: Setting, seeds: Sequence[int] = TUNING_SEEDS) -> Tried:
         """The curves of a setting. The times are meaningful only with a single seed."""
-        folders = self.together(method, setting, seeds)
+        folders = self.run_seeds(method, setting, seeds)
         return Tried(setting, [read_curve(folder, self._problem.part) for folder in folders])
 
     def _parent(self, method: Method) -> Path:

@@ -20,8 +20,8 @@ def levels_table(curves: Mapping[str, Sequence[Curve]], levels: Sequence[float],
             name: [reached(curve, level) for curve in seeds] for name, seeds in curves.items()
         }
         for name, seeds in points.items():
-            cells = [written(spread(seeds, number)) for number in NUMBERS]
-            compared = written(ratio(points[ours], seeds, "processor_seconds"))
+            cells = [format_spread(spread(seeds, number)) for number in NUMBERS]
+            compared = format_spread(ratio(points[ours], seeds, "processor_seconds"))
             rows.append([f"{level:g}", name, *cells, "" if name == ours else compared])
     return table(["to a loss of", "", *NUMBERS.values(), f"{ours} over it"], rows)
 
@@ -48,7 +48,7 @@ def tuning_table(tried: Sequence[Tried], levels: Sequence[float] = (), unit: flo
     return table(["setting", *heads, "ms a step", "last loss"], rows)
 
 
-def written(found: Spread | None) -> str:
+def format_spread(found: Spread | None) -> str:
     """A median and its range; a dash if a seed has no number."""
     if found is None:
         return "–"

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.harness.command import summary, trained
+from experiments.harness.command import read_model, summary
 from experiments.harness.markdown import table
 from experiments.harness.page import parser, write
 from experiments.harness.problem import Problem
@@ -26,16 +26,16 @@ def measure(runs: Runs, experiment: str) -> dict[str, list[Path]]:
     """All runs of an experiment; Adam's rate has the lowest training loss for the first seed."""
     ours, points = gauss_newton(experiment), fresh(experiment)
     found = {
-        method.name: [runs.made(method, {}, seed) for seed in SEEDS] for method in (ours, points)
+        method.name: [runs.run(method, {}, seed) for seed in SEEDS] for method in (ours, points)
     }
     probe = adam(experiment, PROBE_STEPS)
-    first = runs.made(probe, probe.grid[0], SEEDS[0])
+    first = runs.run(probe, probe.grid[0], SEEDS[0])
     per_step = error_curve(first)[-1].seconds / PROBE_STEPS
 
     def by_adam(rate: dict[str, Any], number: int) -> Path:
         budget = error_curve(found[ours.name][number])[-1].seconds
         steps = max(1, round(budget / per_step))
-        return runs.made(adam(experiment, steps), rate, SEEDS[number])
+        return runs.run(adam(experiment, steps), rate, SEEDS[number])
 
     best = min(probe.grid, key=lambda rate: summary(by_adam(rate, 0))["train_loss"])
     runs_of_adam = [by_adam(best, number) for number in range(len(SEEDS))]
@@ -67,7 +67,7 @@ def main() -> None:
         found[experiment] = {name: [*map(numbers, those)] for name, those in measured.items()}
         curves = {name: [*map(error_curve, those)] for name, those in measured.items()}
         file = arguments.folder / f"physics_{experiment}.png"
-        figure.draw(file, experiment, curves, trained(measured["gauss_newton"][0]))
+        figure.draw(file, experiment, curves, read_model(measured["gauss_newton"][0]))
         print(section(experiment, found[experiment]), flush=True)
     write(
         "physics",

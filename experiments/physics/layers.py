@@ -49,7 +49,7 @@ def main() -> None:
     for experiment, method in METHODS.items():
         problem = Problem(f"{experiment} of layers", (f"experiment={experiment}", *NET), "test")
         runs = Runs(problem, folder)
-        rows = [row(seed, runs.made(method, {}, seed)) for seed in SEEDS]
+        rows = [row(seed, runs.run(method, {}, seed)) for seed in SEEDS]
         header = ["seed", *(f"steps to {level:g}" for level in LEVELS), "lowest", "at the end"]
         print(f"{experiment}, {method.steps} steps\n\n{table(header, rows)}\n", flush=True)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 import curvature as cv
 import data
 import models
-from experiments.harness.command import trained
+from experiments.harness.command import read_model
 from experiments.harness.markdown import table
 from experiments.harness.page import parser
 from experiments.harness.problem import Problem
@@ -100,9 +100,9 @@ def main() -> None:
     """Run what is missing, and print a table."""
     folder = parser("physics", __doc__).parse_args().runs
     runs = Runs(Problem(EXPERIMENT, (f"experiment={EXPERIMENT}",)), folder)
-    run = runs.made(gauss_newton(EXPERIMENT), {}, SEED)
+    run = runs.run(gauss_newton(EXPERIMENT), {}, SEED)
     with jax.enable_x64(True):
-        model = trained(run)
+        model = read_model(run)
         points, others = (
             jax.tree.map(jnp.asarray, data.poisson5d(seed).train) for seed in (SEED, OTHER_SEED)
         )

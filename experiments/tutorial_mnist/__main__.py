@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 import curvature as cv
 import data
-from experiments.harness.command import initial, trained
+from experiments.harness.command import make_initial_model, read_model
 from experiments.harness.page import parser, write
 from experiments.harness.runs import SEEDS, Runs
 
@@ -39,7 +39,7 @@ def main() -> None:
     runs = Runs(SMALL, arguments.runs)
     small, defaults = study(runs, IN_SMALL), study(runs, DEFAULTS)
     large = study(Runs(LARGE, arguments.runs), IN_LARGE)
-    wrong = read_run(runs.made(WRONG, {}, SEEDS[0])).batch_loss
+    wrong = read_run(runs.run(WRONG, {}, SEEDS[0])).batch_loss
     control = _control(small, wrong, folder / "tutorial_mnist_rank_one.png")
     _histograms(small, folder / "tutorial_mnist_histograms.png")
     figure.curves({SMALL.name: small, LARGE.name: large}, folder / "tutorial_mnist.png")
@@ -51,7 +51,7 @@ def _control(
 ) -> dict[str, rank_one.Lengths]:
     """Lengths of directions at the start and the end of Adam's run; and training with ḡ/‖ḡ‖²."""
     run = small["adam"].runs[0].folder
-    models = {"start": initial(run), "end": trained(run)}
+    models = {"start": make_initial_model(run), "end": read_model(run)}
     key, (x, y) = jax.random.key(SEEDS[0]), _batch(CONTROL_BATCH)
     with jax.enable_x64(True):
         found = {
@@ -67,8 +67,8 @@ def _control(
 def _histograms(small: dict[str, Outcome], path: Path) -> None:
     natural = {name: (of, small[name].setting["damping"]) for name, of in CURVATURES.items()}
     shown = ("adam", "sgd", *CURVATURES)
-    ends = {name: trained(small[name].runs[0].folder) for name in shown}
-    start = dict.fromkeys(shown, initial(small["adam"].runs[0].folder))
+    ends = {name: read_model(small[name].runs[0].folder) for name in shown}
+    start = dict.fromkeys(shown, make_initial_model(small["adam"].runs[0].folder))
     key, batch = jax.random.key(SEEDS[0]), _batch(BATCH_SIZE)
     found = {
         time: quantities(models, natural, batch, key)

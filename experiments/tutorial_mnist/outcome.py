@@ -74,7 +74,7 @@ def study(runs: Runs, methods: Sequence[Method]) -> dict[str, Outcome]:
     # methods alike.
     for seed in SEEDS:
         for method in methods:
-            made = runs.made(method, tuned[method.name][0], seed)
+            made = runs.run(method, tuned[method.name][0], seed)
             found[method.name].append(read_run(made))
     return {
         name: Outcome(name, setting, tried, found[name]) for name, (setting, tried) in tuned.items()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import finals
-from experiments.harness.command import initial, made, trained
+from experiments.harness.command import make_initial_model, read_model, run_once
 from experiments.harness.curves import Point, read_curve, records
 from experiments.harness.finals import Finals, Found
 from experiments.harness.finals_page import publish
@@ -136,7 +136,7 @@ def adam(rates=(1e-3, 1e-2)):
 
 def test_a_run_is_one_of_the_command_line_and_is_made_once(tmp_path):
     runs = Runs(SMALL, tmp_path)
-    folder = runs.made(adam(), {"learning_rate": 0.01}, 3)
+    folder = runs.run(adam(), {"learning_rate": 0.01}, 3)
     points = read_curve(folder, "train")
     assert [point.step for point in points] == [4, 6]
     assert 0 < points[0].seconds < points[1].seconds
@@ -144,19 +144,19 @@ def test_a_run_is_one_of_the_command_line_and_is_made_once(tmp_path):
     assert points[-1].value == summary["train_loss"]
     assert read_curve(folder, "test", "accuracy")[-1].value == summary["test"]["accuracy"]
     assert len(records(folder)) == 6
-    assert not eqx.tree_equal(initial(folder), trained(folder))
+    assert not eqx.tree_equal(make_initial_model(folder), read_model(folder))
     written = (folder / "summary.json").stat().st_mtime_ns
-    assert runs.made(adam(), {"learning_rate": 0.01}, 3) == folder
+    assert runs.run(adam(), {"learning_rate": 0.01}, 3) == folder
     assert (folder / "summary.json").stat().st_mtime_ns == written
-    assert runs.made(adam()._replace(steps=2), {"learning_rate": 0.01}, 3) != folder
+    assert runs.run(adam()._replace(steps=2), {"learning_rate": 0.01}, 3) != folder
 
 
 def test_runs_of_one_program_are_those_of_single_runs(tmp_path):
     rate = {"learning_rate": 0.01}
-    alone = [Runs(SMALL, tmp_path / "alone").made(adam(), rate, seed) for seed in (1, 2, 3)]
+    alone = [Runs(SMALL, tmp_path / "alone").run(adam(), rate, seed) for seed in (1, 2, 3)]
     runs = Runs(SMALL, tmp_path / "together")
-    first = runs.made(adam(), rate, 2)
-    together = runs.together(adam(), rate, (1, 2, 3))
+    first = runs.run(adam(), rate, 2)
+    together = runs.run_seeds(adam(), rate, (1, 2, 3))
     assert together[1] == first
     for one, other in zip(alone, together, strict=True):
         assert one.name == other.name
@@ -168,25 +168,25 @@ def test_runs_of_one_program_are_those_of_single_runs(tmp_path):
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
     overrides = [*SMALL.overrides, "optimiser=adam", "max_steps=4", "epochs=4"]
-    whole = made(tmp_path / "whole", overrides)
-    folder = made(tmp_path / "run", [*overrides, "max_steps=2"])
+    whole = run_once(tmp_path / "whole", overrides)
+    folder = run_once(tmp_path / "run", [*overrides, "max_steps=2"])
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("max_steps: 2", "max_steps: 4"))
-    made(folder, ["nothing.that=exists"])
+    run_once(folder, ["nothing.that=exists"])
     assert (folder / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
 
 
 def test_a_run_that_is_refused_is_an_error(tmp_path, capsys):
     with pytest.raises(RuntimeError, match=r"`python train\.py model\.width=0 .* exit code 2"):
-        made(tmp_path / "run", ["model.width=0"])
+        run_once(tmp_path / "run", ["model.width=0"])
     assert "`MLP(width=...)`" in capsys.readouterr().err
 
 
 def test_a_scheduled_rate_grows_and_falls(tmp_path):
     method = Method("Adam", first_order("adam"), [], steps=120, every=120)
-    folder = Runs(SMALL, tmp_path).made(method, {"learning_rate": 0.01, "until": 100}, 0)
+    folder = Runs(SMALL, tmp_path).run(method, {"learning_rate": 0.01, "until": 100}, 0)
     steps = np.array([record["step_norm"] for record in records(folder)])
     assert len(steps) == 100
     assert steps[0] == 0
