@@ -21,7 +21,7 @@ class Runs:
     def __init__(self, problem: Problem, folder: Path):
         self._problem, self._folder = problem, folder.resolve()
 
-    def run_once(self, method: Method, setting: Setting, seed: int) -> Path:
+    def run(self, method: Method, setting: Setting, seed: int) -> Path:
         """The folder of a run, which is made first if need be."""
         overrides = self._overrides(method, setting)
         name = _name(setting, overrides, seed)
