@@ -17,6 +17,7 @@ from .harness.curves import records
 from .harness.lines import COLOURS
 from .harness.markdown import table
 from .harness.method import Method, Setting, label, settings
+from .harness.optimisers import Overrides, first_order
 from .harness.page import parser, write
 from .harness.problem import Problem
 from .harness.runs import Runs
@@ -36,23 +37,19 @@ def natural(delta: float, damping: float) -> list[str]:
     return ["experiment=cartpole", f"search.delta={delta}", f"damping.value={damping}"]
 
 
-def plain(optimiser: str):
+def plain(optimiser: str) -> Overrides:
     """Plain policy gradient by a first-order method."""
 
-    def overrides(rate: float) -> list[str]:
-        return [
-            "experiment=cartpole_plain",
-            f"optimiser={optimiser}",
-            f"optimiser.transformation.learning_rate={rate}",
-        ]
+    def overrides(learning_rate: float) -> list[str]:
+        return ["experiment=cartpole_plain", *first_order(optimiser)(learning_rate)]
 
     return overrides
 
 
 TRPO: Setting = {"delta": 0.01, "damping": 0.1}
 TUNED = [{"delta": delta, "damping": lam} for lam in (0.1, 0.01) for delta in (0.01, 0.02, 0.03)]
-ADAM = settings("rate", 0.01, 0.02, 0.03, 0.045, 0.06, 0.1)
-SGD = settings("rate", 0.3, 1.0, 2.0, 3.0, 5.0, 8.0)
+ADAM = settings("learning_rate", 0.01, 0.02, 0.03, 0.045, 0.06, 0.1)
+SGD = settings("learning_rate", 0.3, 1.0, 2.0, 3.0, 5.0, 8.0)
 NATURAL = (
     Method("natural, constants of TRPO", natural, [TRPO], 40, 40),
     Method("natural, tuned", natural, TUNED, 40, 40),
@@ -129,7 +126,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Tune, run, draw and write; runs that are already on disk are not repeated."""
-    arguments = parser("policy_gradient", __doc__).parse_args()
+    arguments = parser("policy_gradient", __doc__, runs="policy_gradient").parse_args()
     runs = Runs(CARTPOLE, arguments.runs)
 
     def returns(method: Method, setting: Setting, seeds: Sequence[int]) -> np.ndarray:

@@ -28,7 +28,7 @@ STRUCTURES = {
     "low rank": ["structure=low_rank"],
 }
 BY_MODEL = {"K-FAC, rate by the model": "kfac", "EKFAC, rate by the model": "ekfac"}
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 MORE: Setting = {"samples": 4}
 MOST_ROWS = 4096
 """The most examples times samples of *layer by layer*, see `conf/structure/block_diagonal.yaml`."""
@@ -79,7 +79,7 @@ def _every(steps: int) -> int:
 
 def main() -> None:
     """Tune, run, draw and write; runs that are already on disk are not repeated."""
-    options = parser("structures", __doc__)
+    options = parser("structures", __doc__, runs="structures")
     options.add_argument(
         "problems", nargs="*", default=list(PROBLEMS), metavar="PROBLEM", help=f"of {[*PROBLEMS]}"
     )

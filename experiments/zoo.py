@@ -3,6 +3,7 @@
 `python -m experiments.zoo` writes `zoo.json, .md`.
 """
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ def method(curvature: str) -> Method:
 
 def row(model: str, curvature: str, runs: list[Path]) -> dict[str, Any]:
     """The numbers of a model with a curvature, over the seeds."""
-    before = [records(run)[0]["loss"] for run in runs]
     ends = [summary(run) for run in runs]
-    after = [end["train_loss"] for end in ends]
+    before = [_finite_or_infinite(records(run)[0]["loss"]) for run in runs]
+    after = [_finite_or_infinite(end["train_loss"]) for end in ends]
     return {
         "model": model,
         "curvature": curvature,
@@ -50,13 +51,17 @@ def row(model: str, curvature: str, runs: list[Path]) -> dict[str, Any]:
     }
 
 
+def _finite_or_infinite(loss: float | None) -> float:
+    return math.inf if loss is None else loss
+
+
 def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
 def main() -> None:
     """Train and write; runs that are already on disk are not repeated."""
-    arguments = parser("zoo", __doc__).parse_args()
+    arguments = parser("zoo", __doc__, runs="zoo").parse_args()
     rows = []
     for model, overrides in MODELS.items():
         runs = Runs(Problem(model, overrides), arguments.runs)

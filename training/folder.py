@@ -83,4 +83,6 @@ def finite_or_null(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {name: finite_or_null(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(finite_or_null, value)]
     return value

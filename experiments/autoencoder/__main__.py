@@ -22,7 +22,7 @@ RECONSTRUCTED = ("K-FAC", "Adam")
 
 def main() -> None:
     """Tune, run, draw and write; runs that are already on disk are not repeated."""
-    arguments = parser("autoencoder", __doc__).parse_args()
+    arguments = parser("autoencoder", __doc__, runs="autoencoder").parse_args()
     runs = Runs(SMALL, arguments.runs)
     tuned = {
         method.name: soonest(method, functools.partial(runs.tried, method), LEVELS)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 
 from experiments.harness.command import read_model
-from experiments.harness.curves import Curve
+from experiments.harness.curves import Curve, Point
 from experiments.harness.markdown import table
 from experiments.harness.method import Method, label, settings
 from experiments.harness.optimisers import first_order, martens_grosse
@@ -31,7 +31,7 @@ METHODS = (
 
 def main() -> None:
     """Tune on one seed, run on another, draw and write."""
-    arguments = parser("autoencoder.deep", __doc__).parse_args()
+    arguments = parser("autoencoder.deep", __doc__, runs="autoencoder").parse_args()
     runs, tuning, curves, models = Runs(DEEP, arguments.runs), [], {}, {}
     for method in METHODS:
         best, tried = lowest(method, functools.partial(runs.tried, method))
@@ -59,10 +59,16 @@ def by_epoch(curves: Mapping[str, Curve]) -> str:
         header += [name, "processor seconds"]
     rows = []
     for epoch in SHOWN:
-        points = [curve[epoch - 1] for curve in curves.values() if epoch <= len(curve)]
-        cells = [cell for p in points for cell in (f"{p.value:.1f}", f"{p.processor_seconds:.0f}")]
-        rows.append([str(epoch), *cells])
+        row = [str(epoch)]
+        for curve in curves.values():
+            point = curve[epoch - 1] if epoch <= len(curve) else None
+            row += ["–", "–"] if point is None else _cells(point)
+        rows.append(row)
     return table(header, rows)
+
+
+def _cells(point: Point) -> list[str]:
+    return [f"{point.value:.1f}", f"{point.processor_seconds:.0f}"]
 
 
 if __name__ == "__main__":

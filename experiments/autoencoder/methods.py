@@ -24,9 +24,9 @@ def _rival(
 METHODS = (
     _ours("K-FAC", "kfac", [*CHEAPER, {"inverse": "factored"}, *STEADIER]),
     _ours("EKFAC", "ekfac", CHEAPER),
-    _rival("Adam", (3e-3, 5e-3, 2e-3), 2600, 20, []),
+    _rival("Adam", (3e-3, 5e-3, 2e-3, 1e-2), 2600, 20, []),
     _rival("Muon", (1e-2, 2e-2, 5e-2), 800, 10, []),
-    _rival("SOAP", (1e-2, 2e-2, 5e-2), 450, 10, LESS_OFTEN),
+    _rival("SOAP", (1e-2, 2e-2, 5e-2), 700, 10, LESS_OFTEN),
     _rival("Shampoo", (1e-2, 2e-2, 5e-2), 800, 10, LESS_OFTEN),
     Method("Hessian-free", lambda: ["experiment=autoencoder"], [{}], steps=50, every=1),
 )

@@ -24,8 +24,10 @@ def verdict(curves: Mapping[str, Sequence[Curve]]) -> str:
         for level in LEVELS:
             ours, theirs = ([reached(c, level) for c in curves[who]] for who in (OURS, name))
             found = ratio(ours, theirs, "processor_seconds")
-            if found is None:
-                cells.append(f"{level:g}: a run never got there")
+            if None in ours:
+                cells.append(f"{level:g}: a run of {OURS} did not reach it, missed")
+            elif found is None:
+                cells.append(f"{level:g}: a run of {name} did not reach it")
             else:
                 word = "met" if found.median <= aim else "missed"
                 cells.append(f"{level:g}: {found.median:.2f}, {word}")
@@ -53,8 +55,8 @@ def steps_of_hessian_free(curves: Mapping[str, Sequence[Curve]]) -> str:
     hessian_free, adam = (
         [reached(curve, level) for curve in curves[name]] for name in ("Hessian-free", "Adam")
     )
-    found = ratio(hessian_free, adam[: len(hessian_free)], "step")
+    found = ratio(hessian_free, adam, "step")
     if found is None:
-        return f"A run never got to {level:g}."
+        return f"a run did not reach {level:g}"
     reads = "met" if found.median <= 1 / 20 else "missed"
     return f"1/{1 / found.median:.0f}, {reads}"

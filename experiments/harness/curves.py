@@ -34,7 +34,10 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_curve(folder: Path, part: str, metric: str | None = None) -> Curve:
-    """The losses of a part during a run and at its end, or the values of a metric."""
+    """The losses of a part during a run and at its end, or the values of a metric.
+
+    The last value of a run that diverged is NaN.
+    """
     end = summary(folder)
     evaluated = [each for each in records(folder) if f"{part}_loss" in each]
     if not evaluated or evaluated[-1]["step"] < end["steps"]:
@@ -49,7 +52,10 @@ def read_curve(folder: Path, part: str, metric: str | None = None) -> Curve:
             math.nan if value is None else value,
         )
 
-    return [*map(point, evaluated)]
+    curve = [*map(point, evaluated)]
+    if end["status"] != "finished":
+        curve[-1] = curve[-1]._replace(value=math.nan)
+    return curve
 
 
 def round_curve(curve: Curve) -> list[list[float]]:

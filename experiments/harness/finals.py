@@ -43,16 +43,18 @@ class Finals(NamedTuple):
     def table(self, unit: float = 1.0) -> str:
         """One row per rival, followed by rows for our methods: when each reaches the rival's loss.
 
+        The loss of a rival is its last one. The rival may have reached it before its last step. A
+        rival that diverged has no loss to reach.
+
         **Arguments:** `unit`, a divisor for the losses.
         """
         rows = []
         for name, rival in self.rivals.items():
-            ends = [curve[-1] for curve in rival.curves]
+            levels = [curve[-1].value for curve in rival.curves]
+            ends = _reach(rival.curves, levels)
             rows.append([f"**{name}**", *_cells(ends, unit), ""])
             for method, found in self.ours.items():
-                points = [
-                    reached(curve, end.value) for curve, end in zip(found.curves, ends, strict=True)
-                ]
+                points = _reach(found.curves, levels)
                 share = format_spread(ratio(points, ends, "processor_seconds"))
                 row = [*_cells(points, unit), share]
                 if None in points:
@@ -61,6 +63,11 @@ class Finals(NamedTuple):
                     row = [f"{made} of {len(points)} seeds", "–", "–", last, share]
                 rows.append([f"{method} to there", *row])
         return table(["", *NUMBERS.values(), "loss", "processor seconds over the rival's"], rows)
+
+
+def _reach(curves: Sequence[Curve], levels: Sequence[float]) -> list[Point | None]:
+    """The first point of each curve at its level."""
+    return [reached(curve, level) for curve, level in zip(curves, levels, strict=True)]
 
 
 def _cells(points: Sequence[Point | None], unit: float) -> list[str]:

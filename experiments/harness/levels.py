@@ -22,10 +22,14 @@ def reached(curve: Curve, level: float) -> Point | None:
 
 
 def spread(points: Sequence[Point | None], name: str) -> Spread | None:
-    """The spread of the field `name` over the seeds; None if a seed never reached the loss."""
+    """The spread of the field `name` over the seeds; None if a seed never reached the loss.
+
+    NaN counts as infinite, so that a run that diverged is seen.
+    """
     known = [getattr(point, name) for point in points if point is not None]
     if len(known) < len(points):
         return None
+    known = [math.inf if math.isnan(number) else number for number in known]
     return Spread(statistics.median(known), min(known), max(known))
 
 

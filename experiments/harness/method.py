@@ -35,4 +35,4 @@ def settings(name: str, *values: float) -> list[Setting]:
 
 def label(setting: Setting) -> str:
     """A setting in words; also used in the names of folders."""
-    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "as published"
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "no settings"

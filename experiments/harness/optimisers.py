@@ -9,14 +9,23 @@ WARM_UP = 50
 Overrides = Callable[..., Sequence[str]]
 
 
+FIXED = {
+    "muon": {"adam_learning_rate": "null"},  # the same rate for weights that are no matrices
+    "sgd": {"momentum": "null"},
+}
+"""Arguments that differ from those of `conf/optimiser` in all settings."""
+
+
 def first_order(optimiser: str) -> Overrides:
-    """One of `conf/optimiser`; with `until`, its rate grows and then falls to zero at that step."""
+    """One of `conf/optimiser`, SGD without momentum.
+
+    With `until`, the learning rate grows linearly for `WARM_UP` steps, and then falls to zero along
+    a cosine, at step `until`.
+    """
 
     def overrides(learning_rate: float, until: int | None = None, **choices: Any) -> list[str]:
         rate = learning_rate if until is None else _rising_and_falling(learning_rate, until)
-        numbers = {"learning_rate": rate, **choices}
-        if optimiser == "muon":
-            numbers["adam_learning_rate"] = "null"  # the same rate, for weights without a matrix
+        numbers = {"learning_rate": rate, **FIXED.get(optimiser, {}), **choices}
         return [f"optimiser={optimiser}", *_below("optimiser.transformation", numbers)]
 
     return overrides

@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import run_once, run_seeds_once
+import yaml
+
+from .command import compose, run_once, run_seeds_once
 from .curves import Curve, read_curve
 from .method import Method, Setting, label
 from .problem import Problem
@@ -24,7 +26,7 @@ class Runs:
     def run(self, method: Method, setting: Setting, seed: int) -> Path:
         """The folder of a run, which is made first if need be."""
         overrides = self._overrides(method, setting)
-        name = _name(setting, overrides, seed)
+        name = f"{_stem(setting, overrides)}{seed}"
         return run_once(self._parent(method) / name, [*overrides, f"seed={seed}"])
 
     def run_seeds(self, method: Method, setting: Setting, seeds: Sequence[int]) -> list[Path]:
@@ -33,7 +35,8 @@ class Runs:
         It is several times faster than single runs, but does not measure the time of each.
         """
         overrides = self._overrides(method, setting)
-        names = {seed: _name(setting, overrides, seed) for seed in seeds}
+        stem = _stem(setting, overrides)
+        names = {seed: f"{stem}{seed}" for seed in seeds}
         return list(run_seeds_once(self._parent(method), names, overrides).values())
 
     def curve(self, method: Method, setting: Setting, seed: int) -> Curve:
@@ -60,10 +63,11 @@ class Runs:
         ]
 
 
-def _name(setting: Setting, overrides: Sequence[str], seed: int) -> str:
-    """The name of a run's folder; with other overrides it is another one."""
-    digest = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
-    return f"{_file_name(label(setting))}_{digest}_seed_{seed}"
+def _stem(setting: Setting, overrides: Sequence[str]) -> str:
+    """The name of a run's folder without the seed; another one for another configuration."""
+    config = yaml.safe_dump(compose(overrides), sort_keys=True)
+    digest = hashlib.sha256(config.encode()).hexdigest()[:8]
+    return f"{_file_name(label(setting))}_{digest}_seed_"
 
 
 def _file_name(name: str) -> str:

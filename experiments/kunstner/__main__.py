@@ -12,7 +12,7 @@ from .scaling import scalings
 
 def main() -> None:
     """Measure, draw and write."""
-    folder = parser("kunstner", __doc__, keeps_runs=False).parse_args().folder
+    folder = parser("kunstner", __doc__).parse_args().folder
     jax.config.update("jax_enable_x64", True)
     both = problems.wine(), problems.breast_cancer()
     newton = {problem.name: iterates(problem) for problem in both}

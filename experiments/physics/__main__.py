@@ -3,18 +3,19 @@
 `python -m experiments.physics` writes `physics.json, .md` and a figure for each problem.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from experiments.harness.command import read_model, summary
 from experiments.harness.markdown import table
+from experiments.harness.method import Setting
 from experiments.harness.page import parser, write
-from experiments.harness.problem import Problem
-from experiments.harness.runs import SEEDS, Runs
+from experiments.harness.runs import SEEDS, TUNING_SEEDS, Runs
 
 from . import figure
 from .errors import error_curve
-from .methods import EXPERIMENTS, RATES, adam, fresh, gauss_newton
+from .methods import EXPERIMENTS, FRESH, RATES, adam, gauss_newton, runs_of
 from .numbers import numbers, spread
 from .published import published_table
 
@@ -23,23 +24,29 @@ PROBE_STEPS = 100
 
 
 def measure(runs: Runs, experiment: str) -> dict[str, list[Path]]:
-    """All runs of an experiment; Adam's rate has the lowest training loss for the first seed."""
-    ours, points = gauss_newton(experiment), fresh(experiment)
+    """All runs of an experiment; the rate of Adam is tuned by the training loss."""
+    ours = gauss_newton(experiment)
     found = {
-        method.name: [runs.run(method, {}, seed) for seed in SEEDS] for method in (ours, points)
+        method.name: [runs.run(method, {}, seed) for seed in SEEDS] for method in (ours, FRESH)
     }
-    probe = adam(experiment, PROBE_STEPS)
-    first = runs.run(probe, probe.grid[0], SEEDS[0])
+    (tuning_seed,) = TUNING_SEEDS
+    probe = adam(experiment, PROBE_STEPS, PROBE_STEPS)
+    first = runs.run(probe, probe.grid[0], tuning_seed)
     per_step = error_curve(first)[-1].seconds / PROBE_STEPS
 
-    def by_adam(rate: dict[str, Any], number: int) -> Path:
-        budget = error_curve(found[ours.name][number])[-1].seconds
+    def by_adam(rate: Setting, seed: int) -> Path:
+        budget = error_curve(runs.run(ours, {}, seed))[-1].seconds
         steps = max(1, round(budget / per_step))
-        return runs.run(adam(experiment, steps), rate, SEEDS[number])
+        return runs.run(adam(experiment, steps, max(1, steps // 100)), rate, seed)
 
-    best = min(probe.grid, key=lambda rate: summary(by_adam(rate, 0))["train_loss"])
-    runs_of_adam = [by_adam(best, number) for number in range(len(SEEDS))]
-    return found | {f"adam({best['rate']:g})": runs_of_adam}
+    best = min(probe.grid, key=lambda rate: _train_loss(by_adam(rate, tuning_seed)))
+    runs_of_adam = [by_adam(best, seed) for seed in SEEDS]
+    return found | {f"adam({best['learning_rate']:g})": runs_of_adam}
+
+
+def _train_loss(run: Path) -> float:
+    loss = summary(run)["train_loss"]
+    return math.inf if loss is None else loss
 
 
 def section(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
@@ -59,11 +66,10 @@ def section(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
 
 def main() -> None:
     """Run what is missing, print the tables, and write numbers, page and figures."""
-    arguments = parser("physics", __doc__).parse_args()
+    arguments = parser("physics", __doc__, runs="physics").parse_args()
     found: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
-        runs = Runs(Problem(experiment, (f"experiment={experiment}",), "test"), arguments.runs)
-        measured = measure(runs, experiment)
+        measured = measure(runs_of(experiment, arguments.runs), experiment)
         found[experiment] = {name: [*map(numbers, those)] for name, those in measured.items()}
         curves = {name: [*map(error_curve, those)] for name, those in measured.items()}
         file = arguments.folder / f"physics_{experiment}.png"

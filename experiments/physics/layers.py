@@ -45,7 +45,8 @@ def row(seed: int, run: Path) -> Sequence[str]:
 
 def main() -> None:
     """Run what is missing, and print the tables."""
-    folder = parser("physics", __doc__).parse_args().runs
+    options = parser("physics.layers", __doc__, runs="physics", writes=False)
+    folder = options.parse_args().runs
     for experiment, method in METHODS.items():
         problem = Problem(f"{experiment} of layers", (f"experiment={experiment}", *NET), "test")
         runs = Runs(problem, folder)

@@ -17,16 +17,14 @@ import models
 from experiments.harness.command import read_model
 from experiments.harness.markdown import table
 from experiments.harness.page import parser
-from experiments.harness.problem import Problem
-from experiments.harness.runs import Runs
 
-from .methods import gauss_newton
+from .methods import gauss_newton, runs_of
 
 EXPERIMENT = "poisson5d"
 DAMPINGS = (1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 SEED = 0
 OTHER_SEED = 1000
-"""Of points that the run has not seen."""
+"""Of points that were not used in training."""
 
 TERMS = {
     "interior": cv.Term(models.negative_laplacian, cv.Gaussian()),
@@ -98,8 +96,8 @@ def look(
 
 def main() -> None:
     """Run what is missing, and print a table."""
-    folder = parser("physics", __doc__).parse_args().runs
-    runs = Runs(Problem(EXPERIMENT, (f"experiment={EXPERIMENT}",)), folder)
+    options = parser("physics.plateau", __doc__, runs="physics", writes=False)
+    runs = runs_of(EXPERIMENT, options.parse_args().runs)
     run = runs.run(gauss_newton(EXPERIMENT), {}, SEED)
     with jax.enable_x64(True):
         model = read_model(run)

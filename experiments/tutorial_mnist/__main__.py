@@ -34,7 +34,7 @@ CONTROL_BATCH = 16
 
 def main() -> None:
     """Tune, run, draw and write; runs that are already on disk are not repeated."""
-    arguments = parser("tutorial_mnist", __doc__).parse_args()
+    arguments = parser("tutorial_mnist", __doc__, runs="tutorial_mnist").parse_args()
     folder = arguments.folder
     runs = Runs(SMALL, arguments.runs)
     small, defaults = study(runs, IN_SMALL), study(runs, DEFAULTS)

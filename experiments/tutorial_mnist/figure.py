@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from experiments.harness.curves import Curve
+
 from .outcome import Outcome
 from .rank_one import DAMPINGS, Lengths
 
@@ -20,11 +22,12 @@ def curves(found: dict[str, dict[str, Outcome]], path: Path) -> None:
         len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
     )
     for row, (problem, outcomes) in zip(panels, found.items(), strict=True):
-        for colour, (name, outcome) in zip(COLOURS, outcomes.items()):
-            loss = np.array([[p.value for p in run.train] for run in outcome.runs])
-            accuracy = np.array([[100 * p.value for p in run.accuracy] for run in outcome.runs])
-            steps = np.array([p.step for p in outcome.runs[0].train])
-            seconds = steps * outcome.seconds / steps[-1]
+        for colour, (name, outcome) in zip(COLOURS[: len(outcomes)], outcomes.items(), strict=True):
+            loss = _padded([run.train for run in outcome.runs])
+            accuracy = 100 * _padded([run.accuracy for run in outcome.runs])
+            longest = max((run.train for run in outcome.runs), key=len)
+            steps = np.array([p.step for p in longest])
+            seconds = steps * outcome.seconds_per_step
             for axes, x, y in zip(
                 row, (steps, seconds, steps, seconds), (loss, loss, accuracy, accuracy)
             ):
@@ -91,6 +94,14 @@ def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], 
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _padded(curves: Sequence[Curve]) -> Float[np.ndarray, "seeds points"]:
+    """The values of several curves; those of a run that ended early are continued with NaN."""
+    values = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = [point.value for point in curve]
+    return values
 
 
 def _line(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments.harness.command import summary
 from experiments.harness.curves import Curve, read_curve, records
+from experiments.harness.levels import last_loss
 from experiments.harness.method import Method, Setting
 from experiments.harness.runs import SEEDS, Runs
 from experiments.harness.tuning import Tried, lowest
@@ -33,8 +34,8 @@ class Run(NamedTuple):
 
     @property
     def last_loss(self) -> float:
-        """The training loss at the end."""
-        return self.train[-1].value
+        """The training loss at the end; infinite if the run diverged."""
+        return last_loss(self.train)
 
     @property
     def last_accuracy(self) -> float:
@@ -51,9 +52,10 @@ class Outcome(NamedTuple):
     runs: list[Run]
 
     @property
-    def seconds(self) -> float:
-        """The processor seconds of a run, the median over the seeds."""
-        return statistics.median(run.train[-1].processor_seconds for run in self.runs)
+    def seconds_per_step(self) -> float:
+        """The processor seconds of a step, the median over the seeds."""
+        ends = [run.train[-1] for run in self.runs]
+        return statistics.median(end.processor_seconds / end.step for end in ends)
 
 
 def read_run(folder: Path) -> Run:

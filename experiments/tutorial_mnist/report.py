@@ -34,7 +34,7 @@ def cost(outcome: Outcome, baseline: Outcome) -> Spread:
 
 def row(outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
     """The numbers of one method, over the seeds."""
-    level, total = target(baseline), outcome.runs[0].train[-1].step
+    level, total = target(baseline), max(run.train[-1].step for run in baseline.runs)
     steps = [steps_to(run, level) for run in outcome.runs]
     median, ours = statistics.median(steps), cost(outcome, baseline)
     return {
@@ -45,7 +45,7 @@ def row(outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
         "steps": [None if math.isinf(count) else count for count in steps],
         "median steps": None if math.isinf(median) else median,
         "cost": ours,
-        "ms per step": 1e3 * outcome.seconds / total,
+        "ms per step": 1e3 * outcome.seconds_per_step,
         "time": None if math.isinf(median) else median / total * ours.median,
         "rejected": sum(run.rejected for run in outcome.runs),
         "diverged": sum(diverged(run) for run in outcome.runs),

@@ -21,7 +21,7 @@ def test_an_aim_is_met_by_the_median_of_the_seeds():
     found = {"K-FAC": [SOON], "Adam": [LATE], "Muon": [SOON], "SOAP": [NEVER]}
     aims = verdict(found | {"Shampoo": [curve(200, 90, 80, 75, 69)]})
     assert "0.5 of Adam's: 90: 0.50, met; 80: 0.67, missed" in aims
-    assert "1 of SOAP's: 90: a run never got there" in aims
+    assert "1 of SOAP's: 90: a run of SOAP did not reach it" in aims
     assert "70: 0.75, met" in aims
 
 
@@ -57,4 +57,5 @@ def test_losses_by_epoch():
     long = curve(*np.linspace(200, 60, 45))
     table = deep.by_epoch({"K-FAC": long, "Adam": long[:3]})
     assert "| 1 | 200.0 | 0 | 200.0 | 0 |" in table
-    assert "| 45 | 60.0 | 44 |" in table
+    assert "| 45 | 60.0 | 44 | – | – |" in table
+    assert "| 45 | – | – | 60.0 | 44 |" in deep.by_epoch({"K-FAC": long[:3], "Adam": long})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import finals
-from experiments.harness.command import make_initial_model, read_model, run_once
+from experiments.harness.command import compose, make_initial_model, read_model, run_once
 from experiments.harness.curves import Point, read_curve, records
 from experiments.harness.finals import Finals, Found
 from experiments.harness.finals_page import publish
@@ -35,6 +35,7 @@ def test_a_spread_is_of_all_seeds_or_of_none():
     points = [reached(seed, 80) for seed in (SOON, LATE, LATE)]
     assert spread(points, "step") == Spread(300, 2, 300)
     assert spread([*points, None], "step") is None
+    assert spread([SOON[-1], NEVER[-1]], "value") == Spread(math.inf, 69, math.inf)
 
 
 def test_a_ratio_is_of_the_same_seed():
@@ -108,6 +109,20 @@ def found_for(ends, ours):
     return Finals(SMALL, rivals, of_ours, [])
 
 
+def test_a_rival_is_timed_when_it_first_has_its_last_loss():
+    found = found_for({"Adam": [curve(200, 50, 60, 50)]}, {"K-FAC": [curve(200, 100, 40)]})
+    rows = [row.split(" | ") for row in found.table().splitlines()]
+    assert rows[2][1] == "1 (1 to 1)"
+    assert rows[3][-1] == "2 (2 to 2) |"
+
+
+def test_a_rival_that_diverged_has_no_loss_to_reach():
+    found = found_for({"Adam": [curve(200, math.nan)]}, {"K-FAC": [curve(200, 100, 40)]})
+    rows = [row.split(" | ") for row in found.table().splitlines()]
+    assert rows[2][1:4] == ["–", "–", "–"]
+    assert rows[3][1] == "0 of 1 seeds"
+
+
 def test_ours_are_compared_with_the_last_loss_of_each_rival_seed_by_seed():
     ends = {"Adam": [SOON, LATE], "Muon": [curve(200, 89), curve(200, 10)]}
     found = found_for(ends, {"K-FAC": [curve(200, 71, 60), curve(200, 150, 70)]})
@@ -166,21 +181,41 @@ def test_runs_of_one_program_are_those_of_single_runs(tmp_path):
     assert [each.get("vectorised") for each in summaries] == [2, None, 2]
 
 
-def test_a_run_that_was_interrupted_goes_on(tmp_path):
-    overrides = [*SMALL.overrides, "optimiser=adam", "max_steps=4", "epochs=4"]
-    whole = run_once(tmp_path / "whole", overrides)
-    folder = run_once(tmp_path / "run", [*overrides, "max_steps=2"])
-    summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("max_steps: 2", "max_steps: 4"))
-    run_once(folder, ["nothing.that=exists"])
-    assert (folder / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
+def test_a_run_that_was_interrupted_is_made_again_as_a_whole(tmp_path):
+    overrides = [*SMALL.overrides, "optimiser=adam", "max_steps=3", "epochs=3"]
+    folder = run_once(tmp_path / "run", overrides)
+    end = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(end | {"status": "interrupted"}))
+    (folder / "metrics.jsonl").write_text("")
+    run_once(folder, overrides)
+    assert len(records(folder)) == 3
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_that_diverged_has_no_last_loss(tmp_path):
+    overrides = [*SMALL.overrides, "max_steps=3", "epochs=3", "evaluate_every=1"]
+    folder = run_once(tmp_path / "run", overrides)
+    end = json.loads((folder / "summary.json").read_text())
+    assert math.isfinite(read_curve(folder, "test")[-1].value)
+    (folder / "summary.json").write_text(json.dumps(end | {"status": "diverged"}))
+    assert math.isnan(read_curve(folder, "test")[-1].value)
+    assert math.isfinite(read_curve(folder, "test")[-2].value)
+
+
+def test_another_default_is_another_run(tmp_path, monkeypatch):
+    runs, composed = Runs(SMALL, tmp_path), compose(["model.width=8"])
+    folder = runs.run(adam(), {"learning_rate": 0.01}, 3)
+    monkeypatch.setattr(
+        "experiments.harness.runs.compose", lambda overrides: composed | {"x64": True}
+    )
+    assert runs.run(adam(), {"learning_rate": 0.01}, 3) != folder
 
 
 def test_a_run_that_is_refused_is_an_error(tmp_path, capsys):
     with pytest.raises(RuntimeError, match=r"`python train\.py model\.width=0 .* exit code 2"):
         run_once(tmp_path / "run", ["model.width=0"])
+    with pytest.raises(RuntimeError, match=r"`python train\.py model\.wdth=8` is refused"):
+        compose(["model.wdth=8"])
     assert "`MLP(width=...)`" in capsys.readouterr().err
 
 

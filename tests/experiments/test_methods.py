@@ -5,6 +5,7 @@ import pytest
 from experiments import characters, policy_gradient, structures, zoo
 from experiments.autoencoder import deep, methods as autoencoder, problem
 from experiments.harness.method import Method
+from experiments.harness.optimisers import first_order
 from experiments.physics import layers, methods as physics
 from experiments.tutorial_mnist import methods as tutorial
 from launch.command import parse
@@ -17,8 +18,9 @@ from launch.runs import build
 
 def commands():
     """The overrides of problem and method, for every setting that is tried."""
-    text = ("dataset=text", "model=decoder", "batch_size=12", "validation=0.02")
-    pairs = [(text, method) for method in (*characters.rivals(), *characters.ours())]
+    pairs = [
+        (characters.OVERRIDES, method) for method in (*characters.rivals(), *characters.ours())
+    ]
     for overrides, batch_size, steps in structures.PROBLEMS.values():
         methods = (*structures.rivals(steps), *structures.ours(steps, batch_size))
         pairs += [((*overrides, f"batch_size={batch_size}"), method) for method in methods]
@@ -31,7 +33,7 @@ def commands():
     pairs += [(tutorial.SMALL.overrides, method) for method in small]
     pairs += [(tutorial.LARGE.overrides, method) for method in tutorial.IN_LARGE]
     for name in physics.EXPERIMENTS:
-        methods = (physics.gauss_newton(name), physics.fresh(name), physics.adam(name, 10))
+        methods = (physics.gauss_newton(name), physics.FRESH, physics.adam(name, 10, 1))
         pairs += [((f"experiment={name}",), method) for method in methods]
     for name, method in layers.METHODS.items():
         pairs.append(((f"experiment={name}", *layers.NET), method))
@@ -41,10 +43,25 @@ def commands():
 
 
 def settings_of(method: Method):
-    first = method.grid[0]
+    first, last = method.grid[0], method.grid[-1]
     yield from (first, *(first | choice for choice in method.choices))
+    if last != first:
+        yield last
     if method.scheduled:
         yield first | {"until": 100}
+
+
+def test_first_order_methods_have_the_constants_that_pages_say():
+    register_resolvers("launch")
+
+    def transformation(name):
+        command = first_order(name)(0.5, until=100)
+        return Composer(parse([])).compose([*command]).optimiser.transformation
+
+    assert transformation("sgd").momentum is None
+    assert transformation("muon").adam_learning_rate is None
+    for name in ("sgd", "adam", "adamw", "muon", "soap", "shampoo"):
+        assert transformation(name).learning_rate.peak_value == 0.5
 
 
 @pytest.mark.slow

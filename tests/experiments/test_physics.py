@@ -1,13 +1,16 @@
 """The arithmetic and the tables of the comparison."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import pytest
 
 import models
-from experiments.physics import figure, layers
+from experiments.harness.curves import Point
+from experiments.physics import __main__ as program, figure, layers
 from experiments.physics.__main__ import section
+from experiments.physics.methods import gauss_newton
 from experiments.physics.numbers import median, spread
 from experiments.physics.published import PUBLISHED, published_table
 from tests.experiments.curves import curve
@@ -58,3 +61,38 @@ def test_the_figure_has_errors_and_the_solution(tmp_path, problem, inputs, x64):
     curves = {"gauss_newton": [curve(1e-1, 1e-3)], "adam": [curve(1e-1, 1e-2)]}
     figure.draw(tmp_path / "figure.png", problem, curves, model)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+class FakeRuns:
+    """Runs that are not made; each has the number of its steps, and so many seconds."""
+
+    def __init__(self):
+        self.asked = []
+
+    def run(self, method, setting, seed):
+        self.asked.append((method, setting, seed))
+        return method, setting, seed
+
+
+def test_adam_has_the_seconds_of_gauss_newton(monkeypatch):
+    """A step of Gauss-Newton takes 2 seconds, and one of Adam 0.5."""
+
+    def error_curve(run):
+        method, _, _ = run
+        seconds = (0.5 if method.name == "adam" else 2.0) * method.steps
+        return [Point(method.steps, seconds, seconds, 0.1)]
+
+    losses = {0.003: 3.0, 0.01: None, 0.03: 1.0, 0.1: 2.0, 0.3: 4.0}
+    monkeypatch.setattr(program, "error_curve", error_curve)
+    monkeypatch.setattr(
+        program, "summary", lambda run: {"train_loss": losses[run[1]["learning_rate"]]}
+    )
+    runs = FakeRuns()
+    found: Any = program.measure(cast(Any, runs), "heat")
+    assert list(found) == ["gauss_newton", "gauss_newton, fresh points", "adam(0.03)"]
+    for method, _, _ in found["adam(0.03)"]:
+        assert method.steps == 4 * gauss_newton("heat").steps
+    of_adam = [(method, seed) for method, _, seed in runs.asked if method.name == "adam"]
+    probe, _ = of_adam[0]
+    assert probe.steps == probe.every == program.PROBE_STEPS
+    assert {seed for _, seed in of_adam[: 1 + len(losses)]} == {100}
