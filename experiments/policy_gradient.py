@@ -32,9 +32,14 @@ TIME_STEPS = 5000
 Returns = Float[np.ndarray, " updates"]
 
 
-def natural(delta: float, damping: float) -> list[str]:
-    """Natural policy gradient within a KL divergence."""
-    return ["experiment=cartpole", f"search.delta={delta}", f"damping.value={damping}"]
+def natural(delta: float, damping: float, products: int) -> list[str]:
+    """Natural policy gradient within a KL divergence, by so many steps of CG."""
+    return [
+        "experiment=cartpole",
+        f"search.delta={delta}",
+        f"damping.value={damping}",
+        f"solver.max_steps={products}",
+    ]
 
 
 def plain(optimiser: str) -> Overrides:
@@ -46,8 +51,12 @@ def plain(optimiser: str) -> Overrides:
     return overrides
 
 
-TRPO: Setting = {"delta": 0.01, "damping": 0.1}
-TUNED = [{"delta": delta, "damping": lam} for lam in (0.1, 0.01) for delta in (0.01, 0.02, 0.03)]
+TRPO: Setting = {"delta": 0.01, "damping": 0.1, "products": 10}
+TUNED: list[Setting] = [
+    {"delta": delta, "damping": damping, "products": 30}
+    for damping in (0.1, 0.01)
+    for delta in (0.01, 0.02, 0.03)
+]
 ADAM = settings("learning_rate", 0.01, 0.02, 0.03, 0.045, 0.06, 0.1)
 SGD = settings("learning_rate", 0.3, 1.0, 2.0, 3.0, 5.0, 8.0)
 NATURAL = (

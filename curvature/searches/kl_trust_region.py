@@ -32,21 +32,24 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     This is the search of TRPO (Schulman, Levine, Moritz, Jordan and Abbeel 2015, "Trust region
     policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*. The second step
     size dᵀg/dᵀCd is our addition: without it, even a very small gradient would be scaled up to the
-    bound, so the steps would not become shorter near a minimum. The search costs one product with
-    C.
+    bound, so the steps would not become shorter near a minimum. `model_minimum=False` leaves it
+    out, for a C that is not the curvature of the loss, as in a policy gradient. The search costs
+    one product with C.
 
     **Arguments:** `delta`, the bound, positive: a number, or a schedule. The schedule's argument is
     the number of previous batches with a finite loss and direction, an integer array;
-    `decrease_factor`, in (0, 1).
+    `decrease_factor`, in (0, 1); `model_minimum`, whether s is at most dᵀg/dᵀCd.
     """
 
     delta: Callable[[Int[Array, ""]], Any] | Scalar
     decrease_factor: Scalar
+    model_minimum: bool
 
     def __init__(
         self,
         delta: Callable[[Int[Array, ""]], Any] | ScalarLike = 0.01,
         decrease_factor: ScalarLike = 0.8,
+        model_minimum: bool = True,
     ):
         if not callable(delta):
             number("KLTrustRegion(delta=...)", delta, positive=True)
@@ -57,7 +60,12 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
                 f"`KLTrustRegion(decrease_factor=...)` must be less than 1, got {factor}."
             )
         self.delta = delta
+        if not isinstance(model_minimum, bool):
+            raise ValueError(
+                f"`KLTrustRegion(model_minimum=...)` must be true or false, got {model_minimum!r}."
+            )
         self.decrease_factor = jnp.asarray(decrease_factor)
+        self.model_minimum = model_minimum
 
     def init(self, y: PyTree[Array], f_info_struct: Any) -> _State:
         del y
@@ -79,7 +87,9 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
             metric = vdot(along, f_info.hessian.mv(along)).astype(dtype)
             slope = -f_info.compute_grad_dot(along).astype(dtype)
             delta = self.delta(state.batches) if callable(self.delta) else self.delta
-            s = jnp.minimum(jnp.sqrt(2 * jnp.asarray(delta, dtype) / metric), slope / metric)
+            s = jnp.sqrt(2 * jnp.asarray(delta, dtype) / metric)
+            if self.model_minimum:
+                s = jnp.minimum(s, slope / metric)
             # s = 1 if dᵀCd is 0, or negative because of rounding (for a very short d).
             return jnp.where(metric > 0, s, jnp.ones((), dtype))
 

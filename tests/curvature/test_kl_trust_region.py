@@ -55,6 +55,21 @@ def test_the_bound_is_the_kl_divergence_for_small_steps(likelihood):
     np.testing.assert_allclose(divergence(case.model, new), delta, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("model_minimum", "times"), [(True, 1.0), (False, 1.5)])
+def test_without_the_minimum_of_the_model_it_goes_to_the_bound(model_minimum, times):
+    """Of least squares the loss falls up to twice the step size of its minimum along d."""
+    case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
+    _, g, C = Written(case, "gauss_newton")(flat(case.model))
+    d = np.linalg.solve(C + 1e-3 * np.eye(len(C)), g)
+    at_minimum = (d @ g) / (d @ C @ d)
+    delta = (1.5 * at_minimum) ** 2 * (d @ C @ d) / 2
+    search = cv.KLTrustRegion(delta, model_minimum=model_minimum)
+    opt = cv.NaturalGradient(case.objective, solver=lx.Cholesky(), damping=1e-3, search=search)
+    new, _, info = opt.step(case.model, case.batch, opt.init(case.model))
+    assert info.accepted
+    np.testing.assert_allclose(flat(new), flat(case.model) - times * at_minimum * d, rtol=1e-7)
+
+
 def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
     """Of least squares that is the minimum along d."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
