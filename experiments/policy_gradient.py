@@ -107,8 +107,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     )
     met = "met" if by_mean <= AIM else "missed"
     aim = (
-        f"At most {AIM:g} of Adam's was aimed at, both tuned: {met}. By the medians of the seeds the "
-        f"share is {by_median:.2f}."
+        f"At most {AIM:g} of Adam's was aimed at, both tuned: {met}. By the medians of the seeds "
+        f"the share is {by_median:.2f}."
     )
     return "\n".join([*lines, "", aim])
 
