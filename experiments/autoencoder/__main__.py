@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.harness.command import read_model
-from experiments.harness.curves import Curve, round_curve
+from experiments.harness.curves import Curve, read_curve, round_curve
 from experiments.harness.method import Setting, label
 from experiments.harness.page import parser, write
 from experiments.harness.runs import SEEDS, Runs
@@ -28,18 +28,12 @@ def main() -> None:
         method.name: soonest(method, functools.partial(runs.tried, method), LEVELS)
         for method in METHODS
     }
-    curves = {method.name: [] for method in METHODS}
-    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
-    # methods alike.
-    for seed in SEEDS:
-        for method in METHODS:
-            curves[method.name].append(runs.curve(method, tuned[method.name][0], seed))
-    print(levels_table(curves, LEVELS, OURS), flush=True)
-    models = {
-        method.name: read_model(runs.run(method, tuned[method.name][0], SEEDS[0]))
-        for method in METHODS
-        if method.name in RECONSTRUCTED
+    folders = runs.run_in_turns([(method, tuned[method.name][0]) for method in METHODS])
+    curves = {
+        name: [read_curve(folder, SMALL.part) for folder in made] for name, made in folders.items()
     }
+    print(levels_table(curves, LEVELS, OURS), flush=True)
+    models = {name: read_model(folders[name][0]) for name in RECONSTRUCTED}
     figure.draw(curves, models, arguments.folder / "autoencoder.png")
     publish(arguments.folder, curves, tuned)
 

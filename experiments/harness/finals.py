@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .curves import Curve, Point
+from .curves import Curve, Point, read_curve
 from .levels import ratio, reached, spread
 from .markdown import table
 from .method import Method, Setting
 from .problem import Problem
-from .runs import SEEDS, Runs
+from .runs import Runs
 from .tables import NUMBERS, format_spread
 from .tuning import Tried, lowest, soonest
 
@@ -94,13 +94,12 @@ def compare(
         method.name: soonest(method, functools.partial(runs.tried, method), levels)
         for method in ours
     }
-    found = {name: Found(setting, tried, []) for name, (setting, tried) in tuned.items()}
-    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
-    # methods alike.
-    for seed in SEEDS:
-        for method in (*rivals, *ours):
-            curve = runs.curve(method, found[method.name].setting, seed)
-            found[method.name].curves.append(curve)
+    chosen = [(method, tuned[method.name][0]) for method in (*rivals, *ours)]
+    folders = runs.run_in_turns(chosen)
+    found = {
+        name: Found(*tuned[name], [read_curve(folder, problem.part) for folder in made])
+        for name, made in folders.items()
+    }
     by_rivals, by_ours = (
         {method.name: found[method.name] for method in methods} for methods in (rivals, ours)
     )

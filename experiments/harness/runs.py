@@ -39,6 +39,18 @@ class Runs:
         names = {seed: f"{stem}{seed}" for seed in seeds}
         return list(run_seeds_once(self._parent(method), names, overrides).values())
 
+    def run_in_turns(self, chosen: Sequence[tuple[Method, Setting]]) -> dict[str, list[Path]]:
+        """By the name of each method, the folders of its runs with all of `SEEDS`.
+
+        All methods of a seed run in a row: the load on the machine changes with time, and must
+        affect all methods alike.
+        """
+        found: dict[str, list[Path]] = {method.name: [] for method, _ in chosen}
+        for seed in SEEDS:
+            for method, setting in chosen:
+                found[method.name].append(self.run(method, setting, seed))
+        return found
+
     def curve(self, method: Method, setting: Setting, seed: int) -> Curve:
         """The losses of a run."""
         return read_curve(self.run(method, setting, seed), self._problem.part)

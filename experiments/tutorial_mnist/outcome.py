@@ -10,7 +10,7 @@ from experiments.harness.command import summary
 from experiments.harness.curves import Curve, read_curve, records
 from experiments.harness.levels import last_loss
 from experiments.harness.method import Method, Setting
-from experiments.harness.runs import SEEDS, Runs
+from experiments.harness.runs import Runs
 from experiments.harness.tuning import Tried, lowest
 
 TUNING_SEEDS = (100, 101)
@@ -71,15 +71,10 @@ def study(runs: Runs, methods: Sequence[Method]) -> dict[str, Outcome]:
     for method in methods:
         attempt = functools.partial(runs.tried, method, seeds=TUNING_SEEDS)
         tuned[method.name] = lowest(method, attempt)
-    found: dict[str, list[Run]] = {method.name: [] for method in methods}
-    # All methods of a seed in a row: the load on the machine changes with time, and must affect all
-    # methods alike.
-    for seed in SEEDS:
-        for method in methods:
-            made = runs.run(method, tuned[method.name][0], seed)
-            found[method.name].append(read_run(made))
+    folders = runs.run_in_turns([(method, tuned[method.name][0]) for method in methods])
     return {
-        name: Outcome(name, setting, tried, found[name]) for name, (setting, tried) in tuned.items()
+        name: Outcome(name, setting, tried, [*map(read_run, folders[name])])
+        for name, (setting, tried) in tuned.items()
     }
 
 

@@ -230,7 +230,7 @@ def test_a_scheduled_rate_grows_and_falls(tmp_path):
 
 @pytest.mark.slow
 def test_methods_are_compared_with_the_last_loss_of_the_rivals(tmp_path, monkeypatch):
-    monkeypatch.setattr(finals, "SEEDS", (0, 1))
+    monkeypatch.setattr("experiments.harness.runs.SEEDS", (0, 1))
     grid = settings("damping", 0.1)
     ours = Method("K-FAC", martens_grosse("kfac"), grid, 20, 1, [{"samples": 4}])
     found = finals.compare(SMALL, [adam()], [ours], tmp_path)
