@@ -1,31 +1,28 @@
-"""The compile time of a step: `python -m benchmarks.compile_cost [--json FILE] [--repeats N]`.
+"""The compile time of a step: `python -m benchmarks.compile_cost [--folder FOLDER] [--repeats N]`.
 
 Measures the CPU seconds to trace and to compile one step. The figures are multiples of those of a
 plain optax SGD step on the same model and batch, as medians over the repeats in one run. JAX's
 caches are cleared before each repeat, and the persistent cache is off.
 """
 
-import argparse
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
-from rich.console import Console
 
 import curvature as cv
 import models
-from training import machine
 
 from .problems import Stacked, natural_gradient, sgd_step
-from .tables import table, write_figures
+from .report import Report, parser
+
+NAME = "compile_cost"
 
 
 @dataclass(frozen=True)
@@ -119,21 +116,17 @@ def _seconds(
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_cost", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of each measurement")
-    parser.add_argument("--cases", nargs="*", default=list(CASES), help="which models")
-    options = parser.parse_args(argv)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    """Measure, print each table when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__)
+    options.add_argument("--repeats", type=int, default=3, help="repeats of each measurement")
+    options.add_argument("--cases", nargs="*", default=list(CASES), help="which models")
+    given = options.parse_args(argv)
+    report, found = Report(NAME, given.folder), {}
     jax.config.update("jax_enable_compilation_cache", False)
-    about, console, found = machine.describe(), Console(), {}
-    console.print(f"{about['processor']}; {about['versions']}")
-    for name in options.cases:
-        found[name] = measure(CASES[name], options.repeats, methods())
-        console.print(table(name, found[name]))
-    if options.json:
-        write_figures(options.json, about, cases=found)
+    for name in given.cases:
+        found[name] = measure(CASES[name], given.repeats, methods())
+        report.show(name, found[name])
+    report.write({"cases": found}, repeats=given.repeats, cases=found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Savings and traffic of 8 devices: `python -m benchmarks.devices [--json FILE] [--markdown FILE]`.
+"""Savings and traffic of 8 devices: `python -m benchmarks.devices [--folder FOLDER]`.
 
 Compiles steps with the batch on a mesh of eight CPU devices. The devices are simulated on one
 machine, so nothing is timed. The figures are: the operations per device, divided by those of a step
@@ -7,13 +7,11 @@ the bytes that a device receives in them. The operations are XLA's count, which 
 LAPACK's factorisations.
 """
 
-import argparse
 import math
 import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -25,18 +23,17 @@ import optax
 import optimistix as optx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
-from rich.console import Console
 
 import curvature as cv
 import models
-from training import machine
 from training.cost import flops
 
-from .tables import markdown, mebibytes, table, write_figures, write_page
+from .report import Report, parser
+from .tables import mebibytes
 
 DEVICES, BATCH = 8, 512
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-TEMPLATE = Path(__file__).with_suffix(".md")
+NAME = "devices"
 OBJECTIVE = cv.Supervised(cv.Categorical())
 IN_PARTS = cv.Supervised(cv.Categorical(), micro_batch=128)
 
@@ -126,18 +123,13 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Count, print, and write to files if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, help="write a page to this file")
-    options = parser.parse_args(argv)
-    about, title = machine.describe(), f"784-256-256-10, batch {BATCH}, {DEVICES} devices"
+    """Count, print, and write if asked to."""
+    options = parser(NAME, __doc__).parse_args(argv)
+    report = Report(NAME, options.folder, cores=None)
+    title = f"784-256-256-10, batch {BATCH}, {DEVICES} devices"
     rows = [measure(name) for name in METHODS]
-    Console(width=160).print(table(title, rows))
-    if options.json:
-        write_figures(options.json, about, steps=rows)
-    if options.markdown:
-        write_page(options.markdown, TEMPLATE, about, title=title, table=markdown(rows))
+    report.show(title, rows)
+    report.write({"steps": rows}, title=title, table=rows)
 
 
 if __name__ == "__main__":

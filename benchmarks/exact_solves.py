@@ -19,19 +19,23 @@ class Kind:
     - `covered`: whether the gradient is a combination of the rows.
     - `tutorial`: the cost of its step at batch 2 as published, in SGD steps (Gebotys 2021,
       "Natural gradients in JAX"); None where there is no figure.
+    - `aims`: the cost that we want, in SGD steps, by the size of the batch.
     """
 
     curvature: cv.AbstractCurvature
     rank: int
     covered: bool
     tutorial: float | None
+    aims: dict[int, float]
 
 
 KINDS = {
-    "empirical_fisher": Kind(cv.EmpiricalFisher(), 1, True, 7),
-    "true_fisher, 1 sample": Kind(cv.SampledFisher(1), 1, False, 1300),
-    "true_fisher, 5 samples": Kind(cv.SampledFisher(5), 5, False, 3700),
-    "exact_fisher": Kind(cv.ExactFisher(), 9, True, None),
+    "empirical_fisher": Kind(cv.EmpiricalFisher(), 1, True, 7, {2: 2.0, 128: 1.9, 512: 1.9}),
+    "true_fisher, 1 sample": Kind(
+        cv.SampledFisher(1), 1, False, 1300, {2: 2.0, 128: 2.1, 512: 2.2}
+    ),
+    "true_fisher, 5 samples": Kind(cv.SampledFisher(5), 5, False, 3700, {2: 2.3, 128: 9.0}),
+    "exact_fisher": Kind(cv.ExactFisher(), 9, True, None, {2: 2.1, 128: 32.0}),
 }
 
 
@@ -52,6 +56,7 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
         {
             "curvature": name,
             "scan, SGD steps": in_scan.ratio(name, "sgd"),
+            "aim": kind.aims.get(problem.batch_size),
             "floor, SGD steps": round(floor(problem, kind), 2),
             "calls, SGD steps": in_calls.ratio(name, "sgd"),
             "tutorial, SGD steps": kind.tutorial if problem.batch_size == 2 else None,

@@ -1,15 +1,12 @@
-"""Memory and time of micro-batches: `python -m benchmarks.micro_batches [--json FILE]`.
+"""Memory and time of micro-batches: `python -m benchmarks.micro_batches [--folder FOLDER]`.
 
 Runs steps on one large batch, as a whole and in micro-batches. The figures are the memory of the
 compiled step beside its arguments and results, and its time divided by that of the whole batch. All
 times are from one run on one core; ratios are of times of the same round.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,17 +14,16 @@ import jax
 import optax
 import optimistix as optx
 from jaxtyping import PyTree
-from rich.console import Console
 
 import curvature as cv
 import models
-from training import machine
 
 from .problems import Images, Problem
-from .tables import markdown, mebibytes, table, write_figures, write_page
+from .report import Report, parser
+from .tables import mebibytes
 from .timing import Rounds
 
-TEMPLATE = Path(__file__).with_suffix(".md")
+NAME = "micro_batches"
 BATCH, MICRO_BATCH = 16_384, 256
 PROBLEMS = (
     Problem(1024, BATCH, 1),
@@ -93,31 +89,13 @@ def measure(problem: Problem | Images, name: str, rounds: int) -> dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro_batches", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, help="write a page to this file")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
-    options = parser.parse_args(argv)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
-    about, console = machine.describe(), Console()
-    console.print(f"{about['processor']}; {about['versions']}")
-    found: dict[str, Any] = {}
+    """Measure, print each table when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__, rounds=3).parse_args(argv)
+    report, found = Report(NAME, options.folder), {}
     for problem in PROBLEMS:
         found[problem.name] = [measure(problem, name, options.rounds) for name in METHODS]
-        console.print(table(f"{problem.name}, micro-batches of {MICRO_BATCH}", found[problem.name]))
-    if options.json:
-        write_figures(options.json, about, steps=found)
-    if options.markdown:
-        tables = "\n\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
-        write_page(
-            options.markdown,
-            TEMPLATE,
-            about,
-            rounds=options.rounds,
-            micro_batch=MICRO_BATCH,
-            tables=tables,
-        )
+        report.show(f"{problem.name}, micro-batches of {MICRO_BATCH}", found[problem.name])
+    report.write({"steps": found}, rounds=options.rounds, micro_batch=MICRO_BATCH, tables=found)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,30 @@
-"""Memory and time of a step on a large model: `python -m benchmarks.size [--width N --depth N]`.
+"""Memory and time of a step on a large model: `python -m benchmarks.size [--folder FOLDER]`.
 
 The model is a net of equal layers in a `scan`; the batch has 8 examples. One step is made. Memory
-is XLA's count, in vectors of the size of all weights. The compile time is measured for the given
-depth and for one layer.
+is XLA's count, in vectors of the size of all weights. The compile time is that of a smaller net
+with many layers and with one.
 """
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import optax
 import optimistix as optx
-from rich.console import Console
 
 import curvature as cv
-from training import machine
 
 from .problems import OBJECTIVE, Stacked, natural_gradient
-from .tables import markdown, table, write_figures, write_page
+from .report import Report, parser
 
-TEMPLATE = Path(__file__).with_suffix(".md")
+NAME = "size"
 BATCH = 8
 FLOAT = 4
+SCANNED = 256, 48
+"""The width and the number of layers of the net that is only compiled."""
 
 METHODS: dict[str, Callable[[], cv.AbstractOptimiser]] = {
     "SGD": lambda: cv.FirstOrder(OBJECTIVE, optax.sgd(1e-3)),
@@ -99,7 +96,7 @@ def _is_array(leaf: Any) -> bool:
 
 def measure(name: str, width: int, depth: int) -> dict[str, Any]:
     """One row."""
-    one, step = (Step(width, layers, METHODS[name]()) for layers in (1, depth))
+    step = Step(width, depth, METHODS[name]())
     unit = FLOAT * step.parameters
     seconds = step()
     return {
@@ -109,39 +106,45 @@ def measure(name: str, width: int, depth: int) -> dict[str, Any]:
         "beside them, P": round(step.temporaries / unit, 2),
         "in all, GiB": round((step.arguments + step.temporaries) / 2**30, 2),
         "seconds of the step": round(seconds, 1),
-        "compilation, s": round(step.compilation, 1),
-        "of one layer, s": round(one.compilation, 1),
+    }
+
+
+def measure_compilation(name: str, width: int, depth: int) -> dict[str, Any]:
+    """The processor seconds to trace and compile a step, for all layers and for one."""
+    one, step = (Step(width, layers, METHODS[name]()) for layers in (1, depth))
+    return {
+        "step": name,
+        f"{depth} layers, s": round(step.compilation, 1),
+        "one layer, s": round(one.compilation, 1),
     }
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write files at the end if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.size", description=__doc__)
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--depth", type=int, default=24)
-    parser.add_argument("--steps", nargs="*", default=list(METHODS), help="which")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, help="write a page to this file")
-    options = parser.parse_args(argv)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
+    """Measure, print each row when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__)
+    options.add_argument("--width", type=int, default=2048)
+    options.add_argument("--depth", type=int, default=24)
+    options.add_argument("--steps", nargs="*", default=list(METHODS), help="which")
+    given = options.parse_args(argv)
+    report, rows, compiled = Report(NAME, given.folder), [], []
     jax.config.update("jax_enable_compilation_cache", False)
-    about, console, rows = machine.describe(), Console(), []
     Step(1, 1, METHODS["SGD"]())  # the costs of the first compilation of a process
-    for name in options.steps:
-        rows.append(measure(name, options.width, options.depth))
-        console.print(table(f"{options.depth} layers of {options.width}", rows[-1:]))
-    if options.json:
-        write_figures(options.json, about, steps=rows)
-    if options.markdown:
-        write_page(
-            options.markdown,
-            TEMPLATE,
-            about,
-            width=options.width,
-            depth=options.depth,
-            batch=BATCH,
-            table=markdown(rows),
-        )
+    for name in given.steps:
+        compiled.append(measure_compilation(name, *SCANNED))
+        report.show("Compilation: {1} layers of {0}".format(*SCANNED), compiled[-1:])
+    for name in given.steps:
+        rows.append(measure(name, given.width, given.depth))
+        report.show(f"{given.depth} layers of {given.width}", rows[-1:])
+    report.write(
+        {"steps": rows, "compilation": compiled},
+        width=given.width,
+        depth=given.depth,
+        batch=BATCH,
+        table=rows,
+        scanned_width=SCANNED[0],
+        scanned_depth=SCANNED[1],
+        compilation=compiled,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cost of a step: `python -m benchmarks.step_cost [--json FILE] [--rounds N] [--cores N]`.
+"""The cost of a step: `python -m benchmarks.step_cost [--folder FOLDER] [--rounds N]`.
 
 For each curvature, a whole step is timed, with an exact solve in sample space and with ten products
 of conjugate gradients. The figures are multiples of a hand-written jitted SGD step and of a
@@ -10,22 +10,17 @@ many seeds under `vmap`, the cost of one product, and the time that the training
 step. All ratios are of times of one round of one run.
 """
 
-import argparse
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import curvature as cv
-from training import machine
 
 from . import exact_solves, loop_cost, many_seeds, stepping
 from .problems import IMAGES, PROBLEMS, Problem, natural_gradient
-from .tables import table, write_figures
+from .report import Report, parser
 from .timing import Rounds
 
+NAME = "step_cost"
 PRODUCTS = 10
 _REFUSES = cv.SampleSpace(max_rows=1)  # `Auto` then chooses CG, or a division
 
@@ -84,57 +79,38 @@ def measure_product(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement")
-    parser.add_argument("--cores", type=int, default=1, help="cores to use")
-    options = parser.parse_args(argv)
-    # Before the first array: XLA counts the cores when it starts.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-
-    about, console, rounds = machine.describe(), Console(), options.rounds
-    console.print(f"{about['processor']}, {about['cores']} core(s), {about['device']}")
-    console.print(str(about["versions"]))
-
-    def shown(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        console.print(table(title, rows))
-        return rows
-
-    exact = {
-        problem.name: shown(
-            f"A whole step, solved exactly in sample space: {problem.name}",
-            exact_solves.measure(problem, rounds),
+    """Measure, print each table when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__, rounds=15)
+    options.add_argument("--cores", type=int, default=1, help="cores to use")
+    given = options.parse_args(argv)
+    report, rounds = Report(NAME, given.folder, cores=given.cores), given.rounds
+    exact, steps = {}, {}
+    for problem in PROBLEMS:
+        exact[problem.name] = exact_solves.measure(problem, rounds)
+        report.show(f"A whole step, solved exactly: {problem.name}", exact[problem.name])
+    ways = [exact_solves.measure_ways(problem, rounds) for problem in IMAGES]
+    report.show("Rows by the layers, and example by example", ways)
+    memory = [exact_solves.measure_memory(PROBLEMS[-1])]
+    report.show("Memory", memory)
+    seeds = [many_seeds.measure(rounds)]
+    report.show("Steps of many seeds under vmap", seeds)
+    for problem in PROBLEMS:
+        steps[problem.name] = measure(problem, rounds)
+        report.show(
+            f"A whole step, CG with {PRODUCTS} products: {problem.name}", steps[problem.name]
         )
-        for problem in PROBLEMS
-    }
-    ways = shown(
-        "Rows by the layers, and example by example",
-        [exact_solves.measure_ways(problem, rounds) for problem in IMAGES],
+    products = [measure_product(problem, rounds) for problem in PROBLEMS[1:]]
+    report.show("A product with Gauss–Newton", products)
+    loop = [
+        loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), rounds)
+        for name in ("identity", "gauss_newton")
+    ]
+    report.show(f"What the training loop adds to a step: {PROBLEMS[1].name}", loop)
+    figures = {"exact": exact, "ways": ways, "memory": memory, "seeds": seeds}
+    figures |= {"steps": steps, "products": products, "loop": loop}
+    report.write(
+        figures, rounds=rounds, products_of_cg=PRODUCTS, loop_problem=PROBLEMS[1].name, **figures
     )
-    memory = shown("Memory", [exact_solves.measure_memory(PROBLEMS[-1])])
-    seeds = shown("Steps of many seeds under vmap", [many_seeds.measure(rounds)])
-    steps = {
-        problem.name: shown(
-            f"A whole step, CG with {PRODUCTS} products: {problem.name}", measure(problem, rounds)
-        )
-        for problem in PROBLEMS
-    }
-    products = shown(
-        "A product with Gauss–Newton",
-        [measure_product(problem, rounds) for problem in PROBLEMS[1:]],
-    )
-    loop = shown(
-        f"What the training loop adds to a step: {PROBLEMS[1].name}",
-        [
-            loop_cost.measure(PROBLEMS[1], name, optimiser(CURVATURES[name]), rounds)
-            for name in ("identity", "gauss_newton")
-        ],
-    )
-    if options.json:
-        figures = {"exact": exact, "ways": ways, "memory": memory, "seeds": seeds}
-        figures |= {"steps": steps, "products": products, "loop": loop}
-        write_figures(options.json, about, **figures)
 
 
 if __name__ == "__main__":

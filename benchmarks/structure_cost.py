@@ -1,4 +1,4 @@
-"""The cost of structures: `python -m benchmarks.structure_cost [--json FILE] [--rounds N]`.
+"""The cost of structures: `python -m benchmarks.structure_cost [--folder FOLDER] [--rounds N]`.
 
 Times whole steps with a structure of the Fisher matrix of one drawn target. The figures are
 multiples of an SGD step and of a gradient on the same batch, inside one `lax.scan` over distinct
@@ -8,26 +8,23 @@ compile time of a step. All times are from one run on one core; ratios are of ti
 round.
 """
 
-import argparse
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 import curvature as cv
-from training import machine
 
 from . import compile_cost, stepping
 from .problems import Problem, natural_gradient
-from .tables import table, write_figures
+from .report import Report, parser
 from .timing import Rounds
 
+NAME = "structure_cost"
 EVERY = 10
 # The number of batches is a multiple of `EVERY`: each scan has two refreshes.
 PROBLEMS = (Problem(128, 128, 2 * EVERY), Problem(1024, 512, 2 * EVERY))
+COMPILED, REPEATS = "784-128-10", 3
 _OF = cv.SampledFisher(1)
 
 
@@ -78,28 +75,27 @@ def measure_factors(problem: Problem, rounds: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write JSON at the end if asked to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.structure_cost", description=__doc__
-    )
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement")
-    options = parser.parse_args(argv)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before the first array
-    about, console = machine.describe(), Console()
-    console.print(f"{about['processor']}; {about['versions']}")
-    steps: dict[str, Any] = {}
+    """Measure, print each table when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__, rounds=7).parse_args(argv)
+    report, steps = Report(NAME, options.folder), {}
     for problem in PROBLEMS:
         steps[problem.name] = measure(problem, options.rounds)
-        console.print(table(f"A whole step: {problem.name}", steps[problem.name]))
+        report.show(f"A whole step: {problem.name}", steps[problem.name])
     factors = [measure_factors(problem, options.rounds) for problem in PROBLEMS]
-    console.print(table("What the factors of K-FAC add to a gradient", factors))
-    case = "784-128-10"
+    report.show("What the factors of K-FAC add to a gradient", factors)
     jax.config.update("jax_enable_compilation_cache", False)
-    compiled = compile_cost.measure(compile_cost.CASES[case], 3, methods())
-    console.print(table(f"Tracing and compilation: {case}", compiled))
-    if options.json:
-        write_figures(options.json, about, steps=steps, factors=factors, compiled=compiled)
+    compiled = compile_cost.measure(compile_cost.CASES[COMPILED], REPEATS, methods())
+    report.show(f"Tracing and compilation: {COMPILED}", compiled)
+    report.write(
+        {"steps": steps, "factors": factors, "compiled": compiled},
+        rounds=options.rounds,
+        every=EVERY,
+        steps=steps,
+        factors=factors,
+        case=COMPILED,
+        repeats=REPEATS,
+        compiled=compiled,
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Ratio:
         return cls(statistics.median(rounds), min(rounds), max(rounds))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f}"
+        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
 class Rounds:

@@ -10,8 +10,9 @@ from pathlib import Path
 from hydra.core.utils import env_override
 
 from running import ExitCode, sentence
-from training import check_folder, hosts, make_folder, preflight
+from training import check_checkpoints, check_folder, hosts, make_folder, preflight
 from training.device import check_devices
+from training.folder import CHECKPOINTS
 from training.sweep import Sweep, SweepJob, jobs_of_search
 
 from .composer import Composition
@@ -89,6 +90,8 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
             check_vectorised(job, composed, composition)
             if hosts.is_first():
                 check_folder(job.folder, resume=job.resume)
+                if job.resume:  # before anything that the folder's configuration names is called
+                    check_checkpoints(job.folder / CHECKPOINTS, job.config)
             run = build(job, shapes_only=True)
             if add_to_groups(Planned(number, given, job, run), groups):
                 preflight(run)  # one run per group: the result is the same for all of them

@@ -5,7 +5,8 @@ from running import CHANGEABLE as CHANGEABLE, ExitCode as ExitCode, Settings as 
 
 from . import hosts as hosts
 from ._base import Run as Run
-from .checkpoint import CheckpointError as CheckpointError
+from .checkpoint import check_checkpoints as check_checkpoints
+from .checkpoint_file import CheckpointError as CheckpointError
 from .evaluate import evaluate as evaluate
 from .folder import (
     CONFIG as CONFIG,

@@ -1,38 +1,32 @@
 """Checkpoints: everything that is needed to continue a run as if it had never stopped.
 
-A checkpoint file has three parts:
+The batches and keys of later steps are not saved: they are functions of (seed, step). For the
+format of the files see `checkpoint_file`.
 
-- one line of JSON: the `Tally`, the digest of the run's configuration, the package versions;
-- the carried arrays of the step, in `equinox`'s format;
-- the SHA-256 of the first two parts, as 64 hexadecimal digits.
-
-Reading a checkpoint executes no code from it. The batches and keys of later steps are not saved:
-they are functions of (seed, step).
-
-If no process holds all arrays whole, the arrays are written to a folder beside the file, see
-`sharded`. The JSON then has the folder's name, the SHA-256 of its files, and the shapes of the
-arrays. The file is written after the folder, so a file never names an incomplete folder.
-
-Only the first process writes and checks the files. All processes call `hold_best`, `save` and
-`restore` together.
+A file is written after the folder of its arrays, if it has one, so a file never names an incomplete
+folder. Only the first process writes and checks the files. All processes call `hold_best`, `save`
+and `restore` together.
 """
 
 import contextlib
 import dataclasses
 import functools
 import io
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxtyping import Array
+
+from running.files import CONFIG
+from running.settings import UNCHECKED
 
 from . import hosts
 from ._base import Tally
 from .atomic import remove_leftovers, write_atomically
-from .digest import DigestWriter, digest_of_file
+from .checkpoint_file import CheckpointError, Header, opened, read_header, write
+from .digest import digest_of_config
 from .leaves import read_leaves, write_leaves
 from .sharded import (
     HostCopy,
@@ -46,7 +40,6 @@ from .sharded import (
 )
 from .stepper import Stepper
 
-DIGEST_LENGTH = 64
 ARRAYS = ".arrays"
 """The suffix of folders of arrays."""
 BEST = "best.ckpt"
@@ -54,13 +47,10 @@ BEST_MODEL = "best.eqx"
 """The file with only the weights of the best checkpoint, in the format of `model.eqx`."""
 
 
-OTHER_ARRAYS = (
+_OTHER_ARRAYS = (
     "The arrays in the checkpoint `{}` do not match those of the model and the optimiser."
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one sentence."""
+_OTHER_CONFIG = "The checkpoint `{}` belongs to a run with another configuration."
 
 
 class Restored(NamedTuple):
@@ -79,14 +69,12 @@ class Restored(NamedTuple):
 class _Read(NamedTuple):
     """A checkpoint file that was read and passed all checks.
 
-    - `path`: of the file.
-    - `tally`, `versions`: from its JSON.
+    - `path`, `header`: of the file.
     - `leaves`: the carried arrays, or the folder that contains them.
     """
 
     path: Path
-    tally: Tally
-    versions: dict[str, str]
+    header: Header
     leaves: list[Any] | Path
 
 
@@ -108,13 +96,16 @@ class Checkpoints:
     **Arguments:**
 
     - `folder`: of the checkpoints; created when the first is saved.
-    - `config`: the digest of the run's configuration.
+    - `config`: the run's configuration.
     - `versions`: of the packages that affect results; written to each checkpoint.
     - `keep`: how many of the newest checkpoints are kept.
     """
 
-    def __init__(self, folder: Path, config: str, versions: dict[str, str], keep: int):
-        self._folder, self._config, self._versions, self._keep = folder, config, versions, keep
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], versions: dict[str, str], keep: int
+    ):
+        self._folder, self._versions, self._keep = folder, versions, keep
+        self._config = _digest(config)
         self._best: _Best | None = None
 
     def hold_best(self, tally: Tally, stepper: Stepper) -> None:
@@ -132,7 +123,7 @@ class Checkpoints:
             held = dataclasses.replace(tally), copy_to_host(leaves)
             self._best = _Best(held, weights.getvalue())
         elif hosts.is_first():
-            self._write(state, tally, leaves)
+            write(state, self._header(tally), leaves)
             self._best = _Best(state.getvalue(), weights.getvalue())
 
     def save(self, tally: Tally, stepper: Stepper) -> None:
@@ -145,7 +136,7 @@ class Checkpoints:
             self._best = None
         self._save(f"step_{tally.steps:09d}.ckpt", tally, stepper.leaves)
         if hosts.is_first():
-            for file in self._newest_first()[self._keep :]:
+            for file in _newest_first(self._folder)[self._keep :]:
                 file.unlink()
             self._remove_folders()
 
@@ -171,12 +162,12 @@ class Checkpoints:
         if isinstance(leaves, Path):
             leaves = read_arrays(leaves, stepper.leaves)
         stepper.replace(leaves)
-        return Restored(newest.tally, newest.versions, list(refused.values()))
+        return Restored(newest.header.tally, newest.header.versions, list(refused.values()))
 
     def _read_newest(self, stepper: Stepper, refused: dict[Path, str]) -> _Read | None:
         """Read the newest usable file; newer files that cannot be used are added to `refused`."""
         remove_leftovers(self._folder)
-        for path in self._candidates():
+        for path in _candidates(self._folder):
             try:
                 found = self._read(path, stepper)
             except CheckpointError as error:
@@ -209,68 +200,33 @@ class Checkpoints:
             files = write_arrays(self._folder / folder, leaves)
             arrays = {"folder": folder, "files": files, "layout": layout(leaves)}
         if hosts.is_first():
-            write_atomically(path, lambda file: self._write(file, tally, leaves, arrays))
+            header = self._header(tally, arrays)
+            write_atomically(path, lambda file: write(file, header, leaves))
 
-    def _write(
-        self,
-        file: BinaryIO,
-        tally: Tally,
-        leaves: list[Array],
-        arrays: dict[str, Any] | None = None,
-    ) -> None:
-        """Write a file that contains `leaves`, or `arrays`, the description of their folder."""
-        header = {
-            "tally": dataclasses.asdict(tally),
-            "config": self._config,
-            "versions": self._versions,
-        }
-        if arrays is not None:
-            header["arrays"] = arrays
-        body = DigestWriter(file)
-        body.write(json.dumps(header).encode() + b"\n")
-        if arrays is None:
-            write_leaves(cast(BinaryIO, body), leaves)  # an object with `write` is enough
-        file.write(body.hexdigest().encode())
+    def _header(self, tally: Tally, arrays: dict[str, Any] | None = None) -> Header:
+        return Header(tally, self._config, self._versions, arrays)
 
     def _read(self, path: Path, stepper: Stepper) -> _Read:
         """Read and check a file.
 
         **Raises:** `CheckpointError` with the reason why it is refused.
         """
-        with open(path, "rb") as file:
-            size = path.stat().st_size - DIGEST_LENGTH
-            found, expected = digest_of_file(file, size), file.read()
-            if found.encode() != expected:
-                raise CheckpointError(
-                    f"The checkpoint `{path}` is damaged: its content does not match the SHA-256 "
-                    "at its end."
-                )
-            file.seek(0)
-            try:
-                header = json.loads(file.readline())
-                config, versions = header["config"], header["versions"]
-                tally = Tally(**header["tally"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise CheckpointError(
-                    f"The checkpoint `{path}` has a format that this version cannot read."
-                ) from error
-            if config != self._config:
-                raise CheckpointError(
-                    f"The checkpoint `{path}` belongs to a run with another configuration."
-                )
-            if "arrays" in header:
-                folder = self._checked_folder(path, header["arrays"], stepper.leaves)
-                return _Read(path, tally, versions, folder)
+        with opened(path) as (header, file):
+            if header.config != self._config:
+                raise CheckpointError(_OTHER_CONFIG.format(path))
+            if header.arrays is not None:
+                folder = self._checked_folder(path, header.arrays, stepper.leaves)
+                return _Read(path, header, folder)
             try:
                 leaves = read_leaves(file, stepper.leaves)
             except (RuntimeError, ValueError, TypeError, EOFError) as error:
-                raise CheckpointError(OTHER_ARRAYS.format(path)) from error
-        return _Read(path, tally, versions, leaves)
+                raise CheckpointError(_OTHER_ARRAYS.format(path)) from error
+        return _Read(path, header, leaves)
 
     def _checked_folder(self, path: Path, arrays: dict[str, Any], like: list[Array]) -> Path:
         folder = self._folder / arrays["folder"]
         if arrays["layout"] != layout(like):
-            raise CheckpointError(OTHER_ARRAYS.format(path))
+            raise CheckpointError(_OTHER_ARRAYS.format(path))
         if hosts.is_first() and digests(folder) != arrays["files"]:
             raise CheckpointError(
                 f"The checkpoint `{path}` is damaged: the files in `{folder}` do not match those "
@@ -284,21 +240,42 @@ class Checkpoints:
         if not folders:
             return
         named = set()
-        for path in self._candidates():
-            with open(path, "rb") as file, contextlib.suppress(ValueError):  # damaged
-                named.add(json.loads(file.readline()).get("arrays", {}).get("folder"))
+        for path in _candidates(self._folder):
+            with contextlib.suppress(CheckpointError):
+                named.add((read_header(path).arrays or {}).get("folder"))
         for folder in folders:
             if folder.name not in named:
                 shutil.rmtree(folder)
 
-    def _candidates(self) -> Iterator[Path]:
-        """The files to try: the newest first, and last the best one, which is often the oldest."""
-        yield from self._newest_first()
-        if (best := self._folder / BEST).exists():
-            yield best
 
-    def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("step_*.ckpt"), reverse=True)
+def check_checkpoints(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a folder in which every checkpoint belongs to another configuration.
+
+    This check needs neither a model nor an optimiser. It leaves files that cannot be read to
+    `Checkpoints.restore`.
+
+    **Raises:** `CheckpointError`.
+    """
+    paths, digest = _candidates(folder), _digest(config)
+    try:
+        others = [path for path in paths if read_header(path).config != digest]
+    except CheckpointError:
+        return
+    if paths and others == paths:
+        raise CheckpointError(f"{_OTHER_CONFIG.format(paths[0])} Restore its `{CONFIG}`.")
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return digest_of_config(config, without=UNCHECKED)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The files to try: the newest first, and last the best one, which is often the oldest."""
+    return [*_newest_first(folder), *folder.glob(BEST)]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*.ckpt"), reverse=True)
 
 
 def _write_bytes(data: bytes, file: BinaryIO) -> None:

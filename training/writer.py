@@ -7,14 +7,12 @@ from typing import Any
 import equinox as eqx
 
 from running.exit_codes import ExitCode
-from running.settings import UNCHECKED
 
 from . import folder as files, hosts
 from ._base import Run, Tally
 from .arrays import ArraysOfSteps
 from .checkpoint import Checkpoints
 from .clock import Clock
-from .digest import digest_of_config
 from .evaluate import AbstractEvaluator
 from .feed import AbstractFeed, Given, feed_of
 from .log import Log
@@ -65,7 +63,7 @@ class Writer:
         self._arrays = ArraysOfSteps(stepper, self._recorders)
         self._checkpoints = Checkpoints(
             folder / files.CHECKPOINTS,
-            digest_of_config(run.config, without=UNCHECKED),
+            run.config,
             versions(),
             run.settings.keep_checkpoints,
         )

@@ -1,5 +1,6 @@
 """A batch on a mesh of eight devices: the numbers of one device, and a share of its work."""
 
+import contextlib
 import re
 
 import equinox as eqx
@@ -69,7 +70,8 @@ OPTIMISERS |= {
     for name in CURVATURES
     if name != "identity"
 }
-QUICK = ["sgd", "micro-batches", "gauss_newton by CG", "true_fisher by rows", "KFAC of true_fisher"]
+SOME = [name for name in OPTIMISERS if "true_fisher" in name or " " not in name]
+QUICK = ["sgd", "micro-batches", "gauss_newton by CG", "KFAC of true_fisher"]
 
 
 @pytest.fixture(scope="module")
@@ -118,26 +120,25 @@ def assert_same(found, expected):
     assert numbers == pytest.approx(expected_numbers, rel=1e-12)
 
 
-def assert_those_of_one_device(optimiser, model, batch, mesh):
-    """On a mesh that is set and on one that is not."""
-    expected = two_steps(optimiser, model, batch)
-    with jax.set_mesh(mesh):
-        assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
-    assert_same(two_steps(optimiser, model, batch, lambda *of: on(mesh, *of)), expected)
+def assert_those_of_one_device(optimiser, problem, kind, *, mesh_is_set):
+    """For each value of `mesh_is_set`: whether the user calls `jax.set_mesh`."""
+    mesh, expected = mesh_of(kind), two_steps(optimiser, *problem)
+    for is_set in mesh_is_set:
+        with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+            assert_same(two_steps(optimiser, *problem, lambda *of: on(mesh, *of)), expected)
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, list(OPTIMISERS)))
 def test_steps_are_those_of_one_device(name, problem):
     """Draws, dropout and states included."""
-    assert_those_of_one_device(OPTIMISERS[name](), *problem, mesh_of(AxisType.Auto))
+    is_set = (False, True) if name in SOME else (False,)
+    assert_those_of_one_device(OPTIMISERS[name](), problem, AxisType.Auto, mesh_is_set=is_set)
 
 
-EXPLICIT = [name for name in OPTIMISERS if "true_fisher" in name or " " not in name]
-
-
-@pytest.mark.parametrize("name", slow_but(["KFAC of true_fisher", "averaged"], EXPLICIT))
+@pytest.mark.parametrize("name", slow_but(["averaged"], SOME))
 def test_a_mesh_with_explicit_axes(name, problem):
-    assert_those_of_one_device(OPTIMISERS[name](), *problem, mesh_of(AxisType.Explicit))
+    kind = AxisType.Explicit
+    assert_those_of_one_device(OPTIMISERS[name](), problem, kind, mesh_is_set=(False, True))
 
 
 def test_the_face_of_optax_on_explicit_axes(problem):
@@ -213,6 +214,7 @@ def test_rows_are_gathered_and_not_cut_in_pieces(curvature):
     assert not re.search(r" (collective-permute|all-to-all)(-start)?\(", program)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_installed")
 def test_a_derivative_through_a_step(problem):
     """With what every device computes as a whole."""

@@ -57,3 +57,16 @@ def test_a_run_whose_folder_names_another_function_is_not_resumed(train):
     done = train("resume=run", "max_steps=2")
     assert done.code == 2
     assert "names `os.getcwd`" in done.err
+
+
+def test_a_changed_configuration_is_refused_before_anything_is_built(train, monkeypatch):
+    small = "model.width=4", "model.depth=1", "hydra.run.dir=run"
+    assert train(*small, "max_steps=1").code == 0
+    file = Path("run/config.yaml")
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stored["model"]["width"] = 5
+    file.write_text(yaml.safe_dump(stored), encoding="utf-8")
+    monkeypatch.setattr("launch.launcher.build", lambda *job, **kind: pytest.fail("built"))
+    done = train("resume=run", "max_steps=2")
+    assert done.code == 2
+    assert "belongs to a run with another configuration" in done.err

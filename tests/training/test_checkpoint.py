@@ -10,7 +10,7 @@ import pytest
 
 import curvature as cv
 from data import batch_indices
-from training import CheckpointError, Stepper
+from training import CheckpointError, Stepper, check_checkpoints
 from training._base import Tally
 from training.checkpoint import Checkpoints
 from training.device import on_device
@@ -28,7 +28,7 @@ def make_stepper(sgd, model, dataset, make_net):
 @pytest.fixture
 def make_checkpoints(tmp_path):
     def make(folder=tmp_path, config="a", versions=None, keep=1) -> Checkpoints:
-        return Checkpoints(folder, config, versions or {"jax": "1"}, keep)
+        return Checkpoints(folder, {"name": config}, versions or {"jax": "1"}, keep)
 
     return make
 
@@ -69,7 +69,7 @@ def test_a_save_that_fails_leaves_the_last_one(
     def full(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.write_leaves", full)
+    monkeypatch.setattr("training.checkpoint_file.write_leaves", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(Tally(2), make_stepper())
     assert len(list(tmp_path.iterdir())) == 1
@@ -161,6 +161,19 @@ def test_the_checkpoint_of_another_configuration_is_refused(make_checkpoints, ma
     make_checkpoints(config="b").save(Tally(1), make_stepper())
     with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
         make_checkpoints(config="a").restore(make_stepper())
+
+
+def test_other_configurations_are_found_without_a_model(tmp_path, make_checkpoints, make_stepper):
+    check_checkpoints(tmp_path / "missing", {"name": "a"})
+    make_checkpoints(config="b").save(Tally(1), make_stepper())
+    check_checkpoints(tmp_path, {"name": "b"})
+    check_checkpoints(tmp_path, {"name": "b", "epochs": 3})
+    with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
+        check_checkpoints(tmp_path, {"name": "a"})
+    make_checkpoints(config="a", keep=2).save(Tally(2), make_stepper())
+    check_checkpoints(tmp_path, {"name": "a"})
+    (tmp_path / "step_000000002.ckpt").write_bytes(b"damaged")  # `restore` explains this
+    check_checkpoints(tmp_path, {"name": "a"})
 
 
 def test_the_checkpoint_of_another_model_is_refused(make_checkpoints, make_stepper):

@@ -28,7 +28,7 @@ def make_stepper(sgd, make_net, dataset):
 def checkpoints(tmp_path, monkeypatch) -> Checkpoints:
     """Whatever is saved counts as sharded."""
     monkeypatch.setattr("training.checkpoint.is_sharded", lambda leaves: True)
-    return Checkpoints(tmp_path, "a", {"jax": "1"}, 2)
+    return Checkpoints(tmp_path, {}, {"jax": "1"}, 2)
 
 
 @pytest.mark.parametrize("devices", [8, 2, 1])

@@ -1,12 +1,10 @@
-"""The cost of a vectorised sweep: `python -m benchmarks.sweeps [--json FILE] [--markdown FILE]`.
+"""The cost of a vectorised sweep: `python -m benchmarks.vectorised [--folder FOLDER]`.
 
 Times whole commands: `python train.py -m seed='range(0,16)' ...` with and without
 `vectorised=true`, and the same runs as 16 commands. The figures are CPU seconds, user and system,
 from start to end, on one core.
 """
 
-import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -15,14 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from training import machine
-
-from .tables import markdown, table, write_figures, write_page
+from .report import Report, parser
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = Path(__file__).with_suffix(".md")
+NAME = "vectorised"
 SEEDS = 16
 METHODS = {
     "natural gradient": (),
@@ -90,30 +84,14 @@ def _cpu_seconds() -> float:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print each row when it is ready, and write the page at the end if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, help="write a page to this file")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of each measurement")
-    options = parser.parse_args(argv)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    about, console = machine.describe(), Console()
-    rows: list[dict[str, Any]] = []
+    """Measure, print each table when it is ready, and write at the end if asked to."""
+    options = parser(NAME, __doc__, rounds=2).parse_args(argv)
+    report, rows = Report(NAME, options.folder), []
     for method in METHODS:
         found = measure(method, options.rounds)
-        console.print(table(f"{method}, {SEEDS} seeds: processor seconds", found))
+        report.show(f"{method}, {SEEDS} seeds: processor seconds", found)
         rows += found
-    if options.json:
-        write_figures(options.json, about, sweeps=rows)
-    if options.markdown:
-        write_page(
-            options.markdown,
-            TEMPLATE,
-            about,
-            rounds=options.rounds,
-            seeds=SEEDS,
-            table=markdown(rows),
-        )
+    report.write({"sweeps": rows}, rounds=options.rounds, seeds=SEEDS, table=rows)
 
 
 if __name__ == "__main__":
