@@ -82,6 +82,7 @@ class Lines:
         self._log.say(f"{self._label} {step}/{self._total}  {describe(record)}")
 
     def __enter__(self) -> "Lines":
+        self._log.say(f"{self._label}: compiling")
         return self
 
     def __exit__(self, *exception: object) -> None:
