@@ -88,8 +88,12 @@ def compare(
     tuned = {
         method.name: lowest(method, functools.partial(runs.tried, method)) for method in rivals
     }
-    ends = [min(each.last_loss for each in tried) for _, tried in tuned.values()]
-    levels = sorted(ends, reverse=True)
+    # A rival with one setting was not tried, but its last loss is a level, too.
+    tried = [
+        of or [runs.tried(method, setting)]
+        for method, (setting, of) in zip(rivals, tuned.values(), strict=True)
+    ]
+    levels = sorted((min(each.last_loss for each in of) for of in tried), reverse=True)
     tuned |= {
         method.name: soonest(method, functools.partial(runs.tried, method), levels)
         for method in ours

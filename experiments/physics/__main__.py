@@ -16,7 +16,7 @@ from experiments.harness.runs import SEEDS, TUNING_SEEDS, Runs
 from . import figure
 from .errors import error_curve
 from .methods import EXPERIMENTS, FRESH, RATES, adam, gauss_newton, runs_of
-from .numbers import numbers, spread
+from .numbers import numbers, spread_cell
 from .published import published_table
 
 PROBE_STEPS = 100
@@ -53,7 +53,7 @@ def section(title: str, by_method: dict[str, list[dict[str, Any]]]) -> str:
     """One experiment in Markdown: medians over the seeds, then the final error of each seed."""
     names = [name for name in next(iter(by_method.values()))[0] if name != "seed"]
     cells = [
-        [method, *(spread([row[name] for row in rows]) for name in names)]
+        [method, *(spread_cell([row[name] for row in rows]) for name in names)]
         for method, rows in by_method.items()
     ]
     lines = [f"## {title}", "", table(["", *names], cells)]

@@ -29,16 +29,16 @@ def numbers(run: Path) -> dict[str, Any]:
     }
 
 
-def median(values: Sequence[float | None]) -> str:
+def median_cell(values: Sequence[float | None]) -> str:
     """The median; a level that was not reached counts as infinite."""
     return _shown(statistics.median_low(_known(values)))
 
 
-def spread(values: Sequence[float | None]) -> str:
+def spread_cell(values: Sequence[float | None]) -> str:
     """Median (smallest to largest); a level that was not reached counts as infinite."""
     known = _known(values)
     low, high = _shown(known[0]), _shown(known[-1])
-    return "–" if math.isinf(known[0]) else f"{median(values)} ({low} to {high})"
+    return "–" if math.isinf(known[0]) else f"{median_cell(values)} ({low} to {high})"
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

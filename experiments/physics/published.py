@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.harness.markdown import table
 
-from .numbers import median
+from .numbers import median_cell
 
 PUBLISHED = {
     "poisson2d": (
@@ -35,6 +35,6 @@ def published_table(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]
         for method, of_seeds in found[experiment].items():
             if method.startswith("gauss_newton"):
                 names = ("steps to 0.0001", "steps to 1e-06", "l2_error")
-                cells = [median([row[name] for row in of_seeds]) for name in names]
+                cells = [median_cell([row[name] for row in of_seeds]) for name in names]
                 rows.append([f"{experiment}, {method}, here", *cells])
     return table(["", "1e-4", "1e-6", "final"], rows)

@@ -12,23 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-import curvature as cv
 import data
 from experiments.harness.command import make_initial_model, read_model
 from experiments.harness.page import parser, write
 from experiments.harness.runs import SEEDS, Runs
 
 from . import figure, rank_one, report, verdicts
+from .curvatures import CURVATURES
 from .histograms import quantities
 from .methods import BATCH_SIZE, DEFAULTS, IN_LARGE, IN_SMALL, LARGE, SMALL, WRONG
 from .outcome import TUNING_SEEDS, Outcome, plain, read_run, study
 
-CURVATURES = {
-    "empirical_fisher": cv.EmpiricalFisher(),
-    "true_fisher 1": cv.SampledFisher(samples=1),
-    "true_fisher 5": cv.SampledFisher(samples=5),
-    "exact_fisher": cv.ExactFisher(),
-}
 CONTROL_BATCH = 16
 
 
@@ -65,7 +59,10 @@ def _control(
 
 
 def _histograms(small: dict[str, Outcome], path: Path) -> None:
-    natural = {name: (of, small[name].setting["damping"]) for name, of in CURVATURES.items()}
+    natural = {
+        name: (fisher.curvature, small[name].setting["damping"])
+        for name, fisher in CURVATURES.items()
+    }
     shown = ("adam", "sgd", *CURVATURES)
     ends = {name: read_model(small[name].runs[0].folder) for name in shown}
     start = dict.fromkeys(shown, make_initial_model(small["adam"].runs[0].folder))

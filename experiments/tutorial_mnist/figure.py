@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from experiments.harness.curves import Curve
 
 from .outcome import Outcome
-from .rank_one import DAMPINGS, Lengths
+from .rank_one import DAMPINGS, SHOWN, Lengths
 
 COLOURS = ("black", "#999999", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
@@ -59,7 +59,7 @@ def control(
     )
     for axes, (title, lengths) in zip(panels, found.items()):
         for colour, (name, values) in zip(COLOURS, lengths.of.items()):
-            wrong = name not in ("empirical_fisher", "true_fisher 1", "exact_fisher")
+            wrong = name not in SHOWN
             style = "--" if wrong else "-"
             axes.plot(DAMPINGS, values, style, color=colour, label=name)
         axes.set(xscale="log", yscale="log", xlabel="damping λ", ylabel="‖(C + λI)⁻¹ḡ‖")

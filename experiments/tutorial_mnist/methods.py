@@ -6,6 +6,8 @@ from experiments.harness.method import Method, Setting, settings
 from experiments.harness.optimisers import first_order
 from experiments.harness.problem import Problem
 
+from .curvatures import CURVATURES
+
 SMALL = Problem("batch 128", ("experiment=tutorial_mnist",))
 LARGE = Problem("batch 2000", ("experiment=tutorial_mnist", "batch_size=2000"))
 SMALL_STEPS, SMALL_EVERY = 124, 4
@@ -14,6 +16,7 @@ LARGE_STEPS, LARGE_EVERY = 40, 1
 """10 epochs in batches of 2000."""
 BATCH_SIZE = 128
 
+FISHERS = {name: fisher.overrides for name, fisher in CURVATURES.items()}
 Overrides = Callable[..., Sequence[str]]
 
 
@@ -56,12 +59,6 @@ def large(name: str, overrides: Overrides, grid: Sequence[Setting]) -> Method:
     return Method(name, overrides, grid, LARGE_STEPS, LARGE_EVERY)
 
 
-CURVATURES = {
-    "empirical_fisher": ("curvature=empirical_fisher",),
-    "true_fisher 1": ("curvature=true_fisher",),
-    "true_fisher 5": ("curvature=true_fisher", "samples=5"),
-    "exact_fisher": ("curvature=exact_fisher",),
-}
 OTHERS = {
     name: (f"curvature={name}",)
     for name in ("identity", "divergence_hellinger", "divergence_euclidean")
@@ -75,7 +72,7 @@ SPRING: list[Setting] = [
 IN_SMALL = (
     small("adam", first_order("adam"), RATES),
     small("sgd", first_order("sgd"), SGD_RATES),
-    *(small(name, averaged(in_sample_space(*of)), SPRING) for name, of in CURVATURES.items()),
+    *(small(name, averaged(in_sample_space(*of)), SPRING) for name, of in FISHERS.items()),
     small("adam, averaged", averaged(first_order("adam")), RATES),
     small("sgd, averaged", averaged(first_order("sgd")), SGD_RATES),
 )
@@ -84,7 +81,7 @@ IN_LARGE = (
     large("sgd", first_order("sgd"), SGD_RATES),
     large("exact_fisher", truncated, settings("damping", 0.003, 0.01)),
 )
-DEFAULTS = tuple(small(name, lambda of=of: of, [{}]) for name, of in (CURVATURES | OTHERS).items())
+DEFAULTS = tuple(small(name, lambda of=of: of, [{}]) for name, of in (FISHERS | OTHERS).items())
 """Gauss–Newton and the curvature of the KL divergence are left out: for this likelihood, both equal
 the exact Fisher."""
 WRONG = small(

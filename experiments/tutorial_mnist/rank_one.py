@@ -17,13 +17,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 import curvature as cv
 
+from .curvatures import CURVATURES
+
 OBJECTIVE = cv.Supervised(cv.Categorical())
 DAMPINGS = tuple(10.0**power for power in range(-12, 3))
-CURVATURES = {
-    "empirical_fisher": cv.EmpiricalFisher(),
-    "true_fisher 1": cv.SampledFisher(samples=1),
-    "exact_fisher": cv.ExactFisher(),
-}
+SHOWN = ("empirical_fisher", "true_fisher 1", "exact_fisher")
 DATA, DRAWN = "ḡḡᵀ, labels of the data", "ḡḡᵀ, labels drawn"
 
 
@@ -60,8 +58,8 @@ def lengths(
         DATA: jax.vmap(lambda damping: rank_one_length(gradient, gradient, damping))(at),
         DRAWN: jax.vmap(lambda damping: rank_one_length(drawn, gradient, damping))(at),
     }
-    for name, curvature in CURVATURES.items():
-        of[name] = _lengths(curvature, model, batch, key, at)
+    for name in SHOWN:
+        of[name] = _lengths(CURVATURES[name].curvature, model, batch, key, at)
     along = gradient @ drawn / jnp.linalg.norm(drawn)
     outside = jnp.sqrt(gradient @ gradient - along**2)
     found = {name: np.asarray(values) for name, values in of.items()}
