@@ -96,7 +96,7 @@ def numbers(case: Case, objective: cv.AbstractObjective, names: Sequence[str]) -
     ),
 )
 def test_numbers_are_those_of_the_whole_batch(model, names):
-    case = MODELS[model](cases.ONE.get(model, "categorical"))
+    case = MODELS[model](cases.ONLY_LIKELIHOOD.get(model, "categorical"))
     found = numbers(case, in_parts(case.objective), names)
     expected = numbers(case, case.objective, names)
     for name in expected:

@@ -30,7 +30,9 @@ GROUPS.append([name for name in CURVATURES if name not in GROUPS[0]])
 WHOLE = [*(("tanh", likelihood) for likelihood in cases.LIKELIHOODS), ("several_terms", "gaussian")]
 ROWS = [(*pair, name) for pair in WHOLE for name in CURVATURES]
 for _k, _model in enumerate(model for model in MODELS if model not in dict(WHOLE)):
-    ROWS += [(_model, cases.ONE.get(_model, "categorical"), name) for name in GROUPS[_k % 2]]
+    ROWS += [
+        (_model, cases.ONLY_LIKELIHOOD.get(_model, "categorical"), name) for name in GROUPS[_k % 2]
+    ]
 QUICK = [("tanh", "categorical", name) for name in GROUPS[0]]
 KEY = jax.random.key(3)
 
@@ -93,7 +95,7 @@ def test_it_is_the_dense_matrix_of_its_definition(model, likelihood, name):
 
 
 @functools.cache
-def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
+def operator_of(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     case = MODELS[model](likelihood)
 
     @eqx.filter_jit
@@ -107,7 +109,7 @@ def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     "name", slow_but(["true_fisher"], ["identity", "true_fisher", "gauss_newton"])
 )
 def test_as_lineax_sees_it(x64, name):
-    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical", name)
+    C, found = operator_of("tanh", "categorical", name), evaluated("tanh", "categorical", name)
     vector, (expected, matrix, _) = jnp.asarray(found.vector), found.numbers
 
     @eqx.filter_jit

@@ -15,7 +15,7 @@ from tests.curvature.cases import supervised
 from tests.curvature.tools import check_rows, float64, linearised, symmetric, ways
 from tests.selection import slow_but
 
-MODELS = [(name, cases.ONE.get(name, "categorical")) for name in cases.MODELS]
+MODELS = [(name, cases.ONLY_LIKELIHOOD.get(name, "categorical")) for name in cases.MODELS]
 QUICK = [("several_terms", "categorical")]
 
 
