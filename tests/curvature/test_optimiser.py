@@ -125,7 +125,7 @@ class Spy(optx.AbstractSearch):
 
 
 def test_a_search_is_shown_the_undamped_curvature(x64):
-    """With the undamped C a heavily damped step has ρ ≈ 1; with the damped C it would have ρ ≈ 2."""
+    """With the undamped C a heavily damped step has ρ ≈ 1; with the damped C, ρ would be near 2."""
     case, damping, seen = MODELS["one layer"]("gaussian"), 10.0, Notes()
     written = Written(case, "gauss_newton")
     w, (loss, g, C) = written.w, written(written.w)
