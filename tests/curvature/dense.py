@@ -52,7 +52,7 @@ class _Discrete(Distribution):
 
 
 class Categorical(_Discrete):
-    """Each row of the logits [..., c] has one class; targets are labels or probability vectors."""
+    """One class per row of the logits [..., c]; y is labels [...] or probabilities [..., c]."""
 
     def nll(self, z: Array, y: Array) -> Array:
         if jnp.issubdtype(y.dtype, jnp.integer):

@@ -114,7 +114,7 @@ def test_metrics_and_coefficients_are_those_of_the_unmasked_positions(name):
     assert np.isfinite(found["sampled loss"])
 
 
-def test_a_mask_that_hides_everything():
+def test_a_mask_that_hides_everything_gives_zeros():
     y, loss = (jnp.asarray([-1, 7, 99]), jnp.zeros(3, bool)), cv.Masked(cv.Categorical())
 
     @jax.jit

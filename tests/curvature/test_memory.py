@@ -1,4 +1,7 @@
-"""No program holds c × c numbers per example for c outputs, or the Jacobians of all examples."""
+"""Products with C and steps in sample space do not hold large intermediate arrays.
+
+Such arrays would be c × c numbers per example for c outputs, or the Jacobians of all examples.
+"""
 
 import equinox as eqx
 import jax

@@ -199,7 +199,7 @@ def test_wrong_weights_are_refused_or_make_the_loss_nan(x64):
 
 
 def test_an_objective_made_before_x64_is_enabled_keeps_full_precision():
-    """The objective is made before `jax_enable_x64` is set, or after."""
+    """Settings are not rounded to float32 if the objective is made before x64 is enabled."""
 
     def made():
         term = cv.Term(lambda model, x: model(x), cv.Gaussian(variance=0.7), weight=0.3)

@@ -69,7 +69,7 @@ def test_one_step_is_the_step_written_densely(x64, kind, curvature, likelihood):
     assert eqx.tree_equal(kept, frozen)
 
 
-def test_truncated_and_warm_started_solves_report_what_they_found(x64):
+def test_truncated_and_warm_started_solves_report_true_numbers(x64):
     """½δᵀCδ, the ratio and the residual are correct for any d, not only for the exact solution.
 
     They are computed from the products of the solve. The first solve starts from zero, the second
@@ -124,7 +124,7 @@ class Spy(optx.AbstractSearch):
         return jnp.asarray(0.5), jnp.asarray(True), optx.RESULTS.successful, state
 
 
-def test_a_search_is_shown_the_undamped_curvature(x64):
+def test_a_search_gets_the_undamped_curvature(x64):
     """With the undamped C a heavily damped step has ρ ≈ 1; with the damped C, ρ would be near 2."""
     case, damping, seen = MODELS["one layer"]("gaussian"), 10.0, Notes()
     written = Written(case, "gauss_newton")
@@ -145,7 +145,7 @@ def test_a_search_is_shown_the_undamped_curvature(x64):
 
 
 @pytest.mark.parametrize("damping", slow_but([1e3], [1e-3, 1e3]))
-def test_the_metric_of_a_step_survives_float32(damping):
+def test_the_metric_of_a_step_is_accurate_in_float32(damping):
     """dᵀCd = dᵀ(C+λI)d − λ‖d‖² is a difference; its error is a few units of roundoff of λ‖d‖²."""
     model = eqx.nn.MLP(20, 5, 30, 1, key=jax.random.key(0))
     rng = np.random.default_rng(0)

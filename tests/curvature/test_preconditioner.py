@@ -95,7 +95,7 @@ def test_one_step_is_along_the_preconditioned_gradient(x64):
 
 
 @pytest.mark.parametrize("l2", slow_but([L2], [0.0, L2]))
-def test_preconditioned_makes_the_steps_of_one_cg_step(x64, l2):
+def test_preconditioned_makes_the_steps_of_one_cg_iteration(x64, l2):
     """`QuadraticMomentum` chooses the length along Mg from the exact quadratic model."""
     case, steps = case_of("one layer", l2=l2), []
     for solver in (cv.CG(rtol=0.0, max_steps=1), cv.Preconditioned()):

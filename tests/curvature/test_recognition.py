@@ -435,7 +435,7 @@ def test_rows_are_the_dense_rows_for_every_use_of_a_layer(x64, name):
     ids=["quick", "all"],
 )
 def test_each_weight_has_its_expected_way(x64, names):
-    """A weight that enters a loop, a branch, a rule or another operation is not recognised."""
+    """A weight is `GENERAL` if it enters a whole loop, a branch or an unknown operation."""
     expected = {name: (TRICKS | STACKS | LAYERS)[name][-1] for name in names}
     assert {name: ways(case_named(name)) for name in names} == expected
 

@@ -64,7 +64,7 @@ def test_one_block_has_the_numbers_of_several_blocks(x64, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [models.MLP, models.ConvNet, models.TransformerEncoder])
-def test_gram_matrix_in_single_precision_at_a_size_of_use(build):
+def test_gram_matrix_in_single_precision_for_networks_of_ordinary_size(build):
     """The error of each product of two rows is a few units of roundoff of the rows' norms."""
     model = build((8, 8), 10, key=jax.random.key(0))
     rng = np.random.default_rng(0)

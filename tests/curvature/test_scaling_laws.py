@@ -72,7 +72,7 @@ def test_a_curvature_is_the_mean_over_its_examples(names):
 
 
 def test_first_examples_with_at_least_the_whole_batch_is_the_same_program():
-    """Then `FirstExamples` does not change the program, so it costs nothing."""
+    """`FirstExamples` does not change the program in this case, so it costs nothing."""
     case, whole = supervised(one_layer(), "categorical"), cv.ExactFisher()
 
     def program(curvature):

@@ -65,7 +65,7 @@ def sentence(info):
 # --- the step sizes --------------------------------------------------------------------------
 
 
-def test_a_learning_rate_goes_exactly_that_far_along_d(x64):
+def test_a_learning_rate_is_the_exact_step_size_along_d(x64):
     """The step is rejected if the quadratic model predicts an increase, even if the loss decreases.
 
     For C = I, m(s) = L − s dᵀg + ½s² dᵀCd is again L at s = 2(1 + λ).
@@ -99,7 +99,7 @@ def armijo(w, batch, decrease, slope, initial, most):
     return None
 
 
-def test_armijo_finds_what_a_plain_loop_finds(x64):
+def test_armijo_finds_the_step_sizes_of_a_plain_loop(x64):
     """Inputs of different sizes need from none to eleven halvings.
 
     Every batch starts again from the first step size.

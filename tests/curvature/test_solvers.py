@@ -261,7 +261,7 @@ def test_the_plan_of_a_structure_names_its_solver(curvature, solver):
     assert "; diagonal: all weights" in str(plan) or "; rank 3: all weights" in str(plan)
 
 
-def test_the_plan_of_a_structure_counts_what_makes_it():
+def test_the_plan_of_a_structure_counts_its_computation():
     model, batch = MEDIUM
     objective, key = cv.Supervised(cv.Categorical()), jax.random.key(0)
 

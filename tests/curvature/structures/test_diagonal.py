@@ -50,7 +50,7 @@ def layer(likelihood="categorical"):
     return cases.supervised(one_layer(), likelihood)
 
 
-def test_steps_are_of_the_average_over_the_batches_so_far(x64):
+def test_a_step_uses_the_average_over_the_batches_so_far(x64):
     """The average is Σ_s β^(t−s) diag(C_s) / Σ_s β^(t−s), without the batch that is NaN."""
     case, bad, s = layer(), 1, 0.5
     optimiser = cv.NaturalGradient(
@@ -138,7 +138,7 @@ class Mixed(eqx.Module):
         return jnp.tanh(self.half.astype(x.dtype) @ x + self.single.astype(x.dtype))
 
 
-def test_it_has_the_precision_of_each_weight(x64):
+def test_it_has_at_least_single_precision(x64):
     """The precision is at least single, since the numbers of a curvature are small."""
     mixed = Mixed(jnp.ones((3, 3), "float16"), jnp.ones(3, "float32"))
     case = cases.supervised(mixed, "gaussian")
