@@ -1,4 +1,4 @@
-"""The table of models, likelihoods and batches, each as the library sees it and as `dense` does."""
+"""The table of models, likelihoods and batches, each for the library and for `dense`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ LIKELIHOODS = {
     "bernoulli": dense.Bernoulli(),
     "gaussian": dense.Gaussian(VARIANCE),
 }
-# Every curvature that has a file, so that one that is added is held to the laws by being there.
+# Every curvature that has a file in `conf`. A new curvature is therefore tested automatically.
 CURVATURES = sorted(
     path.stem
     for path in (CONF / "curvature").glob("*.yaml")
-    if "of" not in OmegaConf.load(path)  # a wrapper of another curvature has tests of its own
+    if "of" not in OmegaConf.load(path)  # a wrapper of another curvature has its own tests
 )
 
 
 def library(likelihood: str) -> cv.AbstractLikelihood:
-    """The library's own likelihood of that name."""
+    """The likelihood of the library with this name."""
     return {
         "categorical": cv.Categorical(),
         "bernoulli": cv.Bernoulli(),
@@ -47,7 +47,7 @@ def library(likelihood: str) -> cv.AbstractLikelihood:
 
 
 def curvature(name: str, likelihood: str) -> cv.AbstractCurvature:
-    """The curvature of conf/curvature/`name`.yaml, with the likelihood of that name."""
+    """The curvature of conf/curvature/`name`.yaml, for conf/likelihood/`likelihood`.yaml."""
     config = OmegaConf.create({"samples": SAMPLES, "likelihood": {}, "curvature": {}})
     config.likelihood = OmegaConf.load(CONF / "likelihood" / f"{likelihood}.yaml")
     if likelihood == "gaussian":
@@ -58,7 +58,7 @@ def curvature(name: str, likelihood: str) -> cv.AbstractCurvature:
 
 @dataclass(frozen=True)
 class Case:
-    """A model with its objective and batch; `terms` is the same for `dense`."""
+    """A model with its objective and batch; `terms` is the objective with its batch for `dense`."""
 
     model: eqx.Module
     objective: cv.AbstractObjective
@@ -69,7 +69,7 @@ class Case:
 
 
 def targets(likelihood: str, rng: np.random.Generator, n: int, shape: tuple[int, ...]) -> Array:
-    """Targets for outputs of the given shape: labels, grey values, or numbers."""
+    """Random targets for outputs of the given shape: labels, grey values, or real numbers."""
     if likelihood == "categorical":
         return jnp.asarray(rng.integers(shape[-1], size=(n, *shape[:-1])))
     if likelihood == "bernoulli":
@@ -87,7 +87,7 @@ def supervised(
     trainable: PyTree = eqx.is_inexact_array,
     key: PRNGKeyArray | None = None,
 ) -> Case:
-    """A case of one term, on random data."""
+    """A case with one term and random data."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(n, *inputs)))
     y = targets(likelihood, rng, n, outputs)
@@ -109,7 +109,8 @@ def _classify(model: Any, x: Array, key: Any) -> Array:
     return model.classify(x)
 
 
-# The model kinds. Fewer weights than the columns of one chunk of `as_matrix` compile fastest.
+# The kinds of models. They are small: a model with fewer weights than one chunk of `as_matrix` has
+# columns compiles fastest.
 
 
 def mlp(activation: Callable[[Array], Array]) -> eqx.nn.MLP:
@@ -130,7 +131,7 @@ def convnet(likelihood: str) -> Case:
 
 
 def transformer(likelihood: str) -> Case:
-    """All trained but the perceptron inside the block, which the other cases have."""
+    """All weights are trained except the perceptron inside the block: other cases have an MLP."""
     model = models.TransformerEncoder((2, 2), 3, width=2, depth=1, heads=1, key=jax.random.key(0))
     trainable = eqx.tree_at(
         lambda m: m.blocks[0].perceptron,
@@ -141,7 +142,7 @@ def transformer(likelihood: str) -> Case:
 
 
 class Recurrent(eqx.Module):
-    """One layer, called twice."""
+    """A network that calls one of its layers twice."""
 
     cell: eqx.nn.Linear
     head: eqx.nn.Linear
@@ -172,14 +173,14 @@ def dropout(likelihood: str) -> Case:
 
 
 def dropped(likelihood: str) -> Case:
-    """One layer, of whose inputs half are left out: quick to compile."""
+    """One layer with dropout of its inputs at a rate of 0.5; it compiles quickly."""
     layers = [eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 6, key=jax.random.key(0))]
     model, key = eqx.nn.Sequential(layers), jax.random.key(7)
     return supervised(model, likelihood, inputs=(8,), outputs=(6,), n=6, key=key)
 
 
 class Rows(eqx.Module):
-    """Outputs with a leading axis."""
+    """A model whose outputs have a leading axis."""
 
     linear: eqx.nn.Linear
 
@@ -193,7 +194,7 @@ def rows(likelihood: str) -> Case:
 
 
 class Words(eqx.Module):
-    """Words looked up in a table; a number out of range is that of the first or of the last."""
+    """A model that looks words up in a table; an index out of range is clipped into the table."""
 
     table: eqx.nn.Embedding
     head: eqx.nn.Linear
@@ -230,7 +231,7 @@ def depthwise(likelihood: str) -> Case:
 
 
 def autoencoder(likelihood: str) -> Case:
-    """Grey images of 2 × 2 through a code of one number."""
+    """An autoencoder of grey images of 2 × 2 pixels; its code is one number."""
     del likelihood
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(size=(5, 2, 2)))
@@ -241,7 +242,7 @@ def autoencoder(likelihood: str) -> Case:
 
 
 def several_terms(likelihood: str) -> Case:
-    """Terms of different likelihoods, weights and numbers of examples, on one model."""
+    """One model with two terms of different likelihoods, weights and numbers of examples."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(size=(5, 2, 2)))
     x2 = jnp.asarray(rng.normal(size=(3, 2, 2)))
@@ -278,9 +279,10 @@ MODELS: dict[str, Callable[[str], Case]] = {
         several_terms,
     )
 }
-# The autoencoder has a likelihood of its own; the transformer is slow to compile; what is special
-# about words and groups has nothing to do with the likelihood.
-ONE = {
+# Models that are tested with one likelihood alone. The autoencoder has its own likelihood. The
+# transformer compiles slowly. What the cases with words and with convolutions in groups test does
+# not depend on the likelihood.
+ONLY_LIKELIHOOD = {
     "autoencoder": "bernoulli",
     "transformer": "categorical",
     "words": "categorical",
@@ -290,7 +292,7 @@ TABLE = [
     (model, likelihood)
     for model in MODELS
     for likelihood in LIKELIHOODS
-    if ONE.get(model, likelihood) == likelihood
+    if ONLY_LIKELIHOOD.get(model, likelihood) == likelihood
 ]
 
 
@@ -298,7 +300,7 @@ QUICK = [("tanh", likelihood) for likelihood in LIKELIHOODS] + [
     (model, "categorical") for model in ("convnet", "called_twice", "frozen", "several_terms")
 ]
 WITH_SLOW = slow_but(QUICK, TABLE)
-"""`TABLE` for `pytest.mark.parametrize`."""
+"""`TABLE` for `pytest.mark.parametrize`, where the rows outside `QUICK` are marked as slow."""
 
 
 def operators(
@@ -309,12 +311,12 @@ def operators(
     batch: Any,
     names: list[str] = CURVATURES,
 ) -> dict[str, lx.AbstractLinearOperator]:
-    """The curvatures of those names, of one linearisation."""
+    """The operators of the curvatures with these names, all from one linearisation."""
     linearisation = case.objective.linearise(model, batch, trainable=case.trainable, key=case.key)
     return {name: curvature(name, likelihood).operator(linearisation, key=key) for name in names}
 
 
 def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " P"]) -> Array:
-    """C v for ravelled weights."""
+    """C v for a flat vector v."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     return jfu.ravel_pytree(operator.mv(jfu.ravel_pytree(zeros)[1](vector)))[0]

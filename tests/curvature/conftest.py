@@ -5,9 +5,10 @@ import pytest
 
 @pytest.fixture
 def as_installed() -> Iterator[None]:
-    """Without the runtime shape checks.
+    """Turns the runtime shape checks off for one test.
 
-    They would come before the sentence that a user gets, and double the time of a trace.
+    A failed shape check would replace the error sentence that a user gets. The checks also double
+    the time of a trace.
     """
     from jaxtyping import config
 

@@ -1,7 +1,7 @@
-"""Dense matrices from their definitions, for comparison: nothing here calls `curvature`.
+"""Dense matrices from their definitions, as references: nothing here calls `curvature`.
 
-Jacobians and Hessians are `jax.jacrev` and `jax.hessian`; an expectation over the model's targets
-is a sum over all outcomes. Meant for float64 and a handful of numbers.
+Jacobians and Hessians are computed by `jax.jacrev` and `jax.hessian`. An expectation over the
+model's targets is a sum over all outcomes. The functions are meant for float64 and for few weights.
 
     C = Σ_t weight_t/n_t Σ_i J_iᵀ M_i J_i
 """
@@ -23,7 +23,7 @@ Metric = Callable[[Array, Array], Array]  # (z, y) of one example -> M (c × c)
 
 
 class Distribution(abc.ABC):
-    """p(· | z), by its log-density and its outcomes."""
+    """p(· | z), defined by its negative log-density and its outcomes."""
 
     @abc.abstractmethod
     def nll(self, z: Array, y: Array) -> Array: ...
@@ -40,7 +40,7 @@ class Distribution(abc.ABC):
 
 
 class _Discrete(Distribution):
-    """Finitely many outcomes."""
+    """A distribution with finitely many outcomes."""
 
     def kl(self, z: Array, z2: Array) -> Array:
         p, targets = self.outcomes(z)
@@ -52,7 +52,7 @@ class _Discrete(Distribution):
 
 
 class Categorical(_Discrete):
-    """One class per row of logits [..., c]; targets are labels [...] or probabilities [..., c]."""
+    """One class per row of the logits [..., c]; y is labels [...] or probabilities [..., c]."""
 
     def nll(self, z: Array, y: Array) -> Array:
         if jnp.issubdtype(y.dtype, jnp.integer):
@@ -82,7 +82,7 @@ class Bernoulli(_Discrete):
 
 @dataclass(frozen=True)
 class Gaussian(Distribution):
-    """A Gaussian around z; the constant of the log-density is left out."""
+    """A Gaussian with mean z; the constant of the log-density is left out."""
 
     variance: float
 
@@ -90,7 +90,7 @@ class Gaussian(Distribution):
         return jnp.sum((z - y) ** 2) / (2 * self.variance)
 
     def outcomes(self, z: Array) -> tuple[Array, Array]:
-        """Gauss–Hermite's three nodes per output: exact for polynomials of degree 5."""
+        """Three Gauss–Hermite nodes per output, which are exact for polynomials of degree 5."""
         nodes = _grid((-(3**0.5), 0.0, 3**0.5), z.size)
         p = np.prod(np.where(nodes == 0, 2 / 3, 1 / 6), axis=1)
         shifts = jnp.asarray(nodes.reshape(-1, *z.shape) * self.variance**0.5, z.dtype)
@@ -115,7 +115,7 @@ def score(distribution: Distribution, z: Array, t: Array) -> Float[Array, " c"]:
 
 
 def scores(distribution: Distribution, z: Array) -> tuple[Float[Array, " m"], Float[Array, "m c"]]:
-    """The probability and the gradient of every outcome."""
+    """For every outcome, its probability and the gradient of its nll."""
     p, targets = distribution.outcomes(z)
     return p, jax.vmap(lambda t: score(distribution, z, t))(targets)
 
@@ -149,7 +149,7 @@ def divergence(rho: Callable[[Array, Array], Array]) -> Metric:
 
 
 def clipped(metric: Metric) -> Metric:
-    """The nearest positive semidefinite matrix, in the Frobenius norm."""
+    """The metric, replaced by the nearest positive semidefinite matrix in the Frobenius norm."""
 
     def nearest(z: Array, y: Array) -> Array:
         values, vectors = jnp.linalg.eigh(metric(z, y))
@@ -163,7 +163,7 @@ def clipped(metric: Metric) -> Metric:
 
 @dataclass(frozen=True)
 class Term:
-    """A term and its n examples; `outputs(model, x, key)` gives one example's z."""
+    """A term and its n examples; `outputs(model, x, key)` returns z of one example."""
 
     outputs: Callable[[Any, Any, Any], Array]
     distribution: Distribution
@@ -176,7 +176,7 @@ class Term:
         return jax.vmap(lambda x, key: self.outputs(model, x, key))(self.inputs, self.keys)
 
     def jacobians(self, model: PyTree, trainable: PyTree) -> Float[Array, "n c P"]:
-        """∂z_i/∂w, the trainable weights ravelled."""
+        """∂z_i/∂w, where w is the vector of all trainable weights."""
         params, frozen = eqx.partition(model, trainable)
         flat, unravel = jfu.ravel_pytree(params)
 

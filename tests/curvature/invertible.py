@@ -1,4 +1,4 @@
-"""A structure whose damped inverse is known, densely: the smallest preconditioner there can be."""
+"""A structure with a dense matrix and a dense damped inverse, as a simple preconditioner."""
 
 import jax.numpy as jnp
 
@@ -7,7 +7,7 @@ from curvature.operators import AbstractInvertibleOperator, DenseOperator, solve
 
 
 class Dense(AbstractInvertibleOperator):
-    """A matrix on the trainable weights."""
+    """A dense matrix on the trainable weights, with its damped inverse."""
 
     of: DenseOperator
 
@@ -37,7 +37,7 @@ class Dense(AbstractInvertibleOperator):
 
 
 class Whole(cv.AbstractCurvature):
-    """All of the matrix of another curvature, or its diagonal; the state counts the updates."""
+    """The whole matrix of another curvature, or its diagonal; the state counts the updates."""
 
     of: cv.AbstractCurvature
     diagonal: bool = False

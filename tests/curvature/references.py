@@ -22,9 +22,10 @@ def references(
     names: tuple[str, ...],
     pullback: Pullback = dense.pullback,
 ) -> dict[str, np.ndarray]:
-    """The matrices of those names; one that came later, with a definition not known here, has none.
+    """The dense matrices of the curvatures with these names.
 
-    `drawn` is the sampled Fisher's S of each term.
+    A curvature without a definition here, such as a new one, has no matrix in the result. `drawn`
+    holds S of the sampled Fisher for each term.
     """
     size = flat(eqx.filter(case.model, case.trainable)).size
     matrices = {"identity": np.eye(size)}
@@ -54,7 +55,10 @@ METRICS = {
 def metrics(
     distribution: dense.Distribution, names: tuple[str, ...]
 ) -> Callable[[Array, Array, Array], dict[str, Array]]:
-    """(z, y, S) of n examples -> the metrics M [n, c, c], compiled once for all models."""
+    """A compiled function from (z, y, S) of n examples to the metrics M [n, c, c].
+
+    It is cached, so that it is compiled once for all models.
+    """
 
     @jax.jit
     def compiled(z: Array, y: Array, S: Array) -> dict[str, Array]:
@@ -70,9 +74,10 @@ def metrics(
 def sampled(
     distribution: dense.Distribution, z: Array, S: Float[Array, "c k"]
 ) -> Float[Array, "c c"]:
-    """The mean outer product of the scores of the k targets that were drawn.
+    """The mean outer product of the scores of the k drawn targets.
 
-    Where outcomes are finitely many, the score of the one nearest to each column of √k S enters.
+    The columns of √k S are these scores. If the distribution has finitely many outcomes, each
+    column is replaced by the nearest score of an outcome, which is computed without the library.
     """
     drawn = S.T * S.shape[1] ** 0.5
     if not isinstance(distribution, dense.Gaussian):

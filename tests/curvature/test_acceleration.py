@@ -1,4 +1,4 @@
-"""Geodesic acceleration, beside a dense computation of the same step in float64."""
+"""Geodesic acceleration, against a dense computation of the same step in float64."""
 
 import dataclasses
 
@@ -27,7 +27,10 @@ def problem():
 
 @eqx.filter_jit
 def dense(model, batch, most, s):
-    """The weights after a step of s, by dense derivatives of the outputs of all examples."""
+    """The weights after a step of size s, and the factor that shortens the acceleration a.
+
+    They are computed from dense derivatives of the outputs of all examples.
+    """
     x, y = batch
     params, static = eqx.partition(model, eqx.is_inexact_array)
     w, unravel = jfu.ravel_pytree(params)
@@ -69,7 +72,7 @@ def test_the_step_is_that_of_dense_derivatives(solver, micro_batch, most, s):
     np.testing.assert_allclose(info.step_norm, np.linalg.norm(found - before), rtol=1e-9)
 
 
-def test_a_model_that_is_linear_in_its_weights_has_none():
+def test_a_model_that_is_linear_in_its_weights_has_no_acceleration():
     model, batch = eqx.nn.Linear(3, 4, key=jax.random.key(1)), problem()[1]
     steps = [
         cv.NaturalGradient(CATEGORICAL, damping=DAMPING, acceleration=acceleration)
@@ -79,8 +82,8 @@ def test_a_model_that_is_linear_in_its_weights_has_none():
     np.testing.assert_allclose(bent.weight, straight.weight, rtol=1e-12)
 
 
-def test_a_search_looks_at_the_curve():
-    """The loss that Armijo accepts is that of the weights that the step returns."""
+def test_a_search_evaluates_the_loss_on_the_curve():
+    """Armijo's search accepts the loss at a candidate, which must be the returned weights."""
     model, batch = problem()
     opt = cv.NaturalGradient(CATEGORICAL, damping=1e-3, acceleration=0.75)
     state = opt.init(model)
@@ -92,6 +95,6 @@ def test_a_search_looks_at_the_curve():
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
-def test_refused(wrong):
+def test_an_acceleration_that_is_not_positive_is_refused(wrong):
     with pytest.raises(ValueError, match=r"acceleration=...\)` must be a positive finite number"):
         cv.NaturalGradient(CATEGORICAL, acceleration=wrong)

@@ -1,4 +1,4 @@
-"""The average of the weights over accepted steps, against the sum that defines it."""
+"""The average of the weights over accepted steps, against its definition as a sum."""
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ def batch(seed):
 
 
 def written(weights, decay):
-    """Σ_s β^(t−s) w_s / Σ_s β^(t−s)."""
+    """The average Σ_s β^(t−s) w_s / Σ_s β^(t−s) in float64."""
     shares = (1.0 if decay is None else decay) ** np.arange(len(weights))[::-1]
     return shares @ np.asarray(weights, np.float64) / shares.sum()
 
@@ -37,7 +37,7 @@ ALL = [(decay, dtype) for decay in DECAYS for dtype in ("float32", "float64")]
 
 @pytest.mark.parametrize(("decay", "dtype"), slow_but([(0.9, "float32")], ALL))
 def test_it_is_the_average_of_the_weights_after_accepted_steps(x64, decay, dtype):
-    """The first average is all of w₁, though β is almost 1: no bias to correct, or to round."""
+    """Even for β near 1 the first average is w₁: there is no bias that must be corrected."""
     steps, bad = 30, (0, 5)
     opt, model = cv.Averaged(SGD, decay), cast(linear(), dtype)
     x, y = (np.stack(a).astype(dtype) for a in zip(*map(batch, range(steps)), strict=True))
@@ -67,7 +67,7 @@ def test_it_is_the_average_of_the_weights_after_accepted_steps(x64, decay, dtype
         np.testing.assert_allclose(averages[t], written(so_far, decay), **tolerance)
 
 
-def test_what_is_frozen_is_the_models_own(x64):
+def test_frozen_weights_are_those_of_the_model(x64):
     opt, model = cv.Averaged(SGD, None), linear()
     spec = eqx.tree_at(lambda m: m.bias, jax.tree.map(lambda _: True, model), False)
     state = opt.init(model, spec)
@@ -78,6 +78,6 @@ def test_what_is_frozen_is_the_models_own(x64):
     np.testing.assert_allclose(average.weight, (first.weight + second.weight) / 2, rtol=1e-12)
 
 
-def test_an_optimiser_that_keeps_none_is_evaluated_where_it_stands():
+def test_an_optimiser_without_an_average_is_evaluated_at_its_model():
     model = linear()
     assert cv.evaluated(SGD, model, SGD.init(model)) is model

@@ -1,4 +1,4 @@
-"""What is made now and then, by one run or by several under `vmap`."""
+"""`update_where`: a value that is recomputed only at some steps, also under `vmap`."""
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,19 @@ def squared(due, old):
     return update_where(due, lambda: old**2, old)
 
 
-def test_what_is_due_is_made():
+def test_the_value_is_recomputed_where_it_is_due():
     assert [float(squared(due, old)) for due, old in zip(DUE, OLD + 1, strict=True)] == [4, 3, 16]
 
 
-def test_each_of_several_has_its_own():
+def test_each_lane_of_vmap_has_its_own_condition():
     np.testing.assert_array_equal(jax.vmap(squared)(DUE, OLD + 1), [4, 3, 16])
     of_two = jax.vmap(jax.vmap(squared))(jnp.stack([DUE, ~DUE]), jnp.stack([OLD, OLD + 1]))
     np.testing.assert_array_equal(of_two, [[1, 2, 9], [2, 9, 4]])
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_branch_stays_a_branch(times):
-    """What is costly to make is inside a `cond`, and nowhere else."""
+def test_a_cond_remains_a_cond_under_vmap(times):
+    """The expensive operation is inside a `cond` and nowhere else, for one or two `vmap`s."""
 
     def step(due, matrix):
         return update_where(due, lambda: jnp.linalg.eigh(matrix)[1], matrix)
@@ -41,6 +41,6 @@ def test_a_branch_stays_a_branch(times):
     assert "eigh" in str(branch)
 
 
-def test_derivatives_are_those_of_what_was_taken():
+def test_derivatives_are_those_of_the_chosen_branch():
     found = jax.vmap(jax.grad(squared, argnums=1))(DUE, OLD)
     np.testing.assert_array_equal(found, [2, 1, 6])

@@ -1,4 +1,4 @@
-"""`cv.CG` against dense algebra in float64, and against everything that makes a solver lie."""
+"""`cv.CG` against dense algebra in float64, for ordinary and for adversarial problems."""
 
 import itertools
 
@@ -12,7 +12,7 @@ import pytest
 import curvature as cv
 from tests.selection import slow_but
 
-# Type checks would refuse limits that are arrays.
+# The shape checks would refuse limits that are arrays.
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
@@ -37,7 +37,7 @@ def problem(exponents=(-1, 1), dtype=np.float32, n=40):
 
 
 def cg(rtol=1e-5, max_steps=100, progress=None):
-    """A solver for `solve`, where its limits are arrays: one program for all of them."""
+    """A solver for `solve`, whose limits are arrays, so that one program serves all limits."""
     solver = cv.CG(rtol, max_steps, progress)
     if progress is not None:  # the history of its progress has a static size
         return solver
@@ -49,7 +49,7 @@ def solve(A, b, solver, **options):
 
 
 def _of_dtype(solver, dtype):
-    """The limits in the dtype of the problem."""
+    """The solver with its limits in the dtype of the problem."""
     return jax.tree.map(
         lambda a: np.asarray(a, dtype) if eqx.is_inexact_array_like(a) else a, solver
     )
@@ -61,7 +61,7 @@ def _solve(A, b, solver, options):
 
 
 def true_residual(A, b, x):
-    """‖b − A x‖/‖b‖ in float64, of the very matrix, right-hand side and answer."""
+    """‖b − A x‖/‖b‖ in float64, for exactly the given matrix, right-hand side and solution."""
     A, b, x = (np.asarray(a, np.float64) for a in (A, b, x))
     return np.linalg.norm(b - A @ x) / np.linalg.norm(b)
 
@@ -72,7 +72,7 @@ def quadratic(A, b, x):
 
 
 def float_floor(A, b, x):
-    """The part of ‖b‖ by which rounding of `A x` alone may move the residual: eps‖A‖‖x‖/‖b‖."""
+    """The error of the relative residual from the rounding of `A x` alone: eps‖A‖‖x‖/‖b‖."""
     eps = EPS[np.dtype(b.dtype).type]
     A, b, x = (np.asarray(a, np.float64) for a in (A, b, x))
     return eps * np.linalg.norm(A, 2) * np.linalg.norm(x) / np.linalg.norm(b)
@@ -88,7 +88,7 @@ CALLS: list[None] = []
 
 
 def count_products(A, b, solver, **options):
-    """The solution and the number of products with A that it cost."""
+    """The solution, and the number of products with A that the solve computed."""
     CALLS.clear()
     solution = _solve_counted(A, b, _of_dtype(solver, b.dtype), options)
     jax.block_until_ready(solution.value)
@@ -147,24 +147,24 @@ def test_k_steps_from_zero_cost_k_products_and_another_start_one_more():
         assert (int(solution.stats["num_steps"]), products) == (k, k + 1)
 
 
-def test_a_residual_in_doubt_costs_products_but_only_a_few():
-    """Steps and products may differ by the residuals computed anew, nothing else."""
+def test_recomputed_residuals_cost_only_a_few_products():
+    """The number of products exceeds that of steps only by the recomputed residuals."""
     A, b = problem((-6, 0))
     solution, products = count_products(A, b, cg(1e-4, 500))
     steps = int(solution.stats["num_steps"])
     assert steps <= products <= steps + 10
 
 
-# --- the adversary ---------------------------------------------------------------------------
+# --- adversarial problems --------------------------------------------------------------------
 
 CASES = 40
 SIZE = 48
 
 
 def adversarial(kind, seed=7):
-    """Float32 problems `A = JᵀJ + λI` with condition numbers up to 1e8, as (J, λ, b, S).
+    """Float32 problems with A = JᵀJ + λI, as stacked arrays (J, λ, b).
 
-    S scales the columns of J.
+    Before scaling and damping, the condition number of JᵀJ is at most 1e8.
     """
     rng = np.random.default_rng([seed, sum(map(ord, kind))])
     Js, dampings, rights = [], [], []
@@ -224,7 +224,7 @@ LANES = len(KINDS) * CASES
 
 
 def solve_all(J, damping, b, solver):
-    """All at once; fewer are repeated, so that all have one program."""
+    """Solves all problems at once; they are repeated to `LANES`, so that one program serves all."""
     n = len(b)
     repeated = (np.resize(a, (LANES, *a.shape[1:])) for a in (J, damping, b))
     found = _solve_all(*repeated, _of_dtype(solver, b.dtype))
@@ -243,9 +243,11 @@ def _solve_all(J, damping, b, solver):
 
 
 @pytest.mark.parametrize(("rtol", "max_steps"), slow_but([LIMITS[0], LIMITS[3]], LIMITS))
-def test_the_solver_tells_the_truth_about_every_adversarial_problem(rtol, max_steps):
-    """Finite; the quadratic is lowered; `residual` and `quadratic` are the true ones, up to what
-    rounding of one product moves them (eps‖A‖‖x‖); "successful" means that ‖b − Ax‖ ≤ rtol‖b‖.
+def test_reported_numbers_are_true_for_every_adversarial_problem(rtol, max_steps):
+    """The solution is finite and lowers the quadratic.
+
+    `residual` and `quadratic` are the true numbers, up to the rounding error of one product,
+    eps‖A‖‖x‖. The result is "successful" only if ‖b − Ax‖ ≤ rtol‖b‖.
     """
     J, damping, b = (np.concatenate(a) for a in zip(*(adversarial(kind) for kind in KINDS)))
     x, stats, successful = solve_all(J, damping, b, cg(rtol, max_steps))
@@ -271,7 +273,10 @@ def test_the_solver_tells_the_truth_about_every_adversarial_problem(rtol, max_st
 
 @pytest.mark.parametrize(("rtol", "max_steps"), slow_but([(1e-3, 10)], [(1e-3, 10), (0.0, 100)]))
 def test_without_damping_and_without_a_solution_the_quadratic_is_still_lowered(rtol, max_steps):
-    """C x = b has no solution and ½xᵀCx − bᵀx no minimum: rounding must not pass for one."""
+    """C x = b has no solution, and ½xᵀCx − bᵀx has no minimum.
+
+    The solver must not report a solution that is only rounding error.
+    """
     J, damping, b = adversarial("rank 5, b outside the range, undamped")
     x, stats, successful = solve_all(J, damping, b, cg(rtol, max_steps))
     assert np.isfinite(x).all()
@@ -283,10 +288,10 @@ def test_without_damping_and_without_a_solution_the_quadratic_is_still_lowered(r
         assert abs(stats["residual"][i] - truth) <= 0.1 * truth + floor, i
 
 
-# Underflow: once the recursive residual is 1e-19 of b, its square is no float32 any more.
+# A recursive residual below 1e-19 of b has a square that underflows in float32.
 @pytest.mark.parametrize("max_steps", slow_but([100], [100, 300]))
 def test_steps_past_convergence_do_not_spoil_the_answer(max_steps):
-    """`rtol=0` goes on for `max_steps`: the answer must stay as good as float32 has it."""
+    """`rtol=0` takes `max_steps` steps; the accuracy must stay that of float32."""
     for kind in ("any b", "gradient-like b", "nearly the identity"):
         J, damping, b = adversarial(kind)
         damping = np.maximum(damping, np.float32(1e-2) * np.linalg.norm(J, 2, axis=(1, 2)) ** 2)
@@ -321,7 +326,7 @@ def test_the_size_of_b_or_of_the_operator_changes_nothing_but_the_size_of_the_an
 
 
 def test_b_of_zero_is_solved_by_zero_in_no_step_and_from_any_start():
-    """Zero alone is within a tolerance relative to ‖b‖ = 0."""
+    """For b = 0 only x = 0 is within a tolerance relative to ‖b‖."""
     (A, _), zero = problem(), np.zeros(40, np.float32)
     solution, products = count_products(A, zero, cg())
     numbers = [solution.stats[name] for name in ("num_steps", "quadratic", "residual")]
@@ -332,7 +337,7 @@ def test_b_of_zero_is_solved_by_zero_in_no_step_and_from_any_start():
         assert not np.any(found.value)
 
 
-def test_a_b_that_is_not_finite_is_said_to_be_so_and_the_answer_is_finite():
+def test_a_b_that_is_not_finite_is_reported_and_the_answer_is_finite():
     A, _ = problem()
     for poison, max_steps in itertools.product((np.nan, np.inf, -np.inf), (1, 50)):
         b = np.ones(40, np.float32)
@@ -345,7 +350,7 @@ def test_a_b_that_is_not_finite_is_said_to_be_so_and_the_answer_is_finite():
 
 @jax.jit
 def solve_poisoned(A, poison, b):
-    """By an operator that gives `poison` for every vector with something in its first entry."""
+    """Solves with an operator that adds `poison` if the first entry of its vector is not zero."""
     operator = function(lambda v: A @ v + jnp.where(v[0] != 0, poison, jnp.float32(0)), b)
     solution = lx.linear_solve(cv.damped(operator, 0.0), b, cv.CG(), throw=False)
     return solution.value, solution.stats["num_steps"], solution.result == lx.RESULTS.breakdown
@@ -358,7 +363,7 @@ def test_an_operator_that_gives_nan_breaks_down_with_the_last_finite_answer(pois
     x, _, broken = solve_poisoned(A, np.float32(poison), b)
     assert broken
     assert not np.any(x)
-    # b has nothing in the first entry, A b has: the first product is good, the second is not.
+    # The first entry of b is zero, and that of A b is not: only the first product is finite.
     b[0] = 0
     x, steps, broken = solve_poisoned(A, np.float32(poison), b)
     assert broken
@@ -398,11 +403,11 @@ def test_an_unreachable_tolerance_is_called_stagnation_not_success():
     assert abs(solution.stats["residual"] - truth) <= 0.1 * truth + floor
 
 
-# --- starts, preconditioners, rules of stopping ----------------------------------------------
+# --- first iterates, preconditioners and stopping rules --------------------------------------
 
 
 def test_a_start_saves_steps_or_changes_nothing(x64):
-    """An exact one all of them; of a bad one the answer is the same."""
+    """An exact first iterate needs no step; with a bad one the solution is just as accurate."""
     A, b = problem((-2, 1), np.float64)
     exact, solver = np.linalg.solve(A, b), cg(1e-6, 200)
     starts = np.zeros(40), exact * (1 + 1e-4), 1e6 * np.ones(40), exact
@@ -419,7 +424,7 @@ def test_a_start_saves_steps_or_changes_nothing(x64):
 
 
 def test_a_preconditioner_is_right_and_saves_steps(x64):
-    """A diagonal one most of them, the inverse all but one."""
+    """A diagonal preconditioner saves most steps, and the inverse all steps but one."""
     scales = np.logspace(-2, 2, 40)
     A = scales[:, None] * with_spectrum(np.linspace(1, 2, 40))[0] * scales
     b = np.random.default_rng(1).standard_normal(40)
@@ -471,7 +476,7 @@ def test_a_bad_start_or_preconditioner_is_never_reported_as_a_good_answer(option
 def test_the_window_of_martens_rule_grows_with_the_steps(x64, stop, window):
     """With T = tridiag(-1, 2, -1) and b = e₁, φ_i = -i / (2 (i + 1)): the rule is i (i-k+1) > 1/ε.
 
-    A closed form, because rounding moves the stop of a CG run that is compared with another.
+    The test uses a closed form instead of a second CG run, whose rounding would change the stop.
     """
     n = 200
     T = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
@@ -518,7 +523,7 @@ def test_a_pytree_of_leaves_is_solved_as_one_vector(x64):
         lx.positive_semidefinite_tag,
     )
     solution = eqx.filter_jit(lx.linear_solve)(operator, tree, cv.CG(rtol=1e-10), throw=False)
-    # Each is within κ·rtol of the solution, in norm: κ = 100.
+    # The relative error of each solution is at most κ·rtol, with κ = 100.
     difference = np.linalg.norm(ravel(solution.value) - flat.value)
     assert difference <= 2 * 100 * 1e-10 * np.linalg.norm(flat.value)
     assert solution.stats["num_steps"] == flat.stats["num_steps"]
@@ -526,7 +531,7 @@ def test_a_pytree_of_leaves_is_solved_as_one_vector(x64):
 
 
 def test_vmap_gives_every_right_hand_side_its_own_solve():
-    """Lanes that end at once (zero, NaN), early and late do not disturb each other."""
+    """Lanes that end at once (zero, NaN), early or late do not change the other lanes."""
     A, Q = with_spectrum(np.logspace(-1, 1, 40))
     A, Q = A.astype(np.float32), Q.astype(np.float32)
     random = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
@@ -541,15 +546,15 @@ def test_vmap_gives_every_right_hand_side_its_own_solve():
     for lane, alone in zip(zip(*jax.jit(jax.vmap(one))(bs)), map(one_by_one, bs)):
         assert np.linalg.norm(lane[0] - alone[0]) <= 1e-2 * np.linalg.norm(alone[0])
         assert lane[1] == alone[1]
-        # An eigenvector is solved in one step, up to the rounding of its residual: κ·eps.
+        # For an eigenvector one step suffices, and the residual is rounding error of size κ·eps.
         np.testing.assert_allclose(lane[2], alone[2], rtol=0.02, atol=100 * EPS[np.float32])
 
 
-def test_vmap_with_restarts_is_the_loop():
-    """Where residuals are computed anew at different times in different lanes.
+def test_vmap_is_the_loop_where_residuals_are_recomputed():
+    """Different lanes recompute their residuals at different steps.
 
-    Rounding differs between the two. What a lane is short of its minimum, where `max_steps` cuts
-    it off, differs with it.
+    The rounding of the batched and of the single solve differs. Where `max_steps` ends a solve, its
+    distance to the minimum therefore differs, too.
     """
     problems, solver = adversarial("badly scaled columns"), cg(1e-4, 300)
     _, stats, successful = solve_all(*problems, solver)

@@ -1,4 +1,4 @@
-"""Sums are right, which in jaxlib 0.10.2 some are not, and convolutions are fast in loops."""
+"""The workarounds for XLA: correct sums in jaxlib 0.10.2, and fast convolutions in loops."""
 
 import os
 
@@ -17,8 +17,11 @@ OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 AFFECTED = pytest.mark.skipif(version.__version__ != "0.10.2", reason="this jaxlib sums correctly")
 
 
-def test_pullbacks_together_are_those_one_by_one():
-    """Through a layer normalisation at eight positions of 96 examples, nine columns at a time."""
+def test_batched_pullbacks_are_those_one_by_one():
+    """The function is a layer normalisation at 8 positions of 96 examples, with 9 cotangents.
+
+    jaxlib 0.10.2 without the workaround gets this case wrong.
+    """
     norm = eqx.nn.LayerNorm(32)
     x_key, c_key = jax.random.split(jax.random.key(0))
     x, cotangents = jax.random.normal(x_key, (96, 8, 32)), jax.random.normal(c_key, (9, 96, 32))
@@ -33,15 +36,15 @@ def test_pullbacks_together_are_those_one_by_one():
 
 
 @pytest.mark.usefixtures("x64")
-def test_sums_of_many_rows_over_products():
-    """Each row (i, 0, 0) has the squared norm i²: exactly, in float64."""
+def test_sums_over_the_squares_of_products_are_exact():
+    """The squared norm of each row (i, 0, 0) is i², which is exact in float64."""
     rows = jnp.eye(3)[:1] * jnp.arange(20_000.0)[:, None]
     squares = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
     np.testing.assert_array_equal(squares, np.arange(20_000.0) ** 2)
 
 
 @AFFECTED
-def test_says_so_where_it_is_too_late(monkeypatch: pytest.MonkeyPatch):
+def test_it_warns_if_jax_is_already_initialised(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     jax.block_until_ready(jnp.zeros(()))
     with pytest.warns(UserWarning, match="Import `curvature` first"):
@@ -56,7 +59,7 @@ def test_says_so_where_it_is_too_late(monkeypatch: pytest.MonkeyPatch):
         ("--xla_cpu_multi_thread_eigen=true", f"--xla_cpu_multi_thread_eigen=true {OPTION}="),
     ],
 )
-def test_adds_to_the_options_and_obeys_who_has_set_this_one(monkeypatch, given: str, made: str):
+def test_it_adds_the_option_or_keeps_the_value_of_the_user(monkeypatch, given: str, made: str):
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     _compiler.sum_correctly()
@@ -64,7 +67,7 @@ def test_adds_to_the_options_and_obeys_who_has_set_this_one(monkeypatch, given: 
 
 
 def convolution(images: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np.ndarray:
-    """Of [n, channels, ...] with [out, in, ...], without padding, by its definition."""
+    """The convolution of [n, channels, ...] with [out, in, ...], without padding, in NumPy."""
     spatial = tuple(range(2, images.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[2:], spatial)
     windows = windows[
@@ -78,7 +81,9 @@ def convolution(images: np.ndarray, kernel: np.ndarray, stride: int, groups: int
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("ndim", "stride", "groups"), [(1, 1, 1), (2, 2, 1), (2, 1, 2), (3, 1, 1)])
-def test_convolutions_and_their_derivatives(ndim: int, stride: int, groups: int):
+def test_convolutions_and_their_derivatives_are_those_of_the_definition(
+    ndim: int, stride: int, groups: int
+):
     x_key, k_key, c_key = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(x_key, (3, 4, *[6, 5, 4][:ndim]))
     kernel = jax.random.normal(k_key, (6, 4 // groups, *[3, 2, 2][:ndim]))
@@ -92,7 +97,7 @@ def test_convolutions_and_their_derivatives(ndim: int, stride: int, groups: int)
     made, pullback = jax.vjp(convolved, images, kernel)
     expected = convolution(np.asarray(images), np.asarray(kernel), stride, groups)
     np.testing.assert_allclose(made, expected, rtol=1e-12, atol=1e-12)
-    # It is linear in each: <c, conv(x, v)> = <its derivative, v> for any v.
+    # A convolution is linear in each argument v: ⟨c, conv(v)⟩ = ⟨pullback(c), v⟩.
     cotangents = jax.random.normal(c_key, made.shape)
     by_images, by_kernel = pullback(cotangents)
     inner = np.vdot(cotangents, expected)
@@ -101,7 +106,7 @@ def test_convolutions_and_their_derivatives(ndim: int, stride: int, groups: int)
 
 
 def test_loops_convolve_with_channels_last():
-    """XLA sees to that outside of loops only."""
+    """XLA itself transposes convolutions only outside of loops."""
     kernel = jnp.ones((4, 3, 3, 3))
 
     def loss(kernel: Array, images: Array) -> Array:

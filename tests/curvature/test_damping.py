@@ -1,4 +1,4 @@
-"""The laws of the damping policies, at and around their thresholds."""
+"""The rules of the damping policies, tested at and around their thresholds."""
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ def weights(dtype=jnp.float32):
 
 
 def begun(policy, state, dtype=jnp.float32, scale=NAN, step=1):
-    """λ for a batch on which C has the size `scale`."""
+    """The result of `begin` on a batch for which gᵀCg/gᵀg is `scale`."""
     w = weights(dtype)
     batch = Batch(
         jnp.asarray(step, jnp.int32),
@@ -33,6 +33,7 @@ def begun(policy, state, dtype=jnp.float32, scale=NAN, step=1):
 
 
 def updated(policy, chosen, ratio, accepted=True):
+    """The state after a step with this reduction ratio."""
     dtype = chosen.damping.dtype
     one = jnp.ones((), dtype)
     step = Step(weights(dtype), one, one, one, jnp.asarray(ratio, dtype), jnp.asarray(accepted))
@@ -40,7 +41,7 @@ def updated(policy, chosen, ratio, accepted=True):
 
 
 def after(policy, damping, ratio, accepted=True):
-    """λ after a step with this one."""
+    """The new λ after a step with λ = `damping` and this reduction ratio."""
     state = eqx.tree_at(lambda s: s.damping, policy.init(weights()), jnp.float32(damping))
     return updated(policy, begun(policy, state), ratio, accepted).damping
 
@@ -53,7 +54,7 @@ RATIOS = {
 
 
 def test_levenberg_marquardt_follows_martens():
-    """A rejected step raises λ whatever the ratio."""
+    """A rejected step raises λ for every ratio."""
     policy = cv.LevenbergMarquardt(1.0)
     for ratio, factor in [*RATIOS.items(), (NAN, 1.0)]:
         np.testing.assert_allclose(after(policy, 0.3, ratio), 0.3 * factor, rtol=1e-6)
@@ -73,13 +74,13 @@ def test_levenberg_marquardt_stays_within_its_bounds():
 
 
 def repeated(policy, state, times, ratio, accepted=True):
-    """The state after so many steps that ended alike."""
+    """The state after `times` steps with the same result."""
     one = lambda _, state: updated(policy, begun(policy, state), ratio, accepted)  # noqa: E731
     return jax.jit(lambda state: jax.lax.fori_loop(0, times, one, state))(state)
 
 
 def test_levenberg_marquardt_comes_back_from_its_bounds_and_never_sticks():
-    """Rejected a hundred times, then right a hundred times: λ is at its minimum again."""
+    """After 100 rejected steps and 100 steps with ρ = 1, λ is at its minimum, and can rise."""
     policy = cv.LevenbergMarquardt(1.0)
     state = repeated(policy, policy.init(weights()), 100, NAN, accepted=False)
     assert state.damping == np.float32(1e8)
@@ -116,7 +117,7 @@ def test_a_damping_that_may_be_zero_is_not_called_positive():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
 def test_the_damping_has_the_precision_of_the_weights_and_keeps_it(x64, dtype):
-    """A weak or another type would cost a second trace after the first step."""
+    """A weak type or another dtype would cause a second trace after the first step."""
     wanted = jnp.float64 if dtype == jnp.float64 else jnp.float32
     for policy in (
         cv.ConstantDamping(0.1),
@@ -133,17 +134,17 @@ def test_the_damping_has_the_precision_of_the_weights_and_keeps_it(x64, dtype):
 
 
 def test_policies_work_on_traced_values():
-    """The checks of values do not stand in the way of `jit` and `vmap` over settings."""
+    """The checks of values allow `jit` and `vmap` over settings."""
     initial = jnp.asarray([0.3, 3.0])
     lower = jax.jit(jax.vmap(lambda initial: after(cv.LevenbergMarquardt(initial), 0.3, 1.0)))
     np.testing.assert_allclose(lower(initial), [0.2, 0.2], rtol=1e-6)
 
 
-# --- a setting acts from the next step on ----------------------------------------------------
+# --- changed settings and other policies -----------------------------------------------------
 
 
 def test_a_changed_setting_acts_at_once():
-    """Of another optimiser, or by `eqx.tree_at`; λ is no part of the program."""
+    """λ may change with a new optimiser or by `eqx.tree_at`; it is no constant of the program."""
     model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
 
     def optimiser(damping):
@@ -168,7 +169,7 @@ def test_changed_bounds_act_at_once():
 
 
 class Halving(cv.AbstractDamping):
-    """One of one's own, whose state is a tree."""
+    """A user's own policy, whose state is a tree."""
 
     def init(self, params):
         return {"next": jnp.ones(()), "steps": jnp.zeros((), jnp.int32)}
@@ -190,7 +191,7 @@ class Halving(cv.AbstractDamping):
 def test_a_policy_of_ones_own_has_a_state_of_its_own():
     model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
     objective = cv.Supervised(cv.Gaussian())
-    whole = optx.LearningRate(1.0)  # which needs no reduction ratio
+    whole = optx.LearningRate(1.0)  # this search needs no reduction ratio
     opt = cv.NaturalGradient(objective, solver=lx.Cholesky(), damping=Halving(), search=whole)
     state = opt.init(model)
     for k in range(3):
@@ -199,14 +200,11 @@ def test_a_policy_of_ones_own_has_a_state_of_its_own():
     assert state.damping["steps"] == 3
 
 
-# --- refusals --------------------------------------------------------------------------------
+# --- `whole`, `thresholds` and `factors` -----------------------------------------------------
 
 
-# --- the whole step, other thresholds and factors ------------------------------------------------
-
-
-def test_the_ratio_of_the_first_step_size_moves_it():
-    """A step that was halved until its ratio was good leaves λ too small."""
+def test_with_whole_the_ratio_of_the_first_step_size_counts():
+    """The ratio of the last step size is 0.7 in all cases; only that of the first one counts."""
     policy = cv.LevenbergMarquardt(1.0, whole=True, thresholds=(0.1, 0.5), factors=(3.0, 0.5))
     state = eqx.tree_at(lambda s: s.damping, policy.init(weights()), jnp.float32(0.3))
     one, accepted = jnp.ones(()), jnp.asarray(True)
@@ -217,15 +215,15 @@ def test_the_ratio_of_the_first_step_size_moves_it():
 
 
 class Quartic(cv.AbstractLoss):
-    """ℓ(z) = z⁴ + z²/100, for which the metric of its weights is far too small at z = 1."""
+    """The loss z⁴ + z²/100; at z = 1 its second derivative is far above that of ½z²."""
 
     def nll(self, z, y):
         del y
         return jnp.sum(z**4 + z**2 / 100)
 
 
-def test_a_search_tells_the_ratio_of_its_first_step_size():
-    """With C from another loss the whole step is too long, and Armijo halves it to a good one."""
+def test_the_damping_gets_the_ratio_of_the_first_step_size():
+    """C is that of the squared distance, so the whole step is too long and the search halves it."""
     model, batch = Line(jnp.ones(2)), (jnp.eye(2), jnp.zeros((2, 1)))
     found = []
     for whole in (False, True):
@@ -254,6 +252,6 @@ def _flat(z, z2):
         ({"whole": True, "next_batch": True}, "Set only one of them"),
     ],
 )
-def test_wrong_rules_are_refused(settings, sentence):
+def test_wrong_thresholds_and_factors_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         cv.LevenbergMarquardt(**settings)

@@ -1,4 +1,4 @@
-"""Levenberg–Marquardt that finds its first λ, and is judged on the batch after each step."""
+"""`LevenbergMarquardt` with the first λ from the first batch, and with `next_batch`."""
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ def factor(ratio, power=1.0):
     ("next_batch", "l2"), slow_but([(True, 0.3)], [(False, None), (True, 0.3)])
 )
 def test_the_first_damping_is_the_curvature_along_the_gradient(x64, next_batch, l2):
-    """It is gᵀCg/gᵀg of the first batch with a finite loss; those before it leave no trace."""
+    """λ is gᵀCg/gᵀg of the first batch with a finite loss; a batch before it has no effect."""
     case, bad = MODELS["one layer"]("categorical"), 0
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical(), l2=l2),
@@ -52,17 +52,17 @@ def test_the_first_damping_is_the_curvature_along_the_gradient(x64, next_batch, 
     np.testing.assert_allclose(infos.damping[2], expected * infos.damping[1], rtol=1e-10)
 
 
-def found(scale, policy=None, dtype=jnp.float32):
+def first_chosen(scale, policy=None, dtype=jnp.float32):
     policy = cv.LevenbergMarquardt() if policy is None else policy
     return policy, begun(policy, policy.init(weights(dtype)), dtype, scale, step=0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_a_found_damping_stays_within_the_bounds(x64, dtype):
-    """By default no less than the roundoff of the dtype, which is where it is held, too."""
+def test_the_first_damping_stays_within_the_bounds(x64, dtype):
+    """The default minimum is the roundoff of the dtype, for the first λ and for later ones."""
     eps = np.finfo(dtype).eps
     for scale, expected in ((0.0, eps), (1e-30, eps), (0.3, dtype(0.3)), (1e12, 1e8)):
-        policy, chosen = found(scale, dtype=dtype)
+        policy, chosen = first_chosen(scale, dtype=dtype)
         assert chosen.damping == expected
         assert chosen.damping.dtype == dtype
     state = chosen.state
@@ -73,14 +73,14 @@ def test_a_found_damping_stays_within_the_bounds(x64, dtype):
     )(state)
     assert state.damping == eps
     assert updated(policy, begun(policy, state, dtype), 0.0).damping == dtype(1.5) * eps
-    _, chosen = found(1e-9, cv.LevenbergMarquardt(minimum=1e-3, maximum=2.0), dtype)
+    _, chosen = first_chosen(1e-9, cv.LevenbergMarquardt(minimum=1e-3, maximum=2.0), dtype)
     assert chosen.damping == dtype(1e-3)
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf])
-def test_a_damping_that_was_not_found_is_found_later(scale):
-    """After a rejection, too; and one that was found is not found again."""
-    policy, chosen = found(scale)
+def test_the_damping_is_initialised_on_the_first_batch_where_it_is_finite(scale):
+    """It is also initialised after a rejected step. It is initialised only once."""
+    policy, chosen = first_chosen(scale)
     assert chosen.damping == 0
     state = updated(policy, chosen, np.nan, accepted=False)
     assert state.damping == 0
@@ -91,8 +91,8 @@ def test_a_damping_that_was_not_found_is_found_later(scale):
 
 
 @pytest.mark.parametrize("size", slow_but([1e15], [1e-15, 1e15]))
-def test_it_is_found_for_gradients_of_any_size_in_float32(size):
-    """Their squares, times C, are out of the range of float32."""
+def test_the_first_damping_is_right_for_gradients_of_any_size_in_float32(size):
+    """The squares of these gradients, times C, are out of the range of float32."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     model = eqx.nn.Linear(3, 1, use_bias=False, key=jax.random.key(0))
     optimiser = cv.NaturalGradient(
@@ -105,12 +105,15 @@ def test_it_is_found_for_gradients_of_any_size_in_float32(size):
     np.testing.assert_allclose(info.damping, g @ C @ g / (g @ g), rtol=1e-5)
 
 
-# --- judged on the next batch ----------------------------------------------------------------
+# --- the reduction ratio on the next batch ---------------------------------------------------
 
 
 @pytest.mark.parametrize("l2", slow_but([0.3], [None, 0.3]))
 def test_on_a_quadratic_the_ratio_is_one_and_the_factor_a_cube_root(x64, l2):
-    """From zero weights: the loss is differentiated there, where a norm has no derivative."""
+    """The weights start at zero, where `next_batch` differentiates the loss.
+
+    A penalty that is written with a norm would have no derivative there.
+    """
     model = jax.tree.map(jnp.zeros_like, eqx.nn.Linear(3, 3, key=jax.random.key(0)))
     case = cases.supervised(model, "gaussian")
     damping = cv.LevenbergMarquardt(1.0, next_batch=True)
@@ -122,7 +125,7 @@ def test_on_a_quadratic_the_ratio_is_one_and_the_factor_a_cube_root(x64, l2):
 
 
 def test_ratio_and_damping_are_those_of_the_averages_written_densely(x64):
-    """On batches of their own, one of them not finite, and with one step that is rejected."""
+    """Every step has its own batch; one batch is not finite, and another step is rejected."""
     case, bad, wild = MODELS["one layer"]("categorical"), 2, 5
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(STEPS, 5, 3)))
@@ -167,7 +170,7 @@ def test_ratio_and_damping_are_those_of_the_averages_written_densely(x64):
             ratio = gained / promised if promised > 0 else -np.inf
             damping *= factor(ratio, 1 / 3) if accepted else 4.0
         ratio = 1.0  # as long as no step was evaluated
-        if gained is not None:  # the averages of before, where this batch is not finite
+        if gained is not None:  # if this batch is not finite, the averages are the old ones
             ratio = gained / promised if promised > 0 else -np.inf
         np.testing.assert_allclose(info.reduction_ratio, ratio, rtol=1e-6, err_msg=str(k))
         np.testing.assert_allclose(info.damping, damping, rtol=1e-10, err_msg=str(k))

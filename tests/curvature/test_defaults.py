@@ -1,4 +1,4 @@
-"""The defaults of the library train: they reduce the loss of every model of the zoo."""
+"""With the defaults of the library, training reduces the loss of every model of the zoo."""
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ EXAMPLES, SEEDS = 120, range(5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_on_a_small_net(seed: int):
+def test_the_loss_of_a_small_net_decreases(seed: int):
     x_key, model_key, key = jax.random.split(jax.random.key(seed), 3)
     x = jax.random.normal(x_key, (64, 5))
     batch = x, (x[:, 0] * x[:, 1] > 0).astype(jnp.int32)
@@ -31,7 +31,7 @@ def test_on_a_small_net(seed: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [40, None], ids=["minibatch", "full batch"])
 @pytest.mark.parametrize("problem", problems(), ids=lambda problem: problem.name)
-def test_on_the_zoo(problem, batch_size: int | None):
+def test_the_loss_of_every_model_of_the_zoo_decreases(problem, batch_size: int | None):
     opt = cv.NaturalGradient(problem.objective)
     loss = eqx.filter_jit(problem.objective.loss)
     whole = jax.tree.map(jnp.asarray, first_of(problem.dataset, EXAMPLES).train)

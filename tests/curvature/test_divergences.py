@@ -1,4 +1,4 @@
-"""Divergences of outputs, and the curvature that any of them gives."""
+"""Divergences between outputs, and the curvature `Divergence` of each."""
 
 import equinox as eqx
 import jax
@@ -24,14 +24,14 @@ def outputs(shape, seed=0):
 
 
 def metric(rho, z):
-    """M = S Sᵀ of `Divergence(rho)`; it looks at neither the likelihood nor the target."""
+    """M = S Sᵀ of `Divergence(rho)`, which does not depend on the likelihood and the target."""
     factor = cv.Divergence(rho).factor
     S = jax.jit(lambda z: factor(cv.Gaussian(), z, jnp.zeros(z.shape), key=None))(z)
     return S @ S.T
 
 
 @pytest.mark.parametrize("shape", slow_but([(2, 3)], [(3,), (2, 3)]))
-def test_zero_where_equal_and_smallest_there(shape):
+def test_a_divergence_is_zero_and_minimal_at_equal_outputs(shape):
     z, others = outputs(shape), jnp.stack([outputs(shape, seed) for seed in range(1, 10)])
 
     @jax.jit
@@ -48,7 +48,7 @@ def test_zero_where_equal_and_smallest_there(shape):
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_hellinger_is_symmetric_at_most_one_and_below_half_of_kl(name):
-    """H² ≤ KL/2 with H² = 1 − ∫√(pq): from −log x ≥ 1 − x."""
+    """H² ≤ KL/2 holds for H² = 1 − ∫√(pq), because −log x ≥ 1 − x."""
     z, z2 = (np.random.default_rng(seed).normal(size=(10, 3)) for seed in (0, 50))
 
     @jax.jit
@@ -68,8 +68,8 @@ def test_euclidean_by_hand():
     assert np.allclose(metric(cv.SquaredEuclidean(), outputs((2, 3))), np.eye(6), atol=1e-15)
 
 
-def test_of_a_function_of_ones_own():
-    """Any ρ(z, z'), here ½ Σ (z' − z)ᵀ A (z' − z) + Σ (z' − z)⁴, whose Hessian at z is A."""
+def test_the_metric_of_a_users_own_divergence_is_its_hessian():
+    """The Hessian of ρ(z, z') = ½(z' − z)ᵀ A (z' − z) + Σ (z' − z)⁴ at z' = z is A."""
     A = jnp.asarray([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
 
     def rho(z, z2):
@@ -78,8 +78,8 @@ def test_of_a_function_of_ones_own():
     assert np.allclose(metric(rho, outputs((3,))), A, atol=1e-14)
 
 
-def test_one_that_is_not_smallest_at_z_is_clipped():
-    """Negative eigenvalues become 0, the others stay."""
+def test_negative_eigenvalues_of_the_hessian_are_clipped():
+    """With a negative eigenvalue ρ is not minimal at z. The other eigenvalues are kept."""
     basis = jnp.linalg.qr(outputs((3, 3)))[0]
     A = basis @ jnp.diag(jnp.asarray([2.0, -1.0, 0.5])) @ basis.T
     nearest = basis @ jnp.diag(jnp.asarray([2.0, 0.0, 0.5])) @ basis.T
@@ -87,10 +87,10 @@ def test_one_that_is_not_smallest_at_z_is_clipped():
     assert np.allclose(found, nearest, atol=1e-14)
 
 
-def test_roots_of_one_term_wait_for_those_of_the_other():
-    """Two batches of decompositions at a time may wait for each other for ever; see `_depend_on`.
+def test_the_decompositions_of_a_term_depend_on_those_of_the_term_before():
+    """Two batches of decompositions at the same time may wait forever; see `_depend_on`.
 
-    A program that is asked for the second alone has the first in it.
+    The second depends on the first. A program for the second term alone therefore contains both.
     """
     term = cv.Term(lambda model, x: model(x), cv.Categorical())
     objective = cv.Objective({"a": term, "b": term})

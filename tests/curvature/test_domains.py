@@ -1,4 +1,4 @@
-"""Targets outside of a likelihood's domain: refused where seen, NaN under a trace."""
+"""Targets outside the domain of a likelihood: an error outside of `jit`, and NaN inside."""
 
 import equinox as eqx
 import jax
@@ -14,12 +14,12 @@ f32, bf16 = jnp.float32, jnp.bfloat16
 
 
 def arrays(dtype, inside, outside=()):
-    """Targets inside of a domain, and outside of it."""
+    """Two arrays: targets inside a domain, and targets outside."""
     inside = np.asarray(inside, dtype)
     return inside, np.asarray(outside, dtype).reshape(len(outside), *inside.shape[1:])
 
 
-# likelihood, shape of z, targets inside and targets outside of the domain
+# Likelihood, shape of z, targets inside the domain, targets outside.
 TABLE = {
     "labels": (cv.Categorical(), (3,), *arrays(int, [0, 2], [-1, 3, 1000])),
     "small labels": (cv.Categorical(), (300,), *arrays(np.uint8, [0, 255])),
@@ -75,7 +75,7 @@ def test_a_target_outside_of_the_domain_is_refused_and_nan_in_value_and_gradient
             rho = value
         return domain, jnp.isfinite(value), jnp.isfinite(grad).all(), jnp.isfinite(rho)
 
-    # In the value, and in some number of the gradient.
+    # Outside the domain neither the value nor the whole gradient may be finite.
     both = jax.tree.map(lambda a, b: np.concatenate([a, b]), inside, outside)
     n, bad = (len(jax.tree.leaves(targets)[0]) for targets in (inside, outside))
     for found in numbers(both):
@@ -122,14 +122,14 @@ def test_complex_targets_are_refused(likelihood):
 
 
 class OnlyNll(cv.AbstractLoss):
-    """A loss with nothing but what it must have."""
+    """A loss with `nll` alone, the only required method."""
 
     def nll(self, z, y):
         return jnp.sum((z - y) ** 2)
 
 
 class Counts(OnlyNll):
-    """A loss that says which targets it takes, and no more."""
+    """A loss that also has `in_domain`."""
 
     def in_domain(self, z, y):
         return jnp.all(y >= 0)
@@ -143,7 +143,7 @@ def test_a_loss_of_ones_own_needs_nll_alone():
     OnlyNll().check_targets((2,), np.asarray([[NAN, 1.0]]))
 
 
-def test_a_loss_of_ones_own_may_say_its_domain():
+def test_a_loss_of_ones_own_may_define_its_domain():
     Counts().check_targets((2,), np.asarray([[0, 1.0]]))
     with pytest.raises(ValueError, match=r"`Counts` needs targets for which its `in_domain` is tr"):
         Counts().check_targets((2,), np.asarray([[0, -1.0]]))
@@ -186,7 +186,7 @@ class TestSmoothing:
             jax.jit(lambda a: cv.Categorical(a).nll(jnp.zeros(2), jnp.asarray(0)))(0.1)
 
 
-def test_a_target_that_can_be_seen_is_refused_by_the_objective():
+def test_the_objective_refuses_a_wrong_target_outside_of_jit():
     objective, model = cv.Supervised(cv.Categorical()), eqx.nn.Linear(3, 2, key=jax.random.key(0))
     batch = np.ones((4, 3), np.float32), np.array([0, 1, 2, 0])
     for entry in (objective.loss, objective.linearise):

@@ -1,4 +1,7 @@
-"""A curvature of one's own is one method, whatever it returns S as."""
+"""A user's own curvature, loss and operator need only a few methods.
+
+The method `factor` of a curvature may return S in any form.
+"""
 
 from collections.abc import Callable
 
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 class Mine(cv.AbstractPullback):
-    """S by any function (z, y, key) -> S."""
+    """A curvature with S from any function (z, y, key) -> S."""
 
     of: Callable
 
@@ -29,7 +32,7 @@ class Mine(cv.AbstractPullback):
 
 
 def function_operator(z, y, key):
-    """Differences of neighbours: R³ → R³, never held as a matrix."""
+    """S as a function: z·v minus v shifted by one entry, without a matrix."""
     del y, key
     return lx.FunctionLinearOperator(
         lambda v: z * v - jnp.roll(v, 1), jax.ShapeDtypeStruct(z.shape, z.dtype)
@@ -60,7 +63,7 @@ def columns(factor, z, y):
 
 
 @pytest.mark.parametrize("name", slow_but(["composed"], FACTORS))
-def test_any_kind_of_factor(name):
+def test_every_form_of_factor_gives_the_dense_matrix(name):
     case = supervised(mlp(jnp.tanh), "categorical")
     (term,) = case.terms
 
@@ -79,7 +82,7 @@ def test_any_kind_of_factor(name):
 
 
 def traced(metric, likelihood="categorical", loss=None):
-    """The operator of a small case, as far as tracing goes."""
+    """Traces the operator of a small case, without computing it."""
     case = supervised(mlp(jnp.tanh), likelihood)
     objective = case.objective if loss is None else cv.Supervised(loss)
 
@@ -108,7 +111,7 @@ def test_a_factor_of_the_wrong_form_is_refused(wrong):
 
 
 class Huber(cv.AbstractLoss):
-    """A loss that is no likelihood."""
+    """A loss without a distribution."""
 
     def nll(self, z, y):
         return jnp.sum(jnp.sqrt(1 + (z - y) ** 2))
@@ -122,7 +125,7 @@ def test_a_loss_without_a_distribution_has_no_fisher(metric):
 
 
 class Outer(cv.AbstractPositiveOperator):
-    """Diag(a²) + u uᵀ on a tree of weights; four methods, and nothing registered."""
+    """diag(a²) + u uᵀ on a tree of weights: an operator with four methods, without registration."""
 
     a: dict
     u: dict

@@ -1,4 +1,4 @@
-"""Closed-form factors: every product against the matrix, the matrix against its definition."""
+"""Closed-form factors S: their products against the matrix S, and S Sᵀ against its definition."""
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ QUICK, SHAPES = ["categorical_thin", "bernoulli", "masked_array"], [(4,), (2, 3)
 
 
 def everything(name):
-    """z -> the matrices of S, of its transpose and of M, each by its own methods."""
+    """A function z -> the matrices of S, of Sᵀ and of M, each by its own methods."""
 
     def matrices(z):
         S = FACTORS[name](z)
@@ -43,7 +43,7 @@ def everything(name):
 
 
 def metric(name, z):
-    """M by its definition, in NumPy; None where the factor itself is the definition."""
+    """M by its definition, in NumPy."""
     p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
     blocks = np.zeros((z.size, z.size))
     for row, q in enumerate(p.reshape(-1, z.shape[-1])):
@@ -80,7 +80,7 @@ def test_every_product_is_that_of_the_matrix_and_so_are_the_derivatives(x64, nam
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
-def test_the_derivatives_of_sure_outputs_are_finite_in_float32(name):
+def test_factors_of_confident_outputs_and_their_derivatives_are_finite_in_float32(name):
     z = jnp.asarray([300.0, -300.0, 0.0])
     f = jax.jit(lambda z: (everything(name)(z), jax.jacrev(everything(name))(z)))
     for leaf in jax.tree.leaves(f(z)):
@@ -110,7 +110,7 @@ def test_factors_of_all_examples_are_one_operator(x64):
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, FACTORS))
-def test_lineax_knows_them(x64, name):
+def test_functions_of_lineax_accept_the_factors(x64, name):
     z = jnp.asarray(np.random.default_rng(0).normal(size=4))
     kinds = (
         *(lx.is_diagonal, lx.is_tridiagonal, lx.is_symmetric, lx.is_positive_semidefinite),

@@ -1,4 +1,4 @@
-"""In float32 a product is as near as its roundings allow."""
+"""In float32 the error of a product with C is within a bound on its rounding errors."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,14 +17,17 @@ from tests.curvature.cases import CURVATURES, LIKELIHOODS, MODELS, SAMPLES, oper
 from tests.curvature.references import METRICS, references
 from tests.curvature.tools import flat, float64
 
-# The most rounded operations on one path through the network and back: 6 in each of three layers
-# (a sum of 4, a bias, an activation) for the activations, as many for the tangents and for the
-# cotangents, 10 in S Sᵀ, 6 in the mean over 5 examples.
+# The largest number of rounded operations on one path through the network and back. For the
+# activations each of the three layers has 6: a sum of 4, a bias and an activation. The tangents and
+# the cotangents have as many. S Sᵀ has 10, and the mean over 5 examples has 6.
 ROUNDINGS = 3 * 18 + 16
 
 
 def products(likelihood: str, names: tuple[str, ...]) -> SimpleNamespace:
-    """Products in float32; in float64 the dense matrices, and those of absolute values."""
+    """Products in float32 (`applied`), and their references in float64 (`expected`).
+
+    `magnitudes` are the products of the matrices of absolute values with the absolute vector.
+    """
     case = MODELS["tanh"](likelihood)
     vector = np.random.default_rng(1).normal(size=flat(case.model).size).astype(np.float32)
 
@@ -52,7 +55,7 @@ def products(likelihood: str, names: tuple[str, ...]) -> SimpleNamespace:
 
 
 def absolute(scale: float, J: np.ndarray, M: np.ndarray) -> np.ndarray:
-    """The pullback with |J| for J, and for every entry of M its norm."""
+    """The pullback with |J| instead of J, and with the norm of M instead of every entry of M."""
     norms = np.linalg.norm(M, axis=(1, 2), keepdims=True)
     return dense.pullback(scale, np.abs(J), np.broadcast_to(norms, M.shape))
 
@@ -67,12 +70,12 @@ ALL = tuple(name for name in CURVATURES if name in METRICS)
         *(pytest.param(likelihood, ALL, marks=pytest.mark.slow) for likelihood in LIKELIHOODS),
     ],
 )
-def test_product(likelihood, names):
-    """A product is a sum over paths through the network, each rounded at most K times.
+def test_the_error_of_a_product_is_within_its_rounding_bound(likelihood, names):
+    """A product is a sum over paths through the network, and each path is rounded at most K times.
 
-    So its error is at most Kε/(1 − Kε) times the sum of the paths' absolute values (Higham 2002,
-    section 3.1). |J| stands here for the sum over paths within J; and the norm of M for |M|,
-    since the eigendecomposition behind a symmetric root is as near as that.
+    Its error is therefore at most Kε/(1 − Kε) times the sum of the absolute values of the paths
+    (Higham 2002, section 3.1). The test uses |J| for the sum over the paths within J. It uses the
+    norm of M for |M|, since the error of the eigendecomposition of a symmetric root has this size.
     """
     found = products(likelihood, names)
     roundings = ROUNDINGS * np.finfo(np.float32).eps
@@ -80,5 +83,5 @@ def test_product(likelihood, names):
         bound = roundings / (1 - roundings) * np.linalg.norm(found.magnitudes[name])
         assert found.applied[name].dtype == np.float32
         assert np.linalg.norm(found.applied[name] - found.expected[name]) <= bound, name
-        # The bound says something: it is far below the product itself.
+        # The bound is not trivial: it is far below the product itself.
         assert bound <= 1e-3 * np.linalg.norm(found.expected[name]), name

@@ -1,8 +1,8 @@
-"""What the natural gradient does not depend on: how a layer is parametrised.
+"""The natural gradient does not depend on the parametrisation of a layer.
 
-Write a layer's weights as θ = T φ + t with an invertible T and train φ instead of θ. Then J becomes
-J T, C becomes TᵀC T and g becomes Tᵀg, so that δφ = T⁻¹ C⁻¹ g and the outputs' first-order change
-J T δφ = J C⁻¹ g is what it was. The gradient's is J T Tᵀ g.
+Write the weights of a layer as θ = T φ + t with an invertible T, and train φ instead of θ. Then J
+becomes J T, C becomes TᵀC T and g becomes Tᵀg. So δφ = T⁻¹ C⁻¹ g, and the first-order change of the
+outputs J T δφ = J C⁻¹ g is unchanged. For gradient descent it would be J T Tᵀ g.
 """
 
 import functools
@@ -23,7 +23,7 @@ SIZE = 4  # units of the hidden layer, 3 inputs and a bias each
 
 
 class Net(eqx.Module):
-    """3 → 4 → 3; `theta` makes the first layer's weights from φ."""
+    """A network 3 → 4 → 3; `theta` computes the weights of the first layer from φ."""
 
     phi: jax.Array
     head: eqx.nn.Linear
@@ -36,7 +36,7 @@ class Net(eqx.Module):
 
 @functools.cache
 def pair():
-    """The same function, parametrised in two ways."""
+    """Two models that are the same function in two parametrisations."""
     rng = np.random.default_rng(0)
     n = 4 * SIZE
     theta, t = rng.standard_normal((2, n))
@@ -53,7 +53,7 @@ def batch(n=60):
 
 
 def change_of_outputs(model, curvature, damping):
-    """The outputs, and J δ for the step δ that the optimiser takes, by `jax.jvp` alone."""
+    """The outputs, and J δ for the step δ of the optimiser; J δ is computed by `jax.jvp`."""
     opt = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=curvature,
@@ -74,7 +74,7 @@ def change_of_outputs(model, curvature, damping):
 
 
 def distance(curvature, damping):
-    """Between the changes of the two models, which are one function."""
+    """The relative distance between the changes of the outputs in the two parametrisations."""
     (z, change), (other_z, other) = (change_of_outputs(m, curvature, damping) for m in pair())
     np.testing.assert_allclose(z, other_z, rtol=1e-9)
     return np.linalg.norm(change - other) / np.linalg.norm(change)
@@ -90,12 +90,16 @@ CURVATURES = [
 
 @pytest.mark.parametrize("curvature", slow_but(CURVATURES[:1], CURVATURES), ids=name_of)
 def test_a_natural_gradient_step_is_invariant(x64, curvature):
-    """With λ → 0. The softmax does not see a common shift of the logits, and C is singular."""
+    """The law holds for λ → 0.
+
+    λ = 0 is impossible: the softmax does not change if all logits are shifted by the same number,
+    so C is singular.
+    """
     assert distance(curvature, damping=1e-11) < 1e-4
 
 
 def test_the_damping_is_what_breaks_the_invariance(x64):
-    """It falls with λ, as it must if λI, a metric on the weights, is all that breaks it."""
+    """For small λ the distance is proportional to λ, so only λI breaks the invariance."""
     distances = [distance(cv.GaussNewton(), damping) for damping in (1e-2, 1e-7, 1e-9)]
     assert distances[0] > 0.05
     assert distances[1] / distances[2] == pytest.approx(100, rel=0.2)

@@ -1,4 +1,4 @@
-"""The KL trust region: how far it goes, and where it turns back."""
+"""The KL trust region: the length of its steps, and its backtracking."""
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ def optimiser(case, metric, delta, **kwargs):
 
 @pytest.mark.parametrize("name", slow_but(["true_fisher"], ["true_fisher", "identity"]))
 def test_a_step_stays_within_the_bound(name):
-    """And every batch starts afresh."""
+    """The second batch starts again from the bound, not from the last step size."""
     case = MODELS["one layer"]("categorical")
     for delta in (1e-6, 1e-2):
         opt = optimiser(case, curvature(name, "categorical"), delta)
@@ -35,7 +35,7 @@ def test_a_step_stays_within_the_bound(name):
             model, state, info = opt.step(model, case.batch, state, key=KEY)
             assert info.accepted
             assert info.metric_step <= delta * (1 + 1e-9)
-            if delta == 1e-6:  # small enough to be reached at once
+            if delta == 1e-6:  # the bound is so small that the first step size is accepted
                 np.testing.assert_allclose(info.metric_step, delta, rtol=1e-6)
 
 
@@ -56,8 +56,11 @@ def test_the_bound_is_the_kl_divergence_for_small_steps(likelihood):
 
 
 @pytest.mark.parametrize(("model_minimum", "times"), [(True, 1.0), (False, 1.5)])
-def test_without_the_minimum_of_the_model_it_goes_to_the_bound(model_minimum, times):
-    """Of least squares the loss falls up to twice the step size of its minimum along d."""
+def test_without_model_minimum_the_step_goes_to_the_bound(model_minimum, times):
+    """The bound is at 1.5 times the step size of the minimum along d.
+
+    For least squares the loss decreases up to twice this step size, so both steps are accepted.
+    """
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
     _, g, C = Written(case, "gauss_newton")(flat(case.model))
     d = np.linalg.solve(C + 1e-3 * np.eye(len(C)), g)
@@ -71,7 +74,7 @@ def test_without_the_minimum_of_the_model_it_goes_to_the_bound(model_minimum, ti
 
 
 def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
-    """Of least squares that is the minimum along d."""
+    """For least squares this is the minimum of the loss along d."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "gaussian")
     written = Written(case, "gauss_newton")
     _, g, C = written(written.w)
@@ -89,7 +92,7 @@ def test_within_the_bound_it_goes_to_the_minimum_of_the_quadratic_model():
 
 
 def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
-    """A loss in other units: g, hence d, is multiplied, C is not."""
+    """A scaled loss multiplies g and d, but not the Fisher."""
     case, found = MODELS["one layer"]("categorical"), []
 
     class Scaled(cv.Categorical):
@@ -100,7 +103,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
 
     for factor in (1.0, 1e3, 1e-3):
         objective = cv.Supervised(Scaled(scale=jnp.asarray(factor)))
-        search = cv.KLTrustRegion(1e-10)  # so small that it decides, and not the quadratic model
+        search = cv.KLTrustRegion(1e-10)  # so small that s is at the bound, not at the minimum
         opt = cv.NaturalGradient(
             objective, cv.ExactFisher(), solver=lx.Cholesky(), damping=1e-3, search=search
         )
@@ -112,7 +115,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
 
 
 class Wall(cv.AbstractLoss):
-    """z² down to 0.6, and a wall below: only short steps reduce it."""
+    """z² for z > 0.6, and 10 + z below: only short steps from z = 1 reduce it."""
 
     def nll(self, z, y):
         del y
@@ -120,7 +123,7 @@ class Wall(cv.AbstractLoss):
 
 
 def walled(loss, **kwargs):
-    """From w = 1 along d = w: s = 1 is the minimum of the quadratic model."""
+    """One step from w = 1 along d = w, with s = 1 at the minimum of the quadratic model."""
     search = cv.KLTrustRegion(100.0, **kwargs)
     opt = cv.NaturalGradient(cv.Supervised(loss), solver=lx.Cholesky(), damping=0.0, search=search)
     model, batch = Line(jnp.ones(1)), (jnp.ones((3, 1)), jnp.zeros(3))
@@ -129,7 +132,7 @@ def walled(loss, **kwargs):
 
 
 def test_it_backtracks_until_the_loss_decreases():
-    """For w − s·d must stay above 0.6; where nothing decreases the loss, the weight stays."""
+    """It backtracks until w − s·d > 0.6. If no step decreases the loss, the weight is kept."""
     for factor in (0.8, 0.5):
         w, info = walled(Wall(), decrease_factor=factor)
         s = 1.0

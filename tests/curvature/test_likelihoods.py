@@ -1,4 +1,4 @@
-"""Likelihoods against enumeration, numpy, and their own samples."""
+"""Likelihoods against sums over all outcomes, against NumPy, and against their own samples."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def outputs(shape, seed=0):
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_number_is_that_of_the_definition(x64, name):
-    """For one row of outputs and for two, whose losses add up."""
+    """The outputs have one row or two rows, whose losses are added."""
     likelihood, distribution = library(name), LIKELIHOODS[name]
 
     @jax.jit
@@ -66,7 +66,7 @@ def samples(name, z):
 
 @pytest.mark.parametrize(("name", "shape"), [("categorical", (2, 3)), ("bernoulli", (3,))])
 def test_frequencies_of_samples(x64, name, shape):
-    """Each outcome's share of N samples is within 5 binomial standard errors of p."""
+    """The frequency of each outcome in N samples is within 5 binomial standard errors of p."""
     z = outputs(shape)
     p, outcomes = map(np.asarray, jax.jit(LIKELIHOODS[name].outcomes)(z))
     same = samples(name, z).reshape(N, 1, -1) == outcomes.reshape(1, len(p), -1)
@@ -76,7 +76,10 @@ def test_frequencies_of_samples(x64, name, shape):
 
 
 def test_moments_of_gaussian_samples(x64):
-    """Mean and covariance within 5 standard errors: σ²/N, and σ⁴/N (2σ⁴/N on the diagonal)."""
+    """Mean and covariance are within 5 standard errors.
+
+    The squared standard errors are σ²/N, and σ⁴/N off and 2σ⁴/N on the diagonal.
+    """
     z, variance = outputs((3,)), LIKELIHOODS["gaussian"].variance
     noise = samples("gaussian", z) - np.asarray(z)
     assert np.all(np.abs(noise.mean(axis=0)) <= 5 * np.sqrt(variance / N))
@@ -130,7 +133,7 @@ def test_extreme_outputs_are_finite_in_float32(name):
 
 
 def test_the_loss_of_extreme_outputs(x64):
-    """What softplus and logsumexp come to: the gap between the logits."""
+    """For extreme logits softplus and logsumexp are the difference between the logits."""
     z = jnp.asarray([1e4, -1e4, 0.0])
     assert cv.Categorical().nll(z, jnp.asarray(1)) == 2e4
     assert cv.Bernoulli().nll(z, jnp.asarray([0.0, 1.0, 0.0])) == pytest.approx(2e4 + np.log(2))
@@ -138,15 +141,15 @@ def test_the_loss_of_extreme_outputs(x64):
 
 
 @pytest.mark.parametrize("logit", [-30.0, 30.0])
-def test_the_bernoulli_factor_of_a_sure_output_in_float32(logit):
-    """√(p(1−p)) ≈ e^(−15), which 1 − p would round to 0."""
+def test_the_bernoulli_factor_of_a_confident_output_in_float32(logit):
+    """√(p(1−p)) ≈ e^(−15). With 1 − p, which rounds to 0, the factor would be 0."""
     S = cv.Bernoulli().fisher_factor(jnp.asarray([logit])).as_matrix()
     assert pytest.approx(np.exp(-15.0), rel=1e-5) == S
 
 
-# softplus(z') − softplus(z) cancels at positive logits: both are z, and their gap e^(−z).
-def test_kl_of_sure_outputs_in_float32():
-    """KL to within rounding, and the same for a bit and its complement."""
+# softplus(z') − softplus(z) cancels at positive logits: each is z up to e^(−z).
+def test_kl_of_confident_outputs_in_float32():
+    """KL is accurate, and has the same value for a bit and its complement."""
     z, z2 = jnp.asarray([12.0]), jnp.asarray([11.0])
     expected = 1 / (1 + np.exp(-12)) * 1 + np.logaddexp(0, 11) - np.logaddexp(0, 12)
     assert cv.Bernoulli().kl(-z, -z2) == pytest.approx(expected, rel=1e-5)
@@ -172,7 +175,7 @@ def test_a_target_of_another_shape_is_refused(name, z, y, sentence):
 
 
 def test_a_variance_may_be_traced(x64):
-    """As a hyper-parameter to differentiate or to `vmap` over."""
+    """The variance may be a hyper-parameter for a derivative or for `vmap`."""
     z, y = outputs((3,)), outputs((3,), 1)
     losses = jax.vmap(lambda variance: cv.Gaussian(variance).nll(z, y))(jnp.asarray([1.0, 2.0]))
     assert np.isclose(losses[0], 2 * losses[1], rtol=1e-14)

@@ -1,4 +1,4 @@
-"""Masked positions add nothing, whatever their outputs and targets are."""
+"""Masked positions have no effect, for any outputs and targets at these positions."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ ADVANTAGES = np.asarray([0.5, NAN, -2.0])
 
 
 class Weighted(dense.Distribution):
-    """The losses of a policy: outcomes are of no use here."""
+    """The loss of a policy, −A log π; its outcomes are not needed here."""
 
     def nll(self, z, y):
         return y[1] * dense.Categorical().nll(z, y[0])
@@ -27,8 +27,8 @@ class Weighted(dense.Distribution):
     outcomes = kl = squared_hellinger = None
 
 
-# name: likelihood, the same by its definition, target with garbage where masked, mask.
-# The likelihood is made inside of the test, in float64.
+# Likelihood, its definition, a target with invalid entries where it is masked, and the mask. The
+# likelihood is a function, so that the test makes it with x64 enabled.
 CASES = {
     "labels": (cv.Categorical, dense.Categorical(), np.asarray([1, -100, 0]), MASK),
     "probabilities": (cv.Categorical, dense.Categorical(), np.asarray(SOFT), MASK),
@@ -50,14 +50,14 @@ def outputs(mask, seed=0, fill=NAN):
 
 
 def of_positions(function, mask, *arguments):
-    """Σ over the positions of the mask of `function` at each."""
+    """The sum of `function` over the positions that the mask selects."""
     positions = [tuple(index) for index in np.argwhere(mask)]
     pick = [jax.tree.map(lambda leaf, p=p: leaf[p], arguments) for p in positions]
     return sum(function(*(jnp.asarray(a) if hasattr(a, "shape") else a for a in p)) for p in pick)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_loss_and_its_gradient_are_those_of_the_other_positions(name):
+def test_the_loss_and_its_gradient_are_those_of_the_unmasked_positions(name):
     make, distribution, target, mask = CASES[name]
     likelihood = make()
     z, y = outputs(mask), (jax.tree.map(jnp.asarray, target), jnp.asarray(mask))
@@ -75,8 +75,8 @@ OF_LIKELIHOODS = [name for name in CASES if name != "policy"]
 
 
 @pytest.mark.parametrize("name", slow_but(["labels", "bernoulli"], OF_LIKELIHOODS))
-def test_metrics_and_coefficients_are_those_of_the_other_positions(name):
-    """By `unmasked`: D M D, D S and S ρ = ∇f."""
+def test_metrics_and_coefficients_are_those_of_the_unmasked_positions(name):
+    """`unmasked` gives D M D, D S and S ρ = ∇f, where D is the diagonal matrix of the mask."""
     make, distribution, target, mask = CASES[name]
     likelihood, y = make(), (jnp.asarray(target), jnp.asarray(mask))
 
@@ -114,7 +114,7 @@ def test_metrics_and_coefficients_are_those_of_the_other_positions(name):
     assert np.isfinite(found["sampled loss"])
 
 
-def test_a_mask_that_hides_everything():
+def test_a_mask_that_hides_everything_gives_zeros():
     y, loss = (jnp.asarray([-1, 7, 99]), jnp.zeros(3, bool)), cv.Masked(cv.Categorical())
 
     @jax.jit
@@ -171,14 +171,14 @@ Z, LABELS = np.zeros((3, 2)), np.zeros(3, int)
         ((np.full((3, 2), 0.5), np.ones((3, 2), bool)), r"one logit per class"),
     ],
 )
-def test_what_is_no_target_with_its_mask_is_refused(y, said):
+def test_a_target_without_a_valid_mask_is_refused(y, said):
     with pytest.raises(ValueError, match=said):
         cv.Masked(cv.Categorical()).nll(jnp.asarray(Z), jax.tree.map(jnp.asarray, y))
 
 
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize("inner", [cv.Masked(cv.Categorical()), 3])
-def test_what_is_no_likelihood_or_has_a_mask_is_refused(inner):
+def test_a_second_mask_or_an_object_that_is_no_likelihood_is_refused(inner):
     with pytest.raises(ValueError, match=r"`Masked\(likelihood\)` takes a likelihood with"):
         cv.Masked(inner)
 

@@ -1,4 +1,7 @@
-"""784 pixels never become 784 × 784 numbers per example, nor all Jacobians at once."""
+"""Products with C and steps in sample space do not hold large intermediate arrays.
+
+Such arrays would be c × c numbers per example for c outputs, or the Jacobians of all examples.
+"""
 
 import equinox as eqx
 import jax
@@ -12,7 +15,7 @@ PIXELS, CODE, EXAMPLES = 784, 2, 3
 
 
 def sizes(jaxpr: core.Jaxpr) -> list[int]:
-    """The sizes of all values computed in a program, and in the programs inside it."""
+    """The sizes of all values that a program and its inner programs compute."""
     found = []
     for equation in jaxpr.eqns:
         found += [value.aval.size for value in equation.outvars if hasattr(value.aval, "size")]
@@ -27,7 +30,7 @@ def sizes(jaxpr: core.Jaxpr) -> list[int]:
 
 
 def largest(metric: cv.AbstractCurvature) -> int:
-    """The largest value in linearising, making the operator, and one product."""
+    """The size of the largest value in a linearisation, its operator and one product."""
     model = eqx.nn.Linear(CODE, PIXELS, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     batch = jnp.ones((EXAMPLES, CODE)), jnp.ones((EXAMPLES, PIXELS))
@@ -43,19 +46,19 @@ def largest(metric: cv.AbstractCurvature) -> int:
     "metric", [cv.GaussNewton(), cv.ExactFisher(), cv.EmpiricalFisher(), cv.SampledFisher(5)]
 )
 def test_a_product_holds_vectors_of_outputs_and_of_weights(metric):
-    """At most as many numbers as the outputs, k samples of them, or the weights per example."""
+    """No value is larger than k samples of the outputs, or than the weights for every example."""
     samples = getattr(metric, "samples", 1)
     assert largest(metric) <= EXAMPLES * PIXELS * max(samples, CODE)
 
 
-def test_the_measure_sees_a_matrix_per_example():
-    """As a divergence by autodiff makes one, and says so."""
+def test_control_a_divergence_holds_a_matrix_per_example():
+    """This is the control: `Divergence` documents that it holds c × c numbers per example."""
     assert largest(cv.Divergence(cv.SquaredEuclidean())) >= EXAMPLES * PIXELS**2
 
 
 @pytest.mark.parametrize("metric", [cv.EmpiricalFisher(), cv.SampledFisher(1)])
-def test_a_step_in_sample_space_makes_no_rows_of_dense_layers(metric):
-    """No value is larger than the weights, where m rows of them would be 40 times as large."""
+def test_a_step_in_sample_space_holds_no_rows_of_dense_layers(metric):
+    """No value is larger than the weights or the inputs; the rows are 40 times the weights."""
     examples = 40
     model = eqx.nn.MLP(PIXELS, 10, 32, 1, key=jax.random.key(0))
     optimiser = cv.NaturalGradient(

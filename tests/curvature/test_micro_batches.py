@@ -1,4 +1,4 @@
-"""A batch in parts has the numbers of the whole batch, and takes the memory of a part."""
+"""Micro-batches give the numbers of the whole batch, with the memory of one micro-batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from tests.curvature import cases
 from tests.curvature.cases import CURVATURES, MODELS, Case
 from tests.selection import slow_but
 
-MOST = 2  # of five examples: the last part begins with one that was in the part before
+MOST = 2  # there are five examples, so the last part repeats one example of the part before
 KEY = jax.random.key(3)
 TWO = ("gauss_newton", "true_fisher")
 STRUCTURES = {
@@ -41,7 +41,7 @@ def in_parts(objective: Any, most: int | None = MOST) -> cv.AbstractObjective:
 
 
 def assert_same(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    """Equal to rounding, each array in relation to the largest number of all."""
+    """Checks equality up to rounding, relative to the largest number of all arrays."""
     assert jtu.tree_structure(found) == jtu.tree_structure(expected)
     pairs = list(zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True))
     largest = max(float(jnp.max(jnp.abs(b), initial=0)) for _, b in pairs)
@@ -55,7 +55,7 @@ def linearised(case: Case, objective: cv.AbstractObjective) -> cv.AbstractLinear
 
 
 def numbers(case: Case, objective: cv.AbstractObjective, names: Sequence[str]) -> dict[str, Any]:
-    """Everything that a linearisation and its curvatures are asked for, as one program."""
+    """All numbers that a linearisation and its curvatures provide, by one program."""
     likelihood = "categorical"
 
     @eqx.filter_jit
@@ -96,7 +96,7 @@ def numbers(case: Case, objective: cv.AbstractObjective, names: Sequence[str]) -
     ),
 )
 def test_numbers_are_those_of_the_whole_batch(model, names):
-    case = MODELS[model](cases.ONE.get(model, "categorical"))
+    case = MODELS[model](cases.ONLY_LIKELIHOOD.get(model, "categorical"))
     found = numbers(case, in_parts(case.objective), names)
     expected = numbers(case, case.objective, names)
     for name in expected:
@@ -115,7 +115,7 @@ def test_numbers_are_those_of_the_whole_batch(model, names):
     ),
 )
 def test_structures_are_those_of_the_whole_batch(model, name):
-    """Averages, inverses and bases: of the state after two batches."""
+    """The operators after two updates are compared, so averages, inverses and bases count, too."""
     case = MODELS[model]("categorical")
     structure = STRUCTURES[name](cv.SampledFisher(2))
 
@@ -155,7 +155,7 @@ OPTIMISERS = {
 @pytest.mark.usefixtures("x64", "standard_promotion", "as_installed")
 @pytest.mark.parametrize("name", slow_but(["CG", "adam"], OPTIMISERS))
 def test_steps_are_those_of_the_whole_batch(name):
-    """With a penalty, dropout, and three micro-batches a step."""
+    """The steps have a penalty, dropout, and three micro-batches each."""
     case = MODELS["dropout"]("categorical")
     ends = []
     for most in (None, MOST):
@@ -174,7 +174,7 @@ def test_steps_are_those_of_the_whole_batch(name):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_an_example_of_weight_zero_counts_nowhere():
-    """Nor does what it holds, in whatever part it is."""
+    """Its NaN or infinity has no effect, in any micro-batch."""
     case = MODELS["tanh"]("categorical")
     x, y = case.batch
     weights = jnp.asarray([0.5, 0.0, 2.0, 1.0, 0.0])
@@ -203,7 +203,7 @@ def test_targets_outside_the_domain_are_refused_or_make_the_loss_nan():
 
 @pytest.mark.usefixtures("x64", "as_installed")
 def test_derivatives_through_a_solve_are_those_of_the_whole_batch():
-    """Of the squared length of a step, in the weights."""
+    """The derivative of the squared length of a step with respect to the weights is compared."""
     case = MODELS["tanh"]("categorical")
     params, static = eqx.partition(case.model, eqx.is_inexact_array)
 
@@ -228,7 +228,7 @@ def test_derivatives_through_a_solve_are_those_of_the_whole_batch():
 
 
 def temporaries(optimiser: Any, examples: int) -> int:
-    """The bytes that a compiled step takes beside its arguments and results."""
+    """The bytes of temporary memory of a compiled step, without its arguments and results."""
     model = eqx.nn.MLP(16, 4, 64, 2, key=jax.random.key(0))
     float32, int32 = jnp.float32, jnp.int32
     batch = (
@@ -258,7 +258,10 @@ STEPS = {
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize("name", slow_but(["sgd"], STEPS))
 def test_memory_does_not_grow_with_the_batch(name):
-    """But by outputs, keys and numbers per example: much less than an example's inner values."""
+    """Only outputs, keys and a few numbers per example grow with the batch.
+
+    They take much less memory than the intermediate values of an example.
+    """
     objective = cv.Supervised(cv.Categorical(), micro_batch=64)
     small, large = (temporaries(STEPS[name](objective), n) for n in (1024, 4096))
     per_example = (large - small) / 3072
@@ -269,7 +272,7 @@ def test_memory_does_not_grow_with_the_batch(name):
 
 @pytest.mark.usefixtures("as_installed")
 def test_half_precision_is_added_up_in_single():
-    """Sixty-four equal parts: in half precision their sum would stand still long before."""
+    """There are 64 equal parts. In half precision their sum would stop growing long before 64."""
     n, most = 256, 4
     model = jtu.tree_map(lambda w: w.astype(jnp.bfloat16), eqx.nn.Linear(2, 2, key=KEY))
     batch = jnp.ones((n, 2), jnp.bfloat16), jnp.zeros(n, int)

@@ -1,4 +1,4 @@
-"""`Minimiser` behind `optimistix.minimise`: its minima, how it ends, and what it refuses."""
+"""`Minimiser` as a solver of `optimistix.minimise`: its minima, its results and its errors."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def linear(outputs=1):
 
 
 def data(seed=0):
-    """Labels that no plane separates: the minimum is unique, and finite."""
+    """Labels that no plane separates, so that the minimum is unique and finite."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(N, 3))
     y = rng.uniform(size=(N, 1)) < 1 / (1 + np.exp(-x[:, :1]))
@@ -43,13 +43,16 @@ def minimise(solver, batch, model=None, **kwargs):
 
 
 def newton():
-    """Gauss–Newton is Newton's method here."""
+    """The natural gradient, which is Newton's method for logistic regression."""
     return cv.NaturalGradient(LOGISTIC, solver=lx.Cholesky(), damping=1e-6)
 
 
 @pytest.fixture(scope="module")
 def run():
-    """(batch, model) -> the solution by Newton's method with an `aux`, and all that it said."""
+    """A function (batch, model) -> the solution by Newton's method and the verbose reports.
+
+    The minimised function has an `aux`.
+    """
     seen = []
 
     def verbose(**values):
@@ -86,7 +89,7 @@ def loss(w, x, y):
 
 
 def test_the_minimum_is_that_of_scipy(x64, run):
-    """Its `aux` is of the last iterate, and `verbose` is told of every step."""
+    """The `aux` is that of the last iterate, and `verbose` is called at every step."""
     x, y = data()
     solution, seen = run((x, y))
     reference = scipy.optimize.minimize(loss, np.zeros(4), (x, y), method="Nelder-Mead", tol=1e-13)
@@ -103,7 +106,7 @@ def test_the_minimum_is_that_of_scipy(x64, run):
     np.testing.assert_allclose(seen[-1]["new_loss"], reference.fun, rtol=1e-6)
 
 
-def test_what_is_not_finite_has_diverged(x64, run):
+def test_a_loss_that_is_not_finite_is_divergence(x64, run):
     x, y = data()
     solution, _ = run((x.at[0, 0].set(jnp.nan), y))
     assert solution.result == optx.RESULTS.nonlinear_divergence
@@ -113,7 +116,7 @@ def test_what_is_not_finite_has_diverged(x64, run):
 
 
 def test_a_gradient_of_zero_is_a_minimum(x64, run):
-    """Of targets ½, at weights of zero."""
+    """For all targets ½ the gradient at zero weights is zero."""
     x, _ = data()
     model = jax.tree.map(jnp.zeros_like, linear())
     solution, _ = run((x, jnp.zeros((N, 1)) + 0.5), model)
@@ -123,7 +126,7 @@ def test_a_gradient_of_zero_is_a_minimum(x64, run):
 
 
 def test_steps_are_the_optimisers_own(x64):
-    """With the key fold_in(key, t) of step t, and a state that is carried."""
+    """Step t has the key fold_in(key, t), and the state is carried from step to step."""
     batch, key, model = data(), jax.random.key(5), linear()
     opt = cv.NaturalGradient(
         LOGISTIC,
@@ -143,7 +146,7 @@ def test_steps_are_the_optimisers_own(x64):
 
 
 def test_vmap_gives_the_minimum_of_every_batch_and_a_frozen_weight_stays(x64):
-    """Where the gradient in the weights is zero, and that in the frozen shift is not."""
+    """At the minimum the gradient in the weight is zero, and that in the frozen bias is not."""
     model, batches = linear(), jax.tree.map(lambda *a: jnp.stack(a), *map(data, range(3)))
     spec = eqx.tree_at(lambda m: m.bias, jax.tree.map(lambda _: True, model), False)
     params, frozen = eqx.partition(model, spec)
@@ -163,7 +166,7 @@ def test_vmap_gives_the_minimum_of_every_batch_and_a_frozen_weight_stays(x64):
 
 
 def test_the_minimum_is_differentiable_in_the_targets(x64):
-    """Least squares: w* = (XᵀX)⁻¹Xᵀy, with X the inputs and a column of ones."""
+    """For least squares, w* = (XᵀX)⁻¹Xᵀy; X has the inputs and a column of ones."""
     (x, _), y = data(), np.random.default_rng(1).normal(size=(N, 1))
     opt = cv.NaturalGradient(LEAST_SQUARES, solver=lx.Cholesky(), damping=1e-9)
     solver = cv.Minimiser(opt, **TOL)
@@ -179,7 +182,7 @@ def test_the_minimum_is_differentiable_in_the_targets(x64):
     np.testing.assert_allclose(derivative[..., 0], expected, atol=1e-9)
 
 
-# --- how it ends -----------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------
 
 
 SGD = cv.Minimiser(cv.FirstOrder(LOGISTIC, optax.sgd(0.1)), **TOL)
@@ -193,7 +196,7 @@ def test_too_few_steps_is_a_result_and_raises_if_asked(x64):
         minimise(SGD, data(), max_steps=2)
 
 
-def test_a_first_order_optimiser_diverges_alike(x64):
+def test_a_loss_that_is_not_finite_is_divergence_for_first_order_too(x64):
     x, y = data()
     solution = minimise(SGD, (x.at[0, 0].set(jnp.nan), y), throw=False)
     assert solution.result == optx.RESULTS.nonlinear_divergence
@@ -201,7 +204,7 @@ def test_a_first_order_optimiser_diverges_alike(x64):
     assert solution.stats["reason"] == cv.RESULTS.nonfinite_loss
 
 
-def test_an_endless_run_of_rejections_has_diverged(x64):
+def test_max_rejections_in_a_row_are_divergence(x64):
     opt = cv.NaturalGradient(
         cv.Supervised(Cliff()),
         cv.Identity(),
@@ -217,8 +220,8 @@ def test_an_endless_run_of_rejections_has_diverged(x64):
     assert "no acceptable step size" in cv.RESULTS[solution.stats["reason"]]
 
 
-def test_rejections_on_the_way_to_a_minimum_are_gone_through(x64, run):
-    """From weights this large the first full steps go astray, and raise λ."""
+def test_it_reaches_the_minimum_after_rejected_steps(x64, run):
+    """From such large weights the first full steps increase the loss, are rejected and raise λ."""
     opt = cv.NaturalGradient(
         LOGISTIC,
         solver=lx.Cholesky(),
@@ -238,7 +241,7 @@ def test_rejections_on_the_way_to_a_minimum_are_gone_through(x64, run):
     np.testing.assert_allclose(flat(solution.value), flat(run(data())[0].value), rtol=1e-6)
 
 
-# --- what it says, and what it refuses -------------------------------------------------------
+# --- verbose output and errors ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verbose", slow_but([True], [True, False]))
@@ -251,7 +254,7 @@ def test_verbose_prints_or_is_silent(x64, capfd, verbose):
 
 
 def test_another_function_is_refused(x64):
-    """A multiple, a shift, and one that is the same at the start and nowhere else."""
+    """Refused are a multiple, a shift, and a function that is equal at the first iterate only."""
     params, frozen = eqx.partition(linear(), eqx.is_inexact_array)
 
     @eqx.filter_jit
@@ -269,8 +272,8 @@ def test_another_function_is_refused(x64):
             jax.block_until_ready(run(params, jnp.asarray(change), data()))
 
 
-def test_the_same_function_written_otherwise_is_taken(standard_promotion):
-    """In float32, where another order of the sums moves the last digits."""
+def test_the_same_function_in_other_code_is_accepted(standard_promotion):
+    """In float32 another order of summation changes the last digits, which must be accepted."""
     x, y = data()
 
     def fn(params, args):

@@ -1,4 +1,4 @@
-"""Momentum: the equations of SPRING and of the quadratic model's plane, against dense ones."""
+"""Momentum: SPRING and `QuadraticMomentum`, against dense equations."""
 
 import equinox as eqx
 import jax
@@ -29,7 +29,10 @@ RNG = np.random.default_rng(0)
 
 
 def test_spring_is_the_formula_of_its_paper(x64):
-    """ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ, with rows A and residuals ρ of least squares."""
+    """ζ = ρ − μAφ, d = Aᵀ(AAᵀ + λI)⁻¹ζ + μφ.
+
+    A and ρ are the rows and the residuals of least squares.
+    """
     n, P, damping = 4, 7, 1e-2
     A, y = RNG.normal(size=(n, P)) / n**0.5, RNG.normal(size=n) / n**0.5
     model = eqx.nn.Linear(P, 1, use_bias=False, key=jax.random.key(0))
@@ -53,8 +56,12 @@ def test_spring_is_the_formula_of_its_paper(x64):
 
 @pytest.mark.parametrize(("damping", "bound"), [(1e-9, (1 - 0.9**2) ** -0.5), (1e-1, 10.0)])
 def test_spring_amplifies_the_direction_by_no_more_than_its_bound(x64, damping, bound):
-    """On fresh batches, of which each says little: for a small λ, and for any."""
-    # A direction of small curvature that all batches share is where a larger λ adds them up.
+    """The first bound holds for a small λ, the second one for any λ.
+
+    Every batch has new random rows, fewer than there are weights.
+    """
+    # All gradients have the same sign along the last axis, where C is small. For a larger λ the
+    # directions therefore add up along this axis.
     batches = np.random.default_rng(1).normal(size=(60, 3, 12)) * np.r_[np.full(11, 1.0), 0.01]
     C = np.einsum("bip,biq->bpq", batches, batches) / 3
     g = np.einsum("bip,bi->bp", batches, np.sign(batches[:, :, -1])) / 3
@@ -73,7 +80,7 @@ def test_spring_amplifies_the_direction_by_no_more_than_its_bound(x64, damping, 
 
 
 def plane(seed=0, P=6):
-    """C of known spectrum, a gradient, a direction and the last one."""
+    """C with a known spectrum, a gradient, a direction and the previous direction."""
     rng = np.random.default_rng(seed)
     Q = np.linalg.qr(rng.normal(size=(P, P)))[0]
     C = Q @ np.diag([3.0, 1.0, 0.3, 0.1, 0.0, 0.0]) @ Q.T
@@ -81,7 +88,7 @@ def plane(seed=0, P=6):
 
 
 def combined(C, g, d, last, damping, dtype=np.float64):
-    """What the policy makes of d, and its numbers."""
+    """The direction that `QuadraticMomentum` returns for d, with its numbers."""
     return _combined(*(jnp.asarray(a, dtype) for a in (C, g, d, last, damping)))
 
 
@@ -115,7 +122,7 @@ def test_it_is_the_minimum_of_the_model_in_the_plane(x64, seed, damping):
 @pytest.mark.parametrize("multiple", [0.0, 1.0, -0.3, 1e-4, 1e4])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_last_direction_that_adds_nothing_is_left_out(x64, dtype, multiple, size):
-    """With φ = 0 or parallel to d there is no plane: the minimum along d is left."""
+    """If φ = 0 or φ is parallel to d, there is no plane, and the result is the minimum along d."""
     C, g, d, _ = plane()
     g, d = size * g, size * d
     direction = combined(C, g, d, multiple * d, 0.1, dtype)
@@ -127,7 +134,7 @@ def test_a_last_direction_that_adds_nothing_is_left_out(x64, dtype, multiple, si
 
 @pytest.mark.parametrize("size", [1e-11, 1.0, 1e11])
 def test_units_do_not_matter_in_float32(size):
-    """Squares of squares of such numbers are out of the range of float32."""
+    """The fourth powers of such numbers are out of the range of float32."""
     C, g, d, last = plane()
     direction = combined(C, size * g, size * d, size * last, 0.1, np.float32)
     V = np.stack([d, last], axis=1)
@@ -135,7 +142,7 @@ def test_units_do_not_matter_in_float32(size):
     np.testing.assert_allclose(direction.vector / size, V @ weights, rtol=1e-3)
 
 
-def test_an_exact_solution_is_kept_and_no_direction_stays_none(x64):
+def test_an_exact_solution_and_a_zero_direction_are_kept(x64):
     C, g, _, last = plane()
     d = np.linalg.solve(C + 0.1 * np.eye(len(C)), g)
     direction = combined(C, g, d, last, 0.1)
@@ -197,10 +204,10 @@ def test_steps_with_truncated_solves_are_those_written_densely(x64, l2):
         last = w - new
 
 
-# --- what a policy uses ----------------------------------------------------------------------
+# --- the state -------------------------------------------------------------------------------
 
 
-def test_the_last_direction_is_carried_for_those_that_use_it():
+def test_the_last_direction_is_carried_only_if_the_momentum_uses_it():
     model, objective = eqx.nn.Linear(2, 1, key=jax.random.key(0)), cv.Supervised(cv.Gaussian())
     carry = cv.WarmStart(0.9), cv.Spring(0.7), cv.QuadraticMomentum()
     for policy in (cv.NoMomentum(), *carry):

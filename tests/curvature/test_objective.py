@@ -1,4 +1,4 @@
-"""Objectives: the loss, its linearisation, and what is refused."""
+"""Objectives: the loss, its linearisation, and errors for wrong batches, models and weights."""
 
 import equinox as eqx
 import jax
@@ -28,8 +28,8 @@ LINEARISED = [
 
 
 @pytest.mark.parametrize("model", slow_but(["several_terms"], LINEARISED))
-def test_linearisation(x64, model):
-    """The loss, twice, and its gradient are those of the dense one by autodiff."""
+def test_loss_outputs_and_gradient_are_those_of_the_dense_reference(x64, model):
+    """The outputs, the loss of both methods and its gradient are those of the dense reference."""
     case = MODELS[model]("categorical")
     params, frozen = eqx.partition(case.model, case.trainable)
 
@@ -105,7 +105,10 @@ def test_inputs_may_be_a_tree(x64):
 
 
 def test_dropout_has_a_mask_of_each_example_and_term_in_loss_and_linearisation(x64):
-    """Copies of one example come out differently, in each term anew; in any batch alike."""
+    """Copies of one example have different masks, also in different terms.
+
+    The mask of an example does not depend on the rest of the batch.
+    """
     case = dropped("categorical")
     term = cv.Term(lambda model, x, key: model(x, key=key), cv.Categorical())
     objective = cv.Objective(terms={"a": term, "b": term})
@@ -147,7 +150,7 @@ WEIGHTS = jnp.asarray([0.5, 2.0, 0.0, 3.0, 0.25], jnp.float32)
 
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_a_weight_multiplies_an_example_in_loss_gradient_and_curvature(x64, likelihood):
-    """One of weight 0 is left out exactly, whatever it holds."""
+    """An example of weight 0 has no effect, even if its input is NaN and its target is invalid."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), likelihood)
     (x, y), weights = case.batch, WEIGHTS.astype(float)
     is_label = jnp.issubdtype(y.dtype, jnp.integer)
@@ -184,8 +187,8 @@ def test_a_weight_multiplies_an_example_in_loss_gradient_and_curvature(x64, like
         assert np.allclose(found[3][name], matrix, rtol=1e-10, atol=1e-13), name
 
 
-def test_weights_that_are_no_weights(x64):
-    """Of another form they are refused; a negative one makes the loss NaN."""
+def test_wrong_weights_are_refused_or_make_the_loss_nan(x64):
+    """Weights of another shape or dtype are refused; a negative weight makes the loss NaN."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical")
     x, y = case.batch
     for weights in (jnp.ones((5, 3)), jnp.ones(5, int), jnp.ones(5, bool)):
@@ -195,8 +198,8 @@ def test_weights_that_are_no_weights(x64):
     assert np.isnan(eqx.filter_jit(case.objective.loss)(case.model, negative))
 
 
-def test_numbers_are_not_rounded_by_when_an_objective_was_made():
-    """Before `jax_enable_x64` was set, or after."""
+def test_an_objective_made_before_x64_is_enabled_keeps_full_precision():
+    """Settings are not rounded to float32 if the objective is made before x64 is enabled."""
 
     def made():
         term = cv.Term(lambda model, x: model(x), cv.Gaussian(variance=0.7), weight=0.3)
@@ -216,7 +219,7 @@ def test_numbers_are_not_rounded_by_when_an_objective_was_made():
 
 
 class Tied(eqx.Module):
-    """Two layers with one weight, by `eqx.nn.Shared`."""
+    """Two layers that share one weight by `eqx.nn.Shared`."""
 
     shared: eqx.nn.Shared
 
@@ -247,18 +250,18 @@ def test_a_shared_weight_is_counted_once(x64):
     assert np.linalg.norm(matrix - C) <= 1e-10 * np.linalg.norm(C)
 
 
-# Losses of one's own.
+# A user's own loss.
 
 
 class Wavy(cv.AbstractLoss):
-    """Not convex in z: the Hessian has eigenvalues of both signs."""
+    """A loss that is not convex in z: its Hessian has eigenvalues of both signs."""
 
     def nll(self, z, y):
         return jnp.sum(jnp.sin(2 * z)) + z[0] * z[1] * z[2] + jnp.sum(y * z)
 
 
 def test_a_loss_of_ones_own(x64):
-    """`nll` alone will do; negative eigenvalues of its Hessian are clipped to 0."""
+    """`nll` is the only method needed; negative eigenvalues of its Hessian are clipped to 0."""
     case = supervised(mlp(jnp.tanh), "gaussian")
     (term,) = case.terms
     _, y = case.batch
@@ -306,7 +309,7 @@ def test_a_label_out_of_range_makes_loss_outputs_and_gradient_nan():
         assert not valid
 
 
-# What is refused.
+# Errors.
 
 SUPERVISED = cv.Supervised(cv.Categorical())
 TWO = cv.Objective(
@@ -322,7 +325,7 @@ NUMBERS = r"must be one floating-point array.*got"
 
 
 def refused(objective, model, batch, sentence):
-    """By both methods."""
+    """Checks that `loss` and `linearise` both raise an error with this sentence."""
     for method in (objective.loss, objective.linearise):
         with pytest.raises(ValueError, match=sentence):
             method(model, batch)

@@ -1,4 +1,4 @@
-"""Every curvature, for every model and likelihood, is the dense matrix of its definition."""
+"""The operator of every curvature is the dense matrix of its definition."""
 
 import functools
 from dataclasses import replace
@@ -23,20 +23,23 @@ from tests.curvature.references import metrics, references
 from tests.curvature.tools import distance, flat
 from tests.selection import slow_but
 
-# All curvatures of a group are made by one program.
+# One program computes all curvatures of a group.
 GROUPS = [["identity", "true_fisher", "divergence"]]
 GROUPS.append([name for name in CURVATURES if name not in GROUPS[0]])
-# All curvatures for each likelihood and for several terms; those of one group for other models.
+# All curvatures are tested for each likelihood and for several terms. The other models are tested
+# with one group.
 WHOLE = [*(("tanh", likelihood) for likelihood in cases.LIKELIHOODS), ("several_terms", "gaussian")]
 ROWS = [(*pair, name) for pair in WHOLE for name in CURVATURES]
 for _k, _model in enumerate(model for model in MODELS if model not in dict(WHOLE)):
-    ROWS += [(_model, cases.ONE.get(_model, "categorical"), name) for name in GROUPS[_k % 2]]
+    ROWS += [
+        (_model, cases.ONLY_LIKELIHOOD.get(_model, "categorical"), name) for name in GROUPS[_k % 2]
+    ]
 QUICK = [("tanh", "categorical", name) for name in GROUPS[0]]
 KEY = jax.random.key(3)
 
 
 def evaluated(model: str, likelihood: str, name: str) -> SimpleNamespace:
-    """Product, matrix and diagonal in float64, and the dense matrix where there is one."""
+    """A product, the matrix and the diagonal in float64, and the dense matrix or None."""
     group = next(group for group in GROUPS if name in group)
     found = _evaluated(model, likelihood, tuple(group))
     return SimpleNamespace(
@@ -93,7 +96,7 @@ def test_it_is_the_dense_matrix_of_its_definition(model, likelihood, name):
 
 
 @functools.cache
-def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
+def operator_of(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
     case = MODELS[model](likelihood)
 
     @eqx.filter_jit
@@ -106,8 +109,8 @@ def made(model: str, likelihood: str, name: str) -> lx.AbstractLinearOperator:
 @pytest.mark.parametrize(
     "name", slow_but(["true_fisher"], ["identity", "true_fisher", "gauss_newton"])
 )
-def test_as_lineax_sees_it(x64, name):
-    C, found = made("tanh", "categorical", name), evaluated("tanh", "categorical", name)
+def test_functions_of_lineax_agree_with_the_matrix(x64, name):
+    C, found = operator_of("tanh", "categorical", name), evaluated("tanh", "categorical", name)
     vector, (expected, matrix, _) = jnp.asarray(found.vector), found.numbers
 
     @eqx.filter_jit
@@ -144,7 +147,7 @@ class TestDamped:
             cv.damped(lx.MatrixLinearOperator(jnp.eye(2)), 1.0)
 
 
-def test_frozen_weights_are_no_part_of_it(x64):
+def test_frozen_weights_are_no_part_of_the_gradient(x64):
     case = MODELS["frozen"]("categorical")
 
     def make(model: Any, batch: Any) -> Any:
@@ -157,8 +160,8 @@ def test_frozen_weights_are_no_part_of_it(x64):
 
 
 @pytest.mark.parametrize("n", slow_but([50], [1, 20, 40, 50]))
-def test_more_than_one_chunk(x64, monkeypatch, n):
-    """Of 20 examples, for sums over rows; of columns, for a matrix made of products."""
+def test_several_chunks_give_the_dense_matrix(x64, monkeypatch, n):
+    """A sum over rows takes 20 examples per chunk; products take a chunk of columns."""
     monkeypatch.setattr(sums, "_CHUNK_BYTES", 20 * 3 * (24 * 3 + 3) * 8)
     case = supervised(eqx.nn.Linear(24, 3, key=jax.random.key(0)), "categorical", inputs=(24,), n=n)
     (term,) = case.terms
@@ -185,7 +188,7 @@ def test_more_than_one_chunk(x64, monkeypatch, n):
         [("several_terms", "gauss_newton"), ("called_twice", "true_fisher")],
     ),
 )
-def test_both_ways_to_the_matrix_agree(x64, model, name):
+def test_the_matrix_by_rows_is_the_matrix_by_products(x64, model, name):
     case = MODELS[model]("categorical")
 
     @eqx.filter_jit
@@ -215,7 +218,7 @@ def test_diagonal_of_a_batch_of_numpy_arrays(x64):
 
 
 def gradients(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """∇ vᵀC(w)v by products, by matrices and densely, [curvatures, P]."""
+    """∇ vᵀC(w)v by products, by matrices and by the dense reference, each [curvatures, P]."""
     with jax.enable_x64(True):
         model = eqx.nn.MLP(2, 3, 2, 1, activation=jnp.tanh, key=jax.random.key(0))
         case = supervised(model, "categorical", inputs=(2,), n=3)

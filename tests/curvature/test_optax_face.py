@@ -17,7 +17,7 @@ from tests.curvature.invertible import Whole
 from tests.curvature.written import MODELS, SOLVERS, Written, at, flat, one_layer, penalised
 from tests.selection import slow_but
 
-# The standard promotion is for optax.
+# Optax needs the standard promotion.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 DAMPING, L2, RATE, STEPS = 0.03, 0.2, 0.7, 3
@@ -30,13 +30,13 @@ def case_of(kind="one layer", l2=0.0):
 
 
 def batches_of(case):
-    """One batch per step, all different."""
+    """A different batch for every step."""
     x, y = case.batch
     return [((k + 1.0) * x, y) for k in range(STEPS)]
 
 
 def dense(case, vector, l2=0.0):
-    """(C + (λ + l2) I)⁻¹ v of the Gauss–Newton matrix."""
+    """(C + (λ + l2) I)⁻¹ v with the dense Gauss–Newton matrix C."""
     written = Written(case, "gauss_newton")
     _, _, C = written(written.w)
     return np.linalg.solve(C + (DAMPING + l2) * np.eye(len(C)), vector)
@@ -90,7 +90,7 @@ def test_a_plain_optax_loop_makes_the_steps_of_natural_gradient(x64, name):
         assert info.accepted
 
 
-def test_first_order_takes_it_alone_and_in_a_chain(x64):
+def test_first_order_with_it_in_a_chain_makes_the_steps_of_natural_gradient(x64):
     case = case_of(l2=L2)
     parts = {"curvature": cv.SampledFisher(2), "solver": lx.Cholesky(), "damping": DAMPING}
     opt = cv.NaturalGradient(case.objective, search=optx.LearningRate(RATE), **parts)
@@ -107,7 +107,7 @@ def test_first_order_takes_it_alone_and_in_a_chain(x64):
 
 @pytest.mark.parametrize("solver", slow_but(["sample space"], SOLVERS))
 def test_any_vector_is_solved_for(x64, solver):
-    """The sample space knows more of the gradient than of another vector."""
+    """`SampleSpace` has a special solve for the gradient; an arbitrary vector must work, too."""
     case = case_of(l2=L2)
     tx = cv.scale_by_curvature(case.objective, solver=SOLVERS[solver], damping=DAMPING)
     params = eqx.filter(case.model, eqx.is_inexact_array)
@@ -129,7 +129,7 @@ def gradient(case):
 
 
 def test_it_chains_with_clipping_decay_and_trace(x64):
-    """Each acts on the direction: the second update has the first one's in its trace."""
+    """Each transformation acts on the direction; the trace adds the first update to the second."""
     case, most = case_of(), 1e-2
     tx = optax.chain(
         cv.scale_by_curvature(case.objective, solver=lx.Cholesky(), damping=DAMPING),
@@ -153,7 +153,7 @@ def test_it_chains_with_clipping_decay_and_trace(x64):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_frozen_weights_are_no_part_of_the_curvature(x64, masked):
-    """Whether they are None in the updates, or masked."""
+    """The frozen weights are None in the updates, or `optax.masked` leaves them out."""
     case = case_of("frozen")
     tx = cv.scale_by_curvature(case.objective, solver=lx.Cholesky(), damping=DAMPING)
     extra = {"model": case.model, "batch": case.batch}
@@ -195,7 +195,7 @@ def test_multi_steps_gives_it_the_mean_of_the_gradients(x64):
     assert state.inner_opt_state.count == 1
 
 
-def test_what_is_not_finite_leaves_the_states_as_they_were(x64):
+def test_a_batch_that_is_not_finite_does_not_change_the_state_of_a_curvature(x64):
     case = case_of()
     x, y = case.batch
     tx = cv.scale_by_curvature(
@@ -228,7 +228,7 @@ def test_half_precision_keeps_its_types():
 # --- refusals ----------------------------------------------------------------------------------
 
 
-def test_a_damping_that_judges_steps_is_refused():
+def test_a_damping_that_needs_the_reduction_ratio_is_refused():
     with pytest.raises(ValueError, match=r"got `LevenbergMarquardt`.*use `NaturalGradient`"):
         cv.scale_by_curvature(CATEGORICAL, damping=cv.LevenbergMarquardt())
 

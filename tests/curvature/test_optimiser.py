@@ -1,4 +1,4 @@
-"""One optimiser step against the same step written densely, and every number of its `Info`."""
+"""One optimiser step, and every number of its `Info`, against the dense reference."""
 
 import itertools
 
@@ -40,7 +40,7 @@ EXACT = "SampleSpace", "Cholesky"
 
 @pytest.mark.parametrize(("kind", "curvature", "likelihood"), slow_but(QUICK, CASES))
 def test_one_step_is_the_step_written_densely(x64, kind, curvature, likelihood):
-    """w ← w − s(C + λI)⁻¹g, and all that is reported of it."""
+    """The step is w ← w − s(C + λI)⁻¹g, and all numbers of its `Info` are correct."""
     case, s, key = MODELS[kind](likelihood), 0.7, jax.random.key(3)
     is_drawn = curvature == "true_fisher"
     written = Written(case, "identity" if is_drawn else curvature)
@@ -58,7 +58,8 @@ def test_one_step_is_the_step_written_densely(x64, kind, curvature, likelihood):
     check_step(info, w, written.flat(model), written, C, "", w - s * d)
     np.testing.assert_allclose(info.damping, DAMPING, rtol=1e-12)
     assert info.solver_residual < 1e-12
-    # Products of refinement: without a closed form of its gradient, a metric needs some.
+    # These are products of the refinement. A metric without closed-form coefficients of the
+    # gradient needs some.
     assert info.solver_steps <= (3 if "divergence" in curvature else 1)
     assert info.solver in (("Elementwise",) if curvature == "identity" else EXACT)
     factor = 3 / 2 if info.reduction_ratio < 1 / 4 else 1.0
@@ -68,10 +69,11 @@ def test_one_step_is_the_step_written_densely(x64, kind, curvature, likelihood):
     assert eqx.tree_equal(kept, frozen)
 
 
-def test_truncated_and_warm_started_solves_report_what_they_found(x64):
-    """½δᵀCδ, the ratio and the residual come from products already made: for any d they hold.
+def test_truncated_and_warm_started_solves_report_true_numbers(x64):
+    """½δᵀCδ, the ratio and the residual are correct for any d, not only for the exact solution.
 
-    The first solve starts from zero, the second from a multiple of the first one's direction.
+    They are computed from the products of the solve. The first solve starts from zero, the second
+    from a multiple of the first direction.
     """
     case, solver = MODELS["one layer"]("categorical"), cv.CG(rtol=1e-12, max_steps=3)
     damping, momentum = cv.LevenbergMarquardt(DAMPING), cv.WarmStart(0.95)
@@ -101,7 +103,7 @@ def test_truncated_and_warm_started_solves_report_what_they_found(x64):
 
 
 class Spy(optx.AbstractSearch):
-    """Takes half of d, and keeps all that it is shown."""
+    """A search that takes half of d and records everything that it gets."""
 
     seen: list = eqx.field(static=True)
 
@@ -122,8 +124,8 @@ class Spy(optx.AbstractSearch):
         return jnp.asarray(0.5), jnp.asarray(True), optx.RESULTS.successful, state
 
 
-def test_a_search_is_shown_the_undamped_curvature(x64):
-    """With ρ by the undamped C, a trust region judges a heavily damped step by ρ ≈ 1, not ½."""
+def test_a_search_gets_the_undamped_curvature(x64):
+    """With the undamped C a heavily damped step has ρ ≈ 1; with the damped C, ρ would be near 2."""
     case, damping, seen = MODELS["one layer"]("gaussian"), 10.0, Notes()
     written = Written(case, "gauss_newton")
     w, (loss, g, C) = written.w, written(written.w)
@@ -136,15 +138,15 @@ def test_a_search_is_shown_the_undamped_curvature(x64):
     assert [bool(first) for first, *_ in seen] == [True, False]
     candidate = w - 0.5 * d
     for first, *numbers in seen:
-        # At first the search is shown the direction, and no loss but that at w.
+        # In its first call the search gets the candidate w − d, with the loss at w.
         at, at_loss = (w - d, loss) if first else (candidate, written.loss(candidate))
         for number, value in zip(numbers, (loss, g, C, w, at, at_loss), strict=True):
             np.testing.assert_allclose(number, value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("damping", slow_but([1e3], [1e-3, 1e3]))
-def test_the_metric_of_a_step_survives_float32(damping):
-    """dᵀCd = dᵀ(C+λI)d − λ‖d‖² is a difference: its error is a few roundings of λ‖d‖²."""
+def test_the_metric_of_a_step_is_accurate_in_float32(damping):
+    """dᵀCd = dᵀ(C+λI)d − λ‖d‖² is a difference; its error is a few units of roundoff of λ‖d‖²."""
     model = eqx.nn.MLP(20, 5, 30, 1, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((32, 20)), jnp.float32)
@@ -162,7 +164,7 @@ def test_the_metric_of_a_step_survives_float32(damping):
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     metric = np.mean((p * dz**2).sum(axis=1) - (p * dz).sum(axis=1) ** 2) / 2
     allowed = 4 * 2.0**-23 * damping * float(info.step_norm) ** 2
-    # The weights hold δ to a few digits only, where it is small.
+    # If δ is small, the difference of the weights has only a few correct digits.
     assert abs(float(info.metric_step) - metric) <= allowed + 0.01 * metric
 
 
@@ -209,12 +211,12 @@ DIFFERENTIABLE = {
     "SampleSpace": cv.SampleSpace(),
     "Cholesky": lx.Cholesky(),
 }
-SIZES = (4, 6), (4, 2), (2, 6)  # more weights than rows, for which `Auto` has an exact solver
+SIZES = (4, 6), (4, 2), (2, 6)  # more weights than rows, so that `Auto` uses an exact solver
 MODES = [*itertools.product(["Auto", "CG", "Cholesky"], ["grad", "jvp"])]
 
 
 def derivative_of(loss, mode):
-    """All partial derivatives, or the one along all arguments at once."""
+    """All partial derivatives (`grad`), or the derivative along one direction (`jvp`)."""
 
     def derivative(*arguments):
         *free, x = arguments
@@ -228,7 +230,7 @@ def derivative_of(loss, mode):
 
 @pytest.mark.parametrize(("solver", "mode"), slow_but([("CG", "grad")], MODES))
 def test_derivatives_through_a_step_are_those_of_the_step_by_hand(x64, solver, mode):
-    """In λ, the step size, `l2`, the weights and the targets."""
+    """The derivatives are in λ, the step size, `l2`, the weights and the targets."""
     rng = np.random.default_rng(0)
     x, targets, weight = (jnp.asarray(rng.normal(size=size)) for size in SIZES)
     arguments = jax.tree.map(jnp.asarray, SETTINGS), weight, targets, x
@@ -254,7 +256,7 @@ def test_the_derivative_of_a_truncated_solve_is_refused(x64, mode):
 
 @pytest.mark.parametrize("first_order", slow_but([True], [False, True]))
 def test_targets_outside_their_domain_end_as_rejected_steps_that_name_them(first_order):
-    """In any of the terms."""
+    """The targets are wrong in one of two terms."""
     pairs = {"bit": cv.Bernoulli(), "label": cv.Categorical()}.items()
     objective = cv.Objective({n: cv.Term(lambda model, x: model(x), of) for n, of in pairs})
     model = eqx.nn.Linear(2, 2, key=jax.random.key(0))
@@ -279,7 +281,7 @@ def test_targets_outside_their_domain_end_as_rejected_steps_that_name_them(first
 
 
 class Hidden(dense.Distribution):
-    """A distribution at some positions only: a target is (target, mask)."""
+    """A distribution over some positions only; its target is a pair (target, mask)."""
 
     outcomes = kl = squared_hellinger = None
 
@@ -292,7 +294,7 @@ class Hidden(dense.Distribution):
 
 
 def test_a_masked_step_is_that_of_the_positions_that_count(x64):
-    """Whatever stands in the others: labels out of range in one term, NaN in the other."""
+    """The masked targets have no effect: labels out of range in one term, NaN in the other."""
     rng = np.random.default_rng(0)
     x, labels, reals = (
         rng.normal(size=(4, 3)),
@@ -333,7 +335,7 @@ tanh.defvjp(lambda v: (jnp.tanh(v), jnp.tanh(v)), lambda t, g: (g * (1 - t**2),)
 
 
 class Odd(eqx.Module):
-    """A weight without elements, and an operation with a backward rule alone."""
+    """A model with a weight without elements and an activation that has only a backward rule."""
 
     empty: jax.Array
     layer: eqx.Module
@@ -356,8 +358,11 @@ def test_an_empty_weight_and_a_custom_vjp_step_as_if_written_plainly(x64, solver
     assert info.accepted
 
 
-def test_a_healthy_step_makes_no_nan_and_may_be_given_its_model_and_state():
-    """With `jax_debug_nans` a NaN in what a program returns is an error."""
+def test_a_step_with_donated_buffers_creates_no_nan():
+    """With `jax_debug_nans` a NaN in the results of a program is an error.
+
+    The model and the state are donated.
+    """
     case = cases.supervised(one_layer(), "categorical")
     damping = cv.LevenbergMarquardt(1.0, next_batch=True)
     opt = cv.NaturalGradient(
@@ -375,7 +380,7 @@ def test_a_healthy_step_makes_no_nan_and_may_be_given_its_model_and_state():
 
 
 class Mixed(eqx.Module):
-    """A line whose outputs have the wider dtype of weights and data."""
+    """A linear model; its outputs have the wider of the dtypes of the weights and the data."""
 
     w: jax.Array
 
@@ -404,9 +409,9 @@ ALL_MIXED = [(*dtypes, solver) for dtypes, solvers in MIXED.items() for solver i
     slow_but([("bfloat16", "bfloat16", "CG")], ALL_MIXED),
 )
 def test_weights_and_data_may_have_different_dtypes(x64, standard_promotion, weights, data, solver):
-    """A step is as close to that in float64, of the same numbers, as the coarser dtype has it.
+    """The error of a step, compared with float64, is a few units of roundoff of the coarser dtype.
 
-    With the promotion of dtypes that optimistix's searches need.
+    The searches of optimistix need the standard promotion of dtypes.
     """
     rng, damping = np.random.default_rng(0), 0.1
     x, y = (jnp.asarray(rng.normal(size=(8, n)), data) for n in (3, 2))
@@ -452,7 +457,7 @@ def test_complex_weights_or_outputs_are_refused():
 
 @pytest.mark.parametrize("armijo", slow_but([False], [False, True]))
 def test_dropout_is_the_same_in_gradient_curvature_and_search(x64, armijo):
-    """Were it not, the ratio of an exactly quadratic loss would not be 1."""
+    """Otherwise the reduction ratio of this loss, which is exactly quadratic, would not be 1."""
     case = cases.dropped("gaussian")
     model, batch = case.model, case.batch
     opt = cv.NaturalGradient(
@@ -484,7 +489,7 @@ TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("name", slow_but(["polyak"], TRANSFORMATIONS))
 def test_first_order_is_the_hand_written_optax_loop(standard_promotion, name):
-    """Of transformations that take the loss, the gradient or the function, too."""
+    """This includes transformations that use the loss, the gradient or the loss function."""
     model, rng = one_layer(), np.random.default_rng(0)
     batches = [
         (
@@ -528,7 +533,7 @@ def test_first_order_is_the_hand_written_optax_loop(standard_promotion, name):
 
 
 def test_first_order_rejects_what_is_not_finite(standard_promotion):
-    """Neither weights nor state change."""
+    """The weights and the state do not change."""
     model = eqx.nn.Linear(3, 3, key=jax.random.key(0))
     x, y = jnp.ones((5, 3)), jnp.zeros(5, jnp.int32)
     for rate, poison, said in (

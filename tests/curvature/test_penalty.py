@@ -1,4 +1,4 @@
-"""An objective with an `l2`: its loss, gradient and steps against dense ones."""
+"""An objective with an `l2`: its loss, gradient and steps against the dense reference."""
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ KINDS = ["one layer", "frozen", "several_terms", "autoencoder"]
 
 @pytest.mark.parametrize("kind", slow_but(["one layer"], KINDS))
 def test_loss_gradient_and_first_order_steps_are_those_written_densely(x64, kind):
-    """The penalty is of all weights, frozen ones too; the gradient of those that are trained."""
+    """The penalty includes the frozen weights; the gradient has only the trained weights."""
     case = MODELS[kind]("categorical")
     written = Written(case, "identity", l2=L2)
     loss, g, _ = written(written.w)
@@ -75,4 +75,4 @@ def test_no_penalty_costs_nothing():
         objective = cv.Supervised(cv.Categorical(), l2=l2)
         return str(jax.make_jaxpr(lambda model: objective.loss(model, batch))(model)).count("dot")
 
-    assert products(None) + 2 == products(0.0) == products(0.1)  # one for each array
+    assert products(None) + 2 == products(0.0) == products(0.1)  # one product per array

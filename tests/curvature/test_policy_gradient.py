@@ -1,4 +1,4 @@
-"""The loss of a time step: its gradient is weighted by the advantage, its Fisher is not."""
+"""The loss of a policy: the advantage weights its gradient, but not its Fisher."""
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ def batch():
 
 
 def test_the_gradient_is_minus_the_policy_gradient(model, batch):
-    """−1/n Σ A ∇ log π(a | s), which for a linear softmax is (p − e_a) sᵀ."""
+    """The gradient is −1/n Σ A ∇ log π(a | s); for a linear softmax −∇ log π = (p − e_a) sᵀ."""
     x, (a, advantages) = (np.asarray(batch[0]), tuple(map(np.asarray, batch[1])))
     weight, bias = np.asarray(model.weight), np.asarray(model.bias)
     z = np.exp(x @ weight.T + bias)
@@ -44,8 +44,8 @@ SAME = ["exact_fisher", "divergence", "divergence_hellinger", "true_fisher"]
 
 
 @pytest.mark.parametrize("name", slow_but(["exact_fisher"], SAME))
-def test_the_fisher_is_that_of_the_actions(model, batch, name):
-    """Sampled targets are actions of advantage one, and the draws those of the policy."""
+def test_the_fisher_does_not_depend_on_the_advantages(model, batch, name):
+    """Sampled targets are actions with advantage 1, drawn as for the policy's own likelihood."""
     x, (a, _) = batch
     metric, key = curvature(name, "categorical"), jax.random.key(2)
     policy = cv.Supervised(cv.Categorical())
@@ -58,7 +58,7 @@ def test_the_fisher_is_that_of_the_actions(model, batch, name):
 
 
 def test_pairs_and_single_targets_are_not_mistaken_for_each_other(model, batch):
-    """Two numbers of a pair would pass for the probabilities of two classes."""
+    """Otherwise the two entries of a pair could count as the probabilities of two classes."""
     x, (a, advantages) = batch
     with pytest.raises(ValueError, match=r"`PolicyGradient\(policy\)\.nll\(z, y\)` takes a pair"):
         OBJECTIVE.loss(model, (x, a))

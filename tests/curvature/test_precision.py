@@ -1,4 +1,7 @@
-"""No product of a step is left to a device's default, which on a GPU is not single precision."""
+"""Every product of a step asks for full precision.
+
+The default precision of a GPU is below single precision.
+"""
 
 import re
 
@@ -18,7 +21,7 @@ OBJECTIVE = cv.Supervised(cv.Categorical())
 
 
 class Whitened(cv.AbstractPullback):
-    """A curvature whose factor is itself a product."""
+    """A curvature whose `factor` computes a matrix product."""
 
     def factor(self, likelihood: cv.AbstractLoss, z: Array, y: Array, *, key: object) -> Array:
         del likelihood, y, key
@@ -47,7 +50,7 @@ OPTIMISERS = {
 
 
 def products(optimiser: cv.AbstractOptimiser, model: PyTree) -> list[str]:
-    """The products and convolutions of a step, as XLA is handed them."""
+    """The products and convolutions of a step, as lines of the program that XLA compiles."""
     batch = jnp.ones((3, 8, 8)), jnp.arange(3)
     step = eqx.filter_jit(optimiser.step)
     lowered = step.lower(model, batch, optimiser.init(model), key=jax.random.key(0))
@@ -60,7 +63,7 @@ def products(optimiser: cv.AbstractOptimiser, model: PyTree) -> list[str]:
 def test_every_product_is_in_full_precision(name: str):
     model = models.ConvNet((8, 8), 10, channels=(2,), key=jax.random.key(0))
     found = products(OPTIMISERS[name], model)
-    assert len(found) >= 5  # forward and backward of two layers
+    assert len(found) >= 5  # the forward and backward products of two layers
     assert [line for line in found if "HIGHEST" not in line] == []
 
 

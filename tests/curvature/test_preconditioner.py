@@ -1,4 +1,4 @@
-"""A preconditioner changes how fast CG gets there, and nothing else."""
+"""A preconditioner changes the number of CG steps, but not the solution."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ CATEGORICAL = cv.Supervised(cv.Categorical())
 
 
 def one_step(case, key=None, **parts):
-    """The change of the weights, and what is reported of it."""
+    """The change of the weights in one step (old minus new), and its `Info`."""
     opt = cv.NaturalGradient(case.objective, **parts)
     state = opt.init(case.model, case.trainable, case.batch)
     model, _, info = opt.step(case.model, case.batch, state, key=key)
@@ -47,7 +47,7 @@ KINDS = [("one layer", L2, False), ("one layer", 0.0, True), ("several_terms", L
 
 
 @pytest.mark.parametrize(("kind", "l2", "warm"), slow_but(KINDS[:1], KINDS))
-def test_a_step_ends_where_it_ends_without(x64, kind, l2, warm):
+def test_a_preconditioner_does_not_change_a_converged_step(x64, kind, l2, warm):
     case = case_of(kind, l2=l2)
     preconditioner = Whole(cv.EmpiricalFisher(), diagonal=True)
     opt = cv.NaturalGradient(
@@ -67,7 +67,7 @@ def test_a_step_ends_where_it_ends_without(x64, kind, l2, warm):
 
 @pytest.mark.parametrize("l2", slow_but([L2], [0.0, L2]))
 def test_the_exact_inverse_takes_one_step(x64, l2):
-    """It has the λ of the step, and the penalty."""
+    """The inverse includes the λ of the step and the penalty."""
     case = case_of("one layer", l2=l2)
     step, info = one_step(
         case, solver=EXACT, preconditioner=Whole(cv.GaussNewton()), damping=DAMPING
@@ -78,7 +78,7 @@ def test_the_exact_inverse_takes_one_step(x64, l2):
 
 
 def test_one_step_is_along_the_preconditioned_gradient(x64):
-    """D = α M g with the α that minimises the quadratic model."""
+    """The direction is α M g, where α minimises the quadratic model."""
     case = case_of("one layer")
     step, info = one_step(
         case,
@@ -95,8 +95,8 @@ def test_one_step_is_along_the_preconditioned_gradient(x64):
 
 
 @pytest.mark.parametrize("l2", slow_but([L2], [0.0, L2]))
-def test_applied_alone_it_makes_the_steps_of_one_iteration(x64, l2):
-    """The momentum finds how far to go along Mg, by the exact quadratic model."""
+def test_preconditioned_makes_the_steps_of_one_cg_iteration(x64, l2):
+    """`QuadraticMomentum` chooses the length along Mg from the exact quadratic model."""
     case, steps = case_of("one layer", l2=l2), []
     for solver in (cv.CG(rtol=0.0, max_steps=1), cv.Preconditioned()):
         opt = cv.NaturalGradient(
@@ -117,7 +117,7 @@ def test_applied_alone_it_makes_the_steps_of_one_iteration(x64, l2):
     assert info.solver_residual is None
 
 
-def test_it_draws_numbers_of_its_own_and_leaves_those_of_the_curvature(x64):
+def test_the_preconditioner_has_its_own_draws(x64):
     case, key, fisher = case_of("one layer"), jax.random.key(3), cv.SampledFisher(2)
     parts = {"curvature": fisher, "damping": DAMPING, "key": key}
     plain, _ = one_step(case, solver=lx.Cholesky(), **parts)
@@ -126,7 +126,7 @@ def test_it_draws_numbers_of_its_own_and_leaves_those_of_the_curvature(x64):
     assert info.solver_steps > 1, "with the draws of the curvature it would be the exact inverse"
 
 
-def test_its_state_stays_as_it_was_where_the_batch_is_not_finite(x64):
+def test_a_batch_that_is_not_finite_does_not_change_its_state(x64):
     case = case_of("one layer")
     batches = poisoned(case, 3, 1)
     opt = cv.NaturalGradient(
@@ -146,7 +146,10 @@ def test_its_state_stays_as_it_was_where_the_batch_is_not_finite(x64):
 
 @pytest.mark.parametrize("mode", slow_but(["grad"], ["grad", "jvp"]))
 def test_derivatives_through_a_step_are_finite_differences(x64, mode):
-    """In λ, `l2`, the weights and the targets: that of the preconditioner is no part of them."""
+    """The derivatives are in λ, `l2`, the weights and the targets.
+
+    The derivative of the preconditioner has no effect, since the solution does not depend on it.
+    """
     rng = np.random.default_rng(0)
     x, targets, weight = (jnp.asarray(rng.normal(size=n)) for n in ((4, 6), (4, 2), (2, 6)))
     point = {"damping": jnp.asarray(0.3), "l2": jnp.asarray(0.2), "w": weight, "y": targets}
@@ -183,7 +186,7 @@ def test_derivatives_through_a_step_are_finite_differences(x64, mode):
 
 
 def test_auto_takes_its_cg_and_the_plan_has_the_cost():
-    """Of the preconditioner, too: a product with it at each step, and one to start."""
+    """The plan includes the preconditioner: a product at each step, and one at the start."""
     case, own = MODELS["one layer"]("categorical"), cv.CG(rtol=1e-2, max_steps=7)
     plain, plan = (
         cv.NaturalGradient(case.objective, solver=solver, preconditioner=of).plan(
@@ -215,26 +218,26 @@ def test_auto_as_a_solver_of_lineax_takes_its_cg_for_a_preconditioner(x64):
 
 
 @pytest.mark.parametrize("solver", [cv.SampleSpace(), lx.Cholesky()])
-def test_a_solver_that_takes_none_is_refused(solver):
+def test_a_solver_that_takes_no_preconditioner_is_refused(solver):
     said = rf"The solver `{type(solver).__name__}` does not take a preconditioner.*Use `solver=CG"
     with pytest.raises(ValueError, match=said):
         cv.NaturalGradient(CATEGORICAL, solver=solver, preconditioner=Whole(cv.GaussNewton()))
 
 
-def test_with_a_damping_of_its_own_it_does_not_follow_the_step(x64):
+def test_own_damping_replaces_the_damping_of_the_step(x64):
     case, own = case_of("one layer"), 0.7
     of = cv.Diagonal(cv.EmpiricalFisher())
     parts = {"solver": cv.Preconditioned(), "damping": DAMPING}
     step, _ = one_step(case, preconditioner=cv.OwnDamping(of, own), **parts)
     _, g, fisher = Written(case, "empirical_fisher")(flat(case.model))
     np.testing.assert_allclose(step, g / (np.diag(fisher) + own), rtol=1e-9)
-    # As the metric of a step it reports what it leaves.
+    # As the curvature of a step, the solution for λ₀ has a residual for λ, which is reported.
     step, info = one_step(case, curvature=cv.OwnDamping(of, own), damping=DAMPING)
     residual = (own - DAMPING) * np.linalg.norm(step) / np.linalg.norm(g)
     np.testing.assert_allclose(info.solver_residual, residual, rtol=1e-9)
 
 
-def test_it_needs_a_structure_and_a_positive_damping():
+def test_own_damping_needs_a_structure_and_a_positive_damping():
     case = MODELS["one layer"]("categorical")
     here = case.objective.linearise(case.model, case.batch)
     with pytest.raises(ValueError, match=r"`OwnDamping\(of=...\)`.*got `GaussNewton`"):
@@ -243,7 +246,7 @@ def test_it_needs_a_structure_and_a_positive_damping():
         cv.OwnDamping(cv.Diagonal(cv.GaussNewton()), 0.0)
 
 
-def test_a_solver_that_needs_one_is_refused_without():
+def test_preconditioned_without_a_preconditioner_is_refused():
     with pytest.raises(
         ValueError, match=r"needs a preconditioner, got none\. Set `preconditioner="
     ):
@@ -260,7 +263,7 @@ def test_a_curvature_without_a_known_inverse_is_refused():
         eqx.filter_eval_shape(opt.step, case.model, case.batch, opt.init(case.model))
 
 
-def test_one_whose_state_needs_a_batch_asks_for_it():
+def test_a_preconditioner_with_a_state_asks_for_a_batch():
     opt = cv.NaturalGradient(CATEGORICAL, preconditioner=Whole(cv.GaussNewton()))
     with pytest.raises(ValueError, match="pass a batch"):
         opt.init(one_layer())

@@ -1,4 +1,4 @@
-"""The exact proximal step: a minimum of what is written densely, and where it tends to."""
+"""The proximal step: it minimises the dense proximal objective, and tends to a natural gradient."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ EXACT = optx.BFGS(rtol=1e-12, atol=1e-12)
 
 
 class Written:
-    """L and D(w, ·) of a case as functions of the flat weights, by its definitions."""
+    """L and D(w, ·) of a case as functions of the flat weights, by their definitions."""
 
     def __init__(self, case, rho=lambda p: p.kl):
         params, frozen = eqx.partition(case.model, case.trainable)
@@ -59,7 +59,7 @@ def step(opt, case, **kwargs):
 
 
 class Packed(eqx.Module):
-    """A perceptron 2-2-2 in one array, for which a quasi-Newton method compiles fast."""
+    """A perceptron 2-2-2 with its weights in one array, so that a minimiser compiles fast."""
 
     weights: jax.Array
     shift: jax.Array
@@ -71,7 +71,7 @@ class Packed(eqx.Module):
 
 
 def small(likelihood="bernoulli"):
-    """Few weights under many outputs, so that C is definite; the shift is frozen."""
+    """A case with few weights and many outputs, so that C is definite; the shift is frozen."""
     weights = jax.random.normal(jax.random.key(1), (12,))
     trainable = Packed(weights=True, shift=False)
     return cases.supervised(
@@ -89,7 +89,7 @@ SETTINGS = [("one", "a function", 0.0), ("several", "kl", 0.0), ("one", "helling
 
 @pytest.mark.parametrize(("terms", "name", "l2"), slow_but(SETTINGS[:1], SETTINGS))
 def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2):
-    """With ½ l2 ‖w‖² of all weights, of which the frozen shift is a constant."""
+    """The penalty ½ l2 ‖w‖² includes the frozen shift, as a constant."""
     case = small() if terms == "one" else cases.MODELS["several_terms"]("gaussian")
     strength = 5.0
     rho, reference = DIVERGENCES[name]
@@ -127,7 +127,7 @@ def test_the_step_is_a_minimum_and_its_numbers_are_reported(x64, terms, name, l2
 
 @pytest.mark.parametrize("name", slow_but(["kl"], ["kl", "hellinger"]))
 def test_short_steps_tend_to_the_natural_gradients(x64, name):
-    """λδ → −C⁻¹g, with an error that is halved where λ is doubled; C = ∇²D at w."""
+    """λδ → −C⁻¹g with C = ∇²D at w; if λ is doubled, the error is halved."""
     case = small()
     rho, reference = DIVERGENCES[name]
     written = Written(case, reference)
@@ -154,7 +154,7 @@ def test_short_steps_tend_to_the_natural_gradients(x64, name):
 
 
 def test_dropout_is_the_same_in_loss_and_divergence(x64):
-    """With other keys at w', D(w, ·) would not be 0 at w, and no short step would be below L."""
+    """With other masks at w', D(w, w) would not be 0, and every short step would be rejected."""
     case = cases.dropped("categorical")
     descent = optx.GradientDescent(1e-4, rtol=1e-6, atol=1e-6)
     opt = cv.ProximalPoint(case.objective, strength=1e3, minimiser=descent, max_steps=20)
@@ -164,7 +164,7 @@ def test_dropout_is_the_same_in_loss_and_divergence(x64):
     assert np.linalg.norm(w - flat(case, case.model)) > 0
 
 
-# --- steps that are not taken ----------------------------------------------------------------
+# --- rejected steps --------------------------------------------------------------------------
 
 
 def rejected(opt, case, batch=None):
@@ -175,7 +175,7 @@ def rejected(opt, case, batch=None):
     return info.result
 
 
-def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_step(x64):
+def test_a_truncated_minimisation_is_accepted_and_nan_or_a_minimum_is_rejected(x64):
     case = small()
     x, y = case.batch
     opt = cv.ProximalPoint(case.objective, max_steps=3)
@@ -189,7 +189,7 @@ def test_what_cannot_be_reduced_is_rejected_and_a_truncated_minimisation_is_a_st
     assert rejected(opt, still, (x, 0 * y + 0.5)) == cv.RESULTS.stationary
 
 
-def test_a_minimiser_that_goes_astray_is_not_followed(x64):
+def test_the_step_of_a_minimiser_that_diverges_is_rejected(x64):
     case = small("gaussian")
     for learning_rate, reason in ((1e3, "no_proximal_reduction"), (1e306, "nonfinite_candidate")):
         astray = optx.GradientDescent(jnp.asarray(learning_rate), rtol=1e-6, atol=1e-6)

@@ -1,6 +1,7 @@
-"""The step shrinks with the distance from a minimum: the Fisher is a mean of outer products.
+"""Near a minimum the step of a Fisher is proportional to the distance from the minimum.
 
-Of ḡḡᵀ, with ḡ the gradient of the averaged loss, the undamped step ḡ/‖ḡ‖² would grow without bound.
+This needs the mean of the outer products of the examples' gradients. With the outer product ḡḡᵀ of
+the mean gradient ḡ, the undamped step ḡ/‖ḡ‖² would grow without bound near a minimum.
 """
 
 import jax

@@ -1,4 +1,7 @@
-"""Attempts to fool the recognition of layers: what it claims to know must be so."""
+"""The recognition of layers, for models that use their weights in many usual and unusual ways.
+
+The rows that are computed from a recognised structure must be the true rows.
+"""
 
 import equinox as eqx
 import jax
@@ -19,7 +22,7 @@ def linear(seed, use_bias=True):
 
 
 class Model(eqx.Module):
-    """Some layers, and what is done with them."""
+    """Some layers, and the function `fn(*layers, x)` that applies them."""
 
     layers: tuple
     fn: object = eqx.field(static=True)
@@ -29,7 +32,7 @@ class Model(eqx.Module):
 
 
 def case(fn, *layers, trainable=eqx.is_inexact_array):
-    """A classifier; its layers are as many as `fn` takes, unless they are given."""
+    """A classifier; by default its layers are as many `linear` layers as `fn` takes."""
     count = fn.__code__.co_argcount - 1
     layers = layers or tuple(linear(seed) for seed in range(count))
     return supervised(Model(layers, fn), "categorical", trainable=trainable, n=4)
@@ -50,7 +53,7 @@ def differentiated_twice(a, b, x):
 
 
 def linearised(a, b, x):
-    """The weights act on values and on tangents."""
+    """A model in which the weights act on values and on tangents."""
     z, dz = jax.jvp(lambda x: b(jnp.tanh(a(x))), (x,), (jnp.ones_like(x),))
     return z + dz
 
@@ -67,13 +70,13 @@ def doubled(w, x):
 
 @doubled.defjvp
 def _doubled_jvp(primals, tangents):
-    """A derivative that is not the function's: what automatic differentiation says, counts."""
+    """A rule that is deliberately not the derivative: the rows must follow the rule."""
     (w, x), (dw, dx) = primals, tangents
     return doubled(w, x), 2 * (dw @ x) + w @ dx
 
 
 def blocks(a):
-    """The layer `a` as one of a stack of layers, each a little different."""
+    """A stack of layers, which are different multiples of the layer `a`."""
     return jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEPTH)]), a)
 
 
@@ -83,7 +86,7 @@ def deep(a, x, wrap=lambda block: block):
 
 
 def deep_along_a_sequence(a, x):
-    """A scan whose slices act on two positions each."""
+    """A `scan` in which each slice acts on two positions."""
 
     def block(x, layer):
         return jnp.tanh(jax.vmap(layer)(x)), None
@@ -92,7 +95,7 @@ def deep_along_a_sequence(a, x):
 
 
 def deep_and_twice(a, x):
-    """Every slice twice."""
+    """A `scan` in which each slice is used twice."""
 
     def block(x, layer):
         return jnp.tanh(layer(jnp.tanh(layer(x)))), None
@@ -101,7 +104,7 @@ def deep_and_twice(a, x):
 
 
 def grouped(inputs, outputs, kernel, groups, **options):
-    """A convolution of rows, every group of channels by itself."""
+    """A one-dimensional convolution in groups of channels."""
     return eqx.nn.Conv1d(inputs, outputs, kernel, groups=groups, key=jax.random.key(0), **options)
 
 
@@ -110,7 +113,7 @@ def channels(x):
 
 
 def logits(z):
-    """Two channels per class, along a sequence."""
+    """Logits from two channels per class, summed along the sequence."""
     return jnp.sum(jnp.tanh(z), axis=1).reshape(2, SIZE).sum(axis=0)
 
 
@@ -118,22 +121,22 @@ VOCABULARY = 5
 
 
 def table(dtype=None):
-    """An embedding of few words."""
+    """An embedding of `VOCABULARY` words."""
     return eqx.nn.Embedding(VOCABULARY, SIZE, dtype=dtype, key=jax.random.key(0))
 
 
 def tokens(x):
-    """Four words; some are the same, some negative, some out of range."""
+    """Four words; some are equal, some are negative, and some are out of range."""
     return jnp.int32(jnp.floor(jnp.concatenate([4 * x, x[:1]])))
 
 
 def words(x):
-    """All of them in range, or negative with a word to stand for."""
+    """The four `tokens`, clipped to the valid indices, which include negative ones."""
     return jnp.clip(tokens(x), -VOCABULARY, VOCABULARY - 1)
 
 
 def pooled(z):
-    """Of a sequence, the words weighed by their places."""
+    """A weighted sum of the words of a sequence; the weights depend on the positions."""
     return jnp.arange(1.0, 1 + len(z)) @ jnp.tanh(z)
 
 
@@ -142,7 +145,7 @@ def transposed(a):
 
 
 def gathered(mode):
-    """By a mode for what is out of range; what is filled in is left out."""
+    """A lookup with a `mode` for indices out of range; NaNs from the mode `fill` become zero."""
 
     def fn(a, x):
         z = a.weight.at[tokens(x)].get(mode=mode)
@@ -152,7 +155,7 @@ def gathered(mode):
 
 
 def deep_tables(a, x):
-    """A scan over tables."""
+    """A `scan` over stacked tables."""
 
     def block(z, a):
         return jnp.tanh(z + jax.vmap(a)(tokens(x)) * z + a(tokens(x)[0])[None]), None
@@ -162,7 +165,7 @@ def deep_tables(a, x):
 
 TWO = [Way.DENSE, Way.BIAS]
 GENERAL, HELD, DENSE, TOKENS, NONE = Way.GENERAL, Way.HELD, Way.DENSE, Way.TOKENS, Way.NONE
-# What is done with a's weight and bias and with b's, and how their rows are made.
+# A function of the layers a and b, and the expected `Way` of the weight and the bias of each layer.
 TRICKS = {
     "once": (lambda a, b, x: b(jnp.tanh(a(x))), TWO * 2),
     "shared": (lambda a, x: a(jnp.tanh(a(x))), [HELD] * 2),
@@ -183,13 +186,13 @@ TRICKS = {
         lambda a, x: (a.weight / jnp.linalg.norm(a.weight)) @ x + a.bias,
         [GENERAL, HELD],
     ),
-    # An encoder, and its transpose as a decoder.
+    # A linear encoder whose transpose is the decoder.
     "tied": (lambda a, x: a.weight.T @ jnp.tanh(a.weight @ x), [HELD, NONE]),
     "quadratic": (lambda a, x: a.weight @ (a.weight @ x), [HELD, NONE]),
     "squared": (lambda a, x: (a.weight * a.weight) @ x + a.bias**2, [HELD, GENERAL]),
-    # The weight as the other factor, too.
+    # Both factors of the product are the weight.
     "by_itself": (lambda a, x: (a.weight @ a.weight.T) @ x, [HELD, NONE]),
-    # The model's derivative by its input, as in physics-informed networks.
+    # The derivative of the model with respect to its input, as in physics-informed networks.
     "differentiated": (
         lambda a, b, x: b(jax.grad(lambda x: jnp.sum(jnp.tanh(a(x)) ** 2))(x)),
         [HELD, HELD, *TWO],
@@ -205,7 +208,7 @@ TRICKS = {
         [HELD, HELD, *TWO],
     ),
     "positions_twice": (positions_twice, [HELD, HELD, *TWO]),
-    # A vmap over the rows of the weight, not over positions.
+    # This `vmap` is over the rows of the weight, not over positions.
     "vmapped_weights": (
         lambda a, x: jax.vmap(lambda row: jnp.tanh(row @ x))(a.weight),
         [DENSE, NONE],
@@ -220,7 +223,7 @@ TRICKS = {
         lambda a, x: jnp.concatenate([a.weight[:1] @ x, a.weight[1:] @ jnp.sin(x)]),
         [GENERAL, NONE],
     ),
-    # An embedding: rows picked by a value.
+    # An embedding, whose index depends on a value.
     "indexed": (lambda a, x: a.weight[jnp.int32(jnp.sum(x) > 0)], [TOKENS, NONE]),
     "bias_twice": (lambda a, x: jnp.tanh(a(x)) + a.bias, [DENSE, HELD]),
     "bias_along_two_axes": (
@@ -245,7 +248,7 @@ TRICKS = {
         [HELD, NONE],
     ),
     "einsum": (lambda a, x: jnp.einsum("oi,i,i->o", a.weight, x, jnp.cos(x)), [DENSE, NONE]),
-    # A product that is batched over an axis of the weight.
+    # This product is batched over an axis of the weight.
     "batched_product": (
         lambda a, x: jnp.einsum("oi,oi->o", a.weight, jnp.stack([x, 2 * x, x**2])),
         [GENERAL, NONE],
@@ -257,10 +260,10 @@ STACKS = {
     "checkpointed_whole": (lambda a, x: jax.checkpoint(deep)(a, x), TWO),
     "deep_along_a_sequence": (deep_along_a_sequence, [HELD] * 2),
     "deep_and_twice": (deep_and_twice, [HELD] * 2),
-    # One slice is used outside the scan, too.
+    # One slice is also used outside of the scan.
     "deep_and_read": (lambda a, x: deep(a, x) + a.weight[0] @ x, [GENERAL, HELD]),
 }
-# The same with what makes the layers that it is done to.
+# The same for convolutions, with a function that makes the layers.
 CONVOLUTIONS = {
     "grouped": (lambda a, x: logits(a(channels(x))), lambda: [grouped(4, 6, 2, 2)], [HELD] * 2),
     "grouped_at_one_position": (
@@ -278,7 +281,7 @@ CONVOLUTIONS = {
         lambda: [grouped(4, 4, 1, 2)],
         [HELD] * 2,
     ),
-    # A vmap over kernels, which is a convolution in groups of a weight that was transposed.
+    # JAX turns a `vmap` over kernels into a convolution in groups with a transposed weight.
     "vmapped_kernels": (
         lambda a, x: logits(
             jax.vmap(lambda a, x: a(x))(a, jnp.stack([channels(x), 2 * channels(x)])).reshape(6, -1)
@@ -292,7 +295,7 @@ CONVOLUTIONS = {
         [HELD] * 2,
     ),
 }
-# How a table is asked for some of its rows.
+# The same for tables, from which rows are looked up.
 TABLES = {
     "embedding": (lambda a, x: pooled(jax.vmap(a)(tokens(x))), lambda: [table()], [TOKENS]),
     "embedding_of_one": (lambda a, x: a(tokens(x)[0]), lambda: [table()], [TOKENS]),
@@ -339,19 +342,19 @@ TABLES = {
         lambda: [table(), linear(0)],
         [TOKENS, NONE, HELD],
     ),
-    # More words than the table has rows: those of the Gram matrix are as small.
+    # With more words than the table has rows, tokens save no memory, so the full rows are held.
     "many_words": (
         lambda a, x: pooled(a.weight[jnp.tile(words(x), 2)]),
         lambda: [table()],
         [HELD],
     ),
-    # The table as the last layer, too.
+    # The table is also the matrix of the last layer.
     "tied_table": (
         lambda a, x: (a.weight @ pooled(a.weight[words(x)]))[:SIZE],
         lambda: [table()],
         [HELD],
     ),
-    # Words mixed by their probabilities, and words.
+    # The table is used for a mixture of words with probabilities, and for a single word.
     "soft_words": (
         lambda a, x: jax.nn.softmax(jnp.arange(5.0) * x[0]) @ a.weight + a(words(x)[0]),
         lambda: [table()],
@@ -402,8 +405,8 @@ TABLES = {
 LAYERS = CONVOLUTIONS | TABLES
 
 
-def made(name):
-    """The case of a trick."""
+def case_named(name):
+    """The case with this name in one of the tables."""
     if name in LAYERS:
         fn, layers, _ = LAYERS[name]
         return case(fn, *layers())
@@ -416,8 +419,8 @@ QUICK = ["shared", "read_outside", "deep_checkpointed", "embedding"]
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS, *LAYERS]))
-def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
-    check_rows(made(name), matrices=name in ("checkpointed", *STACKS, *LAYERS))
+def test_rows_are_the_dense_rows_for_every_use_of_a_layer(x64, name):
+    check_rows(case_named(name), matrices=name in ("checkpointed", *STACKS, *LAYERS))
 
 
 @pytest.mark.parametrize(
@@ -431,27 +434,27 @@ def test_rows_are_right_whatever_is_done_with_a_layer(x64, name):
     ],
     ids=["quick", "all"],
 )
-def test_how_the_rows_of_each_weight_are_made(x64, names):
-    """A weight that enters a loop, a branch, a rule or another operation is not recognised."""
+def test_each_weight_has_its_expected_way(x64, names):
+    """A weight is `GENERAL` if it enters a whole loop, a branch or an unknown operation."""
     expected = {name: (TRICKS | STACKS | LAYERS)[name][-1] for name in names}
-    assert {name: ways(made(name)) for name in names} == expected
+    assert {name: ways(case_named(name)) for name in names} == expected
 
 
 class Doubled(eqx.nn.Linear):
-    """A `Linear` by its class, but not by what it does."""
+    """A subclass of `Linear` that computes something else."""
 
     def __call__(self, x, *, key=None):
         del key
         return 2 * jnp.tanh(self.weight.T @ x) + self.bias * x
 
 
-def test_a_subclass_is_known_by_what_it_does(x64):
+def test_a_subclass_of_a_layer_is_recognised_by_its_computation(x64):
     found = case(lambda a, x: a(x), Doubled(SIZE, SIZE, key=jax.random.key(0)))
     assert ways(found) == [DENSE, HELD]
 
 
 def test_one_array_in_two_layers_is_two_weights(x64):
-    """Equinox knows leaves by their place: trained, they part."""
+    """Equinox treats them as two leaves, which differ as soon as they are trained."""
     first, second = linear(0), linear(1)
     second = eqx.tree_at(lambda layer: layer.weight, second, first.weight)
     assert ways(case(TRICKS["once"][0], first, second)) == TWO * 2
@@ -465,8 +468,11 @@ def test_a_layer_of_which_only_a_part_is_trained(x64, part, way):
     assert ways(case(TRICKS["once"][0], *layers, trainable=trainable)) == [way]
 
 
-def test_a_matrix_in_half_precision_is_made_and_used_in_single():
-    """Beside float32, as a mixed model has it; its rows are those of the rounded weights."""
+def test_rows_of_a_matrix_in_half_precision_are_computed_in_single_precision():
+    """The other weights are float32, as in a mixed-precision model.
+
+    The rows must be those of the inputs rounded to bfloat16.
+    """
     layer = linear(0)
     half = eqx.tree_at(lambda a: a.weight, layer, layer.weight.astype(jnp.bfloat16))
 

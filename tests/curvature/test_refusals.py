@@ -1,4 +1,4 @@
-"""Settings that are refused, in one sentence in the shape of the call."""
+"""Invalid settings raise an error whose sentence has the form of the call."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ INTEGER, FUNCTION = "must be a positive integer", "must be a function"
 IDENTITY = lx.IdentityLinearOperator(jax.ShapeDtypeStruct((2,), jnp.float32))
 TERM = functools.partial(cv.Term, lambda model, x: model(x), cv.Gaussian())
 
-# What is called, with which values of which argument, and what is said of them.
+# The function, the argument, invalid values of the argument, and the start of the error sentence.
 ARGUMENTS = [
     (cv.CG, "max_steps", (0, 2.5, True), INTEGER),
     (cv.CG, "rtol", (-1e-3, 1.0, NAN), "must lie in [0, 1)"),
@@ -105,7 +105,7 @@ def test_settings_that_do_not_go_together_are_refused(make, said):
 
 
 @pytest.mark.parametrize("l2", [-0.1, NAN, INF, np.ones(2), "0.1"])
-def test_a_penalty_that_is_none_is_refused_by_every_objective(l2):
+def test_a_bad_penalty_is_refused_by_every_objective(l2):
     for make in (
         functools.partial(cv.Supervised, cv.Categorical()),
         functools.partial(cv.Autoencoding, cv.Bernoulli()),
@@ -115,7 +115,7 @@ def test_a_penalty_that_is_none_is_refused_by_every_objective(l2):
             make(l2=l2)
 
 
-# --- something else in the place of a part -----------------------------------------------------
+# --- objects of a wrong kind -------------------------------------------------------------------
 
 NATURAL = functools.partial(cv.NaturalGradient, OBJECTIVE)
 OUTPUTS = functools.partial(cv.Term, lambda model, x: model(x))
@@ -141,7 +141,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("make", "name", "kind", "wanted"), PARTS)
-def test_a_part_is_an_object_of_its_kind(make, name, kind, wanted):
+def test_an_object_of_a_wrong_kind_is_refused(make, name, kind, wanted):
     with pytest.raises(ValueError, match=rf"{name}=\.\.\.\)?` must be {wanted}.*, got 'name'"):
         make(**{name: "name"})
     if kind is not None:
@@ -150,7 +150,7 @@ def test_a_part_is_an_object_of_its_kind(make, name, kind, wanted):
             make(**{name: kind})
 
 
-def test_what_to_do_instead_is_said():
+def test_the_error_says_what_to_do_instead():
     with pytest.raises(ValueError, match=r"Wrap it in an objective: `Supervised\(Categorical"):
         cv.NaturalGradient(cv.Categorical())
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Rows A of C = AᵀA: their products, made layer by layer, against rows made one by one."""
+"""The rows A of C = AᵀA: products that are computed layer by layer, against dense rows."""
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from tests.curvature.cases import supervised
 from tests.curvature.tools import check_rows, float64, linearised, symmetric, ways
 from tests.selection import slow_but
 
-MODELS = [(name, cases.ONE.get(name, "categorical")) for name in cases.MODELS]
+MODELS = [(name, cases.ONLY_LIKELIHOOD.get(name, "categorical")) for name in cases.MODELS]
 QUICK = [("several_terms", "categorical")]
 
 
@@ -25,7 +25,7 @@ def test_products_of_rows_are_those_of_the_dense_rows(x64, model, likelihood):
 
 
 def wide(n):
-    """More rows than a block has, of layers of every way."""
+    """A case with a convolution and a dense layer; for large n it has more rows than one block."""
     conv_key, head_key = jax.random.split(jax.random.key(0))
     convolution = eqx.nn.Conv2d(1, 2, 2, key=conv_key)
     head = eqx.nn.Linear(8, 3, key=head_key)
@@ -42,13 +42,16 @@ def test_blocks_fit_together_at_every_number_of_examples(x64, n):
 
 @eqx.filter_jit
 def gram(model, batch, curvature, backend="cpu"):
-    del backend  # to compile anew
+    del backend  # another value causes a new compilation
     C = curvature.operator(linearised(model, batch))
     return C.rows(C.layout()).gram()
 
 
-def test_one_block_where_blocks_do_not_pay(x64, monkeypatch):
-    """Off a processor. What JAX itself asks is not this name, so that nothing else changes."""
+def test_one_block_has_the_numbers_of_several_blocks(x64, monkeypatch):
+    """Devices other than CPUs use one block.
+
+    The test changes only the width of the blocks. JAX still compiles for the CPU.
+    """
     case = wide(150)
     in_blocks = gram(case.model, case.batch, cv.EmpiricalFisher())
     assert len(in_blocks.columns) > 1
@@ -61,8 +64,8 @@ def test_one_block_where_blocks_do_not_pay(x64, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [models.MLP, models.ConvNet, models.TransformerEncoder])
-def test_gram_matrix_in_single_precision_at_a_size_of_use(build):
-    """Each product of two rows is as near as their norms allow, whatever the shapes compile to."""
+def test_gram_matrix_in_single_precision_for_networks_of_ordinary_size(build):
+    """The error of each product of two rows is a few units of roundoff of the rows' norms."""
     model = build((8, 8), 10, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(size=(96, 8, 8)), jnp.float32)
@@ -72,13 +75,13 @@ def test_gram_matrix_in_single_precision_at_a_size_of_use(build):
         wide_model, wide_images = float64((model, images))
         expected = symmetric(gram(wide_model, (wide_images, labels), cv.ExactFisher()))
     norms = np.sqrt(np.diagonal(expected))
-    # Some hundred roundings on a path through the network, most of which cancel.
+    # A path through the network has some hundred roundings, most of which cancel.
     assert np.max(np.abs(found - expected) / np.outer(norms, norms)) < 50 * np.finfo("float32").eps
 
 
 @pytest.mark.parametrize("held_bytes", slow_but([2_000], [0, 2_000]))
-def test_rows_that_do_not_fit_are_made_anew(x64, monkeypatch, held_bytes):
-    """With room for nothing, or for some of the weights and a few rows at a time."""
+def test_rows_that_do_not_fit_in_memory_are_recomputed(x64, monkeypatch, held_bytes):
+    """There is memory for no rows, or for those of some weights and a few rows at a time."""
     monkeypatch.setattr(layouts, "HELD_BYTES", held_bytes)
     monkeypatch.setattr("curvature.rows.build.HELD_BYTES", held_bytes)
     assert Way.GENERAL in ways(wide(20))
@@ -86,7 +89,7 @@ def test_rows_that_do_not_fit_are_made_anew(x64, monkeypatch, held_bytes):
 
 
 class Image(eqx.Module):
-    """A convolution with options, and as much of its result as is asked for."""
+    """A convolution with options, and the first four entries of its result."""
 
     layer: eqx.nn.Conv
 
@@ -94,7 +97,7 @@ class Image(eqx.Module):
         return jnp.ravel(jnp.tanh(self.layer(x)))[:4]
 
 
-# Dimensions, channels in and out, kernel; options; inputs; how the rows are made.
+# Dimensions, channels in and out, kernel; options; shape of the inputs; expected `Way`.
 CONVOLUTIONS = {
     "stride": ((2, 2, 3, (2, 3)), {"stride": 2, "padding": 1}, (2, 6, 7), Way.HELD),
     "dilation": ((2, 2, 3, (2, 3)), {"dilation": 2}, (2, 6, 7), Way.HELD),
@@ -116,11 +119,11 @@ def convolution(name, kind=eqx.nn.Conv):
 
 
 @pytest.mark.parametrize("name", slow_but(["uneven"], CONVOLUTIONS))
-def test_convolutions_by_patches(x64, name):
+def test_rows_of_convolutions_with_options(x64, name):
     case = convolution(name)
     assert set(ways(case)) == {CONVOLUTIONS[name][-1]}
     check_rows(case)
 
 
-def test_a_transposed_convolution(x64):
+def test_rows_of_a_transposed_convolution(x64):
     check_rows(convolution("one_dimension", eqx.nn.ConvTranspose))

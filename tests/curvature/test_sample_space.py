@@ -1,4 +1,4 @@
-"""Solves in sample space, against dense matrices and against the other solvers."""
+"""Solves in the space of the samples, against dense matrices and the other solvers."""
 
 import functools
 import itertools
@@ -62,7 +62,7 @@ def test_five_steps_are_those_of_the_other_solvers(x64, model, name):
 
 
 class Counted(eqx.Module):
-    """A layer that counts how often it is called, which happens as it is traced."""
+    """A layer that counts its calls in Python, which happen only in a trace."""
 
     layer: eqx.nn.Linear
     calls: Notes = eqx.field(static=True)
@@ -93,10 +93,9 @@ def test_a_step_calls_the_model_once_and_is_finite_without_damping():
 
 @eqx.filter_jit
 def solve(model, batch, damping, curvature, offset, vector):
-    """The solutions for the gradient g, for g + `offset` and for `vector`; with S, g and γ.
+    """The solutions for the gradient g, for g + `offset` and for `vector`, then S and Jᵀγ.
 
-    S is the factor of the examples, g the gradient, and γ the part of it that is no combination of
-    the rows, pulled back.
+    S is the factor of each example. Jᵀγ is the remainder of g, which is no combination of the rows.
     """
     linearisation = linearised(model, batch)
     C = curvature.operator(linearisation, key=jax.random.key(1))
@@ -135,7 +134,7 @@ def _definition(static, arrays, x, y, S):
 
 
 def definition(model, batch, curvature, S):
-    """C and g in float64, by Jacobians, for weights in any precision; S of drawn targets."""
+    """C and g in float64 by Jacobians, for weights in any precision; S is that of the samples."""
     with jax.enable_x64(True):
         wide, (x, y), S = float64((model, batch, S))
         arrays, static = eqx.partition(wide, eqx.is_array)
@@ -145,13 +144,16 @@ def definition(model, batch, curvature, S):
 
 
 CURVATURES = [cv.EmpiricalFisher(), cv.SampledFisher(2), cv.ExactFisher()]
-# The quick tests share one program: that of EXACT, in float32.
+# The quick tests all use EXACT in float32, so that they share one program.
 EXACT, EMPIRICAL = CURVATURES[2], CURVATURES[0]
 DAMPINGS = {"float64": [1e-1, 1e-4, 1e-8, 1e-12], "float32": [1e-1, 1e-3, 1e-6]}
 
 
 def in_units_of_rounding(C, damping, d, b, dtype, size=None):
-    """‖b − (C + λI)d‖ over eps (‖C‖ + λ)‖d‖, of which a backward-stable solve makes a few."""
+    """‖b − (C + λI)d‖ / (eps (‖C‖ + λ)‖d‖), which is a small number for a backward-stable solve.
+
+    `size` is ‖C‖, or None to compute it.
+    """
     d = np.asarray(d, np.float64)
     size = float(damping) + (np.linalg.norm(C, 2) if size is None else size)
     residual = np.linalg.norm(b - C @ d - float(damping) * d)
@@ -159,7 +161,10 @@ def in_units_of_rounding(C, damping, d, b, dtype, size=None):
 
 
 def check_numbers(found, C, size, damping, b, dtype, known=0.0, message=""):
-    """Of a solution, for a C of that size: as good as the vector, which is `known` to that."""
+    """Checks the residual and the reported numbers of a solution for b.
+
+    `size` is ‖C‖. `known` is the absolute error of the vector b itself.
+    """
     d, eps = np.asarray(flat(found.direction), np.float64), np.finfo(dtype).eps
     residual = np.linalg.norm(b - C @ d - float(damping) * d)
     unit = eps * (size + float(damping)) * np.linalg.norm(d)
@@ -184,7 +189,7 @@ QUICK = [("float32", EXACT, 1.0)]
 
 @pytest.mark.parametrize(("dtype", "curvature", "scale"), slow_but(QUICK, RESIDUALS), ids=name_of)
 def test_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature, scale):
-    """For the gradient down to the smallest λ, and for a vector of which nothing is known."""
+    """This holds for the gradient down to the smallest λ, and for an arbitrary vector."""
     with jax.enable_x64(dtype == "float64"):
         model, batch = network(dtype, scale=scale)
         other = np.random.default_rng(2).normal(size=flat(model).size).astype(dtype)
@@ -207,7 +212,7 @@ RELATIVE = [1.0, 1e-2, 1e-4, 1e-6]
     ids=name_of,
 )
 def test_with_an_offset_the_residual_is_that_of_a_backward_stable_solve(dtype, curvature):
-    """For vectors of all sizes: λμφ and a penalty's; one that all but undoes the remainder."""
+    """The offsets have many sizes: λμφ, that of a penalty, noise, and minus the remainder of g."""
     with jax.enable_x64(dtype == "float64"):
         model, batch = network(dtype)
         *_, S, left = solved(model, batch, 1.0, curvature)
@@ -228,15 +233,18 @@ def test_with_an_offset_the_residual_is_that_of_a_backward_stable_solve(dtype, c
             for name, offset in offsets.items():
                 v = np.asarray(offset, dtype)
                 found = solved(model, batch, damping, curvature, v)[1]
-                # The vector itself is known to its rounding only.
+                # The vector itself has a rounding error.
                 known = eps * (np.linalg.norm(g) + np.linalg.norm(v) + np.linalg.norm(left))
                 b = g + v.astype(np.float64)
                 check_numbers(found, C, size, damping, b, dtype, known, name)
 
 
 @pytest.mark.parametrize("curvature", slow_but([EXACT], CURVATURES), ids=name_of)
-def test_confidently_wrong_outputs(curvature):
-    """Logits in the hundreds and labels of no probability: 1/√p overflows, the step must not."""
+def test_confidently_wrong_outputs_are_solved(curvature):
+    """The logits are in the hundreds and the labels have probability 0.
+
+    1/√p overflows there, and the step must still be finite.
+    """
     model, (x, _) = network("float32", scale=40.0)
     logits = jax.vmap(model)(x)
     assert jnp.max(jnp.abs(logits)) > 200
@@ -267,7 +275,7 @@ def test_no_damping_and_a_vector_out_of_range_is_singular_not_nan():
 
 
 def test_products_that_contradict_the_rows_are_called_stagnation():
-    """As a compiler did that got one of the two wrong."""
+    """A compiler bug once made products and rows contradict each other."""
     model, (x, y) = network("float32")
 
     @jax.jit
@@ -291,7 +299,7 @@ def test_sample_space_takes_curvatures_only():
 
 @pytest.mark.parametrize("repeat", slow_but([2], [1, 2]))
 def test_no_damping_gives_the_least_norm_solution_and_dampings_can_be_mapped_over(x64, repeat):
-    """For the gradient, which lies in the range of C, C⁺g, though C and AAᵀ be singular."""
+    """For λ = 0 the solution is C⁺g, also if C and AAᵀ are singular: g lies in the range of C."""
     model = eqx.nn.Linear(20, 6, key=jax.random.key(0))
     batch = network("float64", n=6 // repeat, repeat=repeat)[1]
     dampings = np.asarray([1e-3, 1e-1])
@@ -326,11 +334,11 @@ def test_no_damping_gives_the_least_norm_solution_and_dampings_can_be_mapped_ove
         np.testing.assert_allclose(d, np.linalg.solve(C + damping * np.eye(len(C)), g), rtol=1e-8)
 
 
-# --- its parts -------------------------------------------------------------------------------
+# --- the parts of the solver -----------------------------------------------------------------
 
 
 def blocks(matrix, widths):
-    """A symmetric matrix as block columns from the diagonal down."""
+    """A symmetric matrix as block columns that start on the diagonal."""
     columns, offset = [], 0
     for width in widths:
         columns.append(jnp.asarray(matrix[offset:, offset : offset + width]))
@@ -346,7 +354,7 @@ def factorised(held, damping, b):
 
 @pytest.mark.parametrize("widths", [(9,), (4, 4, 1)])
 def test_a_blocked_factor_solves(x64, widths):
-    """A singular matrix without damping is shifted by its rounding error."""
+    """A singular matrix without damping gets a shift of the size of its rounding error."""
     for rank, given in ((20, 1e-3), (3, 1e-3), (3, 0.0)):
         rng = np.random.default_rng(0)
         A = rng.normal(size=(9, rank))
@@ -405,12 +413,15 @@ def test_a_split_of_the_gradient_adds_up(x64, model, likelihood):
 
 
 def test_a_drawn_target_that_is_the_datum_covers_the_gradient(x64):
-    """Then the step of one sample is that of the empirical Fisher, to the last digits."""
+    """If the sample equals the target, the gradient is a combination of the rows.
+
+    The remainder is then only rounding error.
+    """
     model = eqx.nn.Linear(20, 6, key=jax.random.key(0))
     model = eqx.tree_at(lambda m: m.weight, model, 1e3 * model.weight)
     x, _ = network("float64")[1]
     z = np.asarray(x) @ np.asarray(model.weight).T + np.asarray(model.bias)
-    batch = x, jnp.asarray(np.argmax(z, axis=1))  # all but certain
+    batch = x, jnp.asarray(np.argmax(z, axis=1))  # these labels are almost certain
 
     @eqx.filter_jit
     def remainder(model, batch):

@@ -1,4 +1,4 @@
-"""The sampled Fisher: what it draws, and how near its mean is to the exact Fisher."""
+"""The sampled Fisher: its draws, its expectation and its error."""
 
 import functools
 
@@ -14,12 +14,12 @@ from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(5)
-# How many operators a mean is taken over.
+# The number of independent operators in a mean.
 N = 2000
 
 
 def net():
-    """2 → 3 outputs, 9 weights."""
+    """A linear model with 2 inputs, 3 outputs and 9 weights."""
     return eqx.nn.Linear(2, 3, key=jax.random.key(0))
 
 
@@ -33,15 +33,18 @@ def part(batch, selection):
 
 @eqx.filter_jit
 def drawn(objective, model, batch, key, samples=3):
-    """√k S, whose columns are ∇nll at the targets drawn: [n, c, k] for the first term."""
+    """√k S, [n, c, k], of the first term; its columns are ∇nll at the drawn targets."""
     linearisation = objective.linearise(model, batch)
     operator = cv.SampledFisher(samples=samples).operator(linearisation, key=key)
     return operator.factors[0].matrix * samples**0.5
 
 
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
-def test_the_draw_of_an_example_is_its_own(likelihood):
-    """Of key, place and sample: not of the batch, of other examples, or of targets of the data."""
+def test_a_draw_does_not_depend_on_other_examples_or_on_the_targets(likelihood):
+    """A draw depends on the key, on the example and its position, and on the number of the sample.
+
+    It does not depend on the size of the batch, on other examples, or on the targets of the data.
+    """
     c = case(likelihood, n=7)
     inputs, targets = c.batch
 
@@ -70,7 +73,7 @@ def test_columns_are_the_scores_of_possible_targets(likelihood):
         assert np.all(gaps.min(axis=1) < 1e-14)
 
 
-def test_terms_draw_apart():
+def test_terms_have_different_draws():
     c = case("gaussian")
     term = cv.Term(lambda model, x: model(x), cv.Gaussian())
     objective = cv.Objective(terms={"a": term, "b": term})
@@ -84,15 +87,15 @@ def test_terms_draw_apart():
     assert not np.any(first.matrix == second.matrix)
 
 
-# The mean and the error, against the moments of one draw, from all outcomes.
+# The mean and the error, against the exact moments of one draw, as sums over all outcomes.
 
 
 @functools.cache
 def moments(likelihood):
     """The mean C [P, P] of an estimate from one sample, and the variance of each entry.
 
-    C = 1/n Σ_i E[a aᵀ], a = J_iᵀ g; draws of different examples being independent, the variance
-    of an entry is 1/n² Σ_i (E[a_p² a_q²] − E[a_p a_q]²).
+    C = 1/n Σ_i E[a aᵀ] with a = J_iᵀ g. The draws of different examples are independent, so the
+    variance of an entry is 1/n² Σ_i (E[a_p² a_q²] − E[a_p a_q]²).
     """
     c = case(likelihood)
     (term,) = c.terms
@@ -110,7 +113,7 @@ def moments(likelihood):
 
 @functools.cache
 def estimates(likelihood, samples):
-    """N dense matrices [N, P, P], each of a key of its own."""
+    """N dense matrices [N, P, P], each with its own key."""
     with jax.enable_x64(True):
         c = case(likelihood)
 
@@ -126,7 +129,10 @@ def estimates(likelihood, samples):
 
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_the_mean_is_the_exact_fisher(likelihood):
-    """Each of 45 entries within 5 standard errors √(variance/4N): by chance, once in 40,000."""
+    """Each of the 45 entries is within 5 standard errors √(variance/4N).
+
+    A correct estimate fails by chance with a probability of 1 in 40,000.
+    """
     mean, variance = moments(likelihood)
     gap = np.abs(estimates(likelihood, 4).mean(axis=0) - mean)
     assert np.all(gap <= 5 * np.sqrt(variance / (4 * N)) + 1e-14)
@@ -135,8 +141,9 @@ def test_the_mean_is_the_exact_fisher(likelihood):
 @pytest.mark.parametrize("samples", slow_but([4], [1, 4, 16]))
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_the_error_falls_as_one_over_the_root_of_samples(likelihood, samples):
-    """E‖Ĉ − C‖² is the sum of the variances over k: the mean of N errors shows it, within 5
-    standard errors of its own.
+    """E‖Ĉ − C‖² is the sum of the variances of all entries, divided by the number k of samples.
+
+    The mean of N squared errors is within 5 of its standard errors.
     """
     mean, variance = moments(likelihood)
     squared = np.sum((estimates(likelihood, samples) - mean) ** 2, axis=(1, 2))

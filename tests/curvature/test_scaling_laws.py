@@ -1,4 +1,4 @@
-"""How a curvature follows its batch and its terms, and how the curvatures follow each other."""
+"""How a curvature depends on its batch and terms, and relations between curvatures."""
 
 import equinox as eqx
 import jax
@@ -23,7 +23,8 @@ from tests.curvature.written import one_layer
 from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
-# A draw belongs to a place in the batch: the sampled Fisher is a law of means, tested elsewhere.
+# The draws of the sampled Fisher depend on the position in the batch, so these laws hold only in
+# expectation. test_sampled_fisher.py tests its expectation.
 FIXED = [name for name in CURVATURES if name not in ("true_fisher", "identity")]
 
 
@@ -53,7 +54,7 @@ def compiled(names, model, batch):
 @pytest.mark.parametrize(
     "names", [("empirical_fisher",), pytest.param(tuple(FIXED), marks=pytest.mark.slow)]
 )
-def test_how_a_curvature_follows_its_batch(names):
+def test_a_curvature_is_the_mean_over_its_examples(names):
     case = supervised(mlp(jnp.tanh), "categorical")
 
     def of_examples(*indices):
@@ -65,13 +66,13 @@ def test_how_a_curvature_follows_its_batch(names):
     for of_all, first, rest in every:  # unequal parts average to the whole
         assert agree((first + 4 * rest) / 5, of_all)
         assert not agree((first + rest) / 2, of_all, 1e-3)
-    # The order of examples is of no account, and copies of an example change nothing.
+    # The order of the examples has no effect. Copies of one example have the C of this example.
     assert all(map(agree, of_examples(3, 0, 4, 2, 1), whole))
     assert all(map(agree, of_examples(0, 0, 0, 0, 0), of_examples(0)))
 
 
-def test_the_first_examples_of_more_than_the_batch_has_are_all_of_it():
-    """And costs nothing: the same program."""
+def test_first_examples_with_at_least_the_whole_batch_is_the_same_program():
+    """`FirstExamples` does not change the program in this case, so it costs nothing."""
     case, whole = supervised(one_layer(), "categorical"), cv.ExactFisher()
 
     def program(curvature):
@@ -87,14 +88,14 @@ def test_the_first_examples_of_more_than_the_batch_has_are_all_of_it():
     assert program(whole) != program(cv.FirstExamples(whole, 4))
 
 
-# Terms. Their sum, with its weights, is that of the case `several_terms`.
+# Terms. The case `several_terms` tests their weighted sum.
 
 BOTH = [cv.GaussNewton(), cv.EmpiricalFisher()]
 
 
 @pytest.mark.parametrize("metric", slow_but(BOTH[:1], BOTH))
-def test_a_term_of_weight_zero_is_not_there(metric):
-    """C of weights 0.7 and 0 is that of the first term alone."""
+def test_a_term_of_weight_zero_has_no_effect(metric):
+    """C for terms of weights 0.7 and 0 is C of the first term alone."""
     model, call = eqx.nn.Linear(3, 3, key=jax.random.key(0)), lambda model, x: model(x)
     one, other = supervised(model, "gaussian"), supervised(model, "categorical", n=3)
     term = cv.Term(call, library("gaussian"), weight=0.7)
@@ -116,8 +117,8 @@ class NllAlone(cv.AbstractLoss):
 
 
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
-def test_what_the_fisher_is(likelihood):
-    """For the three likelihoods, the outputs being natural parameters up to a constant."""
+def test_the_fisher_is_gauss_newton_and_the_hessian_of_the_divergences(likelihood):
+    """The outputs of the three likelihoods are natural parameters up to a constant factor."""
     case, loss = supervised(mlp(jnp.tanh), likelihood), library(likelihood)
     by_autodiff = cv.Supervised(NllAlone(loss))
 
@@ -147,7 +148,7 @@ def test_what_the_fisher_is(likelihood):
 
 
 def hessian(case):
-    """∇²L by autodiff, in the ravelled weights; of the dense loss, not of the library's."""
+    """∇²L in the flat weights by autodiff, for the loss of `dense`, without the library."""
     params, static = eqx.partition(case.model, eqx.is_inexact_array)
     flat, unravel = jfu.ravel_pytree(params)
     return jax.jit(
@@ -164,7 +165,7 @@ def test_gauss_newton_of_a_linear_model_is_the_hessian(likelihood):
 
 @pytest.mark.parametrize("likelihood", slow_but(["categorical"], LIKELIHOODS))
 def test_gauss_newton_of_a_piecewise_linear_net_is_the_hessian_within_each_layer(likelihood):
-    """The outputs are linear in the weights of any one layer; in those of two, they are not."""
+    """The outputs are linear in the weights of one layer, but not in those of two layers."""
     case = supervised(mlp(jax.nn.relu), likelihood)
     found = matrix(cv.GaussNewton(), case.objective, case.model, case.batch)
     expected = np.asarray(hessian(case))

@@ -1,4 +1,4 @@
-"""Schedules of λ, of the step size and of the trust region."""
+"""Schedules of λ, of the step size and of the bound of the trust region."""
 
 import equinox as eqx
 import jax
@@ -22,9 +22,10 @@ DELTA = optax.cosine_decay_schedule(1e-3, 8)
 
 
 def test_damping_and_step_size_follow_their_schedules(x64):
-    """A batch that is not finite is a step, too. Optax computes in single precision.
+    """The schedules count a batch that is not finite as a step.
 
-    Of least squares C is constant: −δ = s(C + λI)⁻¹g.
+    For least squares C is constant, and −δ = s(C + λI)⁻¹g. Optax computes the schedules in single
+    precision, hence the tolerances.
     """
     model = eqx.nn.Linear(3, 3, use_bias=False, key=jax.random.key(0))
     case = cases.supervised(model, "gaussian")
@@ -47,7 +48,10 @@ def test_damping_and_step_size_follow_their_schedules(x64):
 
 
 def test_the_trust_region_follows_its_schedule(x64):
-    """½δᵀCδ is at the bound, where the gradient is far from zero; without its bad batches."""
+    """½δᵀCδ is at the bound, since the gradient is far from zero.
+
+    This schedule does not count batches that are not finite.
+    """
     case = cases.supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical")
     optimiser = cv.NaturalGradient(
         case.objective,
@@ -62,6 +66,6 @@ def test_the_trust_region_follows_its_schedule(x64):
             np.testing.assert_allclose(infos.metric_step[k], bound, rtol=1e-6)
 
 
-def test_a_search_that_is_scheduled_looks_at_no_loss():
+def test_a_scheduled_learning_rate_does_not_evaluate_the_loss():
     assert isinstance(cv.ScheduledLearningRate(STEP_SIZE), optx.AbstractSearch)
     assert not cv.searches.evaluates(cv.ScheduledLearningRate(STEP_SIZE))

@@ -1,7 +1,7 @@
-"""Searches through `NaturalGradient`, against plain Python loops on a problem written by hand.
+"""Searches in `NaturalGradient`, against plain Python loops on a problem in NumPy.
 
-The model is a line fitted to data by least squares, the curvature the identity, so that
-d = g/(1+λ), and the loss, the gradient and the quadratic model take one line of NumPy each.
+The problem is a least-squares fit of a linear model, and the curvature is the identity. Therefore
+d = g/(1+λ), and loss, gradient and quadratic model take one line of NumPy each.
 """
 
 import itertools
@@ -65,10 +65,10 @@ def sentence(info):
 # --- the step sizes --------------------------------------------------------------------------
 
 
-def test_a_learning_rate_goes_exactly_that_far_along_d(x64):
-    """Unless the quadratic predicts an increase, whatever the loss does there.
+def test_a_learning_rate_is_the_exact_step_size_along_d(x64):
+    """The step is rejected if the quadratic model predicts an increase, even if the loss decreases.
 
-    For C = I, m(s) = L − s dᵀg + ½s² dᵀCd turns at s = 2(1 + λ).
+    For C = I, m(s) = L − s dᵀg + ½s² dᵀCd is again L at s = 2(1 + λ).
     """
     batch, model = data(0, scale=0.01), line()
     g, d = direction(START, batch)
@@ -88,7 +88,7 @@ def test_a_learning_rate_goes_exactly_that_far_along_d(x64):
 
 
 def armijo(w, batch, decrease, slope, initial, most):
-    """Backtracking by the book; None if it found nothing."""
+    """The step size of Armijo's backtracking, or None if no trial is accepted."""
     g, d = direction(w, batch)
     s = initial
     for _ in range(most):
@@ -99,10 +99,13 @@ def armijo(w, batch, decrease, slope, initial, most):
     return None
 
 
-def test_armijo_finds_what_a_plain_loop_finds(x64):
-    """Inputs of very different size: from no to eleven halvings; every batch starts afresh."""
+def test_armijo_finds_the_step_sizes_of_a_plain_loop(x64):
+    """Inputs of different sizes need from none to eleven halvings.
+
+    Every batch starts again from the first step size.
+    """
     for settings in ((0.5, 0.1, 1.0), (0.8, 0.45, 4.0)):
-        search = optx.BacktrackingArmijo(*map(jnp.asarray, settings))  # one program for both
+        search = optx.BacktrackingArmijo(*map(jnp.asarray, settings))  # arrays: one program
         opt = optimiser(search, max_search_steps=40)
         model, w, seen = line(), START, set()
         state = opt.init(model)
@@ -122,7 +125,10 @@ def test_armijo_finds_what_a_plain_loop_finds(x64):
 
 
 class PlainTrustRegion:
-    """optimistix's rule, its constants written out, and ours: no increase predicted is accepted."""
+    """The rule of optimistix with its constants, and our additional rule.
+
+    Our rule is that a step is not accepted if the quadratic model predicts an increase.
+    """
 
     def __init__(self, linear, most):
         self.radius, self.linear, self.most = 1.0, linear, most
@@ -151,7 +157,8 @@ def test_a_trust_region_carries_its_radius_from_batch_to_batch(x64, linear):
     opt, plain = optimiser(search, max_search_steps=5), PlainTrustRegion(linear, most=5)
     model, w = line(), START
     state, radii, rejected = opt.init(model), set(), 0
-    # Flat losses, for which it grows, steep ones, and one far too steep for five trials.
+    # For flat losses the radius grows, for steep ones it shrinks. One loss is so steep that five
+    # trials do not suffice.
     for seed, scale in enumerate([0.3, 0.3, 0.3, 0.3, 1.0, 3.0, 1.0, 0.3, 0.3, 1e4, 0.3, 0.3]):
         batch = data(seed, scale)
         new, ratio = plain.step(w, batch)
@@ -170,7 +177,7 @@ def test_a_trust_region_carries_its_radius_from_batch_to_batch(x64, linear):
 
 
 class TooBold(optx.AbstractSearch):
-    """Asks for ever longer steps, and accepts whatever it is shown."""
+    """A search that doubles the step size at every trial and accepts every candidate."""
 
     first: float
 
@@ -201,7 +208,7 @@ SEARCHES = {
 
 @pytest.mark.parametrize("search", slow_but(["classical"], SEARCHES))
 def test_a_step_that_is_not_taken_leaves_the_weights_alone(x64, search):
-    """Where no step is acceptable, where the batch is not finite, and at the minimum."""
+    """A step is not taken if the batch is not finite, at a minimum, or if no trial is accepted."""
     opt = optimiser(SEARCHES[search], damping=cv.LevenbergMarquardt(DAMPING), max_search_steps=3)
     good, model = data(0), line()
     new, after, info = opt.step(model, good, opt.init(model))
@@ -217,7 +224,7 @@ def test_a_step_that_is_not_taken_leaves_the_weights_alone(x64, search):
         assert same_bits(after.search, state.search)
         np.testing.assert_allclose(after.damping.damping, 4 * state.damping.damping)
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(after))
-    _, _, info = opt.step(new, good, after)  # as if they had not been there
+    _, _, info = opt.step(new, good, after)  # the rejected batches have no effect on a good one
     assert info.accepted
 
     at_minimum = good[0], (good[0] @ model.w)[:, None]
@@ -234,12 +241,12 @@ def test_a_step_that_is_not_taken_leaves_the_weights_alone(x64, search):
         assert same_bits(new, model)
         assert info.step_norm == 0 == info.metric_step
         np.testing.assert_allclose(after.damping.damping, 4 * DAMPING)
-    if search in ("classical", "linear"):  # the radius that did not do is not tried again
+    if search in ("classical", "linear"):  # the next batch starts with the smaller radius
         np.testing.assert_allclose(after.search.step_size, 0.25**3)
 
 
 class Poisson(cv.AbstractLoss):
-    """z − y log z: NaN for z < 0."""
+    """The loss z − y log z, which is NaN for z < 0."""
 
     def nll(self, z, y):
         return jnp.sum(z - y * jnp.log(z))
@@ -251,7 +258,7 @@ def poisson(search, damping):
 
 
 @pytest.mark.parametrize("search", slow_but(["armijo"], ["armijo", "classical", "linear"]))
-def test_a_candidate_of_which_the_loss_is_nan_is_backed_away_from(x64, search):
+def test_a_search_backtracks_from_a_candidate_with_a_nan_loss(x64, search):
     x, y = jnp.ones((4, 3)), jnp.full((4, 1), 1.0)
     model = Line(jnp.full(3, 1.5))  # z = 4.5, and 4.5 − 3 · 1.95 · 7/9 < 0
     too_far = {"armijo": optx.BacktrackingArmijo(step_init=1.95)}
@@ -267,7 +274,7 @@ def test_a_candidate_of_which_the_loss_is_nan_is_backed_away_from(x64, search):
 
 
 class Root(cv.AbstractLoss):
-    """|z| as a square root: at 0 the loss is 0 and its gradient NaN."""
+    """|z| as a square root: at z = 0 the loss is 0 and its gradient is NaN."""
 
     def nll(self, z, y):
         return jnp.sum(jnp.sqrt(z * z)) + 0 * jnp.sum(y)
@@ -286,8 +293,8 @@ NOT_FINITE = [*itertools.product(["gradient", "direction"], ["learning rate", "c
 
 
 @pytest.mark.parametrize(("what", "search"), slow_but(NOT_FINITE[::3], NOT_FINITE))
-def test_what_is_not_finite_is_rejected_by_name(x64, what, search):
-    """A direction is not, of an input that is always zero, and a solver that needs damping."""
+def test_the_rejection_names_the_gradient_or_the_direction_that_is_not_finite(x64, what, search):
+    """The direction is not finite for Cholesky without damping if an input is always zero."""
     (x, y), kwargs = data(0), {"search": SEARCHES[search], "solver": lx.Cholesky()}
     if what == "gradient":
         model, said = line(np.zeros(3)), "The gradient is not finite, though the loss is."
@@ -312,7 +319,10 @@ def test_what_is_not_finite_is_rejected_by_name(x64, what, search):
 )
 @pytest.mark.parametrize("search", slow_but(["classical"], ["classical", "linear"]))
 def test_a_trust_region_recovers_from_a_tiny_radius(search):
-    """Which two batches leave on which no step is acceptable: ten trials each divide it by 4."""
+    """Two batches without an acceptable step leave this radius: each of 20 trials divides it by 4.
+
+    The weights must still reach a smaller loss afterwards.
+    """
     model, opt = line(np.float32(START)), optimiser(SEARCHES[search])
     batch = tuple(a.astype(jnp.float32) for a in data(0))
     state = eqx.tree_at(

@@ -1,4 +1,4 @@
-"""Solvers on the curvature of real networks in float32, and which of them `Auto` picks."""
+"""The solvers for the curvature of networks in float32, and the rules of `Auto`."""
 
 import functools
 
@@ -25,7 +25,7 @@ def mlp(width, depth):
 
 
 def images():
-    """64 of them, in which three in ten pixels are always black, with labels."""
+    """64 random images with labels; about three in ten pixels are black in all images."""
     rng = np.random.default_rng(0)
     x = (rng.random((64, 784)) * (rng.random(784) < 0.7)).astype(np.float32)
     return x, rng.integers(10, size=64).astype(np.int32)
@@ -45,8 +45,8 @@ def solve(model, batch, damping, solver):
 
 
 @eqx.filter_jit
-def judge(model, batch, damping, grad, x):
-    """‖g − (C+λI)x‖/‖g‖ and ½xᵀ(C+λI)x − gᵀx, by nothing but `jax.jvp` and `jax.vjp`."""
+def true_residual_and_quadratic(model, batch, damping, grad, x):
+    """‖g − (C+λI)x‖/‖g‖ and ½xᵀ(C+λI)x − gᵀx, by `jax.jvp` and `jax.vjp` without the library."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
     inputs, _ = batch
 
@@ -70,7 +70,10 @@ SIZES = [(128, 1, 1e-4, 100), (1070, 2, 1e-4, 100), (1070, 2, 0.0, 10)]
 
 @pytest.mark.parametrize(("width", "depth", "rtol", "max_steps"), slow_but(SIZES[:1], SIZES))
 def test_every_damping_is_solved_on_a_network_in_float32(width, depth, rtol, max_steps):
-    """Finite, the quadratic lowered, the residual the true one; up to two million weights."""
+    """The solution is finite and lowers the quadratic, and the reported numbers are the true ones.
+
+    The networks have up to two million weights.
+    """
     model, batch = network(width, depth)
     assert flat(model).size > (1_990_000 if depth == 2 else 100_000)
     solver = cv.CG(rtol=rtol, max_steps=max_steps)
@@ -78,18 +81,18 @@ def test_every_damping_is_solved_on_a_network_in_float32(width, depth, rtol, max
         x, stats, grad = solve(model, batch, damping, solver)
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(x)), damping
         with jax.enable_x64(True):
-            judged = judge(*float64((model, batch, damping, grad, x)))
+            judged = true_residual_and_quadratic(*float64((model, batch, damping, grad, x)))
             residual, quadratic = (float(number) for number in judged)
         assert quadratic < 0, damping
         assert float(stats["residual"]) == pytest.approx(residual, rel=0.02, abs=1e-6), damping
         assert float(stats["quadratic"]) == pytest.approx(quadratic, rel=1e-4), damping
-        # It ends where it was told to, or where float32 does.
+        # It ends after `max_steps`, at the tolerance, or at the accuracy of float32.
         assert stats["num_steps"] == max_steps or residual <= max(1.01 * rtol, 2e-7), damping
 
 
 @pytest.mark.parametrize("damping", slow_but([1.0], [1e-3, 1.0]))
 def test_control_lineax_cg_gives_nan_on_a_network_twenty_times_smaller(damping):
-    """Why there is a `cv.CG`: if this fails one day, ask whether it is still needed."""
+    """`cv.CG` exists because `lineax.CG` fails here. If this test fails, it may not be needed."""
     model, batch = network(width=128, depth=1)
     x, _, _ = solve(model, batch, np.float32(damping), lx.CG(rtol=1e-3, atol=1e-6, max_steps=10))
     assert all(np.isnan(leaf).all() for leaf in jtu.tree_leaves(x))
@@ -99,7 +102,7 @@ def test_control_lineax_cg_gives_nan_on_a_network_twenty_times_smaller(damping):
 
 
 def small(n=6):
-    """A layer of 8 weights in float64, and n examples."""
+    """A layer with 8 weights, and n examples."""
     layer = eqx.nn.Linear(3, 2, key=jax.random.key(0))
     model = eqx.nn.Sequential([layer, eqx.nn.Lambda(jnp.tanh)])
     rng = np.random.default_rng(0)
@@ -121,7 +124,10 @@ EXACT = {
 
 @functools.cache
 def derivatives(name):
-    """The solution, its change along one of (w, λ, b), and the gradient of its product with c."""
+    """The solution, its derivative along one direction in (w, λ, b), and a gradient.
+
+    The gradient is that of the product of the solution with a vector c.
+    """
     with jax.enable_x64(True):
         model, batch = small()
         params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -154,7 +160,7 @@ def derivatives(name):
 
 @pytest.mark.parametrize("name", slow_but(["sample_space"], EXACT))
 def test_a_solve_and_its_derivatives_are_those_of_the_dense_inverse(name):
-    """In the weights behind C, in λ and in the vector, forwards and backwards."""
+    """The derivatives are in the weights of C, in λ and in the vector, in both modes."""
     for found, expected in zip(
         jtu.tree_leaves(derivatives(name)), jtu.tree_leaves(derivatives("dense"))
     ):
@@ -163,7 +169,7 @@ def test_a_solve_and_its_derivatives_are_those_of_the_dense_inverse(name):
 
 
 def chosen(make, *args, auto=None, positive_damping=None):
-    """What `Auto` chooses for `make(*args)`, as it is traced."""
+    """The choice of `Auto` for `make(*args)`, which is only traced."""
     found = []
 
     def trace(args):
@@ -183,7 +189,7 @@ def repeated(batch, times):
 
 
 def structured(structure):
-    """Of a model and a batch, the damped operator of a structure."""
+    """A function (model, batch) -> the damped operator of a structure."""
 
     def make(model, batch):
         linearisation = cv.Supervised(cv.Categorical()).linearise(model, batch)
@@ -194,7 +200,7 @@ def structured(structure):
 
 DIAGONAL = structured(cv.Diagonal(cv.GaussNewton()))
 LOW_RANK = structured(cv.LowRank(cv.GaussNewton(), 3))
-# Shapes are enough.
+# The choice needs only shapes.
 MEDIUM = eqx.filter_eval_shape(mlp, 128, 1), images()  # 100k weights, 64 × 9 rows
 SMALL = eqx.filter_eval_shape(mlp, 4, 1), images()  # 3,190 weights
 
@@ -204,15 +210,15 @@ SMALL = eqx.filter_eval_shape(mlp, 4, 1), images()  # 3,190 weights
     [
         (matrix, (4096,), lx.Cholesky),
         (matrix, (4097,), cv.CG),
-        # By division, and by an inverse that is known.
+        # A diagonal C is solved by division, and another structure by its own inverse.
         (DIAGONAL, SMALL, Elementwise),
         (LOW_RANK, SMALL, cv.Structured),
-        # As many rows as weights, or more, and few weights.
+        # There are few weights, and at least as many rows as weights.
         (gauss_newton, (SMALL[0], repeated(SMALL[1], 6)), lx.Cholesky),
-        # Fewer rows than weights, of few weights and of many.
+        # There are fewer rows than weights, for few weights and for many.
         (gauss_newton, (SMALL[0], repeated(SMALL[1], 5)), cv.SampleSpace),
         (gauss_newton, MEDIUM, cv.SampleSpace),
-        # Many weights, and more rows than 4,096.
+        # There are many weights, and more than 4,096 rows.
         (gauss_newton, (MEDIUM[0], repeated(MEDIUM[1], 8)), cv.CG),
     ],
 )
@@ -255,7 +261,7 @@ def test_the_plan_of_a_structure_names_its_solver(curvature, solver):
     assert "; diagonal: all weights" in str(plan) or "; rank 3: all weights" in str(plan)
 
 
-def test_the_plan_of_a_structure_counts_what_makes_it():
+def test_the_plan_of_a_structure_counts_its_computation():
     model, batch = MEDIUM
     objective, key = cv.Supervised(cv.Categorical()), jax.random.key(0)
 
@@ -263,7 +269,7 @@ def test_the_plan_of_a_structure_counts_what_makes_it():
         return cv.NaturalGradient(objective, curvature).plan(model, batch, key=key).gradients
 
     n, inputs, outputs, width = 64, 785, 129, 128
-    gradient = n * 2 * (2 * 784 * width + 3 * width * 10)  # no cotangents of the first inputs
+    gradient = n * 2 * (2 * 784 * width + 3 * width * 10)  # without cotangents of the inputs
     second_moments = 2 * n * (inputs**2 + outputs**2 + width**2) * 2 / 3  # of symmetric matrices
     bases, solve = (
         9 * (inputs**3 + outputs**3 + width**3),
@@ -271,12 +277,12 @@ def test_the_plan_of_a_structure_counts_what_makes_it():
     )
     known = 2 + (second_moments + bases + solve) / gradient
     assert predicted(cv.KFAC(cv.SampledFisher(1))) == pytest.approx(known, rel=0.2)
-    # A product with C for each of its ranks.
+    # `LowRank` computes one product with C per rank.
     few, many = (predicted(cv.LowRank(cv.GaussNewton(), rank)) for rank in (4, 16))
     assert many > 2 * few
 
 
-def test_auto_hands_on_its_own_solvers():
+def test_auto_chooses_the_solvers_that_it_was_given():
     own = cv.CG(rtol=1e-2, max_steps=5)
     few = cv.Auto(cg=own, sample_space=cv.SampleSpace(max_rows=5))
     assert chosen(gauss_newton, *MEDIUM, auto=few) is own
@@ -316,7 +322,7 @@ def test_an_unknown_solver_has_a_plan_without_a_prediction():
     assert "GMRES" in str(plan)
 
 
-# --- too much for one solve ------------------------------------------------------------------
+# --- problems that are too large -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Steps with momentum, a penalty, and C of a part of the batch or averaged, against dense ones."""
+"""Steps with momentum, a penalty, `FirstExamples` and `MovingAverage`, against dense ones."""
 
 import equinox as eqx
 import jax
@@ -24,7 +24,7 @@ from tests.selection import slow_but
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 S, STEPS, BAD, DECAY, L2 = 0.5, 5, 2, 0.8, 0.3
-# Model, likelihood, curvature, solver; penalty, examples of C, decay of momentum and of averages.
+# Model, likelihood, curvature, solver; penalty, examples of C, decays of momentum and average.
 QUICK = [("one layer", "categorical", "exact_fisher", "Cholesky", L2, 2, DECAY, 0.9)]
 ROWS = [
     *QUICK,
@@ -33,7 +33,7 @@ ROWS = [
     ("tanh", "gaussian", "true_fisher", "sample space", 0.0, None, DECAY, 0.0),
     ("one layer", "categorical", "exact_fisher", "sample space", 0.0, 2, 0.0, 0.0),
     ("one layer", "categorical", "exact_fisher", "CG", 0.0, 2, 0.0, 0.0),
-    # Of terms with 5 and 3 examples the first 4 are 4 and 3.
+    # The terms have 5 and 3 examples, so C uses 4 and 3 of them.
     ("several_terms", "categorical", "empirical_fisher", "sample space", 0.0, 4, 0.0, 0.0),
     ("one layer", "categorical", "exact_fisher", "CG", L2, None, 0.0, 0.0),
     ("several_terms", "categorical", "exact_fisher", "sample space", L2, None, 0.0, 0.0),
@@ -48,9 +48,9 @@ ROWS = [
     slow_but(QUICK, ROWS),
 )
 def test_steps_solve_their_equation(x64, kind, likelihood, name, solver, l2, first, decay, average):
-    """(C + l2 I + λI) d = g + λμφ, with φ = 0 at first and after the rejection of step 2.
+    """(C + l2 I + λI) d = g + λμφ, with φ = 0 at first and after step `BAD`, which is rejected.
 
-    Rejected steps are no part of an average of C.
+    The average of C leaves the batch of the rejected step out.
     """
     case, keys = MODELS[kind](likelihood), jax.random.split(jax.random.key(5), STEPS)
     curvature = cases.curvature(name, likelihood)
@@ -85,8 +85,8 @@ def test_steps_solve_their_equation(x64, kind, likelihood, name, solver, l2, fir
 # --- the average of C --------------------------------------------------------------------------
 
 
-def test_it_averages_away_the_noise_of_sampled_targets(x64):
-    """At weights that stand still, t draws of the targets have a variance t times smaller."""
+def test_the_average_reduces_the_noise_of_sampled_targets(x64):
+    """At constant weights the average over t draws has a variance that is t times smaller."""
     case = MODELS["one layer"]("categorical")
     curvature = cv.MovingAverage(cv.SampledFisher(), 0.999)
 

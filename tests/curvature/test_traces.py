@@ -1,4 +1,4 @@
-"""A step is traced once per batch shape, and gives the same numbers under every transformation."""
+"""A step is traced once per batch shape, and `scan` and `vmap` do not change its numbers."""
 
 import io
 
@@ -17,12 +17,12 @@ from tests.curvature.tools import Notes
 from tests.curvature.written import at, flat
 from tests.selection import slow_but
 
-# The standard promotion is for optax.
+# Optax needs the standard promotion.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
 
 
 class Traced(eqx.Module):
-    """A layer that notes every time Python runs through it: at a trace, and never otherwise."""
+    """A layer that records every call in Python, which happens only in a trace."""
 
     linear: eqx.nn.Linear
     passes: list = eqx.field(static=True)
@@ -65,7 +65,7 @@ OPTIMISERS = {
         solver=cv.CG(rtol=1e-12, max_steps=50, progress=1e-12),
         momentum=cv.WarmStart(0.95),
     ),
-    "judged, SPRING, penalty, part of the batch": lambda: cv.NaturalGradient(
+    "next batch, SPRING, penalty, first examples": lambda: cv.NaturalGradient(
         PENALISED,
         curvature=cv.FirstExamples(cv.SampledFisher(1), 4),
         damping=cv.LevenbergMarquardt(next_batch=True),
@@ -90,12 +90,12 @@ OPTIMISERS = {
         OBJECTIVE, strength=20.0, minimiser=optx.NonlinearCG(rtol=1e-3, atol=1e-3), max_steps=8
     ),
 }
-QUICK, JUDGED = ["identity, Levenberg–Marquardt"], "judged, SPRING, penalty, part of the batch"
-TYPED = [*QUICK, JUDGED, "averaged adam", "proximal point"]
+QUICK, NEXT_BATCH = ["identity, Levenberg–Marquardt"], "next batch, SPRING, penalty, first examples"
+TYPED = [*QUICK, NEXT_BATCH, "averaged adam", "proximal point"]
 
 
 def types(tree):
-    """What a trace depends on: structure, shapes, dtypes and whether they are weak."""
+    """The properties on which a trace depends: structure, shapes, dtypes and weak types."""
     leaves, treedef = jtu.tree_flatten(tree)
     return treedef, [(a.shape, a.dtype, a.weak_type) for a in leaves if hasattr(a, "dtype")]
 
@@ -111,7 +111,7 @@ STEPS = 4
 
 
 def scan(opt, model, batches, keys):
-    """Many steps in one program."""
+    """The model, the state and the infos after many steps in one program."""
     weights, static = eqx.partition(model, eqx.is_array)
     state = opt.init(model, batch=at(batches, 0))
 
@@ -126,7 +126,11 @@ def scan(opt, model, batches, keys):
 
 
 def assert_same(found, expected):
-    """Numbers to 1e-10; but for the solver's, which may end one step later by a rounding."""
+    """Checks that all numbers agree to 1e-10.
+
+    The steps and the residual of the solver are left out: because of rounding an iterative solver
+    may take one step more.
+    """
 
     def numbers(run):
         model, state, info = run
@@ -145,13 +149,13 @@ def _is_none(leaf):
 
 @pytest.mark.parametrize("name", slow_but(QUICK, OPTIMISERS))
 def test_one_trace_and_the_same_numbers_in_a_scan_and_in_vmap_over_seeds(x64, name):
-    """In particular the searches and solves of one seed go on while another's has ended."""
+    """The searches and solves of one seed continue when those of another seed have ended."""
     opt, passes = OPTIMISERS[name](), Notes()
     needed = batch(0) if "average of" in name or "preconditioner" in name else None
     batches = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(batch(t) for t in range(STEPS)))
 
     def start(seed):
-        # Weights of very different size, so that the seeds search and solve for different times.
+        # The sizes of the weights differ, so that the seeds need different numbers of iterations.
         grown = lambda a: a * 4.0 ** (seed - 1) if eqx.is_inexact_array(a) else a  # noqa: E731
         return jtu.tree_map(grown, Traced(passes))
 
@@ -202,7 +206,7 @@ def test_another_number_is_not_another_trace(one, other):
 
 
 class Scaled(eqx.Module):
-    """`jnp.asarray(1.0)` is weakly typed, and a natural thing to write in a model."""
+    """A model with the weakly typed weight `jnp.asarray(1.0)`, which users write often."""
 
     scale: jax.Array
     linear: eqx.nn.Linear
@@ -215,9 +219,9 @@ class Scaled(eqx.Module):
         return self.scale * self.linear(x)
 
 
-@pytest.mark.parametrize("name", slow_but([*QUICK, JUDGED], TYPED))
+@pytest.mark.parametrize("name", slow_but([*QUICK, NEXT_BATCH], TYPED))
 def test_weights_keep_their_types(name):
-    """Float32 stays float32 where x64 is on, and a weakly typed weight stays weakly typed."""
+    """With x64 enabled float32 stays float32; a weakly typed weight stays weakly typed."""
     for make, wide in ((lambda: Traced(dtype=jnp.float32), True), (Scaled, False)):
         with jax.enable_x64(wide):
             model, data, opt = make(), batch(0, dtype=jnp.float32), OPTIMISERS[name]()
@@ -235,7 +239,7 @@ def test_weights_keep_their_types(name):
 
 
 def test_a_rejected_seed_does_not_stop_the_others(x64):
-    """One seed's batch is NaN; and `info` says so for that seed alone."""
+    """The batch of one seed has a NaN; `info` reports a rejection for this seed alone."""
     opt, model = cv.NaturalGradient(OBJECTIVE, cv.Identity(), damping=0.1), Traced()
     x, y = batch(0)
     xs = jnp.stack([x, x.at[0, 0].set(jnp.nan), 2 * x])

@@ -1,4 +1,4 @@
-"""What several files of tests need: ravelled trees, wider precisions, one network, dense rows."""
+"""Helpers of several test files: ravelled trees, casts, a small network and dense rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from tests.curvature.cases import Case
 
 
 class Notes(list[Any]):
-    """What a static field collects: hashed and compared by identity, as such a field has to be."""
+    """A list for a static field, which must be hashable: it is hashed and compared by identity."""
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -29,7 +29,7 @@ def flat(tree: PyTree) -> Array:
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """The same with all floating-point arrays in another precision."""
+    """The tree with all floating-point arrays cast to `dtype`."""
 
     def one(leaf: Any) -> Any:
         wanted = eqx.is_inexact_array_like(leaf) and not isinstance(leaf, float)
@@ -43,7 +43,7 @@ def float64(tree: PyTree) -> PyTree:
 
 
 def network(dtype: Any, *, scale: float = 1.0, n: int = 12, repeat: int = 1) -> tuple[Any, Any]:
-    """A 20-12-6 network and n examples of 6 classes, each of them `repeat` times."""
+    """A 20-12-6 network and n examples of 6 classes; each example occurs `repeat` times."""
     model = eqx.nn.MLP(20, 6, 12, 1, key=jax.random.key(0))
     model = jax.tree.map(lambda a: scale * a if eqx.is_array(a) else a, model)
     rng = np.random.default_rng(0)
@@ -52,12 +52,12 @@ def network(dtype: Any, *, scale: float = 1.0, n: int = 12, repeat: int = 1) -> 
 
 
 def linearised(model: Any, batch: Any) -> cv.Linearisation:
-    """Of a classifier."""
+    """The linearisation of a classifier."""
     return cv.Supervised(cv.Categorical()).linearise(model, batch)
 
 
 def ways(case: Case) -> list[Way]:
-    """How the rows of `Fixed` are made for each weight, in the order of the leaves."""
+    """How the rows of `Fixed` are computed for each weight, in the order of the leaves."""
 
     def of_shapes(model: Any, batch: Any) -> None:
         linearisation = case.objective.linearise(
@@ -71,7 +71,7 @@ def ways(case: Case) -> list[Way]:
 
 
 def jacobians(model: Any, x: Array, trainable: PyTree = eqx.is_inexact_array) -> Array:
-    """∂z_i/∂w, [n, c, P], by `jax.jacrev` and nothing of the library."""
+    """∂z_i/∂w, [n, c, P], by `jax.jacrev` alone, without the library."""
     params, frozen = eqx.partition(model, trainable)
     w, unravel = jfu.ravel_pytree(params)
 
@@ -82,7 +82,7 @@ def jacobians(model: Any, x: Array, trainable: PyTree = eqx.is_inexact_array) ->
 
 
 def symmetric(held: LowerBlocks) -> Float[np.ndarray, "m m"]:
-    """The matrix of block columns that start on the diagonal."""
+    """The full symmetric matrix, from its block columns, which start on the diagonal."""
     matrix, start = np.zeros((held.size, held.size)), 0
     for column in map(np.asarray, held.columns):
         end = start + column.shape[1]
@@ -101,7 +101,7 @@ def distance(found: Any, expected: Any) -> float:
 
 
 class Fixed(cv.AbstractPullback):
-    """S is the same for all examples, so that the rows A of C = AᵀA are known densely."""
+    """A curvature whose S is the same for all examples, so that the dense rows A are known."""
 
     rank: int = 2
 
@@ -114,9 +114,9 @@ class Fixed(cv.AbstractPullback):
 
 
 def check_rows(case: Case, *, matrices: bool = False) -> None:
-    """The Gram matrix of the rows of `Fixed`, and products with them, against dense rows.
+    """Compares the Gram matrix of the rows of `Fixed`, and products with them, with dense rows.
 
-    **Arguments:** `matrices`, whether to check `as_matrix` and `diagonal`, too.
+    **Arguments:** `matrices`, whether to check also `as_matrix` and `diagonal`.
     """
     metric = Fixed()
     rng = np.random.default_rng(1)

@@ -1,4 +1,7 @@
-"""A case as functions of its flat weights, densely, and steps to compare with it."""
+"""A dense reference: loss, gradient and C of a case as functions of its flat weights.
+
+The other functions run steps of an optimiser and compare them with the reference.
+"""
 
 import itertools
 
@@ -13,7 +16,7 @@ import curvature as cv
 from tests.curvature import cases, dense, references
 
 METRICS = {name: metric for name, metric in references.METRICS.items() if name != "true_fisher"}
-# One exact solver of each kind, for parts that must not depend on which it is.
+# One exact solver of each kind. The result of a step must not depend on the choice.
 SOLVERS = {
     "sample space": cv.SampleSpace(),
     "Cholesky": lx.Cholesky(),
@@ -22,7 +25,7 @@ SOLVERS = {
 
 
 class OneLayer(eqx.Module):
-    """A curvature that depends on the weights, in as few operations as there can be."""
+    """The smallest model whose curvature depends on the weights."""
 
     linear: eqx.nn.Linear
 
@@ -31,7 +34,7 @@ class OneLayer(eqx.Module):
 
 
 class Line(eqx.Module):
-    """One output, linear in the weights w."""
+    """A model with one output, which is linear in the weights w."""
 
     w: jax.Array
 
@@ -40,7 +43,7 @@ class Line(eqx.Module):
 
 
 class Cliff(cv.AbstractLoss):
-    """z² at 1, and more wherever else one goes."""
+    """A loss that is z² at z = 1 and 10 + z elsewhere: no short step from z = 1 reduces it."""
 
     def nll(self, z, y):
         del y
@@ -51,12 +54,16 @@ def one_layer(inputs=3, outputs=3):
     return OneLayer(eqx.nn.Linear(inputs, outputs, use_bias=False, key=jax.random.key(1)))
 
 
-# The table of models, and the one that compiles fastest.
+# The models of the table, and one more, which compiles fastest.
 MODELS = {"one layer": lambda likelihood: cases.supervised(one_layer(), likelihood), **cases.MODELS}
 
 
 class Written:
-    """Loss with its penalty, gradient, and curvature without it."""
+    """The dense reference: the loss and its gradient with the penalty, and C without the penalty.
+
+    **Arguments:** `metric`, the name of the curvature; `l2`, the strength of the penalty; `first`,
+    how many examples of each term C has, or None for all.
+    """
 
     def __init__(self, case, metric, l2=0.0, first=None):
         params, frozen = eqx.partition(case.model, case.trainable)
@@ -95,12 +102,12 @@ class Written:
 
 
 def flat(tree):
-    """All floating-point arrays of a tree as one vector."""
+    """All floating-point arrays of a tree as one NumPy vector."""
     return np.asarray(jfu.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
 
 
 def penalised(case, l2):
-    """The objective of a case, with a penalty."""
+    """The objective of a case with a penalty of strength `l2`."""
     objective = case.objective
     if isinstance(objective, cv.Objective):
         return cv.Objective(objective.by_name, l2=l2)
@@ -108,9 +115,10 @@ def penalised(case, l2):
 
 
 def check_step(info, w, new, written, H, message="", expected=None):
-    """What a step from w to `new` reports, by the matrix H of the quadratic model.
+    """Checks what a step from w to `new` reports; H is the matrix of the quadratic model.
 
-    `expected` are the new weights, where they are known; a ratio must have been asked for.
+    `expected` holds the new weights, or None if they are unknown. The damping or the search must
+    need the reduction ratio, so that it is computed.
     """
     (loss, g, _), delta = written(w), new - w
     if expected is not None:
@@ -131,7 +139,10 @@ def check_step(info, w, new, written, H, message="", expected=None):
 
 
 def drawn(case, keys):
-    """The sampled Fisher at weights w, of a step with keys[k]: a draw is no law."""
+    """A function (w, k) -> the sampled Fisher at weights w in the step with `keys[k]`.
+
+    The library computes this matrix, since a draw has no independent definition.
+    """
 
     @eqx.filter_jit
     def matrix(model, key):
@@ -144,9 +155,10 @@ def drawn(case, keys):
 
 
 def trajectory(case, optimiser, keys, batches=None):
-    """The flat weights before and after each step, [steps + 1, P], and what the steps report.
+    """The flat weights before and after each step, [steps + 1, P], and the `Info` of the steps.
 
-    `batches` have a leading axis of steps, by default all are the case's own. One program.
+    All steps are one program. `batches` has a leading axis of steps; by default every step has the
+    batch of the case.
     """
     params, frozen = eqx.partition(case.model, eqx.is_inexact_array)
     assert jax.tree.leaves(eqx.filter(case.model, case.trainable))
@@ -173,18 +185,18 @@ def trajectory(case, optimiser, keys, batches=None):
 
 
 def steps(ws, infos):
-    """Of a trajectory: k, the weights before and after step k, and what it reports."""
+    """Iterates over a trajectory: k, the weights before and after step k, and its `Info`."""
     for k, (w, new) in enumerate(itertools.pairwise(ws)):
         yield k, w, new, at(infos, k)
 
 
 def at(tree, k):
-    """What step, or lane, k reports or holds."""
+    """Entry k of every array of a tree; k is the number of a step or of a lane of `vmap`."""
     return jax.tree.map(lambda leaf: leaf[k] if eqx.is_array(leaf) else leaf, tree)
 
 
 def poisoned(case, steps, which):
-    """The batch of a case, `steps` times over, with a NaN among the inputs of step `which`."""
+    """The batch of a case, repeated `steps` times; all floats of step `which` are NaN."""
     flags = jnp.arange(steps) == which
 
     def stacked(leaf):

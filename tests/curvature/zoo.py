@@ -14,7 +14,7 @@ import models
 
 
 class Problem(NamedTuple):
-    """A model, which `model` makes from a key, with the objective and the dataset of training."""
+    """A training problem; `model` is a function that makes the model from a key."""
 
     name: str
     model: Callable[[PRNGKeyArray], eqx.Module]
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
 
 def problems() -> list[Problem]:
-    """The zoo, with the sizes of `conf/model`."""
+    """All problems of the zoo, with the sizes of `conf/model`."""
     digits, classes = data.digits(), cv.Supervised(cv.Categorical())
     sizes = {"input_shape": digits.input_shape, "output_size": digits.output_size}
     codes = {**sizes, "sizes": (256, 64, 16), "activation": jnp.tanh}

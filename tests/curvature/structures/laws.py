@@ -1,4 +1,4 @@
-"""What every structure is held to, in float64, against the dense C of the table's cases."""
+"""Checks for every structure, in float64, against the dense C of the cases of the table."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,12 +20,13 @@ from tests.curvature.tools import distance
 
 PULLBACKS = tuple(name for name in CURVATURES if name != "identity")
 TWO = ("gauss_newton", "true_fisher")
-# Every kind of model with two curvatures, and every curvature and likelihood with one model.
+# Every kind of model is tested with two curvatures. Every curvature and likelihood is tested with
+# one model.
 QUICK = [("tanh", "categorical", TWO)]
 KINDS = [model for model in MODELS if model not in ("tanh", "relu")]
 ROWS = [
     *QUICK,
-    *((model, cases.ONE.get(model, "categorical"), TWO) for model in KINDS),
+    *((model, cases.ONLY_LIKELIHOOD.get(model, "categorical"), TWO) for model in KINDS),
     *(("tanh", likelihood, PULLBACKS) for likelihood in cases.LIKELIHOODS),
 ]
 DAMPINGS = (1e-8, 1e-5, 1e-2, 1.0, 10.0)
@@ -41,9 +42,10 @@ def evaluated(
     of_key: PRNGKeyArray | None = None,
     names: tuple[str, ...] = PULLBACKS,
 ) -> dict[str, tuple[lx.AbstractLinearOperator, np.ndarray]]:
-    """The structure of every pullback curvature, as one program, beside the dense C.
+    """For every pullback curvature, the operator of the structure and the dense C.
 
-    `key` is the structure's, `of_key` the one that it hands on to its curvature, by default `key`.
+    All operators are computed by one program. `key` is the key of the structure. `of_key` is the
+    key that the structure passes to its curvature; the default is `key`.
     """
     of_key = key if of_key is None else of_key
     case = MODELS[model](likelihood)
@@ -79,9 +81,12 @@ def _numbers(operator: Any, dampings: Array, vector: Array) -> Any:
 
 
 def check_operator(operator: Any, *, condition: bool = True) -> None:
-    """Products, diagonal and damped inverses are those of the operator's own matrix, which is PSD.
+    """Checks an operator against its own matrix, which must be positive semidefinite.
 
-    **Arguments:** `condition`, whether the inverse may lose digits by its condition number.
+    The products, the diagonal and the damped inverses must be those of this matrix.
+
+    **Arguments:** `condition`, whether the error of the inverse may be proportional to its
+    condition number.
     """
     size = operator.in_size()
     vector = np.random.default_rng(1).normal(size=size)
@@ -95,13 +100,13 @@ def check_operator(operator: Any, *, condition: bool = True) -> None:
     assert distance(diagonal, np.diag(matrix)) <= 1e-13
     for damping, inverted, solved, of_inverse in zip(DAMPINGS, *inverses, strict=True):
         expected = np.linalg.inv(matrix + damping * np.eye(size))
-        # Neither the dense inverse nor any other has more digits.
+        # The rounding error of any inverse, including the dense one, has this size.
         digits = 1e-13 + 10 * np.finfo(float).eps * condition * (values[-1] + damping) / damping
         assert distance(inverted, expected) <= digits, damping
         assert distance(solved, expected @ vector) <= digits, damping
         assert distance(of_inverse, np.diag(expected)) <= digits, damping
     for damping, d, metric, squared_residual in zip(DAMPINGS, *solves, strict=True):
-        # Whatever the numbers are read from, they are those of the solution that was found.
+        # The reported numbers must be those of the returned solution, however they are computed.
         digits = 1e-12 * (values[-1] + damping) / damping
         residual = vector - matrix @ d - damping * d
         assert distance(d, np.linalg.solve(matrix + damping * np.eye(size), vector)) <= digits

@@ -1,4 +1,4 @@
-"""The state of K-FAC and EKFAC: averages, refreshes, batches that are not finite, resumes."""
+"""The state of K-FAC and EKFAC: averages, recomputed bases, and batches that are not finite."""
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ DECAY, EVERY, BAD = 0.8, 3, 2
 
 
 def factors(W, x):
-    """A, G and the rows of z = tanh(W x) with outputs of unit variance, written out."""
+    """G, A and the rows for z = tanh(W x) with Gaussian outputs, from their formulas."""
     slopes = 1 - np.tanh(x @ W.T) ** 2
     A = x.T @ x / len(x)
     G = np.diag(np.mean(slopes**2 / cases.VARIANCE, axis=0))
@@ -41,7 +41,7 @@ def trajectory(structure, model, batches):
     return run(model, batches)
 
 
-def test_those_of_the_first_examples_are_those_of_a_smaller_batch(x64):
+def test_averages_of_first_examples_are_those_of_a_smaller_batch(x64):
     rng = np.random.default_rng(0)
     batches = jnp.asarray(rng.normal(size=(4, 5, 3))), jnp.zeros((4, 5, 3))
     fewer = jax.tree.map(lambda array: array[:, :2], batches)
@@ -53,7 +53,10 @@ def test_those_of_the_first_examples_are_those_of_a_smaller_batch(x64):
 
 @pytest.mark.parametrize("damping", slow_but(["exact"], ["exact", "factored"]))
 def test_the_layers_are_refreshed_one_after_the_other(x64, damping):
-    """All at the first three steps, then each at every fourth, at steps of its own."""
+    """All layers are refreshed at the first three steps.
+
+    Then each layer is refreshed at every fourth step, and the two layers at different steps.
+    """
     model = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
     batch = jax.random.normal(jax.random.key(1), (3, 2)), jnp.zeros((3, 1))
     kfac = cv.KFAC(cv.GaussNewton(), decay=DECAY, every=4, damping=damping)
@@ -72,8 +75,11 @@ def test_the_layers_are_refreshed_one_after_the_other(x64, damping):
 
 
 @pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC])
-def test_they_are_sums_written_out(x64, structure):
-    """New bases at the first three good batches and at every third; in between s goes on."""
+def test_factors_and_eigenvalues_are_their_weighted_averages(x64, structure):
+    """The bases are recomputed at the first three finite batches and at every third one.
+
+    At the other batches the average of s continues.
+    """
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 5, 3)), jnp.zeros((8, 5, 3))
     x[BAD] = np.nan
@@ -108,7 +114,7 @@ def test_they_are_sums_written_out(x64, structure):
 
 
 def test_the_state_keeps_its_types(x64):
-    """Another type, weak or strong, would cost a trace after a resume."""
+    """A changed dtype or weak type would cause a second trace after a restart from a checkpoint."""
     case = cases.supervised(one_layer(), "categorical")
     optimiser = cv.NaturalGradient(
         case.objective, cv.EKFAC(cv.SampledFisher()), damping=cv.LevenbergMarquardt(0.1)
@@ -120,7 +126,7 @@ def test_the_state_keeps_its_types(x64):
 
 
 def stepped(structure):
-    """The loss after a step, as a function of λ and of a factor of all weights."""
+    """The loss after a step, as a function of λ and of a factor that scales all weights."""
     case = cases.supervised(one_layer(), "categorical")
 
     def loss(damping, factor):
@@ -139,7 +145,7 @@ DERIVATIVES = [(cv.KFAC, (0,)), (cv.EKFAC, (0,)), (cv.BlockDiagonal, (0, 1))]
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(("structure", "of"), slow_but(DERIVATIVES[::2], DERIVATIVES))
 def test_a_step_has_its_derivatives(x64, structure, of):
-    """In the damping, and where blocks are exact, in the weights."""
+    """The derivatives are in λ and, for exact blocks, also in the scale of the weights."""
     loss, at, step = jax.jit(stepped(structure)), np.asarray([0.1, 1.0]), 1e-5
     found = jax.jit(jax.grad(stepped(structure), argnums=of))(*at)
     for j, derivative in zip(of, found, strict=True):

@@ -27,7 +27,7 @@ def evaluated(model, likelihood, names):
 
 
 def owners(model, trainable):
-    """For each trainable number, which module it is in: written by hand, by identity."""
+    """For each trainable number, the id of the module that holds it, without the library."""
     params = eqx.filter(model, trainable)
     numbers = [jnp.full(leaf.shape, j) for j, leaf in enumerate(jtu.tree_leaves(params))]
     labelled = jtu.tree_unflatten(jtu.tree_structure(params), numbers)
@@ -70,14 +70,17 @@ def test_it_has_the_blocks_of_the_dense_matrix(x64, model, likelihood, names):
         [("tanh", "gauss_newton"), ("convnet", "true_fisher"), ("transformer", "gauss_newton")],
     ),
 )
-def test_as_an_operator(x64, model, name):
-    operator, _ = evaluated(model, cases.ONE.get(model, "categorical"), laws.TWO)[name]
+def test_products_and_inverses_are_those_of_its_matrix(x64, model, name):
+    operator, _ = evaluated(model, cases.ONLY_LIKELIHOOD.get(model, "categorical"), laws.TWO)[name]
     laws.check_operator(operator)
 
 
 @functools.cache
 def solutions(samples):
-    """Two solutions as a function of the damping, one program for all: by cotangents, by vector."""
+    """A function of the damping that returns the solutions from cotangents and from the vector.
+
+    One program computes the solutions for all values of the damping.
+    """
     case = cases.MODELS["tanh"]("categorical")
 
     @eqx.filter_jit
@@ -97,8 +100,11 @@ def solutions(samples):
 
 @pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_gradient_need_not_be_formed(x64, samples, damping):
-    """Its solution by the cotangents of the layers has the numbers of that for the same vector."""
+def test_a_solve_from_cotangents_is_that_for_the_gradient(x64, samples, damping):
+    """A solve for the gradient can use the output cotangents of the layers instead of a vector.
+
+    The result must be that of the solve for the gradient as a vector.
+    """
     found, wanted = solutions(samples)(damping)
     for name in ("direction", "slope", "metric", "squared_norm", "vector_norm"):
         got, other = (jfu.ravel_pytree(getattr(x, name))[0] for x in (found, wanted))
@@ -106,7 +112,7 @@ def test_the_gradient_need_not_be_formed(x64, samples, damping):
     assert found.residual < 1e-7
 
 
-def test_the_gradient_of_a_part_of_the_batch_is_not_that_of_the_whole(x64):
+def test_with_first_examples_the_solve_uses_the_gradient_of_the_whole_batch(x64):
     case = cases.MODELS["tanh"]("categorical")
     opt = cv.NaturalGradient(
         case.objective, cv.FirstExamples(cv.BlockDiagonal(cv.EmpiricalFisher()), 3), damping=0.1

@@ -1,4 +1,4 @@
-"""`cv.Diagonal`: the diagonal of the dense C, its average over batches, and its solve."""
+"""`cv.Diagonal`: the diagonal of the dense C, its average over batches and its solve."""
 
 import functools
 
@@ -37,7 +37,7 @@ def test_it_is_the_diagonal_of_the_dense_matrix(x64, model, likelihood, names):
         assert distance(laws.ravelled(operator.values), np.diag(C)) <= 1e-10, name
 
 
-def test_as_an_operator(x64):
+def test_products_and_inverses_are_those_of_its_matrix(x64):
     operator, C = evaluated(*laws.QUICK[0])["gauss_newton"]
     assert lx.is_diagonal(operator)
     assert operator.in_structure() == operator.out_structure()
@@ -50,8 +50,8 @@ def layer(likelihood="categorical"):
     return cases.supervised(one_layer(), likelihood)
 
 
-def test_steps_are_of_the_average_over_the_batches_so_far(x64):
-    """Written out: Σ_s β^(t−s) diag(C_s) / Σ_s β^(t−s), the batch with a NaN left out."""
+def test_a_step_uses_the_average_over_the_batches_so_far(x64):
+    """The average is Σ_s β^(t−s) diag(C_s) / Σ_s β^(t−s), without the batch that is NaN."""
     case, bad, s = layer(), 1, 0.5
     optimiser = cv.NaturalGradient(
         case.objective,
@@ -129,7 +129,7 @@ def test_a_solve_has_the_derivative_of_the_dense_one_in_the_weights(x64):
 
 
 class Mixed(eqx.Module):
-    """Weights in half and in single precision, outputs in double."""
+    """A model with weights in half and in single precision and outputs in double precision."""
 
     half: jax.Array
     single: jax.Array
@@ -138,8 +138,8 @@ class Mixed(eqx.Module):
         return jnp.tanh(self.half.astype(x.dtype) @ x + self.single.astype(x.dtype))
 
 
-def test_it_has_the_precision_of_each_weight(x64):
-    """At least single precision: curvatures are small numbers."""
+def test_it_has_at_least_single_precision(x64):
+    """The precision is at least single, since the numbers of a curvature are small."""
     mixed = Mixed(jnp.ones((3, 3), "float16"), jnp.ones(3, "float32"))
     case = cases.supervised(mixed, "gaussian")
     structure = cv.Diagonal(cv.ExactFisher())
@@ -151,14 +151,14 @@ def test_it_has_the_precision_of_each_weight(x64):
         return operator, here.params
 
     operator, params = run(mixed, case.batch)
-    of_double, _ = run(cast(mixed, jnp.float64), case.batch)  # ones are exact in all of them
+    of_double, _ = run(cast(mixed, jnp.float64), case.batch)  # ones are exact in any precision
     assert jax.eval_shape(lambda: params) == operator.in_structure()
     assert operator.values.half.dtype == operator.values.single.dtype == jnp.float32
     assert distance(laws.ravelled(operator.values), laws.ravelled(of_double.values)) <= 1e-6
 
 
 def test_a_weight_without_curvature_gradient_and_damping_does_not_move(x64):
-    """0/0 is 0 there: the limit of a vanishing λ."""
+    """The solver defines 0/0 as 0, which is the limit for λ → 0."""
     shape = jax.ShapeDtypeStruct((3,), float)
     operator = eqx.tree_at(
         lambda C: C.operator,
@@ -180,7 +180,7 @@ def test_a_weight_without_curvature_gradient_and_damping_does_not_move(x64):
     ],
     ids=lambda of: type(of).__name__,
 )
-def test_a_structure_of_what_is_no_pullback_is_refused(of):
+def test_a_structure_of_a_curvature_that_is_no_pullback_is_refused(of):
     found = type(of).__name__
     said = rf"`Diagonal\(of=...\)` must be a pullback .* got `{found}`\. Use `{found}` without"
     with pytest.raises(ValueError, match=said):

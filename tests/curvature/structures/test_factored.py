@@ -1,4 +1,4 @@
-"""Factored damping of `cv.KFAC`: its formula, when inverses are made anew, what a solve reports."""
+"""Factored damping of `cv.KFAC`: its formula, its refreshes, and the numbers of a solve."""
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ FACTORED = cv.KFAC(cv.GaussNewton(), decay=DECAY, every=EVERY, damping="factored
 
 
 def written(G, A, damping):
-    """(G + √λ/π I)⁻¹ ⊗ (A + π√λ I)⁻¹, dense."""
+    """The dense matrix (G + √λ/π I)⁻¹ ⊗ (A + π√λ I)⁻¹."""
     pi = np.sqrt(np.trace(A) / len(A) / (np.trace(G) / len(G)))
     root = np.sqrt(damping)
     shifted = G + root / pi * np.eye(len(G)), A + root * pi * np.eye(len(A))
@@ -28,7 +28,10 @@ def written(G, A, damping):
 
 @pytest.mark.parametrize("l2", slow_but([0.2], [None, 0.2]))
 def test_inverses_are_those_of_the_last_refresh(x64, l2):
-    """Made at the first three steps and every third one, of the factors and the λ of that step."""
+    """The inverses are recomputed at the first three steps and at every third one.
+
+    They use the factors and the λ of that step.
+    """
     rng = np.random.default_rng(0)
     x, g = rng.normal(size=(len(LAMBDAS), 5, 3)), rng.normal(size=9)
     model = one_layer()
@@ -58,7 +61,8 @@ def test_inverses_are_those_of_the_last_refresh(x64, l2):
             )
             inverse, made_for = written(G, A, damping), damping
         np.testing.assert_allclose(d, inverse @ g, rtol=1e-9)
-        # The residual of the matrix that is inverted exactly, less λ' and plus λ.
+        # The inverse is exact for the λ' of its refresh. The reported residual is that for the λ of
+        # this step, so the matrix is the inverted one with λ instead of λ'.
         left = g - np.linalg.inv(inverse) @ d - (damping - made_for) * d
         expected = np.linalg.norm(left) / np.linalg.norm(g)
         np.testing.assert_allclose(state.solver_residual, expected, atol=1e-12)

@@ -1,4 +1,4 @@
-"""`cv.KFAC` and `cv.EKFAC`: where they are exact, what they are written out, and their solves."""
+"""`cv.KFAC` and `cv.EKFAC`: their operators, and the cases in which they are exact."""
 
 import functools
 
@@ -20,23 +20,24 @@ STRUCTURES = {"kfac": cv.KFAC, "ekfac": cv.EKFAC}
 
 @functools.cache
 def evaluated(structure, model, names=laws.TWO):
-    likelihood = cases.ONE.get(model, "categorical")
+    likelihood = cases.ONLY_LIKELIHOOD.get(model, "categorical")
     with jax.enable_x64(True):
         return laws.evaluated(model, likelihood, structure, KEY, names=names)
 
 
 QUICK = [("tanh", "ekfac")]
-# Both for the one whose blocks are sums of products; each of the others for one of them.
+# Models with several terms, whose blocks are sums of products, are tested with both structures. The
+# other models are tested with one structure.
 OTHERS = [("tanh", "kfac"), ("several_terms", "kfac"), ("several_terms", "ekfac")]
 OTHERS += [(model, "kfac") for model in ("convnet", "frozen", "rows")]
 OTHERS += [(model, "ekfac") for model in ("transformer", "called_twice", "dropout", "autoencoder")]
 
 
 @pytest.mark.parametrize(("model", "structure"), slow_but(QUICK, [*QUICK, *OTHERS]))
-def test_as_an_operator(x64, model, structure):
+def test_products_and_inverses_are_those_of_its_matrix(x64, model, structure):
     for name, (operator, C) in evaluated(STRUCTURES[structure], model).items():
         laws.check_operator(operator)
-        # s sums squares of rotated rows, so that the trace is that of C.
+        # s is a sum of squares of rotated rows, so the trace of EKFAC is the trace of C.
         if structure == "ekfac":
             assert np.isclose(np.trace(operator.as_matrix()), np.trace(C), rtol=1e-10), name
 
@@ -46,7 +47,7 @@ ALL = [("tanh", laws.PULLBACKS), ("convnet", laws.TWO)]
 
 
 @pytest.mark.parametrize(("model", "names"), slow_but([TANH], [TANH, *ALL]))
-def test_the_correction_brings_it_nearer_to_the_blocks(x64, model, names):
+def test_ekfac_is_at_least_as_near_to_the_exact_blocks_as_kfac(x64, model, names):
     structures = cv.KFAC, cv.EKFAC, cv.BlockDiagonal
     plain, corrected, blocks = (evaluated(C, model, names) for C in structures)
     for name, (exact, _) in blocks.items():
@@ -58,7 +59,7 @@ def test_the_correction_brings_it_nearer_to_the_blocks(x64, model, names):
 
 
 class Deep(eqx.Module):
-    """A deep linear net along a sequence, with biases; pooled where `pooled`."""
+    """A deep linear net with biases along a sequence; `pooled` averages over the sequence."""
 
     first: eqx.nn.Linear
     second: eqx.nn.Linear
@@ -84,7 +85,7 @@ def blocks(matrix, sizes):
 @pytest.mark.parametrize("structure", slow_but(["ekfac"], STRUCTURES))
 @pytest.mark.parametrize("pooled", [False, True])
 def test_it_is_exact_for_a_deep_linear_net(x64, structure, pooled):
-    """With T = 3 positions; the wrong approximation is not, so that this can fail."""
+    """The net has T = 3 positions; the other approximation is not exact (control)."""
     outputs = (2,) if pooled else (3, 2)
     case = cases.supervised(Deep(pooled), "gaussian", inputs=(3, 3), outputs=outputs)
     right, wrong = ("reduce", "expand") if pooled else ("expand", "reduce")

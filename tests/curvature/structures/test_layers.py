@@ -1,4 +1,4 @@
-"""The structures of layers that are more than one matrix times vectors."""
+"""The structures for convolutions in groups and for tables that are looked up."""
 
 import functools
 import itertools
@@ -13,7 +13,15 @@ import pytest
 import curvature as cv
 from tests.curvature import cases, dense
 from tests.curvature.structures import laws
-from tests.curvature.test_recognition import LAYERS, case, channels, grouped, logits, made, words
+from tests.curvature.test_recognition import (
+    LAYERS,
+    case,
+    case_named,
+    channels,
+    grouped,
+    logits,
+    words,
+)
 from tests.curvature.tools import distance, flat
 from tests.selection import slow_but
 
@@ -21,7 +29,7 @@ STRUCTURES = [cv.KFAC, cv.EKFAC, cv.BlockDiagonal, cv.Diagonal]
 
 
 def operators(case, structures, of=None):
-    """The structures of one curvature, by default of Gauss–Newton's."""
+    """The operators of the structures of one curvature, by default of Gauss–Newton."""
     of = cv.GaussNewton() if of is None else of
 
     @eqx.filter_jit
@@ -48,7 +56,7 @@ def test_a_convolution_in_groups_has_the_blocks_of_its_groups_as_layers(x64, str
 
     @eqx.filter_jit
     def run(together, apart, batch):
-        """Products with one vector, leaf by leaf."""
+        """The products of both operators with the same vector, leaf by leaf."""
         of_whole, of_halves = (
             structure(cv.GaussNewton()).operator(objective.linearise(model, batch))
             for model in (together, apart)
@@ -66,10 +74,10 @@ def test_a_convolution_in_groups_has_the_blocks_of_its_groups_as_layers(x64, str
 
 @eqx.filter_jit
 def factors(model, x, y):
-    """G, and the diagonal of A, of the table of `cases.words`, by plain Jacobians.
+    """G and the diagonal of A for the table of `cases.words`, by plain Jacobians.
 
-    With *expand*: Δ_it = ∂z_i/∂y_it for the vector y_it of word t; no table is in the way. Words
-    count from the end where they are negative, and are else moved into the table.
+    These are the factors of *expand*: Δ_it = ∂z_i/∂y_it for the vector y_it of word t. A negative
+    word counts from the end of the table. A word that is still out of range is clipped.
     """
     x = jnp.clip(jnp.where(x < 0, x + 6, x), 0, 5)
     vectors = jnp.take(model.table.weight, x, axis=0)
@@ -80,8 +88,8 @@ def factors(model, x, y):
 
 
 @pytest.mark.parametrize("approximation", slow_but(["expand"], ["expand", "reduce"]))
-def test_the_factors_of_a_table_are_written_out(x64, approximation):
-    """The order of the weights is the table's: word by word. *reduce* is the same."""
+def test_the_factors_of_a_table_are_those_of_plain_jacobians(x64, approximation):
+    """The weights are ordered word by word, as in the table. *reduce* has the same factors."""
     case, said = cases.words("categorical"), []
 
     @eqx.filter_jit
@@ -98,8 +106,8 @@ def test_the_factors_of_a_table_are_written_out(x64, approximation):
 
 
 @pytest.mark.slow
-def test_the_eigenvalues_of_a_table_are_corrected(x64):
-    """s = diag(Uᵀ C U), for C by the Jacobians of the whole model."""
+def test_the_eigenvalues_of_ekfac_for_a_table_are_those_of_plain_jacobians(x64):
+    """s = diag(Uᵀ C U), with C from the Jacobians of the whole model."""
     case = cases.words("categorical")
     (corrected,) = operators(case, [cv.EKFAC])
     J = case.terms[0].jacobians(case.model, case.trainable)[..., :12]
@@ -113,7 +121,7 @@ def test_the_eigenvalues_of_a_table_are_corrected(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("max_block", [1, 1024])
 def test_a_table_in_two_terms_has_the_sum_of_two_products(x64, max_block):
-    """By conjugate gradients, and by one matrix."""
+    """`max_block` decides whether conjugate gradients or one dense matrix inverts the block."""
     case, weights = cases.words("categorical"), (0.3, 2.0)
     x, y = case.batch
     halves = [(x[:3], y[:3]), (x[3:], y[3:])]
@@ -138,7 +146,7 @@ def test_a_table_in_two_terms_has_the_sum_of_two_products(x64, max_block):
 @pytest.mark.slow
 @pytest.mark.parametrize("structure", [cv.KFAC, cv.EKFAC, cv.BlockDiagonal, cv.Diagonal])
 def test_a_scan_over_tables_and_a_loop_have_the_same_blocks(x64, structure):
-    stacked = made("deep_tables_of_one")
+    stacked = case_named("deep_tables_of_one")
     tables = stacked.model.layers[0]
     each = [jax.tree.map(lambda leaf, i=i: leaf[i], tables) for i in range(2)]
 
@@ -155,8 +163,8 @@ def test_a_scan_over_tables_and_a_loop_have_the_same_blocks(x64, structure):
 @pytest.mark.parametrize("structure", slow_but([cv.KFAC], [cv.KFAC, cv.EKFAC]))
 @pytest.mark.parametrize("name", slow_but([], ["embedding_of_one", "grouped_at_one_position"]))
 def test_one_example_at_one_position_is_exact(x64, structure, name):
-    """The blocks of a convolution in groups are those of its groups."""
-    one = made(name)
+    """For a convolution in groups, the entries of the exact block between groups are left out."""
+    one = case_named(name)
     x, y = one.batch
     one = replace(one, batch=(x[:1], y[:1]))
     found, exact = operators(one, [structure, cv.BlockDiagonal], of=cv.EmpiricalFisher())
@@ -169,15 +177,15 @@ def test_one_example_at_one_position_is_exact(x64, structure, name):
     ("name", "structure"),
     slow_but([("deep_and_grouped", cv.BlockDiagonal)], itertools.product(LAYERS, STRUCTURES)),
 )
-def test_as_an_operator(x64, name, structure):
-    (operator,) = operators(made(name), [structure])
+def test_products_and_inverses_are_those_of_its_matrix(x64, name, structure):
+    (operator,) = operators(case_named(name), [structure])
     laws.check_operator(operator)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_correction_brings_it_nearer_to_the_blocks(x64, name):
-    found = operators(made(name), [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
+def test_ekfac_is_at_least_as_near_to_the_exact_blocks_as_kfac(x64, name):
+    found = operators(case_named(name), [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
     plain, corrected, exact = (np.asarray(operator.as_matrix()) for operator in found)
     bound = np.linalg.norm(plain - exact) * (1 + 1e-10)
     assert np.linalg.norm(corrected - exact) <= bound
@@ -187,7 +195,7 @@ def test_the_correction_brings_it_nearer_to_the_blocks(x64, name):
 @pytest.mark.parametrize("structure", [*STRUCTURES, functools.partial(cv.KFAC, damping="factored")])
 @pytest.mark.parametrize("model", ["words", "depthwise"])
 def test_as_a_preconditioner_it_changes_no_solution(x64, model, structure):
-    """Over two steps, so with a state; the solution is that of the sample space."""
+    """Two steps with the preconditioner are those of `SampleSpace`; the second one uses a state."""
     one, trained = cases.MODELS[model]("categorical"), []
     preconditioner = structure(cv.GaussNewton())
     for solver, preconditioned in (

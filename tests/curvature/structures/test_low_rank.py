@@ -1,4 +1,4 @@
-"""`cv.LowRank`: Nyström's approximation of the dense C, its damped inverse, and its solve."""
+"""`cv.LowRank`: Nyström's approximation of the dense C, its damped inverse and its solve."""
 
 import functools
 
@@ -23,12 +23,12 @@ from tests.selection import slow_but
 KEY = jax.random.key(3)
 OF_KEY, _ = jax.random.split(KEY)
 RANK = 22
-"""More than the rank of any C of the quick cases: 5 examples, each of rank 3 or less."""
+"""The rank of C in the quick cases is smaller: 5 examples have a rank of at most 3 each."""
 
 
 @functools.cache
 def evaluated(model, likelihood, names):
-    """Those of a rank that suffices; C is of full rank where the examples have more rows."""
+    """The operators with a sufficient rank: the number of weights, or a bound of the rank of C."""
     with jax.enable_x64(True):
         case = cases.MODELS[model](likelihood)
         size = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(case.model, case.trainable)))
@@ -38,13 +38,13 @@ def evaluated(model, likelihood, names):
         return laws.evaluated(model, likelihood, structure, KEY, OF_KEY, names)
 
 
-# It knows C by its products alone, which test_operators.py compares for every model.
+# `LowRank` uses only products with C, and test_operators.py tests these for every model.
 ROWS = [*laws.QUICK, ("tanh", "categorical", laws.PULLBACKS)]
 ROWS += [(model, "categorical", laws.TWO) for model in ("frozen", "rows", "several_terms")]
 
 
 @pytest.mark.parametrize(("model", "likelihood", "names"), slow_but(laws.QUICK, ROWS))
-def test_of_a_rank_that_suffices_it_is_the_dense_matrix(x64, model, likelihood, names):
+def test_with_a_sufficient_rank_it_is_the_dense_matrix(x64, model, likelihood, names):
     found = evaluated(model, likelihood, names)
     assert set(laws.TWO) <= set(found)
     for name, (operator, C) in found.items():
@@ -53,7 +53,7 @@ def test_of_a_rank_that_suffices_it_is_the_dense_matrix(x64, model, likelihood, 
         assert distance(operator.as_matrix(), C) <= 1e-10, name
 
 
-def test_as_an_operator(x64):
+def test_products_and_inverses_are_those_of_its_matrix(x64):
     operator, _ = evaluated(*laws.QUICK[0])["gauss_newton"]
     assert not lx.is_diagonal(operator)
     assert operator.in_structure() == operator.out_structure()
@@ -70,7 +70,7 @@ def spectrum(values):
 
 @pytest.mark.parametrize("damping", laws.DAMPINGS)
 def test_a_solve_leaves_no_residual_inside_the_subspace(x64, damping):
-    """For a vector in the range of C, such as the gradient, however small λ is."""
+    """The vector is in the range of C, as a gradient is, and λ may be small."""
     C = spectrum(np.r_[np.geomspace(1, 1e3, 6), np.zeros(14)])
     test, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(20, 6)))
     shape = jax.ShapeDtypeStruct((20,), float)
@@ -83,7 +83,10 @@ def test_a_solve_leaves_no_residual_inside_the_subspace(x64, damping):
 
 
 def test_it_keeps_the_large_eigenvalues_and_never_exceeds_the_matrix(x64):
-    """The expected error of Frangella, Tropp and Udell 2023, proposition 2.2, with p = 3."""
+    """The mean error is within the bound of Frangella, Tropp and Udell 2023, proposition 2.2.
+
+    The bound is that for p = 3.
+    """
     values = 2.0 ** -np.arange(30)
     C, rank, errors = spectrum(values), 8, []
     for seed in range(20):
@@ -96,12 +99,12 @@ def test_it_keeps_the_large_eigenvalues_and_never_exceeds_the_matrix(x64):
     factor = 2 * np.e**2 * rank / (p**2 - 1)
     bound = (1 + 2 * (rank - p) / (p - 1)) * tail[0] + factor * tail.sum()
     assert np.mean(errors) <= bound
-    assert np.mean(errors) >= values[rank]  # no matrix of this rank is nearer
+    assert np.mean(errors) >= values[rank]  # the least error of any matrix of this rank
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_ranks_beyond_that_of_the_matrix_and_a_matrix_of_zeros(x64, dtype):
-    """The shift: without it the factorisation fails."""
+    """ΩᵀCΩ is then singular, so its factorisation needs the shift ν."""
     for values in (np.r_[np.ones(3), np.zeros(27)], np.zeros(30)):
         C = jnp.asarray(spectrum(values), dtype)
         for seed in range(20):
@@ -175,7 +178,7 @@ def test_a_derivative_in_the_weights_is_refused_one_in_the_vector_is_right(x64):
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_installed")
 def test_as_a_preconditioner_it_leaves_a_step_its_derivative(x64):
-    """That of the exact solve, to which a preconditioner is a constant."""
+    """The derivative is that of the exact solve, in which the preconditioner is a constant."""
     case = layer()
     params, static = eqx.partition(case.model, eqx.is_inexact_array)
     w, unravel = jfu.ravel_pytree(params)

@@ -1,4 +1,4 @@
-"""Every structure of models that do odd things with their layers."""
+"""The structures for models that use their layers in unusual ways."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import pytest
 import curvature as cv
 from tests.curvature import cases
 from tests.curvature.structures.test_block_diagonal import owners
-from tests.curvature.test_recognition import LAYERS, STACKS, TRICKS, made
+from tests.curvature.test_recognition import LAYERS, STACKS, TRICKS, case_named
 from tests.curvature.tools import distance
 from tests.selection import slow_but
 
@@ -18,8 +18,8 @@ QUICK = ["tied", "deep_checkpointed"]
 
 @pytest.mark.parametrize("name", slow_but(QUICK, [*TRICKS, *STACKS, *LAYERS]))
 def test_blocks_and_traces_are_exact(x64, name):
-    """K-FAC's factors are those in whose bases EKFAC has its s, which adds up to the trace of C."""
-    case = made(name)
+    """The sum of the eigenvalues s of EKFAC is the trace of C, in any orthonormal basis."""
+    case = case_named(name)
 
     @eqx.filter_jit
     def run(model, batch):
@@ -29,7 +29,7 @@ def test_blocks_and_traces_are_exact(x64, name):
         return [C.operator(here).as_matrix() for C in (of, *structures)]
 
     C, by_block, corrected, diagonal = map(np.asarray, run(case.model, case.batch))
-    # Of stacked weights every slice is a block.
+    # For stacked weights every slice is its own block, which `owners` does not know.
     if name not in STACKS and not name.startswith("deep"):
         owner = owners(case.model, case.trainable)
         assert distance(by_block, np.where(owner[:, None] == owner[None, :], C, 0)) <= 1e-10
@@ -39,7 +39,7 @@ def test_blocks_and_traces_are_exact(x64, name):
 
 
 class Listed(eqx.Module):
-    """The stacked layers of `deep`, one after another."""
+    """The stacked layers of `deep` as a list of layers, which are applied in a loop."""
 
     layers: list[eqx.nn.Linear]
 
@@ -50,7 +50,7 @@ class Listed(eqx.Module):
 
 
 def listed(model):
-    """The same model with a loop in the place of its scan."""
+    """The same model with a loop instead of the scan."""
     layers = model.layers[0]
     length = len(layers.weight)
     return Listed([jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(length)])
@@ -58,7 +58,7 @@ def listed(model):
 
 @pytest.mark.parametrize("structure", slow_but([cv.EKFAC], [cv.KFAC, cv.EKFAC, cv.BlockDiagonal]))
 def test_a_scan_and_a_loop_have_the_same_blocks(x64, structure):
-    stacked = made("deep")
+    stacked = case_named("deep")
     looped = cases.supervised(listed(stacked.model), "gaussian")
     length = len(looped.model.layers)
 
@@ -87,8 +87,8 @@ def test_a_scan_and_a_loop_have_the_same_blocks(x64, structure):
 
 @pytest.mark.parametrize("structure", slow_but([cv.EKFAC], [cv.KFAC, cv.EKFAC]))
 def test_a_scan_and_a_loop_train_alike(x64, structure):
-    """Each slice has new bases, and a new average of s, at the steps of the layer in its place."""
-    stacked = made("deep")
+    """Each slice recomputes its basis, and restarts its average of s, at the steps of its layer."""
+    stacked = case_named("deep")
     opt = cv.NaturalGradient(
         stacked.objective, structure(cv.GaussNewton(), decay=0.9, every=4), damping=0.1
     )
