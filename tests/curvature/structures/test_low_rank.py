@@ -99,7 +99,6 @@ def test_it_keeps_the_large_eigenvalues_and_never_exceeds_the_matrix(x64):
     factor = 2 * np.e**2 * rank / (p**2 - 1)
     bound = (1 + 2 * (rank - p) / (p - 1)) * tail[0] + factor * tail.sum()
     assert np.mean(errors) <= bound
-    assert np.mean(errors) >= values[rank]  # the least error of any matrix of this rank
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
