@@ -50,7 +50,7 @@ class Settings:
     - `profile_steps`: the number of steps to trace with JAX's profiler; None: none.
     - `devices`: the number of devices that share every batch, or `all`; None: one, or with several
         processes all. The results do not depend on this number, up to rounding.
-    - `sharding`: of the weights on several devices, `replicated` or `fsdp`, see `Placement` in
+    - `sharding`: of weights and data on several devices, `replicated` or `fsdp`, see `Placement` in
         `training.mesh`.
     - `stop_at_nan`: end at the first step that is rejected because of a NaN or an infinity, and
         report where it comes from.

@@ -84,12 +84,33 @@ def source_of(run: Run, placement: Placement) -> Source:
     With several processes, each process copies only its own share of the examples to its devices.
     """
     dataset: Any = run.dataset
-    if hosts.count() == 1 or not isinstance(dataset, Dataset):
-        data, draw = source(dataset)
-        return Source(placement.replicated(data), draw)
-    if run.settings.batch_size is not None:
-        return Source((), as_given)
-    return Source(placement.shard(jax.tree.map(with_device_dtype, dataset.train)), gather)
+    if isinstance(dataset, Dataset):
+        if hosts.count() > 1 and run.settings.batch_size is not None:
+            return Source((), as_given)
+        if has_shares(run, placement):
+            return Source(placement.shard(_padded(dataset.train, placement.size)), gather)
+    data, draw = source(dataset)
+    return Source(placement.replicated(data), draw)
+
+
+def has_shares(run: Run, placement: Placement) -> bool:
+    """Whether each device has only its share of the training part, not all of it.
+
+    This is so if a step uses all examples, and with `fsdp`. With `fsdp`, a step gets the examples
+    of a batch from all devices, by a sum over the devices of the size of the batch.
+    """
+    is_whole = run.settings.batch_size is None
+    return placement.mesh is not None and (is_whole or placement.sharding == "fsdp")
+
+
+def _padded(part: PyTree[np.ndarray], multiple: int) -> PyTree[np.ndarray]:
+    """A part with the dtypes of the device, its length padded to a multiple, for even shares."""
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        array, missing = with_device_dtype(array), -len(array) % multiple
+        return np.concatenate([array, array[:missing]]) if missing else array
+
+    return jax.tree.map(pad, part)
 
 
 class Resident(AbstractFeed):

@@ -14,7 +14,7 @@ from data import Dataset, Stream
 from . import hosts
 from ._base import Run
 from .device import shapes_on_device
-from .feed import IN_FLIGHT
+from .feed import IN_FLIGHT, has_shares
 from .mesh import check_divides, placement, share_of
 from .sources import batch_shapes
 
@@ -25,8 +25,8 @@ _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop
 class Needs(NamedTuple):
     """The bytes that a run needs on each of its devices.
 
-    - `data`: the training part, or the prefetched batches of a stream; with several processes, the
-        share of one device. Other parts are not counted: they are evaluated in chunks.
+    - `data`: the training part or the device's share of it, see `feed.has_shares`; or the
+        prefetched batches of a stream. Other parts are not counted: they are evaluated in chunks.
     - `weights`: the model's arrays and the optimiser's state.
     - `step`: the peak memory of a step beside these: the batch, intermediate values, vectors,
         matrices. It is accurate to a factor of about three, because XLA fuses some of it away.
@@ -78,12 +78,15 @@ def needs_of(run: Run) -> Needs:
     dataset, data, drawn = run.dataset, 0, _nbytes(share)
     if isinstance(dataset, Dataset):
         data = _nbytes(shapes_on_device(dataset.train))
-        if hosts.count() > 1:
+        has_share = has_shares(run, placed)
+        if has_share:
             data //= placed.size
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
         elif hosts.count() > 1:
             data = drawn  # the batch of the step in flight; `drawn` is the next batch
+        elif has_share:
+            drawn = _nbytes(batch)  # before it is divided among the devices
     if isinstance(dataset, Stream):
         data, drawn = IN_FLIGHT * drawn, 0
     carried = jax.tree.leaves(eqx.filter((run.model, state), _is_shaped))
