@@ -21,7 +21,7 @@ PATHS = [path for path in PATHS if path.parts[0] != "hydra"]
 FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in PATHS]
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
-OF_THE_USER = {"arrays", "csv"}
+USER_DATASETS = {"arrays", "csv"}
 """Read a file of the user's, which there is none of by default: see test_own_data.py."""
 BY_ADAM = {"cartpole_plain"}
 QUICK = {"wine"}
@@ -50,7 +50,7 @@ def test_composes_and_instantiates(choices, compose):
     job = planned_job(compose(*overrides), multirun=False)
     for group, option in choices.items():
         assert job.config["choices"][group] == option
-        if group == "dataset" and option in DOWNLOADED | OF_THE_USER:
+        if group == "dataset" and option in DOWNLOADED | USER_DATASETS:
             assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
         elif group == "recorders":
             assert instantiate(group, job.config[group][option]) is not None
