@@ -125,7 +125,7 @@ SPOILT = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1
 def test_a_spoilt_checkpoint_is_refused(
     tmp_path, make_checkpoints, make_stepper, leaves_equal, how
 ):
-    """Also where one bit is another, wherever it is."""
+    """One flipped bit is enough, in any part of the file."""
     make_checkpoints().save(Tally(1), make_stepper())
     (path,) = tmp_path.iterdir()
     spoil(path, how if not isinstance(how, int) else how % path.stat().st_size)
@@ -137,7 +137,9 @@ def test_a_spoilt_checkpoint_is_refused(
     assert path.read_bytes() == before
 
 
-def test_the_newest_good_one_is_used(tmp_path, make_checkpoints, make_stepper, leaves_equal):
+def test_the_newest_intact_checkpoint_is_used(
+    tmp_path, make_checkpoints, make_stepper, leaves_equal
+):
     checkpoints, saved = make_checkpoints(keep=3), make_stepper()
     saved.leaves = [leaf + 1 for leaf in saved.leaves]
     for steps in (1, 2, 3):
@@ -151,7 +153,7 @@ def test_the_newest_good_one_is_used(tmp_path, make_checkpoints, make_stepper, l
     assert [sentence.partition("` is damaged")[0][-6:] for sentence in refused] == [
         *("3.ckpt", "2.ckpt")
     ]
-    # The next one is the newest, though its number is lower than those of the spoilt ones.
+    # The next checkpoint counts as the newest, although a damaged one had a higher number.
     make_checkpoints(keep=1).save(Tally(2), saved)
     assert make_checkpoints().restore(stepper).tally.steps == 2
     assert len(list(tmp_path.glob("*.refused"))) == 2
@@ -169,7 +171,9 @@ def test_the_checkpoint_of_another_model_is_refused(make_checkpoints, make_stepp
         make_checkpoints().restore(make_stepper())
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path, make_checkpoints, make_stepper):
+def test_half_written_files_of_a_killed_process_are_removed(
+    tmp_path, make_checkpoints, make_stepper
+):
     make_checkpoints().save(Tally(1), make_stepper())
     (tmp_path / ".step_000000002.ckpt.123.tmp").write_bytes(b"half")
     make_checkpoints().restore(make_stepper())
@@ -177,7 +181,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path, make_checkpoints, make_
 
 
 def test_reading_runs_no_code(tmp_path, make_checkpoints, make_stepper):
-    """A pickle in the place of an array, under a digest that is right, is refused unread."""
+    """A pickle in the place of an array is refused and not loaded, although the digest is right."""
 
     class Bomb:
         def __reduce__(self):
@@ -196,7 +200,10 @@ def test_reading_runs_no_code(tmp_path, make_checkpoints, make_stepper):
 
 
 def test_every_state_of_an_optimiser_is_saved(make_checkpoints, model, dataset, leaves_equal):
-    """Damping, search and warm start adapt, and the targets are drawn: none may begin anew."""
+    """Damping, search and warm start have a state, and the targets are drawn by the step's key.
+
+    A restored run must continue all of them.
+    """
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=cv.SampledFisher(samples=1),
