@@ -56,7 +56,7 @@ def batch(dataset):
 
 
 def prefetch_is_alive() -> bool:
-    """Whether a prefetching thread is prefetch_is_alive; waits up to a minute for each to end."""
+    """Whether a prefetching thread still runs; waits up to a minute for each to end."""
     ours = [thread for thread in threading.enumerate() if thread.name == "prefetch"]
     for thread in ours:
         thread.join(60)
