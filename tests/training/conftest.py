@@ -75,8 +75,8 @@ def whole(make_run, tmp_path_factory) -> Path:
 def with_nan(dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[[slice], Dataset]:
     """The digits with NaN in the inputs of some training examples.
 
-    The check of the inputs before a run is disabled. The inputs of a stream are not checked either,
-    because they are not known before the run.
+    The check of the inputs before a run is disabled. It would refuse a dataset, but of a stream it
+    sees only the first examples, so a run must handle such inputs.
     """
     monkeypatch.setattr("training.finite._first_wrong", lambda _: None)
 

@@ -1,4 +1,4 @@
-"""Runs on several devices: the numbers of one, wherever they go on."""
+"""Runs on several devices have the results of one device, also if their number changes."""
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,10 @@ def numbers(records):
 
 @pytest.mark.parametrize("name", ["sgd", "cg", pytest.param("kfac", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
-def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp_path):
-    """And it may go on with another number of devices."""
+def test_a_run_on_several_devices_has_the_results_of_one_device(
+    name, sharding, make_run, read_records, tmp_path
+):
+    """It may also be resumed with another number of devices."""
     optimiser = OPTIMISERS[name]
 
     def run(**settings):
@@ -59,7 +61,7 @@ def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp
     summary = train(run(max_steps=6, devices=2), tmp_path / "many", resume=True)
     assert summary["steps"] == 6
     spent = [read_records(tmp_path / name)[3]["gradient_equivalents"] for name in ("one", "many")]
-    assert 0.9 < spent[1] / spent[0] < 1.5  # what every device does as a whole counts for each
+    assert 0.9 < spent[1] / spent[0] < 1.5  # work that every device repeats is counted for each
     one, many = (numbers(read_records(tmp_path / folder)) for folder in ("one", "many"))
     np.testing.assert_allclose(many, one, rtol=2e-4)
 
@@ -77,7 +79,7 @@ def test_the_same_devices_give_the_same_bits(make_run, read_records, tmp_path):
     ]
 
 
-def test_weights_are_shared_out(make_run):
+def test_fsdp_shards_the_weights(make_run):
     placed = placement(8, "fsdp")
     weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
     shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.place_leaves(weights)]
@@ -86,14 +88,14 @@ def test_weights_are_shared_out(make_run):
     assert shared.weights == alone.weights
     assert shared.step < alone.step
     weights = preflight(make_run(devices=8, sharding="fsdp")).needs.weights
-    assert alone.weights // 8 < weights < alone.weights  # the last layer has ten rows
+    assert alone.weights // 8 < weights < alone.weights  # the last bias is not sharded
 
 
-def test_all_devices():
+def test_devices_all_takes_all_devices():
     assert placement("all", "replicated").size == len(jax.devices())
 
 
-def test_what_cannot_be_shared_out_is_refused(make_run):
+def test_a_number_of_devices_that_cannot_be_used_is_refused(make_run):
     with pytest.raises(
         ValueError, match=r"`devices=99`, but JAX finds \d+ \(cpu\)\. Set JAX_NUM_CPU"
     ):
@@ -106,14 +108,14 @@ def test_what_cannot_be_shared_out_is_refused(make_run):
         preflight(make_run(sharding="fsdp"))
 
 
-def test_what_every_device_has_as_a_whole_is_counted(make_run):
+def test_a_matrix_that_every_device_holds_whole_is_counted(make_run):
     optimiser = natural(cv.ExactFisher(), cv.SampleSpace())
     found = preflight(make_run(optimiser=optimiser, devices=8))
     assert found.needs.step >= found.plan.nbytes > 0
 
 
 @pytest.mark.parametrize(("optimiser", "whole"), PLANS)
-def test_the_plan_says_what_every_device_does(optimiser, whole, make_run):
+def test_the_plan_says_if_every_device_factorises_the_whole_matrix(optimiser, whole, make_run):
     run = make_run(optimiser=optimiser)
     for devices in (1, 8):
         with placement(devices, "replicated").context():
