@@ -128,7 +128,7 @@ def test_bad_folders_are_refused(write_folder):
         data.arrays(folder)
 
 
-def test_a_folder_can_be_held_out_and_cut(write_folder):
+def test_held_out_and_first_of_accept_a_folder(write_folder):
     folder = write_folder(inputs=inputs(20), targets=np.arange(20.0))
     stream = data.held_out(data.arrays(folder), 0.25)
     assert (len(stream.train), len(stream.validation), len(stream.test)) == (12, 4, 4)

@@ -72,7 +72,7 @@ def counts(x):
     return {(i, end): int((x[:, i] == end).sum()) for i in range(x.shape[1]) for end in (0, 1)}
 
 
-def test_every_side_of_the_square_has_as_many_points():
+def test_every_side_of_the_square_has_the_same_number_of_points():
     x, _ = data.poisson2d(seed=1).train["boundary"]
     assert set(counts(x).values()) == {30}
 
@@ -82,7 +82,7 @@ def test_the_rod_has_points_at_its_start_and_its_ends():
     assert counts(x) == {(0, 0): 60, (0, 1): 0, (1, 0): 30, (1, 1): 30}
 
 
-def test_every_side_of_the_cube_has_about_as_many_points():
+def test_every_side_of_the_cube_has_about_the_same_number_of_points():
     x, _ = data.poisson5d(seed=1).train["boundary"]
     found = counts(x)
     assert sum(found.values()) == 500

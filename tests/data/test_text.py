@@ -31,7 +31,7 @@ def cut(part, context, vocabulary):
     )
 
 
-# Of the 720 characters to train and the 80 to test: 1 and 20 divide both numbers, 7 divides none,
+# There are 720 characters to train and 80 to test. 1 and 20 divide both numbers, 7 divides neither,
 # and with 79 the characters to test are exactly one window and its last target.
 @pytest.mark.parametrize("context", [1, 7, 20, 79])
 def test_windows_are_those_cut_by_hand(write, context):

@@ -14,7 +14,8 @@ def reader(
 ) -> Iterator[None]:
     """Run a page with JAX's default promotion, as a reader does.
 
-    Afterwards `jax_enable_x64` is restored, and the modules that the page wrote are forgotten.
+    Afterwards `jax_enable_x64` is restored, and the modules that the page wrote are removed from
+    `sys.modules`.
     """
     del standard_promotion
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -41,7 +41,7 @@ def test_a_section_has_medians_and_the_errors_of_all_seeds():
     assert "(physics_heat.png)" in text
 
 
-def test_published_numbers_stand_beside_ours():
+def test_published_numbers_are_shown_beside_ours():
     text = published_table(FOUND)
     assert "| heat, gauss_newton, here | 30 | – | 2e-06 |" in text
     assert "| heat, energy natural gradient, published | 107 |  | 3.1e-8 |" in text
@@ -64,7 +64,7 @@ def test_the_figure_has_errors_and_the_solution(tmp_path, problem, inputs, x64):
 
 
 class FakeRuns:
-    """In place of `Runs`: makes no runs, and keeps what it is asked for."""
+    """Replaces `Runs`: makes no runs, and keeps the requests in `asked`."""
 
     def __init__(self):
         self.asked = []

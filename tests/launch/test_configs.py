@@ -120,7 +120,7 @@ def test_structure_trains_in_either_role(role, name, train):
 
 
 def test_a_run_in_micro_batches_has_the_results_of_whole_batches(train):
-    """Its plan names the arrays that still have all examples of a batch at once."""
+    """It also prints that the rows of the solve still need all examples of a batch at once."""
     ends = []
     for name, override in (("whole", "micro_batch=null"), ("parts", "micro_batch=8")):
         arguments = "model=linear", "batch_size=20", "max_steps=2", f"hydra.run.dir={name}"
@@ -133,7 +133,7 @@ def test_a_run_in_micro_batches_has_the_results_of_whole_batches(train):
 
 
 def test_a_micro_batch_that_auto_has_chosen_is_stored(train, monkeypatch):
-    """So a run that is resumed on another machine has the same one."""
+    """A run that is resumed on another machine then has the same micro-batch."""
     monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: 8 * 2**20)
     arguments = "model.width=256", "batch_size=1024", "epochs=1", "hydra.run.dir=run"
     done = train("optimiser=sgd", "micro_batch=auto", *arguments)

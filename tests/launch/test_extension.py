@@ -20,7 +20,7 @@ def init(project, config, dir): print("began", project, config["seed"]); return 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder with the user's files; modules imported from it are forgotten after the test."""
+    """The folder with the user's files; afterwards their modules are removed from `sys.modules`."""
     in_its_place = types.ModuleType("wandb")
     exec(WANDB, in_its_place.__dict__)
     monkeypatch.setitem(sys.modules, "wandb", in_its_place)

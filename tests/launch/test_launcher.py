@@ -102,7 +102,7 @@ def test_text_beyond_ascii_is_quoted(given, made):
 
 
 def test_a_job_that_slurm_restarts_is_resumed(train, monkeypatch):
-    """Only if its folder is that of the same job, and only with the same configuration."""
+    """The folder must be that of the same job, and the configuration must be the same."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     command = [*FIRST_ORDER, "max_steps=2", "micro_batch=auto", "hydra.run.dir=run"]
     assert train(*command).code == 0

@@ -50,7 +50,7 @@ def python_train(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def fatal(tmp_path_factory):
-    """Arguments for a sweep with one job for each of `SIGNALS`, which ends it at step `STEP`."""
+    """Arguments for a sweep with one job for each number in `SIGNALS`; `FATAL` acts on it."""
     mine = tmp_path_factory.mktemp("mine")
     (mine / "fatal.py").write_text(FATAL)
     (mine / "damping").mkdir()

@@ -1,4 +1,4 @@
-"""The launcher for SLURM, with scripts in place of SLURM's programs, which start jobs at once."""
+"""The launcher for SLURM. Scripts replace SLURM's programs; they start all jobs at once."""
 
 import os
 import subprocess

@@ -51,7 +51,7 @@ def test_a_key_changes_nothing_without_dropout(built, name):
     np.testing.assert_array_equal(output(model), output(model, jax.random.key(0)))
 
 
-def test_dropout_does_not_change_the_mean(build):
+def test_dropout_does_not_change_the_mean_of_an_mlp(build):
     # With one hidden layer the outputs are linear in the activations that dropout zeroes or
     # divides by 1 − p, so their mean is the output without dropout.
     model = build("mlp", depth=1, dropout=0.3)

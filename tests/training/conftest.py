@@ -75,8 +75,8 @@ def whole(make_run, tmp_path_factory) -> Path:
 def with_nan(dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[[slice], Dataset]:
     """The digits with NaN in the inputs of some training examples.
 
-    The check of the inputs before a run is disabled. It would refuse a dataset, but of a stream it
-    sees only the first examples, so a run must handle such inputs.
+    The check of the inputs before a run is disabled, because it would refuse this dataset. In a
+    stream such inputs are possible: of a stream, only the first examples are checked.
     """
     monkeypatch.setattr("training.finite._first_wrong", lambda _: None)
 

@@ -101,7 +101,7 @@ def test_the_best_is_kept_with_its_weights(tmp_path, make_checkpoints, make_step
     assert leaves_equal(restored.leaves, best.leaves)
 
 
-def spoil(path, how):
+def damage(path, how):
     whole = path.read_bytes()
     match how:
         case "empty":
@@ -118,17 +118,17 @@ def spoil(path, how):
             path.write_bytes(whole[:how] + bytes([whole[how] ^ 1]) + whole[how + 1 :])
 
 
-SPOILT = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1, -64, -65]
+DAMAGES = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1, -64, -65]
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_checkpoint_is_refused(
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_refused(
     tmp_path, make_checkpoints, make_stepper, leaves_equal, how
 ):
     """One flipped bit is enough, in any part of the file."""
     make_checkpoints().save(Tally(1), make_stepper())
     (path,) = tmp_path.iterdir()
-    spoil(path, how if not isinstance(how, int) else how % path.stat().st_size)
+    damage(path, how if not isinstance(how, int) else how % path.stat().st_size)
     before = path.read_bytes()
     stepper = make_stepper()
     with pytest.raises(CheckpointError, match=r"step_000000001.ckpt` is damaged.*There is no othe"):
@@ -145,7 +145,7 @@ def test_the_newest_intact_checkpoint_is_used(
     for steps in (1, 2, 3):
         checkpoints.save(Tally(steps), saved)
     for steps in (2, 3):
-        spoil(tmp_path / f"step_{steps:09d}.ckpt", "cut")
+        damage(tmp_path / f"step_{steps:09d}.ckpt", "cut")
     stepper = make_stepper()
     tally, _, refused = make_checkpoints(keep=1).restore(stepper)
     assert tally.steps == 1

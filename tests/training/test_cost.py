@@ -30,7 +30,7 @@ def test_a_step_of_gradient_descent_costs_one_gradient(cost, sgd):
 def test_an_iteration_costs_a_product_as_counted_by_hand(cost, sgd):
     # The network has layers of 64·8 and 8·10 weights. A gradient multiplies by the first twice
     # (its inputs need no gradient) and by the second three times. In a product with JᵀJ, J v
-    # multiplies by the first once and by the second twice, and so does Jᵀ.
+    # multiplies by the first once and by the second twice, and so does the product with Jᵀ.
     first, second = 64 * 8, 8 * 10
     expected = (2 * first + 4 * second) / (2 * first + 3 * second)
     assert cost(sgd).iteration == pytest.approx(expected, rel=0.15)

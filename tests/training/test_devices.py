@@ -1,4 +1,4 @@
-"""Runs on several devices have the results of one device, also if their number changes."""
+"""A run has the same results on any number of devices, which may change when it is resumed."""
 
 import jax
 import jax.numpy as jnp

@@ -250,7 +250,7 @@ def test_arrays_rows_and_batches_give_the_same_results(kind):
     examples = part(2 * CHUNK + 37, "labels")
     objective, model = cv.Supervised(cv.Categorical()), Traced(linear())
     found = Evaluator(objective, as_stream(examples, kind)).test(model)
-    assert len(traces) == 2  # of one trace: one call for the loss, one for the metrics
+    assert len(traces) == 2  # one trace calls the model for the loss and for the metrics
     expected = evaluate(objective, linear(), examples)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
     assert found["accuracy"] == expected["accuracy"]

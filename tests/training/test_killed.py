@@ -18,10 +18,10 @@ from tests.training.streams import KINDS
 from training import FolderError, train
 
 SECONDS = 0.5
-"""The latest time of a kill after the first step; all steps take about twice as long."""
+"""The latest time of a kill after the first step; all steps together take about twice as long."""
 
-# Importing the modules takes longer than a run. So each run is a fork of one process that has
-# imported them; this process must not have started a backend of JAX.
+# Importing the modules takes longer than a run, so each run is a fork of one process that has
+# imported them. That process has no backend of JAX, because a fork loses a backend's threads.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.training.killed_child", "sklearn.datasets", "grain"])
 

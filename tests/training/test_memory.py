@@ -92,7 +92,7 @@ def test_the_estimate_is_within_a_factor_of_three_of_the_compiled_step(make_run,
     assert taken / 3 < needs.step < 3 * taken
 
 
-def test_data_are_counted(make_run, dataset):
+def test_the_training_part_is_counted(make_run, dataset):
     parts = jax.tree.leaves(dataset.train)
     assert needs_of(make_run()).data == sum(array.nbytes for array in parts)
 
@@ -109,7 +109,7 @@ def with_memory(monkeypatch, nbytes):
     monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: nbytes)
 
 
-def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
+def test_auto_chooses_the_largest_micro_batch_that_fits(make_run, monkeypatch):
     def run_of(micro_batch):
         objective = cv.Supervised(cv.Categorical(), micro_batch=micro_batch)
         optimiser = cv.FirstOrder(objective, optax.sgd(1e-2))
@@ -127,7 +127,7 @@ def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
 
 
 def test_auto_refuses_a_model_for_other_inputs(make_run):
-    """`micro_batch=auto` traces a step before the other checks; the error is still the same."""
+    """`micro_batch=auto` traces a step before the other checks, and must give the same error."""
     wrong = eqx.nn.Sequential(
         [eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(9, 10, key=jax.random.key(0))]
     )

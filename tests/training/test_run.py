@@ -83,7 +83,7 @@ def test_epochs_or_max_steps_whichever_comes_first(make_run, epochs, max_steps, 
 def test_the_averaged_weights_are_evaluated_saved_and_resumed(
     make_run, tmp_path, weights, leaves_equal, sgd, model, dataset, assert_same_records
 ):
-    """After two steps they are the mean of two. The steps are those of the optimiser alone."""
+    """They are the mean of the weights after each step. The average does not change the steps."""
     averaged = make_run(optimiser=cv.Averaged(sgd, decay=None), max_steps=2)
     summary = train(averaged, tmp_path / "average")
     after = []
@@ -109,9 +109,9 @@ def test_the_averaged_weights_are_evaluated_saved_and_resumed(
 def test_the_test_part_is_evaluated_every_few_steps(
     make_run, whole, tmp_path, read_records, weights, leaves_equal
 ):
-    """The record then has the values of the summary of a run that ends there.
+    """The record of such a step has the values of the summary of a run that ends with this step.
 
-    The steps are those of a run without these evaluations.
+    The evaluations do not change the steps.
     """
     run = make_run(evaluate_every=3)
     summary = train(run, tmp_path)

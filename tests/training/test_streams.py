@@ -75,7 +75,7 @@ def test_a_stream_has_the_results_of_arrays_in_memory(
     found, expected = read_records(tmp_path / "run"), read_records(whole)
     for record in (*found, *expected):
         for cost in ("seconds", "processor_seconds", "gradient_equivalents"):
-            del record[cost]  # of arrays in memory, they include the gathering of a batch
+            del record[cost]  # with arrays in memory, it includes gathering the batch
         if kind in ("placed", "grain"):  # the length of an epoch is not known
             del record["epoch"]
     assert found == expected
@@ -228,10 +228,10 @@ def test_a_signal_ends_a_run_that_waits_for_its_source(
 
 
 def test_only_a_few_batches_are_read_ahead(make_run, make_stream, batch, tmp_path):
-    """Beyond the `AHEAD` batches in the queue, four more than those of recorded steps may be read.
+    """Beside the batches of recorded steps and the `AHEAD` in the queue, at most four are read.
 
-    These are the batch that was read for the shapes, the batch of the step in flight, one that
-    waits for room in the queue, and one that is held back until the next is read.
+    These four are: one for the shapes, one for the step in flight, one that waits for room in the
+    queue, and one that is held back until the next one is read.
     """
     source, leads = Endless(batch), []
 

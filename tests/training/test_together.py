@@ -80,7 +80,7 @@ def spent(records):
 
 @pytest.fixture(scope="module")
 def alone_of(tmp_path_factory):
-    """The summary and the folder of each run on its own; trained once, for loop and `vmap`."""
+    """The summary and the folder of each run on its own; the cases of a test share them."""
     found = {}
 
     def of(name, runs):

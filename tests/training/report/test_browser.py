@@ -38,7 +38,7 @@ frame.onload = () => {{
 """
 
 
-def laid_out(page, width, folder):
+def measure_layout(page, width, folder):
     """The measurements of the page in a frame of this width; the browser has no network."""
     outer = folder / f"outer_{width}.html"
     outer.write_text(OUTER.format(width=width, page=html.escape(page.read_text())))
@@ -78,7 +78,7 @@ def broken_runs(write_run):
 def test_the_whole_page_fits_the_window(runs, width, write_run, tmp_path):
     runs(write_run)
     page = write_report([tmp_path]).page
-    found = laid_out(page, width, tmp_path)
+    found = measure_layout(page, width, tmp_path)
     assert found["width"] == width
     assert found["whole"] <= width
     assert found["left"] >= 0
