@@ -8,48 +8,51 @@ import jax
 import pytest
 from jaxlib import version
 
-# Tracing makes many objects and few cycles: Python need not look for these so often.
+# Tracing creates many objects but few reference cycles, so rarer garbage collection saves time.
 gc.set_threshold(50_000, 20, 50)
 
-# Most programs here run once, on a handful of numbers. These options compile them in less than half
-# the time: without the fusion emitters, and each program as one piece instead of many in parallel.
-# Later versions do not have the first, and XLA aborts on an option that it does not have.
+# Most programs of the tests run once, on small arrays, so most of the time is compilation. These
+# options more than halve it: XLA does not use its fusion emitters, and it compiles each program as
+# one piece, not as many in parallel. Later versions of XLA do not have the first option, and XLA
+# aborts on an unknown option.
 if version.__version__ == "0.10.2":
     _options = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_options}".strip()
 
-# A program is compiled once for all tests: in this process, in those of pytest-xdist, which start
-# with this environment, and in those that a test starts. Whoever has set a folder keeps it.
+# One cache on disk, so that each program is compiled only once for all tests. The processes of
+# pytest-xdist and those that a test starts inherit this environment. A folder that is set already
+# is kept.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="curvature-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# JAX may have been imported by a plugin before, and has read its environment then.
+# JAX reads the environment when it is imported, and a plugin of pytest may have imported it before.
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Tests of several devices have as many processors as they like; all others are on the first.
+# Eight CPU devices, for the tests of several devices; all other tests use only the first.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 jax.config.update("jax_num_cpu_devices", 8)
 
-# A product in a dtype, or between ranks, that nobody asked for is an error here.
+# In the tests, an implicit promotion of dtypes or of ranks is an error.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Nor would optimising them pay. What runs in a process of its own is optimised as it is in use.
+# Most programs run once, so optimising them would cost more than it saves. This does not hold for
+# processes that a test starts: they optimise as usual.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Compiled programs are memory maps, of which Linux allows a process 65,530: beyond them, XLA
-# aborts. So many may be there at the end of a file: then all programs are dropped.
+# Each compiled program uses memory maps. Linux allows a process 65,530 of them, and XLA aborts if
+# there are more. If a test file ends with more maps than this, all compiled programs are dropped.
 _MOST_MAPS = 20_000
 _MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs() -> Iterator[None]:
-    """Drop what was compiled when it has become too much for one process."""
+    """After each test file, drop all compiled programs if they use too many memory maps."""
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
         jax.clear_caches()
@@ -57,13 +60,13 @@ def few_programs() -> Iterator[None]:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """Float64 for one test."""
+    """Enable float64 for one test."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def standard_promotion() -> Iterator[None]:
-    """NumPy's promotion for one test: optax multiplies floats by its integer step counts."""
+    """Allow NumPy's promotion in one test: optax multiplies floats by its integer step counts."""
     with jax.numpy_dtype_promotion("standard"):
         yield

@@ -1,4 +1,4 @@
-"""What of a table of cases the quick run takes, and what its cases are called."""
+"""Marks the slow cases in a table of cases, and names the cases."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 
 
 def slow_but(quick: Collection[Any], table: Iterable[Any]) -> list[Any]:
-    """`table` for `pytest.mark.parametrize`, with all marked as slow but the cases of `quick`."""
+    """`table` for `pytest.mark.parametrize`; all cases that are not in `quick` are marked slow."""
     return [case if case in quick else _slow(case) for case in table]
 
 
 def name_of(value: Any) -> str | None:
-    """For `ids=`: a module goes by the name of its class, anything else as pytest has it."""
+    """For `ids=`: the class name of a module; None for other values, which pytest names itself."""
     return type(value).__name__ if isinstance(value, eqx.Module) else None
 
 

@@ -2,7 +2,7 @@
 
 
 def rows(out: str) -> list[dict[str, str]]:
-    """Its rows, a dictionary for each job."""
+    """The rows of the table: for each job, a dictionary from column names to cells."""
     lines = out.splitlines()
     start = next(index for index, line in enumerate(lines) if " status " in line)
     stop = next(index for index, line in enumerate(lines) if index > start and line[0] == "└")

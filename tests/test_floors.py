@@ -1,4 +1,4 @@
-"""What `lint-imports` cannot see: it knows modules, not the names that are taken from them."""
+"""A rule that `lint-imports` cannot check, because it knows modules but not imported names."""
 
 import ast
 import inspect

@@ -1,4 +1,7 @@
-"""What an import asks for, and what it leaves alone. Each test has a process of its own."""
+"""The library imports only its dependencies, and no import starts a backend of JAX.
+
+Each test runs its script in a new process.
+"""
 
 import subprocess
 import sys
@@ -7,8 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Refuses what comes with none of the distributions on the command line, nor with what they need.
-LIBRARY_ALONE = """
+# Imports the whole library. An import hook refuses all installed distributions except those on the
+# command line and their dependencies.
+IMPORT_LIBRARY_ALONE = """
 import importlib, importlib.metadata as metadata, pkgutil, re, sys
 from packaging.requirements import Requirement
 
@@ -41,7 +45,7 @@ for module in pkgutil.walk_packages(curvature.__path__, "curvature."):
 print(len(allowed))
 """
 
-NOTHING_STARTED = """
+IMPORT_ALL_MODULES = """
 import importlib, pkgutil, sys
 from jax._src import xla_bridge
 
@@ -65,12 +69,12 @@ def _run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_library_needs_its_dependencies_alone():
-    """An import hook stands for an environment without the extras, which takes a minute to make."""
+def test_the_library_needs_only_its_declared_dependencies():
+    """The import hook replaces an environment without extras, which takes a minute to make."""
     dependencies = _project()["project"]["dependencies"]
-    assert int(_run(LIBRARY_ALONE, *dependencies)) >= len(dependencies)
+    assert int(_run(IMPORT_LIBRARY_ALONE, *dependencies)) >= len(dependencies)
 
 
 def test_an_import_starts_no_backend():
     packages = _project()["tool"]["importlinter"]["root_packages"]
-    _run(NOTHING_STARTED, *packages, "hydra_plugins")
+    _run(IMPORT_ALL_MODULES, *packages, "hydra_plugins")

@@ -1,4 +1,4 @@
-"""The files that say what the project is agree with each other."""
+"""`README.md`, `CHANGELOG.md`, `CITATION.cff` and `pyproject.toml` agree with each other."""
 
 import tomllib
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_there_is_one_version():
+def test_all_files_have_the_same_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert str(citation["version"]) == cv.__version__
     assert f"\n## {cv.__version__}" in (ROOT / "CHANGELOG.md").read_text()

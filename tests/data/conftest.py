@@ -1,4 +1,4 @@
-"""Hand-made IDX files."""
+"""IDX files that are encoded by hand."""
 
 import gzip
 import struct
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def idx_bytes():
-    """Writes the header by hand: the sizes may be made not to fit the entries."""
+    """Encodes an IDX file in gzip; the sizes in its header need not agree with the entries."""
 
     def encode(sizes, entries, kind=0x08):
         header = bytes([0, 0, kind, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes)

@@ -1,4 +1,4 @@
-"""Arrays of one's own: what is read is what was written, and bad files are refused."""
+"""The user's own arrays are read as they were written, and bad files are refused."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def inputs(n=10):
     return np.arange(n * 6, dtype=np.float64).reshape(n, 2, 3)
 
 
-def test_named_parts_are_read_as_they_are(write):
+def test_named_parts_are_read_unchanged(write):
     x, y = inputs(7), np.array([0, 1, 2, 0, 1, 2, 1])
     path = write(train_inputs=x, train_targets=y, test_inputs=x[:3], test_targets=y[:3] + 1, odd=y)
     dataset = data.arrays(path)
@@ -31,7 +31,7 @@ def test_named_parts_are_read_as_they_are(write):
     assert (dataset.name, dataset.input_shape, dataset.output_size) == ("own", (2, 3), 4)
 
 
-def test_one_part_is_cut_in_two_the_same_each_time(write):
+def test_arrays_of_one_part_are_split_in_the_same_way_each_time(write):
     x, y = inputs(10), np.linspace(0, 1, 10)
     dataset = data.arrays(write(inputs=x, targets=y), test=0.3)
     assert (dataset.num_train, dataset.num_test, dataset.output_size) == (7, 3, 1)
@@ -68,13 +68,13 @@ def test_one_part_is_cut_in_two_the_same_each_time(write):
         ({"inputs": inputs(), "targets": np.zeros(10)}, "a", "between 0 and 1, got 'a'"),
     ],
 )
-def test_what_cannot_be_used_is_refused(write, arrays, test, said):
+def test_arrays_that_cannot_be_used_are_refused(write, arrays, test, said):
     with pytest.raises(DatasetError, match=said) as refused:
         data.arrays(write(**arrays), test=test)
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_parts_must_be_of_one_shape_and_a_fraction_is_not_ignored(write):
+def test_parts_of_different_shapes_and_an_unused_fraction_are_refused(write):
     x, y = inputs(), np.zeros(10)
     parts = {"train_inputs": x, "train_targets": y, "test_inputs": x, "test_targets": y}
     with pytest.raises(DatasetError, match=r"one shape and kind, got \(2, 3\) of .* and \(3,\)"):
@@ -116,7 +116,7 @@ def test_a_folder_has_the_examples_of_a_file(write, write_folder, targets):
             file.unlink()
 
 
-def test_bad_folders(write_folder):
+def test_bad_folders_are_refused(write_folder):
     folder = write_folder(inputs=np.array([None] * 10), targets=np.zeros(10))
     with pytest.raises(DatasetError, match=r"Cannot read `.*inputs.npy`: .*Python objects"):
         data.arrays(folder)
@@ -128,7 +128,7 @@ def test_bad_folders(write_folder):
         data.arrays(folder)
 
 
-def test_validation_and_the_first_few_of_a_folder_are_not_read(write_folder):
+def test_held_out_and_first_of_accept_a_folder(write_folder):
     folder = write_folder(inputs=inputs(20), targets=np.arange(20.0))
     stream = data.held_out(data.arrays(folder), 0.25)
     assert (len(stream.train), len(stream.validation), len(stream.test)) == (12, 4, 4)
@@ -140,7 +140,7 @@ def test_validation_and_the_first_few_of_a_folder_are_not_read(write_folder):
     np.testing.assert_array_equal(first[:][1], stream.train[:5][1])
 
 
-def test_no_file_and_no_npz(tmp_path):
+def test_a_missing_file_and_a_file_that_is_no_npz_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("nothing")
     for path, said in (
         (None, "got None: set `dataset.path`"),

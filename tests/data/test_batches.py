@@ -1,4 +1,4 @@
-"""Batches: every epoch is a permutation, and any batch can be recomputed."""
+"""The batches of an epoch are cut from one permutation, and any batch can be recomputed."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
         assert (first != batch_indices(seed, epoch, 100, 10)).any()
 
 
-def test_what_one_epoch_leaves_out_comes_back_in_another():
+def test_examples_that_one_epoch_leaves_out_are_used_in_others():
     seen = set()
     for epoch in range(20):
         seen.update(batch_indices(0, epoch, 7, 5).ravel().tolist())

@@ -1,4 +1,4 @@
-"""Laws of every dataset that needs no network, and what each one holds."""
+"""Laws that hold for every dataset that needs no network, and the content of each one."""
 
 import functools
 
@@ -67,12 +67,12 @@ def test_a_dataset_is_loaded_once(load):
 
 
 def rows(*parts):
-    """The examples as a sorted list: two sets of examples compare equal in any order."""
+    """The examples as a sorted list, so that their order does not matter in a comparison."""
     flat = [np.concatenate([x.reshape(len(x), -1), y.reshape(len(y), -1)], 1) for x, y in parts]
     return sorted(map(tuple, np.concatenate(flat).tolist()))
 
 
-def test_digits_are_all_there():
+def test_both_parts_together_have_all_digits():
     dataset = data.digits()
     pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
     assert rows(dataset.train, dataset.test) == rows((pixels / 16, labels))
@@ -122,7 +122,7 @@ def test_inputs_are_standardised_by_the_training_part_alone(name):
 
 
 @pytest.mark.parametrize(("name", "values"), [("wine", {0, 1, 2}), ("breast_cancer", {0, 1})])
-def test_labels_as_numbers(name, values):
+def test_targets_are_the_labels_as_numbers(name, values):
     dataset = CASES[name][0]()
     targets = np.concatenate([dataset.train[1], dataset.test[1]])
     labels = getattr(sklearn.datasets, f"load_{name}")().target
@@ -133,8 +133,8 @@ def test_labels_as_numbers(name, values):
     assert set(targets[:, 0].tolist()) == values
 
 
-def test_all_columns_of_breast_cancer_would_separate_the_classes():
-    """Why ten are taken: a separating plane lets the logistic loss fall for ever."""
+def test_all_columns_of_breast_cancer_separate_the_classes_and_ten_do_not():
+    """With separable classes the logistic loss has no minimum, so only ten columns are used."""
 
     def separable(columns, labels):
         sides = (2 * labels - 1)[:, None] * np.hstack([columns, np.ones((len(columns), 1))])
@@ -160,7 +160,7 @@ def test_joint_arranges_the_same_examples():
     assert (joint.input_shape, joint.output_size) == (digits.input_shape, digits.output_size)
 
 
-def test_joint_refuses_what_is_joint_already():
+def test_joint_refuses_a_joint_dataset():
     with pytest.raises(DatasetError, match=r"digits_joint.*\['label', 'reconstruction'\]"):
         data.joint(data.joint(data.digits()))
 
@@ -196,14 +196,14 @@ def test_a_reference_of_unequal_lengths_is_refused():
         Dataset("odd", pair(3), pair(3), input_shape=(2,), output_size=2, reference=bad)
 
 
-def test_the_flag_of_the_callers_array_is_left_alone():
+def test_the_callers_arrays_stay_writeable():
     inputs, targets = np.zeros((3, 2), np.float32), np.zeros(3, np.int32)
     Dataset("own", (inputs, targets), (inputs, targets), input_shape=(2,), output_size=2)
     assert inputs.flags.writeable
     assert targets.flags.writeable
 
 
-def test_takes_arrays_of_jax_and_lists():
+def test_a_dataset_accepts_arrays_of_jax_and_lists():
     lists = [[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 1]
     arrays = jnp.asarray(lists[0]), jnp.asarray(lists[1], jnp.int32)
     for part in (lists, arrays):

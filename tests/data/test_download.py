@@ -1,4 +1,4 @@
-"""The real pooch path, against a server on loopback that serves right and wrong files."""
+"""Downloads with pooch, from a server on this machine that serves right and wrong files."""
 
 import hashlib
 import http.server
@@ -15,13 +15,13 @@ RIGHT = bytes(range(256)) * 40
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Remembers which mirrors were asked."""
+    """Keeps the mirrors that were requested, in order."""
 
     requests: list[str]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Each folder is a mirror that behaves in its own way."""
+    """Each folder is a mirror, named by its behaviour."""
 
     def do_GET(self):
         mirror = self.path.removesuffix(NAME)
@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "/html/": (200, b"<!DOCTYPE html><html>Log in to the network</html>"),
             "/broken/": (503, b"later"),
         }.get(mirror, (404, b"<html>Not found</html>"))
-        # "cut": the connection breaks; "short": the mirror's own copy is truncated.
+        # "cut": the connection breaks. "short": the copy of the mirror is truncated.
         length = len(RIGHT) if mirror == "/cut/" else len(body)
         self.send_response(status)
         self.send_header("Content-Length", str(length))
@@ -60,7 +60,7 @@ def server():
 
 @pytest.fixture
 def mirrors(server, monkeypatch):
-    """The address of each mirror by its behaviour."""
+    """`mirrors(*names)`: the addresses of mirrors, which are named by their behaviour."""
     monkeypatch.delenv("CURVATURE_DATA", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server.requests.clear()
@@ -69,7 +69,7 @@ def mirrors(server, monkeypatch):
 
 @pytest.fixture
 def unused_port():
-    with socket.socket() as bound:  # bound, never listening: a connection is refused
+    with socket.socket() as bound:  # not listening, so connections are refused
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
@@ -148,7 +148,7 @@ def test_mirrors_are_tried_in_order_and_all_are_named(mirrors, server, tmp_path)
     assert message.count("http://") == 3
 
 
-def test_a_refused_connection(mirrors, tmp_path, unused_port):
+def test_after_a_refused_connection_the_next_mirror_is_tried(mirrors, tmp_path, unused_port):
     dead = f"http://127.0.0.1:{unused_port}/"
     refuses(source([dead]), tmp_path, r"ConnectionError.*Check the network")
     assert files(tmp_path) == []
@@ -158,7 +158,7 @@ def test_a_refused_connection(mirrors, tmp_path, unused_port):
 
 def test_a_mirror_that_never_answers_is_given_up(mirrors, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, but sends nothing
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         refuses(source([dead]), tmp_path, "ReadTimeout")
     assert files(tmp_path) == []
@@ -192,20 +192,20 @@ def test_a_corrupted_file_in_the_cache_is_never_used(mirrors, tmp_path):
     refuses(source(mirrors("absent")), tmp_path, "Check the network")
 
 
-def test_a_cache_that_cannot_be_written(mirrors, tmp_path):
+def test_a_cache_that_cannot_be_written_is_an_error(mirrors, tmp_path):
     (tmp_path / "tiny").write_text("a file where the folder should be")
     refuses(source(mirrors("right")), tmp_path, r"Cannot store .* in the cache")
 
 
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch, mirrors):
-    del mirrors  # it clears the variable, so it must come first
+    del mirrors  # this fixture clears the variable, so it must run first
     monkeypatch.setenv("CURVATURE_DATA", str(tmp_path / "own"))
     (tmp_path / "own" / "tiny").mkdir(parents=True)
     return tmp_path / "own" / "tiny"
 
 
-def test_the_own_folder_comes_first(mirrors, server, tmp_path, own_folder):
+def test_a_file_in_the_own_folder_is_not_downloaded(mirrors, server, tmp_path, own_folder):
     (own_folder / NAME).write_bytes(RIGHT)
     path = download.fetch(source(mirrors("right")), NAME, cache=tmp_path / "cache")
     assert path == own_folder / NAME

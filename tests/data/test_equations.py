@@ -1,4 +1,4 @@
-"""Laws of the datasets that are equations: points in and on the cube, and what is asked there."""
+"""The datasets of differential equations: their points in and on the cube, and their targets."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import pytest
 import data
 from data import passes
 
-# Interior and boundary points, points of the reference, coordinates.
+# For each dataset: the numbers of interior, boundary and reference points, and the dimension.
 CASES = {
     "poisson2d": (data.poisson2d, 900, 120, 200**2, 2),
     "heat": (data.heat, 900, 120, 200**2, 2),
@@ -18,7 +18,7 @@ CASES = {
 
 
 def solution(name, x):
-    """u*, written down a second time."""
+    """The solution u*, without code of the datasets."""
     if name == "poisson2d":
         return np.sin(np.pi * x[:, 0]) * np.sin(np.pi * x[:, 1])
     if name == "heat":
@@ -27,7 +27,7 @@ def solution(name, x):
 
 
 def source(name, x):
-    """The right-hand side."""
+    """The right-hand side of the equation."""
     factor = {"poisson2d": 2 * np.pi**2, "heat": 0.0, "poisson5d": np.pi**2}[name]
     return factor * solution(name, x)
 
@@ -54,7 +54,7 @@ def test_sizes_and_dtype(case):
         assert np.isfinite(leaf).all()
 
 
-def test_what_is_asked(case):
+def test_targets_are_the_source_inside_and_the_solution_elsewhere(case):
     name, load, *_ = case
     dataset = load(seed=3)
     for part in (dataset.train, dataset.test):
@@ -68,21 +68,21 @@ def test_what_is_asked(case):
 
 
 def counts(x):
-    """How many points lie on each side, by (coordinate, end)."""
+    """The number of points on each side, by (coordinate, end)."""
     return {(i, end): int((x[:, i] == end).sum()) for i in range(x.shape[1]) for end in (0, 1)}
 
 
-def test_sides_of_the_square():
+def test_every_side_of_the_square_has_the_same_number_of_points():
     x, _ = data.poisson2d(seed=1).train["boundary"]
     assert set(counts(x).values()) == {30}
 
 
-def test_the_start_and_the_ends_of_the_rod():
+def test_the_rod_has_points_at_its_start_and_its_ends():
     x, _ = data.heat(seed=1).train["boundary"]
     assert counts(x) == {(0, 0): 60, (0, 1): 0, (1, 0): 30, (1, 1): 30}
 
 
-def test_every_side_of_the_cube_in_five_dimensions():
+def test_every_side_of_the_cube_has_about_the_same_number_of_points():
     x, _ = data.poisson5d(seed=1).train["boundary"]
     found = counts(x)
     assert sum(found.values()) == 500
@@ -90,7 +90,7 @@ def test_every_side_of_the_cube_in_five_dimensions():
     assert all(abs(count - 50) < 5 * np.sqrt(500 * 0.1 * 0.9) for count in found.values())
 
 
-def test_points_follow_the_seed_and_the_test_does_not(case):
+def test_training_points_depend_on_the_seed_and_test_points_do_not(case):
     _, load, *_ = case
     first, again, other = load(seed=0), load(seed=0), load(seed=1)
 
@@ -104,7 +104,7 @@ def test_points_follow_the_seed_and_the_test_does_not(case):
         assert not np.array_equal(first.train[term][0], first.test[term][0])
 
 
-def test_points_drawn_anew_are_others_every_so_many_steps(case):
+def test_resampled_points_change_every_few_steps(case):
     _, load, inside, *_ = case
     stream = load(seed=0, resample_every=3)
     assert (stream.num_train, stream.num_batches) == (None, 1)
@@ -113,7 +113,7 @@ def test_points_drawn_anew_are_others_every_so_many_steps(case):
     assert all(len(x) == inside for x in taken)
     same = [np.array_equal(one, other) for one, other in itertools.pairwise(taken)]
     assert same == [True, True, False, True, True, False]
-    # No point is one of those to test at, of the fixed ones, or of another seed.
+    # No point is a test point, a point without resampling, or a point of another seed.
     others = [load(seed=0).train, stream.test, load(seed=1, resample_every=3).train.at(0)]
     for x in (taken[0], taken[3]):
         assert not any(np.isin(x, part["interior"][0]).any() for part in others)
@@ -127,7 +127,7 @@ def test_a_resampling_that_is_no_number_of_steps_is_refused(every):
         data.poisson2d(seed=0, resample_every=every)
 
 
-def test_the_reference_is_a_grid_with_its_edges():
+def test_the_reference_is_a_grid_that_includes_the_boundary():
     x, _ = data.poisson2d(seed=0).reference
     np.testing.assert_allclose(np.unique(x[:, 0]), np.linspace(0, 1, 200), rtol=1e-15)
     assert len(np.unique(x, axis=0)) == 200**2

@@ -1,4 +1,4 @@
-"""The IDX reader: what it reads, and that it refuses everything else in one sentence."""
+"""The IDX reader reads arrays of unsigned bytes, and refuses anything else in one sentence."""
 
 import gzip
 import math

@@ -1,4 +1,4 @@
-"""MNIST and its relatives: hand-made files, and the published ones where there are any."""
+"""MNIST and Fashion-MNIST, from small invented files and from the published ones if present."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ from data.fashion_mnist import FASHION_MNIST
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, idx_bytes):
-    """Three training and two test images of 2 × 4 pixels; a dictionary replaces contents."""
+    """Three training and two test images of 2 × 4 pixels; arguments replace contents of files."""
 
     def publish(**replaced):
         contents = {
@@ -61,13 +61,13 @@ def test_labels_in_place_of_images_are_refused(tiny, idx_bytes):
         read_dataset("tiny", source)
 
 
-def test_as_many_labels_as_images(tiny, idx_bytes):
+def test_another_number_of_labels_than_of_images_is_refused(tiny, idx_bytes):
     source = tiny(t10k_labels_idx1=idx_bytes((3,), [1, 2, 3]))
     with pytest.raises(DatasetError, match=r"got \[2, 3\] in the dataset `tiny`"):
         read_dataset("tiny", source)
 
 
-def test_the_published_files_are_named_alike_and_told_apart_by_their_sums():
+def test_mnist_and_fashion_mnist_have_equal_file_names_and_different_checksums():
     assert MNIST.sha256.keys() == FASHION_MNIST.sha256.keys()
     sums = [*MNIST.sha256.values(), *FASHION_MNIST.sha256.values()]
     assert len(set(sums)) == 8
@@ -76,7 +76,7 @@ def test_the_published_files_are_named_alike_and_told_apart_by_their_sums():
 
 @pytest.fixture
 def published():
-    """The folder of the published MNIST files."""
+    """The folder of the published MNIST files; without it the test is skipped."""
     root = os.environ.get("CURVATURE_DATA")
     if not root:
         pytest.skip("CURVATURE_DATA is not set: there is no MNIST to compare with")

@@ -5,7 +5,7 @@ import pytest
 from data import Dataset, DatasetError, digits, first_of, held_out, poisson2d
 
 
-def test_held_out_and_left_are_the_training_part():
+def test_validation_and_rest_are_the_training_part():
     whole = digits()
     cut = held_out(whole, 0.2)
     n = whole.num_train
@@ -21,7 +21,7 @@ def test_the_same_examples_are_held_out_every_time():
     assert all(np.array_equal(a, b) for a, b in zip(first.validation, second.validation))
 
 
-def test_each_term_is_cut_by_itself():
+def test_each_term_is_split_on_its_own():
     whole = poisson2d(0)
     cut = held_out(whole, 0.1)
     for name, (inputs, targets) in whole.train.items():
@@ -31,14 +31,14 @@ def test_each_term_is_cut_by_itself():
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.9999])
-def test_nothing_held_out_and_nothing_left_are_refused(fraction):
+def test_an_empty_validation_or_training_part_is_refused(fraction):
     with pytest.raises(
         DatasetError, match="Both the validation part and the training part need at least one"
     ):
         held_out(digits(), fraction)
 
 
-def test_the_first_examples_alone():
+def test_first_of_keeps_the_first_training_examples():
     whole = digits()
     few = first_of(whole, 10)
     assert few.num_train == 10
@@ -46,7 +46,7 @@ def test_the_first_examples_alone():
     assert jax.tree.all(jax.tree.map(np.array_equal, few.test, whole.test))
 
 
-def test_more_examples_than_there_are_is_refused():
+def test_more_examples_than_the_dataset_has_are_refused():
     with pytest.raises(DatasetError, match=r"at most the number of training examples, \d+, got"):
         first_of(digits(), 10**6)
     with pytest.raises(DatasetError, match="must be null for the dataset `poisson2d`"):

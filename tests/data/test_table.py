@@ -1,4 +1,4 @@
-"""Tables of one's own, against the same numbers standardised by hand."""
+"""The user's own tables are standardised as by hand, and bad tables are refused."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def write(tmp_path):
 
 
 def lines(kind, n=10):
-    """Two columns, of which one is constant, and a target of a kind between them."""
+    """The lines of a table with inputs `a` and `b`, which is constant, and targets from `kind`."""
     targets = [kind[k % len(kind)] for k in range(n)]
     return ["a,y,b", *(f"{k * k},{target}, 5" for k, target in enumerate(targets))]
 
@@ -26,7 +26,7 @@ def lines(kind, n=10):
     ("kind", "classes"),
     [(["cat", "dog", "ape"], ["ape", "cat", "dog"]), (["10", "9"], ["9", "10"])],
 )
-def test_text_and_integers_are_classes_in_their_order(write, kind, classes):
+def test_text_and_integers_are_classes_in_sorted_order(write, kind, classes):
     dataset = data.csv(write(*lines(kind)), "y")
     assert (dataset.num_train, dataset.num_test) == (8, 2)
     assert (dataset.input_shape, dataset.output_size) == ((2,), len(classes))
@@ -75,19 +75,19 @@ def test_numbers_are_standardised_by_the_training_part(write):
         (["a,y", *(f"1,{k}" for k in range(21))], "y", "21 different entries in 21 rows, too many"),
     ],
 )
-def test_what_cannot_be_used_is_refused(write, written, target, said):
+def test_tables_that_cannot_be_used_are_refused(write, written, target, said):
     with pytest.raises(DatasetError, match=said) as refused:
         data.csv(write(*written), target)
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_a_table_may_have_many_classes_of_two_rows_each(write):
+def test_a_table_may_have_twenty_classes_or_more_with_two_rows_each(write):
     rows = [f"1,{k}" for k in range(21)]
     assert data.csv(write("a,y", *rows, *rows), "y").output_size == 21
     assert data.csv(write("a,y", *rows[:20]), "y").output_size == 20
 
 
-def test_no_file_and_no_text(tmp_path):
+def test_a_missing_file_and_a_file_that_is_no_text_are_refused(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\xff")
     for path, said in (
         (None, "got None: set `dataset.path`"),

@@ -1,4 +1,4 @@
-"""Windows of characters: against windows cut from the text one by one."""
+"""The windows of a text agree with windows that are cut from it one by one."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def write(tmp_path):
 
 
 def cut(part, context, vocabulary):
-    """Inputs and targets as lists of numbers, one window after the other."""
+    """Inputs and targets as lists of numbers, for one window after the other."""
     numbers = [vocabulary.index(character) for character in part]
     starts = range(0, len(numbers) - context, context)
     return (
@@ -31,9 +31,10 @@ def cut(part, context, vocabulary):
     )
 
 
-# 1, 7 and 20 divide the 720 characters to train, or one less.
+# There are 720 characters to train and 80 to test. 1 and 20 divide both numbers, 7 divides neither,
+# and with 79 the characters to test are exactly one window and its last target.
 @pytest.mark.parametrize("context", [1, 7, 20, 79])
-def test_windows_by_hand(write, context):
+def test_windows_are_those_cut_by_hand(write, context):
     characters = SAMPLE[:800]
     dataset = text(write(characters), context)
     vocabulary = sorted(set(characters))
@@ -48,7 +49,7 @@ def test_windows_by_hand(write, context):
             np.testing.assert_array_equal(array, expected)
 
 
-def test_the_bundled_text():
+def test_the_bundled_text_is_that_of_the_descriptions_in_scikit_learn():
     folder = Path(sklearn.datasets.__file__).parent / "descr"
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".rst")
     characters = "".join((folder / name).read_bytes().decode() for name in names)
@@ -79,7 +80,7 @@ def test_context_must_be_a_positive_integer(context):
 
 
 @pytest.mark.parametrize(("characters", "train", "test"), [("", 0, 0), ("ab" * 50, 90, 10)])
-def test_a_text_that_is_too_short(write, characters, train, test):
+def test_a_text_that_is_too_short_is_refused(write, characters, train, test):
     message = rf"`text\(context=10\)` needs at least 11 .* got {train} to train and {test} to test"
     with pytest.raises(DatasetError, match=message):
         text(write(characters), context=10)
@@ -94,6 +95,6 @@ def test_a_file_that_cannot_be_read(tmp_path):
         text(tmp_path)
 
 
-def test_a_file_that_is_not_utf_8(write):
+def test_a_file_that_is_not_utf_8_is_refused(write):
     with pytest.raises(DatasetError, match=r"must be a text in UTF-8, got .*byte 2 is not"):
         text(write("naïve".encode("latin-1")))

@@ -1,4 +1,4 @@
-"""`python -m tests.docs PAGE`: run a page's Python in the folder `docs/`; it makes the figures."""
+"""`python -m tests.docs PAGE` runs the Python of a page in `docs/`, which makes its figures."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The shell commands of the pages: which there are, and whether they would do what they say."""
+"""Finds the shell commands of the pages, and checks them without training."""
 
 import importlib.util
 import re
@@ -16,25 +16,25 @@ from launch.unused import refuse_unused
 from tests.docs.pages import ROOT
 
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
-OF_THE_USER = {"arrays", "csv"}
+USER_DATASETS = {"arrays", "csv"}
 TRAIN = ["python", "train.py"]
 EXTRAS = set(
     tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
 )
-OTHERS = {"cd", "eval", "git", "mkdocs", "module", "pip", "pytest", "source", "tensorboard"}
+OTHER_PROGRAMS = {"cd", "eval", "git", "mkdocs", "module", "pip", "pytest", "source", "tensorboard"}
 
 
 def lines(text: str) -> list[list[str]]:
-    """The words of each command, without comments, continued lines joined."""
+    """The words of each command; comments are removed, and continued lines are joined."""
     joined = text.replace("\\\n", " ")
     words = [shlex.split(line, comments=True) for line in joined.splitlines()]
     return [each for each in words if each]
 
 
 def trainings(words: list[str]) -> Iterator[list[str]]:
-    """The arguments of every `python train.py` in a command, of one that is quoted, too."""
+    """The arguments of every `python train.py` in a command, also inside a quoted word."""
     for index, word in enumerate(words):
         if words[index : index + 2] == TRAIN:
             rest = words[index + 2 :]
@@ -44,7 +44,7 @@ def trainings(words: list[str]) -> Iterator[list[str]]:
 
 
 def check(words: list[str]) -> None:
-    """Raise unless the command's parts are there and its configuration can be used."""
+    """Raise an error if an extra, a module or the program is unknown, or training is refused."""
     for extra in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
         assert set(extra.split(",")) <= EXTRAS, f"there is no extra `{extra}`"
     for index, word in enumerate(words):
@@ -52,13 +52,13 @@ def check(words: list[str]) -> None:
             assert importlib.util.find_spec(word), f"there is no module `{word}`"
     for arguments in trainings(words):
         check_training(arguments)
-    first = next(word for word in words if "=" not in word)  # not of the environment
-    known = {*OTHERS, "python", "srun", "mpirun", "sbatch"}
+    first = next(word for word in words if "=" not in word)  # skip environment variables
+    known = {*OTHER_PROGRAMS, "python", "srun", "mpirun", "sbatch"}
     assert first in known, f"`{first}` is no command that the tests know: {words}"
 
 
 def check_training(arguments: list[str]) -> None:
-    """Raise what `python train.py` would say before it trains."""
+    """Raise the errors that `python train.py` would report before it trains."""
     command = parse([argument for argument in arguments if argument != "-q"])
     if command.shell_completion or command.help or command.cfg:
         return
@@ -67,15 +67,16 @@ def check_training(arguments: list[str]) -> None:
     composer = Composer(command)
     composition = composer.composition(command.overrides, multirun=command.multirun)
     refuse_unused(composition, composer)
-    for composed in composition.jobs[:4]:  # of a sweep, which is composed whole
-        if composed.resume is not None:  # of a run that a page does not make
+    # Of a sweep, all jobs were composed above; building the first four is enough.
+    for composed in composition.jobs[:4]:
+        if composed.resume is not None:  # the page does not make the run that is resumed
             continue
         job = planned_job(composed, multirun=composition.multirun)
-        if _is_at_hand(job.config["choices"]["dataset"], job.config["dataset"].get("path")):
+        if _is_available(job.config["choices"]["dataset"], job.config["dataset"].get("path")):
             build(job, shapes_only=True)
 
 
-def _is_at_hand(dataset: str, path: str | None) -> bool:
-    if dataset in OF_THE_USER:
+def _is_available(dataset: str, path: str | None) -> bool:
+    if dataset in USER_DATASETS:
         return Path(str(path)).exists()
     return dataset not in DOWNLOADED

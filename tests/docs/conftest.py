@@ -12,7 +12,11 @@ from tests.launch.conftest import train as train
 def reader(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, standard_promotion: None
 ) -> Iterator[None]:
-    """JAX as it is when nobody has set anything; no trace of the modules that a page writes."""
+    """Run a page with JAX's default promotion, as a reader does.
+
+    Afterwards `jax_enable_x64` is restored, and the modules that the page wrote are removed from
+    `sys.modules`.
+    """
     del standard_promotion
     monkeypatch.setenv("MPLBACKEND", "agg")
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
@@ -26,7 +30,7 @@ def reader(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A page that is run as a whole is not run in part as well."""
+    """Deselect the quick test of a page if the slow test of the whole page is selected."""
     whole = {item.nodeid for item in items if item.nodeid.endswith("-whole]")}
     parts = [item for item in items if item.nodeid.replace("]", "-whole]") in whole]
     if parts:

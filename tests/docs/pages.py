@@ -1,8 +1,10 @@
-"""The pages of the documentation and the README, and what stands in them.
+"""The pages of the documentation and the README, and their fenced blocks.
 
-A comment before a fenced block says more about it: `<!-- run -->`, its commands are run as they
-stand, not only checked; `<!-- slow -->`, not in the quick tests, which check its commands alone;
-`<!-- output -->`, it is what the Python before it prints, numbers within a twentieth.
+A comment in the line before a fenced block can contain marks, as in `<!-- run slow -->`:
+
+- `run`: the commands of the block are run. Without this mark they are only checked.
+- `slow`: the quick tests skip the block, or, if it is also marked `run`, only check its commands.
+- `output`: the block is the output of the Python before it; numbers may differ by 5 %.
 """
 
 import dataclasses
@@ -21,7 +23,14 @@ _FENCE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, the file that it is, if any, its marks and its text."""
+    """One fenced block.
+
+    - `language`: such as `python` or `bash`.
+    - `title`: the name of the file whose content the block is; None if it is not a file.
+    - `marks`: the words in the comment before the block.
+    - `text`: the content of the block.
+    - `line`: the number of the first line of `text` in the page.
+    """
 
     language: str
     title: str | None
@@ -46,6 +55,6 @@ def blocks(page: Path) -> list[Block]:
 
 
 def file(title: str) -> str:
-    """The text of the one block, of all pages, that is the file of this name."""
+    """The text of the block with this title; there must be exactly one in all pages."""
     (found,) = [b.text for page in PAGES for b in blocks(page) if b.title == title]
     return found

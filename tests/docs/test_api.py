@@ -1,4 +1,4 @@
-"""Nothing public is missing from the API, and the examples in docstrings are right."""
+"""The API pages list every public name, and the examples in docstrings are correct."""
 
 import doctest
 import re
@@ -22,7 +22,7 @@ LISTED = set(
 
 
 def public(module):
-    """The names that a package has for others, without its modules."""
+    """The public names of a package, without its modules."""
     return {
         name
         for name, value in vars(module).items()
@@ -31,14 +31,14 @@ def public(module):
 
 
 @pytest.mark.parametrize("package", [cv, models, data, environments], ids=lambda p: p.__name__)
-def test_all_of_a_package_is_listed(package):
+def test_every_public_name_is_listed(package):
     wanted = {f"{package.__name__}.{name}" for name in public(package)}
     assert wanted
     assert wanted - LISTED == set()
 
 
-def test_the_sites_pages_are_all_in_its_navigation():
-    """`mkdocs build --strict` holds the rest: links, anchors, names of the API."""
+def test_every_page_is_in_the_navigation():
+    """`mkdocs build --strict` checks the rest: links, anchors and names of the API."""
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
     pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
     assert set(re.findall(r"(\S+\.md)$", nav, re.M)) == pages
@@ -50,7 +50,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("documented", EXAMPLES, ids=lambda value: value.__name__)
-def test_the_example_of_a_docstring_is_right(documented):
+def test_the_example_in_a_docstring_is_correct(documented):
     (example,) = doctest.DocTestFinder(recurse=False).find(
         documented, documented.__name__, globs={}
     )

@@ -1,4 +1,4 @@
-"""The site as a headless Chromium lays it out on a phone: nothing wider, nothing cut or missing."""
+"""The built site: its layout on a phone, in headless Chromium, and the types in its signatures."""
 
 import contextlib
 import functools
@@ -21,8 +21,8 @@ CHROMIUM = next(
 )
 WIDTH = 390
 SECONDS = 120
-"""A limit for Chromium."""
-# A window of Chromium has a smallest width, a frame has none.
+"""The time limit for one start of Chromium."""
+# A window of Chromium has a minimum width, so the pages are shown in a frame, which has none.
 OUTER = """<!doctype html>
 <iframe id="frame" style="width: {width}px; height: 900px; border: 0"></iframe>
 <pre id="found"></pre>
@@ -48,7 +48,7 @@ next();
 
 @pytest.fixture
 def site(tmp_path):
-    """The folder of the built site, and where it is served."""
+    """The folder of the built site, and the address of a server for it."""
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
     subprocess.run([*command, "--site-dir", str(tmp_path / "site")], cwd=ROOT, check=True)
@@ -67,10 +67,10 @@ def site(tmp_path):
 
 
 def lay_out(address: str, folder: Path) -> str:
-    """The document at `address` after its scripts ran.
+    """The HTML of the document at `address` after its scripts have run.
 
-    It takes some ten seconds. On a busy machine Chromium's virtual clock sometimes stops for good;
-    then it is started again, three times at most.
+    This takes about ten seconds. On a busy machine Chromium's virtual clock sometimes stops and
+    does not continue. Then Chromium is started again, at most three times in all.
     """
     command = [
         *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),

@@ -1,4 +1,4 @@
-"""What the pages show is run as it stands there, each page from its beginning to its end."""
+"""The code blocks of every page run in their order, and print what the page shows."""
 
 import contextlib
 import io
@@ -41,15 +41,15 @@ def test_a_page_runs(page, whole, reader, train, tmp_path):
         elif block.language == "bash":
             x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
             run_commands(block, where, train if "run" in marks else None)
-            jax.config.update("jax_enable_x64", x64)  # each command sets its own
+            jax.config.update("jax_enable_x64", x64)  # a command may have changed it
         elif "output" in block.marks:
-            same(printed, block.text, where)
+            assert_same_output(printed, block.text, where)
     for figure in re.findall(r"!\[.*?\]\((figures/.*?)\)", page.read_text(encoding="utf-8")):
         assert (tmp_path / figure).exists() or not whole, f"no code on the page makes `{figure}`"
 
 
 def run_python(block: Block, where: str, namespace: dict) -> str:
-    # In its place in the file, so that a traceback names its line.
+    # Empty lines are put before the code, so that a traceback names its line in the page.
     code = compile("\n" * (block.line - 1) + block.text, where.split(",")[0], "exec")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -70,7 +70,7 @@ def run_commands(block: Block, where: str, train) -> None:
             raise AssertionError(f"{where}: `{' '.join(words)}`: {error}") from error
 
 
-def same(printed: str, shown: str, where: str) -> None:
+def assert_same_output(printed: str, shown: str, where: str) -> None:
     assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split(), where
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, shown)]
     assert numbers[0] == pytest.approx(numbers[1], rel=0.05), where

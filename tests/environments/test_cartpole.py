@@ -1,4 +1,4 @@
-"""The cart-pole against its equations of motion, solved as a linear system in NumPy."""
+"""The cart-pole obeys its equations of motion, solved as a linear system in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def euler(state, action):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_step_is_that_of_the_equations(x64, seed):
+def test_a_step_obeys_the_equations(x64, seed):
     rng = np.random.default_rng(seed)
     state = rng.uniform(-1, 1, 4) * [2.4, 3.0, 0.2, 3.0]
     for action in (0, 1):
@@ -39,18 +39,18 @@ def test_a_step_is_that_of_the_equations(x64, seed):
         assert reward == 1
 
 
-def test_a_trajectory_is_that_of_the_equations(x64):
+def test_a_trajectory_obeys_the_equations(x64):
     expected = np.array([0.01, -0.02, 0.03, 0.04])
     state, step = jnp.asarray(expected), jax.jit(ENVIRONMENT.step)
     for action in np.random.default_rng(0).integers(2, size=100):
         state, _, _ = step(state, jnp.asarray(action))
         expected = euler(expected, action)
-    # Falling is unstable: differences of rounding grow.
+    # The motion is unstable, so differences of rounding grow.
     np.testing.assert_allclose(state, expected, rtol=1e-8)
 
 
-def test_upright_and_at_rest_the_force_decides(x64):
-    """By symmetry the other action mirrors the motion."""
+def test_from_rest_the_two_actions_give_mirrored_motions(x64):
+    """The force to the right moves the cart to the right, and the pole to the left."""
     rest = jnp.zeros(4)
     right, _, _ = ENVIRONMENT.step(rest, jnp.asarray(1))
     left, _, _ = ENVIRONMENT.step(rest, jnp.asarray(0))

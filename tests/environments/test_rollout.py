@@ -1,4 +1,4 @@
-"""Rollouts, returns and advantages against plain loops."""
+"""Rollouts, returns and advantages agree with plain loops."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ T, E, GAMMA = 120, 3, 0.9
 
 
 def policy(observation):
-    """Leans towards the side that the pole falls to: better than chance."""
+    """A policy that tends to push to the side to which the pole falls; better than random."""
     return jnp.stack([-8 * observation[2], 8 * observation[2]])
 
 
@@ -77,7 +77,7 @@ def discounted(rollout, values):
     return returns, ahead
 
 
-def test_returns_to_go(rollout):
+def test_returns_to_go_are_discounted_sums(rollout):
     values = jnp.asarray([2.0, -1.0, 5.0])
     found = returns_to_go(rollout, values, GAMMA)
     expected = discounted(rollout, values)

@@ -1,4 +1,4 @@
-"""Curves of runs that were never made."""
+"""Invented curves, for tests that make no runs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The comparison's own verdicts, figures and pages."""
+"""The verdicts, tables, figures and page of the experiment `autoencoder`."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from experiments.harness.tuning import Tried
 from tests.experiments.curves import LATE, NEVER, SOON, curve
 
 
-def test_an_aim_is_met_by_the_median_of_the_seeds():
+def test_an_aim_is_judged_by_the_median_of_the_seeds():
     found = {"K-FAC": [SOON], "Adam": [LATE], "Muon": [SOON], "SOAP": [NEVER]}
     aims = verdict(found | {"Shampoo": [curve(200, 90, 80, 75, 69)]})
     assert "0.5 of Adam's: 90: 0.50, met; 80: 0.67, missed" in aims

@@ -1,4 +1,4 @@
-"""What the experiments share: arithmetic, tuning, and runs that are those of the command line."""
+"""The harness of the experiments: its arithmetic, tuning, tables and runs."""
 
 import json
 import math
@@ -21,24 +21,24 @@ from experiments.harness.tables import levels_table, tuning_table
 from experiments.harness.tuning import Tried, lowest, soonest
 from tests.experiments.curves import LATE, LEVELS, NEVER, SOON, curve
 
-# Optax multiplies floats by its step counts.
+# Optax multiplies floats by its integer step counts.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 SMALL = Problem("small", ("model.width=8", "model.depth=1", "batch_size=200"))
 
 
-def test_a_level_is_reached_at_the_first_loss_that_is_no_more():
+def test_a_level_is_reached_at_the_first_loss_of_at_most_the_level():
     assert reached(LATE, 90) == Point(200, 4.0, 2.0, 90)
     assert reached(NEVER, 90) is None
 
 
-def test_a_spread_is_of_all_seeds_or_of_none():
+def test_there_is_no_spread_if_a_seed_did_not_reach_the_level():
     points = [reached(seed, 80) for seed in (SOON, LATE, LATE)]
     assert spread(points, "step") == Spread(300, 2, 300)
     assert spread([*points, None], "step") is None
     assert spread([SOON[-1], NEVER[-1]], "value") == Spread(math.inf, 69, math.inf)
 
 
-def test_a_ratio_is_of_the_same_seed():
+def test_a_ratio_compares_runs_of_the_same_seed():
     ours = [reached(SOON, 90), reached(SOON, 70)]
     theirs = [reached(LATE, 90), reached(LATE, 70)]
     assert ratio(ours, theirs, "step") == Spread((1 / 200 + 3 / 300) / 2, 1 / 200, 3 / 300)
@@ -54,7 +54,7 @@ def test_the_numbers_of_a_setting_are_means_over_the_seeds():
     assert Tried({}, [SOON, NEVER]).last_loss == math.inf
 
 
-def test_the_tables_say_what_was_found():
+def test_the_tables_show_levels_times_and_settings():
     found = {"K-FAC": [SOON], "Adam": [LATE], "Muon": [SOON], "SOAP": [NEVER]}
     text = levels_table(found, LEVELS, "K-FAC")
     assert "| 90 | Adam | 200 (200 to 200) | 4 (4 to 4) | 2 (2 to 2) | 0.5 (0.5 to 0.5) |" in text
@@ -77,7 +77,7 @@ def test_the_setting_with_the_lowest_last_loss():
 
 
 def test_a_method_is_tuned_one_choice_after_the_other():
-    """Time by setting: b helps, c does not, and a falling rate ends before it gets to the level."""
+    """Choice b helps, and choice c does not. Runs with a falling rate do not reach the level."""
     steps = {"a 1": 40, "a 2": 36, "a 2, b 1": 20, "a 2, b 1, c 1": 30, "learning_rate 0.5": 40}
     asked = []
 
@@ -109,7 +109,7 @@ def found_for(ends, ours):
     return Finals(SMALL, rivals, of_ours, [])
 
 
-def test_a_rival_is_timed_when_it_first_has_its_last_loss():
+def test_a_rival_is_timed_when_it_first_reaches_its_last_loss():
     found = found_for({"Adam": [curve(200, 50, 60, 50)]}, {"K-FAC": [curve(200, 100, 40)]})
     rows = [row.split(" | ") for row in found.table().splitlines()]
     assert rows[2][1] == "1 (1 to 1)"
@@ -128,7 +128,7 @@ def test_ours_are_compared_with_the_last_loss_of_each_rival_seed_by_seed():
     found = found_for(ends, {"K-FAC": [curve(200, 71, 60), curve(200, 150, 70)]})
     rows = [row.split(" | ") for row in found.table().splitlines()]
     assert rows[2][:2] == ["| **Adam**", "151.5 (3 to 300)"]
-    # 69 and 70 are Adam's last losses, which come after 3 seconds of the processor.
+    # Adam's last losses are 69 and 70; its runs reach them after 3 processor seconds.
     assert rows[3][:2] == ["| K-FAC to there", "2 (2 to 2)"]
     assert rows[3][-1] == "0.667 (0.667 to 0.667) |"
     assert rows[5][1:3] == ["1 of 2 seeds", "–"]
@@ -149,7 +149,7 @@ def adam(rates=(1e-3, 1e-2)):
     return Method("Adam", first_order("adam"), grid, steps=6, every=4)
 
 
-def test_a_run_is_one_of_the_command_line_and_is_made_once(tmp_path):
+def test_a_run_of_the_command_line_is_made_only_once(tmp_path):
     runs = Runs(SMALL, tmp_path)
     folder = runs.run(adam(), {"learning_rate": 0.01}, 3)
     points = read_curve(folder, "train")
@@ -166,7 +166,7 @@ def test_a_run_is_one_of_the_command_line_and_is_made_once(tmp_path):
     assert runs.run(adam()._replace(steps=2), {"learning_rate": 0.01}, 3) != folder
 
 
-def test_runs_of_one_program_are_those_of_single_runs(tmp_path):
+def test_runs_of_one_program_have_the_results_of_single_runs(tmp_path):
     rate = {"learning_rate": 0.01}
     alone = [Runs(SMALL, tmp_path / "alone").run(adam(), rate, seed) for seed in (1, 2, 3)]
     runs = Runs(SMALL, tmp_path / "together")
@@ -202,7 +202,7 @@ def test_a_run_that_diverged_has_no_last_loss(tmp_path):
     assert math.isfinite(read_curve(folder, "test")[-2].value)
 
 
-def test_another_default_is_another_run(tmp_path, monkeypatch):
+def test_a_changed_default_makes_another_run(tmp_path, monkeypatch):
     runs, composed = Runs(SMALL, tmp_path), compose(["model.width=8"])
     folder = runs.run(adam(), {"learning_rate": 0.01}, 3)
     monkeypatch.setattr(
@@ -239,5 +239,5 @@ def test_methods_are_compared_with_the_last_loss_of_the_rivals(tmp_path, monkeyp
         point = reached(soon, ends[-1].value)
         assert point is not None
         assert point.step <= 6
-    # Two rates and two choices on one seed, and one setting of each on two seeds.
+    # Tuning: two rates of Adam and two settings of K-FAC, on one seed. Then: both on two seeds.
     assert len({path.parent for path in tmp_path.rglob("summary.json")}) == 2 + 2 + 2 * 2

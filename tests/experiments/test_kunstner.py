@@ -1,4 +1,4 @@
-"""Where the outputs are affine in the weights: natural gradient and the empirical Fisher."""
+"""Natural gradient and the empirical Fisher, on models whose outputs are affine in the weights."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_least_squares_is_solved_by_one_step():
 
 
 @pytest.mark.slow
-def test_the_empirical_fisher_is_misscaled_near_the_optimum_whatever_the_damping(problem):
+def test_the_empirical_fisher_is_misscaled_near_the_optimum_for_every_damping(problem):
     found = scalings(problem)
     newton, empirical = found[: len(DISTANCES)], found[len(DISTANCES) :]
     assert [n.length for n in newton] == pytest.approx([1] * len(DISTANCES), rel=1e-10)
@@ -54,7 +54,7 @@ def test_the_empirical_fisher_is_misscaled_near_the_optimum_whatever_the_damping
     assert newton[-1].best_step == pytest.approx(1, abs=5e-3)
     assert newton[-1].remaining < 1e-4
     for scaling in empirical:
-        # The best step along d can be no worse than the one that is asked for.
+        # The best step size along d leaves no more of the loss than the step size 1.
         assert scaling.remaining_at_best <= scaling.remaining
         if scaling.distance == near:
             assert scaling.remaining > 0.2

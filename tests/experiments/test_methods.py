@@ -1,4 +1,4 @@
-"""Every setting of every experiment is a command that `train.py` accepts."""
+"""`train.py` accepts the settings of all methods of all experiments."""
 
 import pytest
 
@@ -17,7 +17,10 @@ from launch.runs import build
 
 
 def commands():
-    """The overrides of problem and method, for every setting that is tried."""
+    """The overrides of the problem and the method, for some settings of every method.
+
+    See `settings_of`: between the first and the last of a grid, settings differ only in numbers.
+    """
     pairs = [
         (characters.OVERRIDES, method) for method in (*characters.rivals(), *characters.ours())
     ]
@@ -51,7 +54,7 @@ def settings_of(method: Method):
         yield first | {"until": 100}
 
 
-def test_first_order_methods_have_the_constants_that_pages_say():
+def test_first_order_methods_have_the_constants_on_the_pages():
     register_resolvers("launch")
 
     def transformation(name):
@@ -65,11 +68,11 @@ def test_first_order_methods_have_the_constants_that_pages_say():
 
 
 @pytest.mark.slow
-def test_every_setting_is_a_command():
+def test_the_settings_of_all_methods_are_accepted():
     register_resolvers("launch")
     count = 0
     for overrides in commands():
-        # Real images are not everywhere; the shapes of others tell as much.
+        # The image datasets may not be downloaded; the shapes of the digits are enough here.
         images = any("mnist" in each or each == "experiment=autoencoder" for each in overrides)
         command = [*overrides, *(["dataset=digits"] if images else []), "seed=1"]
         assert isinstance(read(["-q", *command]), Request), command

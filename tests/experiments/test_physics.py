@@ -1,4 +1,4 @@
-"""The arithmetic and the tables of the comparison."""
+"""The arithmetic, tables and figures of the experiment `physics`."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from experiments.physics.published import PUBLISHED, published_table
 from tests.experiments.curves import curve
 
 
-def test_a_level_that_was_not_reached_is_the_last():
+def test_a_level_that_was_not_reached_counts_as_the_largest_number():
     assert median([3, None, 1]) == "3"
     assert spread([3, None, 1]) == "3 (1 to –)"
     assert spread([None, 1, None]) == "– (1 to –)"
@@ -41,14 +41,14 @@ def test_a_section_has_medians_and_the_errors_of_all_seeds():
     assert "(physics_heat.png)" in text
 
 
-def test_published_numbers_stand_beside_ours():
+def test_published_numbers_are_shown_beside_ours():
     text = published_table(FOUND)
     assert "| heat, gauss_newton, here | 30 | – | 2e-06 |" in text
     assert "| heat, energy natural gradient, published | 107 |  | 3.1e-8 |" in text
     assert "adam" not in text
 
 
-def test_a_row_of_nets_of_several_layers(monkeypatch):
+def test_the_row_of_a_net_of_several_layers(monkeypatch):
     errors = curve(1e-1, 1e-5, 2e-7, 3e-7)
     monkeypatch.setattr(layers, "error_curve", lambda run: errors)
     assert layers.row(4, Path()) == ["4", "1", "1", "2", "2.0e-07", "3.0e-07"]
@@ -64,7 +64,7 @@ def test_the_figure_has_errors_and_the_solution(tmp_path, problem, inputs, x64):
 
 
 class FakeRuns:
-    """Runs that are not made; each has the number of its steps, and so many seconds."""
+    """Replaces `Runs`: makes no runs, and keeps the requests in `asked`."""
 
     def __init__(self):
         self.asked = []
@@ -74,7 +74,7 @@ class FakeRuns:
         return method, setting, seed
 
 
-def test_adam_has_the_seconds_of_gauss_newton(monkeypatch):
+def test_adam_gets_as_many_steps_as_fit_in_the_time_of_gauss_newton(monkeypatch):
     """A step of Gauss-Newton takes 2 seconds, and one of Adam 0.5."""
 
     def error_curve(run):

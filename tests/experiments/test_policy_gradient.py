@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison."""
+"""The arithmetic, verdict and figure of the experiment `policy_gradient`."""
 
 import math
 

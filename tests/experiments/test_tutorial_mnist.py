@@ -1,4 +1,4 @@
-"""The comparison's own arithmetic, the control's blow-up, and the page."""
+"""The arithmetic, control and page of the experiment `tutorial_mnist`."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def test_a_row_has_the_median_of_the_seeds():
     assert "| exact_fisher | damping 0.5 | 0.2000 (0.1000 to 0.4000) |" in results_table([found])
 
 
-def test_the_gain_is_paired():
+def test_the_gain_is_taken_per_seed():
     adam = outcome("adam", [run([0.1], 0.90), run([0.1], 0.92)])
     ours = outcome("exact_fisher", [run([0.1], 0.91), run([0.1], 0.95)])
     np.testing.assert_allclose(gain(ours, adam), (2.0, 1.0))
@@ -74,10 +74,10 @@ GOOD = study([run([0.2, 0.1], 0.95, cost=2.5)] * 2)
 def test_targets_are_met_or_missed():
     bad = study([run([0.5, 9.0], 0.5, cost=2.5)] * 2)
     assert all_of(GOOD, GOOD, GOOD).count("**Met.**") == 8
-    assert all_of(bad, bad, bad).count("**Missed.**") == 7  # all but the time
+    assert all_of(bad, bad, bad).count("**Missed.**") == 7  # only the target for the time is met
 
 
-def test_control_lengths_are_those_of_a_dense_solve(x64):
+def test_the_lengths_of_the_control_are_those_of_a_dense_solve(x64):
     v, g = np.random.default_rng(0).standard_normal((2, 6))
     for damping in (1e-3, 1.0):
         dense = np.linalg.solve(np.outer(v, v) + damping * np.eye(6), g)
@@ -96,8 +96,8 @@ def network():
 
 
 @pytest.mark.slow
-def test_control_blows_up_without_damping(x64):
-    """By drawn labels as 1/λ; by the data's labels up to 1/‖ḡ‖, the longer the less is left."""
+def test_the_steps_of_the_control_blow_up_without_damping(x64):
+    """With drawn labels the step has a length in proportion to 1/λ; with the data's, 1/‖ḡ‖."""
     key = jax.random.key(1)
     found = rank_one.lengths(network(), images(4), key, dampings=(1e-12, 1e-9))
     drawn, data = found.of[rank_one.DRAWN], found.of[rank_one.DATA]
@@ -142,6 +142,6 @@ def test_natural_gradients_solve_with_the_tuned_damping():
     np.testing.assert_allclose(direction, gradient / 1e6, atol=1e-2 * np.abs(gradient / 1e6).max())
 
 
-def test_all_methods_have_names_of_their_own():
+def test_the_names_of_methods_are_different():
     names = [method.name for method in IN_SMALL]
     assert len(set(names)) == len(names)

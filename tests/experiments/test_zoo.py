@@ -1,4 +1,4 @@
-"""The numbers of a model with a curvature."""
+"""The row of a model and a curvature in the table of `zoo`."""
 
 import json
 import math

@@ -19,7 +19,7 @@ from running import ExitCode
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What a command left behind."""
+    """The exit code and the output of a command, and the folder where it ran."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ class Done:
 
     @property
     def made(self) -> list[Path]:
-        """Everything that lies in the folder where the command ran."""
+        """All files and folders below the folder where the command ran."""
         return sorted(self.folder.rglob("*"))
 
 
@@ -36,14 +36,13 @@ class Done:
 def train(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Done]]:
-    """`train(*arguments)` is `python train.py *arguments` in an empty folder, in this process.
+    """`train(*arguments)` runs `python train.py *arguments` in this process, in an empty folder.
 
-    With `task=` another function takes the place of the training, and no step is traced to see
-    whether it fits.
+    With `task=`, this function is called instead of the training, and `preflight` is skipped.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])  # `--config-dir` adds to it
-    # Configuring logging closes all handlers there are, and absl's closes pytest's stderr with it.
+    # Hydra's logging setup closes all handlers, and absl's handler would close pytest's stderr.
     monkeypatch.setattr(logging, "shutdown", lambda handlers: None)
     handlers, level = logging.root.handlers[:], logging.root.level
 
@@ -59,7 +58,7 @@ def train(
         return Done(code, *capsys.readouterr(), tmp_path)
 
     yield run
-    # Hydra installs its own handlers, on a stream that is closed now.
+    # Hydra has installed its own handlers, whose stream is closed now.
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     jax.config.update("jax_enable_x64", False)
@@ -67,7 +66,7 @@ def train(
 
 @pytest.fixture
 def compose() -> Callable[..., DictConfig]:
-    """`compose(*overrides)` is the configuration of that command, with its `hydra` node."""
+    """`compose(*overrides)` is the configuration of this command, including its `hydra` node."""
     register_resolvers("launch")
     composer = Composer(parse([]))
     return lambda *overrides: composer.compose(list(overrides))

@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence, exit code 2, no traceback, and leaves nothing behind."""
+"""Bad input gets one clear sentence and exit code 2, without a traceback, and makes no files."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.selection import slow_but
 
 ROOT = Path(__file__).parents[2]
 
-# What is typed, and what the sentence must say.
+# The arguments of a command, and texts that its error message must contain.
 TABLE = {
     # an option that does not exist
     "curvature=nope": ["`curvature=nope`", "empirical_fisher", "true_fisher"],
@@ -106,7 +106,7 @@ TABLE = {
     "optimiser=adam curvature=true_fisher": ["`curvature=true_fisher`", "`optimiser=adam`"],
     "-m curvature=identity,true_fisher samples=1,5": ["`samples=1,5`", "`curvature=identity`"],
     "+foo=1": ["`+foo=1`"],
-    # what cannot be read
+    # arguments that cannot be parsed
     "seed": ["`seed`", "`key=value`"],
     "seed=[": ["`seed=[`"],
     "curvature=identity,true_fisher": ["add `-m`"],
@@ -138,7 +138,7 @@ QUICK = {
     "-m seed=0,1 hydra/launcher=slurm",
 }
 
-# One process for all of them; not pytest's own, whose type checks would speak first.
+# One process for all rows. In pytest's own process the type checker would report errors first.
 SCRIPT = """
 import contextlib, io, json, os, sys
 from launch.launcher import launch
@@ -164,10 +164,10 @@ def _python(*command, cwd, **kwargs):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory, request):
-    """The exit code, stderr and what is left in the folder, for every row that is tested."""
+    """For every row that is tested: the exit code, stderr, and the files left in the folder."""
     tests = [test for test in request.session.items if test.originalname == "test_bad_input"]
     rows = [test.callspec.params["arguments"] for test in tests]
-    # Files that are no dataset: unreadable, whether there is a network or not.
+    # Files with a wrong content, so that the error is the same with and without a network.
     data = tmp_path_factory.mktemp("data")
     (data / "mnist").mkdir()
     for part in ("images-idx3", "labels-idx1"):

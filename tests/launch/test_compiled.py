@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, and a job that differs in numbers alone compiles nothing."""
+"""Compiled programs are cached on disk, so a job that differs only in numbers compiles nothing."""
 
 import collections
 from pathlib import Path
@@ -25,7 +25,7 @@ def folder():
 
 @pytest.fixture
 def events():
-    """The events of JAX so far, by name."""
+    """The number of events that JAX has reported during the test, by name."""
     found = collections.Counter()
 
     def listen(name, **kwargs):
@@ -37,7 +37,7 @@ def events():
 
 
 CHEAP = "model=linear", "max_steps=1", "quiet=true"
-# What is trained with, and two choices of its numbers.
+# An optimiser, and two choices of its numbers.
 SGD = ("optimiser=sgd",), ("objective.l2=0.1",), ("objective.l2=0.2",)
 NATURAL = (
     ("curvature=identity", "search=learning_rate"),
@@ -58,7 +58,7 @@ def test_jobs_that_differ_in_numbers_compile_once(train, events, tmp_path, by, n
     assert events[HITS] > 0 == events[MISSES]
 
 
-def test_auto_is_the_users_cache_and_the_environment_goes_before_it(monkeypatch, tmp_path):
+def test_auto_is_the_folder_of_the_environment_or_else_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "environment"))
     use_cache(AUTO)
     assert folder() == str(tmp_path / "environment")
@@ -70,12 +70,12 @@ def test_auto_is_the_users_cache_and_the_environment_goes_before_it(monkeypatch,
     monkeypatch.undo()
 
 
-def test_null_keeps_nothing():
+def test_null_disables_the_cache():
     use_cache(None)
     assert folder() is None
 
 
-def test_a_folder_that_cannot_be_written_to_fails_no_run(train):
+def test_a_folder_that_cannot_be_written_to_does_not_fail_the_run(train):
     overrides = "optimiser=sgd", "model=linear", "max_steps=1", "hydra.run.dir=run"
     done = train(*overrides, "compilation_cache=/proc/compiled")
     assert done.code == 0
@@ -84,6 +84,6 @@ def test_a_folder_that_cannot_be_written_to_fails_no_run(train):
 
 
 @pytest.mark.parametrize("setting", [5, True, ""])
-def test_what_is_no_folder_is_refused(setting):
+def test_a_setting_that_is_no_folder_is_refused(setting):
     with pytest.raises(ValueError, match=r"`compilation_cache` must be auto, null or the name"):
         use_cache(setting)

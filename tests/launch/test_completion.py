@@ -1,4 +1,4 @@
-"""Tab completion, as the documentation says to switch it on."""
+"""Tab completion, switched on by the command in the documentation."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What bash does where Tab is pressed at the end of a line.
+# The commands that bash runs when Tab is pressed at the end of a line.
 SCRIPT = """
 eval "$(python train.py -sc install=bash)"
 COMP_LINE="python train.py curvature=gau" COMP_POINT=29 COMP_CWORD=2
@@ -18,7 +18,7 @@ echo "${COMPREPLY[@]}"
 
 
 def test_the_options_of_a_group_are_found(train, monkeypatch):
-    """What the script of `-sc install=bash` asks for."""
+    """The script that `-sc install=bash` prints runs this command."""
     monkeypatch.setenv("COMP_LINE", "python train.py curvature=gau")
     done = train("-sc", "query=bash")
     assert (done.code, done.out.split()) == (0, ["curvature=gauss_newton"]), done.err

@@ -16,17 +16,17 @@ from tests.selection import slow_but
 
 CONF = Path(__file__).parents[2] / "conf"
 PATHS = [path.relative_to(CONF) for path in sorted(CONF.glob("*/**/*.yaml"))]
-# Hydra's own groups are no parts of a run; see test_launchers.py.
+# Hydra's own groups are not parts of a run; see test_launchers.py.
 PATHS = [path for path in PATHS if path.parts[0] != "hydra"]
 FILES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in PATHS]
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 DOWNLOADED = {"mnist", "mnist10k", "fashion_mnist"}
-OF_THE_USER = {"arrays", "csv"}
-"""Read a file of the user's, which there is none of by default: see test_own_data.py."""
+USER_DATASETS = {"arrays", "csv"}
+"""Datasets from a file of the user, which does not exist here; see test_own_data.py."""
 BY_ADAM = {"cartpole_plain"}
 QUICK = {"wine"}
 OPTIONS = {group: [name for of, name in FILES if of == group] for group, _ in FILES}
-# Not every choice of these goes with every choice of the others; an experiment is composed below.
+# Some options of these groups exclude options of other groups, so each is composed on its own.
 ALONE = "curvature", "objective", "optimiser", "solver"
 BESIDE = [group for group in OPTIONS if group not in (*ALONE, "experiment")]
 CHOICES = [
@@ -37,7 +37,7 @@ CHOICES += [{group: option} for group in ALONE for option in OPTIONS[group]]
 QUICK_CHOICES = [CHOICES[0], {"curvature": "averaged"}, {"optimiser": "adam"}]
 
 
-def test_there_are_files():
+def test_there_are_yaml_files_for_all_groups():
     assert len({group for group, _ in FILES}) == 15
     assert not [path for path in CONF.rglob("*") if path.is_file() and path.suffix != ".yaml"]
 
@@ -45,12 +45,12 @@ def test_there_are_files():
 @pytest.mark.parametrize(
     "choices", slow_but(QUICK_CHOICES, CHOICES), ids=lambda choices: "-".join(choices.values())
 )
-def test_composes_and_instantiates(choices, compose):
+def test_every_option_composes_and_instantiates(choices, compose):
     overrides = [f"{group}={option}" for group, option in choices.items()]
     job = planned_job(compose(*overrides), multirun=False)
     for group, option in choices.items():
         assert job.config["choices"][group] == option
-        if group == "dataset" and option in DOWNLOADED | OF_THE_USER:
+        if group == "dataset" and option in DOWNLOADED | USER_DATASETS:
             assert callable(hydra.utils.get_method(job.config[group]["_target_"]))
         elif group == "recorders":
             assert instantiate(group, job.config[group][option]) is not None
@@ -60,7 +60,7 @@ def test_composes_and_instantiates(choices, compose):
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, EXPERIMENTS))
-def test_all_that_an_experiment_sets_is_used(name, compose):
+def test_every_key_that_an_experiment_sets_is_used(name, compose):
     raw = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
     defaults = raw.pop("defaults", [])
     chosen = [next(iter(entry)).removeprefix("override /") for entry in defaults]
@@ -68,7 +68,7 @@ def test_all_that_an_experiment_sets_is_used(name, compose):
     assert all(is_used(key, paths) for key in [*chosen, *raw])
 
 
-# As published their programs take long to compile, or their steps.
+# In their published sizes, these take too long to compile or to train.
 SMALLER = {
     "text_decoder": ["model.depth=1", "model.width=16"],
     "digits_transformer": ["model.depth=1", "model.width=16"],
@@ -93,13 +93,13 @@ def test_experiment_trains(name, compose, train, request):
     assert summary["status"] == "finished"
     assert summary["steps"] == 2
     assert summary["rejected"] == 0
-    # The loss of a policy gradient means nothing but by its gradient.
+    # The value of a policy gradient's loss has no meaning, so its mean return is checked instead.
     assert summary["test"].get("mean_return", summary["test_loss"]) > 0
 
 
 IN_BOTH = [("structure", "diagonal"), ("preconditioner", "diagonal")]
 STRUCTURES = [name for name in OPTIONS["structure"] if name != "full"]
-# Each in one of its roles, and one in both.
+# Each structure has one of its roles, in turn; the diagonal one has both.
 ROLES = [(("structure", "preconditioner")[k % 2], name) for k, name in enumerate(STRUCTURES)]
 ROLES += [role for role in IN_BOTH if role not in ROLES]
 
@@ -119,8 +119,8 @@ def test_structure_trains_in_either_role(role, name, train):
     assert summary["rejected"] == 0
 
 
-def test_a_run_in_micro_batches_is_that_of_whole_batches(train):
-    """And says before it compiles what holds all examples all the same."""
+def test_a_run_in_micro_batches_has_the_results_of_whole_batches(train):
+    """It also prints that the rows of the solve still need all examples of a batch at once."""
     ends = []
     for name, override in (("whole", "micro_batch=null"), ("parts", "micro_batch=8")):
         arguments = "model=linear", "batch_size=20", "max_steps=2", f"hydra.run.dir={name}"
@@ -132,8 +132,8 @@ def test_a_run_in_micro_batches_is_that_of_whole_batches(train):
     assert ends[1] == pytest.approx(ends[0], rel=1e-5)
 
 
-def test_a_micro_batch_that_is_found_is_written_down(train, monkeypatch):
-    """So a run that goes on elsewhere has the same one."""
+def test_a_micro_batch_that_auto_has_chosen_is_stored(train, monkeypatch):
+    """A run that is resumed on another machine then has the same micro-batch."""
     monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: 8 * 2**20)
     arguments = "model.width=256", "batch_size=1024", "epochs=1", "hydra.run.dir=run"
     done = train("optimiser=sgd", "micro_batch=auto", *arguments)
@@ -150,7 +150,7 @@ def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
     assert job.config["dataset"]["seed"] == 3
 
 
-def test_points_drawn_anew_are_those_of_the_steps_that_are_left(train):
+def test_a_resumed_run_resamples_the_points_of_an_uninterrupted_run(train):
     arguments = "experiment=poisson2d", "dataset.resample_every=2", "evaluate_every=null"
     for folder, steps in (("whole", 5), ("parts", 3)):
         done = train(*arguments, f"epochs={steps}", f"hydra.run.dir={folder}")

@@ -1,4 +1,4 @@
-"""JAX's own switches for debugging, as they are set in the environment."""
+"""JAX's options for debugging, set by environment variables, do not change the results."""
 
 import functools
 import json
@@ -27,13 +27,13 @@ def losses(folder: Path, *overrides: str, **variables: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Callable[..., list[float]]:
-    """The losses of a run without any switch."""
+    """The losses of a run without such an option."""
     return functools.cache(lambda *overrides: losses(tmp_path_factory.mktemp("plain"), *overrides))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["JAX_DISABLE_JIT", "JAX_DEBUG_NANS"])
 @pytest.mark.parametrize("overrides", [(), ("structure=kfac",), ("optimiser=adam",)])
-def test_a_run_is_the_same(variable, overrides, plain, tmp_path):
+def test_a_debugged_run_has_the_same_losses(variable, overrides, plain, tmp_path):
     debugged = losses(tmp_path, *overrides, **{variable: "1"})
     assert debugged == pytest.approx(plain(*overrides), rel=1e-5)

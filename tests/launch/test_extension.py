@@ -1,4 +1,4 @@
-"""What lies outside the repository: a module, a YAML file, `--config-dir`, as the pages have it."""
+"""Parts outside of the repository, added by `--config-dir` as the documentation shows."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.pages import file
 
-# A package in the place of wandb's that prints what it is told.
+# Replaces the package `wandb`; prints the calls that it gets.
 WANDB = """
 class Run:
     summary = {}
@@ -20,7 +20,7 @@ def init(project, config, dir): print("began", project, config["seed"]); return 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where the files are; what is imported from there is forgotten."""
+    """The folder with the user's files; afterwards their modules are removed from `sys.modules`."""
     in_its_place = types.ModuleType("wandb")
     exec(WANDB, in_its_place.__dict__)
     monkeypatch.setitem(sys.modules, "wandb", in_its_place)
@@ -60,7 +60,7 @@ def test_a_curvature_and_a_recorder_run(folder, train):
         ("recorders=lost", ["`recorders.lost`: `wandb_recorder.WandB` needs", "project"]),
     ],
 )
-def test_its_errors_are_sentences_too(choice, said, folder, train):
+def test_errors_of_added_parts_are_one_sentence(choice, said, folder, train):
     done = train("--config-dir", "mine", choice)
     assert done.code == 2
     (line,) = done.err.splitlines()

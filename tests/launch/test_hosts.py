@@ -1,4 +1,4 @@
-"""`train.py` in several processes on this machine, each with devices of its own."""
+"""`train.py` in several processes on one machine, each with its own devices."""
 
 import functools
 import json
@@ -36,7 +36,10 @@ def open_mpi(count: int, index: str, port: str) -> dict[str, str]:
 
 
 class Started:
-    """The processes of one command; `told(count, index, port)` is what a launcher tells them."""
+    """The processes of one command.
+
+    `told(count, index, port)` gives the environment variables that a launcher sets in a process.
+    """
 
     def __init__(self, count: int, folder: Path, *arguments: str, devices: int = 1, told=by_hand):
         with socket.socket() as free:
@@ -56,7 +59,7 @@ class Started:
         ]
 
     def wait_for_a_step(self) -> None:
-        """Until the first process has shown one."""
+        """Wait until the first process has printed a step."""
         out = self.processes[0].stdout
         assert out is not None
         for line in out:
@@ -106,7 +109,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
     [(4, 1, COMMAND), (2, 1, (*COMMAND, "batch_size=null", "train_examples=600"))],
     ids=["batches", "all examples"],
 )
-def test_the_numbers_are_those_of_one_process(count, devices, arguments, tmp_path):
+def test_several_processes_have_the_results_of_one(count, devices, arguments, tmp_path):
     for name, processes, each in (("one", 1, count * devices), ("several", count, devices)):
         folder = tmp_path / name
         where = f"hydra.run.dir={folder}", "devices=all", "max_steps=12"
@@ -117,8 +120,8 @@ def test_the_numbers_are_those_of_one_process(count, devices, arguments, tmp_pat
 
 
 @pytest.mark.slow
-def test_shared_weights_go_on_in_other_processes(tmp_path):
-    """Two processes with two devices each, then four with one, then one with one."""
+def test_sharded_weights_can_be_resumed_in_other_processes(tmp_path):
+    """In two processes with two devices each, then in four with one, then in one with one."""
     one, several = tmp_path / "one", tmp_path / "several"
     finish(1, one, *KFAC, f"hydra.run.dir={one}", "max_steps=12")
     where = f"hydra.run.dir={several}", "sharding=fsdp", "max_steps=4"
@@ -131,8 +134,8 @@ def test_shared_weights_go_on_in_other_processes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [slurm, open_mpi])
-def test_a_launcher_says_how_many_there_are(told, tmp_path):
-    """And where process 0 is; the run has one folder, though each process would choose its own."""
+def test_a_launcher_gives_the_number_of_processes(told, tmp_path):
+    """It also gives the address of process 0, which chooses the only folder of the run."""
     arguments = *COMMAND, "max_steps=2"
     for code, said in Started(2, tmp_path, *arguments, told=told).end():
         assert code == 0, said
@@ -141,7 +144,7 @@ def test_a_launcher_says_how_many_there_are(told, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole_of(tmp_path_factory) -> Callable[..., Path]:
-    """The folder of a run of so many processes that nothing interrupted."""
+    """The folder of an uninterrupted run with the given number of processes."""
 
     @functools.cache
     def of(count: int, *arguments: str) -> Path:
@@ -154,7 +157,7 @@ def whole_of(tmp_path_factory) -> Callable[..., Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("received", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
-def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(
+def test_a_signal_to_one_stops_all_and_the_run_is_resumed_bit_for_bit(
     received, code, whole_of, tmp_path
 ):
     whole, parts = whole_of(2, *COMMAND), tmp_path / "parts"
@@ -172,7 +175,7 @@ def test_a_signal_to_one_stops_all_and_the_run_goes_on_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, whole_of, tmp_path):
+def test_a_killed_process_ends_the_others_and_the_run_is_resumed(victim, whole_of, tmp_path):
     whole, parts = whole_of(3, *COMMAND, "batch_size=126"), tmp_path / "parts"
     where = f"hydra.run.dir={parts}", "checkpoint_seconds=0.1"
     started = Started(3, tmp_path, *COMMAND, "batch_size=126", *where)
@@ -202,7 +205,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(victim, wh
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )
-def test_all_refuse_in_one_sentence(arguments, sentence, tmp_path):
+def test_all_processes_together_refuse_in_one_sentence(arguments, sentence, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "metrics.jsonl").touch()
     first, second = Started(2, tmp_path, *arguments, *COMMAND).end()

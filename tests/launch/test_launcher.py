@@ -1,4 +1,4 @@
-"""What happens between the command line and the runs: folders, sweeps, exit codes, resuming."""
+"""From the command line to the runs: folders, sweeps, exit codes and resuming."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ from launch.runs import build, run
 from tests.selection import slow_but
 from tests.sweep_table import rows
 
-# Parts that are quickly traced and compiled, where any will do: with a solver, and without.
+# Parts that take little time to trace and compile, with a solver and without one.
 SECOND_ORDER = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20"
 FIRST_ORDER = "model=linear", "optimiser=sgd", "batch_size=20"
 
@@ -42,7 +42,7 @@ def test_two_launches_in_the_same_instant_have_their_own_folders(monkeypatch):
     assert all(name.startswith("2026-01-31/12-00-00-000001-") for name in ids)
 
 
-def test_a_run_and_its_resumption(train):
+def test_a_run_writes_its_folder_and_can_be_resumed(train):
     first = train(*SECOND_ORDER, "max_steps=2", "samples=2", "seed=3", "hydra.run.dir=run")
     assert first.code == 0, first.err
     folder = first.folder / "run"
@@ -51,7 +51,7 @@ def test_a_run_and_its_resumption(train):
         *("checkpoints", "config.yaml", "metrics.jsonl", "model.eqx", "summary.json"),
         *("provenance.json", "train.log"),
     }
-    assert first.out.count("650 parameters, 40 rows; ") == 1  # the plan, said once
+    assert first.out.count("650 parameters, 40 rows; ") == 1  # the plan is printed once
     record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert f" rows; {record['solver']}, " in first.out
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -77,7 +77,7 @@ def test_a_run_and_its_resumption(train):
     assert {path.name for path in more.made if path.parent == more.folder} == {"run"}
 
 
-def test_a_folder_may_have_any_letters(train):
+def test_a_folder_name_may_have_any_characters(train):
     folder = "hydra.run.dir=läufe/größe ώ"
     done = train("model=linear", "optimiser=sgd", "max_steps=1", folder)
     assert done.code == 0, done.err
@@ -101,8 +101,8 @@ def test_text_beyond_ascii_is_quoted(given, made):
     assert quote(given) == made
 
 
-def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):
-    """In the folder that says that it is this job's, with the same configuration alone."""
+def test_a_job_that_slurm_restarts_is_resumed(train, monkeypatch):
+    """The folder must be that of the same job, and the configuration must be the same."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     command = [*FIRST_ORDER, "max_steps=2", "micro_batch=auto", "hydra.run.dir=run"]
     assert train(*command).code == 0
@@ -119,7 +119,7 @@ def test_a_job_that_slurm_restarts_goes_on(train, monkeypatch):
 
 
 @pytest.mark.parametrize(("before", "after"), [(["-q"], []), ([], ["--quiet"])])
-def test_quiet_leaves_warnings_alone(train, before, after):
+def test_quiet_prints_nothing_and_still_writes_the_log(train, before, after):
     overrides = [*FIRST_ORDER, "max_steps=1", "hydra.run.dir=run"]
     done = train(*before, *overrides, *after)
     assert (done.code, done.out, done.err) == (0, "", "")
@@ -134,7 +134,7 @@ def test_an_environment_has_no_training_part_to_cut(train, override):
     assert f"`{name}` needs a dataset; `cartpole` is an environment." in done.err
 
 
-def test_first_order_runs_are_called_by_their_optimiser(train):
+def test_first_order_runs_have_the_name_of_their_optimiser(train):
     done = train(*FIRST_ORDER, "max_steps=1", "hydra.run.dir=run")
     assert done.code == 0, done.err
     assert json.loads((done.folder / "run" / "summary.json").read_text())["curvature"] == "sgd"
@@ -155,7 +155,7 @@ def test_a_sweep_prints_one_table(train):
     ]
 
 
-def test_a_sweep_may_be_asked_for_by_the_configuration(train, tmp_path_factory):
+def test_a_configuration_may_define_a_sweep(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("extra")
     (folder / "experiment").mkdir()
     (folder / "experiment" / "both.yaml").write_text(
@@ -299,14 +299,14 @@ def test_lists_are_plain_lists(train):
     assert type(seen[0]) is list
 
 
-def test_questions_go_to_hydra(train):
+def test_hydra_answers_questions(train):
     done = train("--cfg", "job", "curvature=identity")
     assert done.code == 0
     assert yaml.safe_load(done.out)["curvature"] == {"_target_": "curvature.Identity"}
     assert not done.made
 
 
-def test_keyboard_interrupt_outside_a_run(train):
+def test_ctrl_c_outside_of_a_run_exits_with_130(train):
     def task(config):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Sweeps whose jobs run in other processes, and die there."""
+"""Sweeps whose jobs run in other processes, some of which are killed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ import jax
 
 
 def schedule(signal):
-    """A damping of 1; at step {STEP} the signal, or for -1 an exception."""
+    """A damping of 1. At step {STEP} the process sends itself the signal; -1 is an exception."""
 
     def act(step):
         if step == {STEP} and signal == -1:
@@ -39,7 +39,7 @@ def schedule(signal):
 
     return at
 '''
-CHEAP = "model=linear", "curvature=identity", "search=learning_rate"  # quickly compiled
+CHEAP = "model=linear", "curvature=identity", "search=learning_rate"  # takes little time to compile
 SIGNALS = signal.SIGKILL, 0, -1, signal.SIGSEGV
 
 
@@ -50,7 +50,7 @@ def python_train(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def fatal(tmp_path_factory):
-    """Arguments for a sweep of jobs with the fates of `SIGNALS`, after some steps."""
+    """Arguments for a sweep with one job for each number in `SIGNALS`; `FATAL` acts on it."""
     mine = tmp_path_factory.mktemp("mine")
     (mine / "fatal.py").write_text(FATAL)
     (mine / "damping").mkdir()
@@ -66,7 +66,7 @@ def fatal(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=slow_but([], ["parallel", "local"]))
 def sweep(request, fatal, tmp_path_factory):
-    """The launcher, what the command printed, and the folder of a sweep with three faults."""
+    """A sweep of which three jobs fail: its launcher, its output and its folder."""
     folder = tmp_path_factory.mktemp(request.param)
     done = python_train(folder, *fatal, f"hydra/launcher={request.param}")
     (made,) = folder.glob("multirun/*/*")
@@ -84,7 +84,7 @@ def test_a_fault_is_in_the_table_and_ends_no_other_job(sweep):
     assert not done.stderr
 
 
-def test_what_was_recorded_before_a_fault_is_there(sweep):
+def test_the_steps_before_a_fault_are_recorded(sweep):
     _, _, made = sweep
     assert {path.name for path in made.iterdir() if path.name.isdecimal()} == {"0", "1", "2", "3"}
     steps = {}
@@ -94,12 +94,12 @@ def test_what_was_recorded_before_a_fault_is_there(sweep):
         steps[number] = [json.loads(line)["step"] for line in lines]
         assert steps[number] == list(range(1, len(lines) + 1))
     assert len(steps[1]) == STEP + 5
-    # One step is in flight while the one before it is written down.
+    # A step is dispatched before the previous one is recorded.
     assert all(STEP - 2 <= len(steps[number]) <= STEP + 1 for number in (0, 2, 3))
     assert "4 runs, 1 finished" in (made / "report" / "report.html").read_text()
 
 
-def test_what_a_job_prints_is_kept(sweep):
+def test_the_output_of_a_job_is_kept(sweep):
     launcher, done, made = sweep
     if launcher == "parallel":
         logs = [made / "logs" / f"{number}.log" for number in range(4)]
@@ -124,7 +124,7 @@ def test_launchers_that_give_up_still_end_with_the_table(launcher, fatal, tmp_pa
 
 @pytest.mark.slow
 def test_precision_does_not_leak(tmp_path):
-    """A job takes the steps after others in its process that it takes in one of its own."""
+    """A job has the same results after another job in its process as in a process of its own."""
     found = {}
     for launcher, precisions in (
         ("basic", ("true", "false")),
@@ -152,7 +152,7 @@ def test_precision_does_not_leak(tmp_path):
     ("launcher", "module"),
     [("parallel", "hydra_joblib_launcher._core"), ("local", "hydra_submitit_launcher.config")],
 )
-def test_a_launcher_that_is_not_installed(launcher, module, train, monkeypatch):
+def test_a_launcher_that_is_not_installed_is_one_sentence(launcher, module, train, monkeypatch):
     monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)
     done = train("-m", "seed=0,1", f"hydra/launcher={launcher}")
     assert done.code == 2
@@ -162,7 +162,7 @@ def test_a_launcher_that_is_not_installed(launcher, module, train, monkeypatch):
     assert not done.made
 
 
-def test_a_signal_to_stop_is_handed_on():
+def test_a_stop_signal_is_passed_on_to_the_running_processes():
     processes = [
         LokyProcess(target=os.kill, args=(os.getpid(), signal.SIGTERM)),
         LokyProcess(target=signal.pause),

@@ -1,4 +1,4 @@
-"""Own data, from a file to a trained model, without a line of Python."""
+"""The user's own data, from a file or a stream to a trained model."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def summary(done):
 
 
 def points(n=100):
-    """Points of the plane, and on which side of a line they lie."""
+    """Points in the plane, and for each the side of a line on which it lies."""
     x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     return x, (x[:, 0] > x[:, 1]).astype(np.int64)
 
@@ -30,7 +30,7 @@ def test_arrays_train(train, tmp_path):
     assert done["test"]["accuracy"] > 0.9
 
 
-def test_a_folder_has_the_numbers_of_a_file(train, tmp_path):
+def test_a_folder_of_arrays_gives_the_results_of_a_file(train, tmp_path):
     x, y = points()
     np.savez(tmp_path / "own.npz", inputs=x, targets=y)
     (tmp_path / "own").mkdir()
@@ -53,7 +53,7 @@ def own_stream(tmp_path, monkeypatch):
     return "--config-dir", "mine", "dataset=lines", *CHEAP[:-2]
 
 
-def test_a_stream_of_ones_own_trains_and_goes_on(own_stream, train, tmp_path):
+def test_a_users_stream_trains_and_can_be_resumed(own_stream, train, tmp_path):
     for folder, first in (("whole", 40), ("parts", 10)):
         done = train(*own_stream, f"max_steps={first}", f"hydra.run.dir={folder}")
         assert done.code == 0, done.err
@@ -69,7 +69,7 @@ def test_a_stream_of_ones_own_trains_and_goes_on(own_stream, train, tmp_path):
     assert found["test"]["accuracy"] > 0.9
 
 
-def test_a_stream_without_an_end_needs_one(own_stream, train, tmp_path):
+def test_a_stream_of_unknown_length_needs_max_steps_and_cannot_be_cut(own_stream, train, tmp_path):
     before = set(tmp_path.rglob("*"))
     for arguments, said in (
         ([], "`max_steps` must be set for the stream `lines`"),

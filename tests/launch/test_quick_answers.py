@@ -1,4 +1,4 @@
-"""What is answered before JAX is imported, which takes longer than the answer."""
+"""Questions and simple errors are answered without an import of JAX, which would take longer."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# `train.py` as it is run, and then a word on what it has imported.
+# Runs `train.py` as usual, then prints which of the large packages it has imported.
 SCRIPT = f"""
 import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -41,7 +41,7 @@ def run(folder, *arguments, **environment):
         ("-m seed=0,1 hydra/launcher=nonsense", 2, "`hydra/launcher=nonsense`"),
     ],
 )
-def test_it_takes_no_jax(arguments, code, says, tmp_path):
+def test_the_answer_imports_no_large_package(arguments, code, says, tmp_path):
     done = run(tmp_path, *arguments.split(), COMP_LINE="python train.py curvature=gau")
     assert done.returncode == code, done.stderr
     assert says in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The rivals train, and go on from a checkpoint as if nothing had happened."""
+"""The rival optimisers train, and continue from a checkpoint with the same results."""
 
 import io
 
@@ -18,9 +18,9 @@ STEPS, STOP = 12, 1
 
 @pytest.mark.parametrize("name", slow_but(["muon"], RIVALS))
 def test_the_loss_falls_and_a_restored_state_goes_on(name, compose, standard_promotion):
-    """On a model of every kind of weight: kernels, their biases, matrices and vectors.
+    """The model has every kind of weight: kernels, their biases, matrices and vectors.
 
-    A checkpoint is what `read_leaves` reads; a preconditioner is computed anew before and after it.
+    `soap` and `shampoo` compute their preconditioners both before and after the checkpoint.
     """
     overrides = [f"optimiser={name}", "likelihood=gaussian"]
     if name in {"soap", "shampoo"}:
@@ -44,7 +44,7 @@ def test_the_loss_falls_and_a_restored_state_goes_on(name, compose, standard_pro
     assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(state))
     before, after = (eqx.filter(tree, eqx.is_array) for tree in (first, (model, state)))
     assert jax.tree.map(jax.typeof, before) == jax.tree.map(jax.typeof, after)
-    # A weak type would be lost on the way through a checkpoint; optax's own line search has some.
+    # A checkpoint does not keep weak types. The line search of optax has some in its state.
     assert name == "lbfgs" or not any(leaf.weak_type for leaf in jax.tree.leaves(state))
     checkpoint.seek(0)
     restored = read_leaves(checkpoint, first)

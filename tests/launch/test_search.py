@@ -8,7 +8,7 @@ import yaml
 from tests.selection import slow_but
 from tests.sweep_table import rows
 
-# Hydra's sweeper needs an Optuna that is older than the present SQLAlchemy.
+# Hydra's sweeper needs an old Optuna, which uses deprecated functions of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*declarative_base:DeprecationWarning")
 
 SEARCH = "-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=0"
@@ -27,7 +27,7 @@ def test_intervals_and_choices_are_searched(launcher, train):
     chosen = [float(row["damping.value"]) for row in table]
     assert len(set(chosen)) == 3
     assert all(1e-3 <= value <= 1 for value in chosen)
-    # By the loss of the validation part.
+    # The best job is the one with the lowest loss of the validation part.
     best = min(range(3), key=lambda k: summaries[k]["validation_loss"])
     found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert found["best_value"] == pytest.approx(summaries[best]["validation_loss"])

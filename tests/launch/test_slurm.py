@@ -1,4 +1,4 @@
-"""The launcher for SLURM, with programs in SLURM's place that start the jobs at once."""
+"""The launcher for SLURM. Scripts replace SLURM's programs; they start all jobs at once."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ last = re.search(r"--array=0-([0-9]+)", open(sys.argv[1]).read())[1]
 for task in range(int(last) + 1):
     job = {{"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}}
     command = ["bash", sys.argv[1]]
-    # What holds the streams of this program would have the one that asked wait for it.
+    # If the job kept the streams of this program open, the caller would wait for the job.
     streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     subprocess.Popen(command, env=os.environ | job, **streams)
 print("Submitted batch job 7")

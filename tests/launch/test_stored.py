@@ -1,4 +1,4 @@
-"""What a run folder may name when its run goes on: it may come from somebody else."""
+"""The names that a resumed run may call: its folder may come from somebody else."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "lau
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
-def test_everything_of_this_project_is_known(path):
+def test_all_names_of_this_project_are_accepted(path):
     check_names(yaml.safe_load(path.read_text(encoding="utf-8")), FILE, [])
 
 
@@ -32,14 +32,14 @@ def test_everything_of_this_project_is_known(path):
         {"recorders": {"one": [{"_target_": "pickle.loads"}]}},
     ],
 )
-def test_what_is_of_no_part_is_not_called(node):
+def test_a_name_of_another_package_is_refused(node):
     with pytest.raises(
         ConfigError, match=r"`run/config.yaml` names `.*`, which is not called: it belongs neither"
     ):
         check_names({"dataset": node}, FILE, [])
 
 
-def test_what_lies_beside_added_configurations_is_known(tmp_path, monkeypatch):
+def test_a_module_beside_added_configurations_is_accepted(tmp_path, monkeypatch):
     (tmp_path / "my_own_part.py").write_text("class Part: ...\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     stored = {"model": {"_target_": "my_own_part.Part"}}

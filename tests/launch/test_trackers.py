@@ -1,4 +1,4 @@
-"""The recorders of the pages for Weights & Biases, MLflow and Trackio, with these, offline."""
+"""The documentation's recorders for Weights & Biases, MLflow and Trackio, used offline."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def trained(folder: Path, name: str, **variables: str) -> list[dict]:
-    """The records of a run of three steps with the recorder `name` of the pages."""
+    """The records of a run of three steps with the recorder `name` of the documentation."""
     for path in (f"mine/{name}_recorder.py", f"mine/recorders/{name}.yaml"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(file(path), encoding="utf-8")

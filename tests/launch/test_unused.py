@@ -1,4 +1,4 @@
-"""What a run uses, and what happens to overrides that it does not."""
+"""The parts of the configuration that a run uses; overrides of other parts are refused."""
 
 import copy
 
@@ -22,7 +22,7 @@ CHOICES = [
 
 
 def _read(config):
-    """What the run is built from, everything resolved; the text of the error where that fails."""
+    """The resolved configuration of a run, or the text of the error if it cannot be resolved."""
     try:
         return {name: _resolved(config[name]) for name in ROOTS if name in config}
     except OmegaConfBaseException as error:
@@ -41,7 +41,9 @@ QUICK_CHOICES = [
 
 
 @pytest.mark.parametrize(("curvature", "optimiser", "objective"), slow_but(QUICK_CHOICES, CHOICES))
-def test_used_means_that_a_change_is_noticed(curvature, optimiser, objective, compose):
+def test_a_key_is_used_if_and_only_if_a_change_of_it_changes_the_run(
+    curvature, optimiser, objective, compose
+):
     overrides = f"curvature={curvature}", f"optimiser={optimiser}", f"objective={objective}"
     config = compose(*overrides)
     before, paths = _read(config), used_paths(config)
@@ -52,7 +54,7 @@ def test_used_means_that_a_change_is_noticed(curvature, optimiser, objective, co
         assert is_used(path, paths) == (_read(changed) != before), path
 
 
-def test_references_through_references_resolvers_and_parents():
+def test_references_are_followed_through_resolvers_and_to_parents():
     config = OmegaConf.create(
         {
             "optimiser": {"a": "${oc.create:${first}}", "b": {"c": "${..d}"}, "d": "x ${third.e}"},

@@ -1,4 +1,4 @@
-"""Sweeps whose jobs are trained as one program, from the command line."""
+"""`vectorised=true` trains the jobs of a sweep as one program."""
 
 import json
 
@@ -22,7 +22,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_seeds_are_one_program_and_each_a_run_like_any_other(train):
+def test_seeds_share_a_program_and_each_is_an_ordinary_run(train):
     done = train("-m", *QUICK, "seed=range(0,3)", "vectorised=true", SWEEP)
     assert done.code == 0, done.err
     assert [row["seed"] for row in rows(done.out)] == ["0", "1", "2"]
@@ -43,7 +43,7 @@ def test_seeds_are_one_program_and_each_a_run_like_any_other(train):
     assert [summaries(done, "012")[job]["steps"] for job in range(3)] == [3, 5, 3]
 
 
-def test_numbers_ride_along_and_what_cannot_is_another_program(train):
+def test_numbers_share_a_program_and_other_values_need_another(train):
     done = train(
         "-m", *NATURAL, "seed=0,1", "damping.value=1.0,0.1", "samples=1,2", "vectorised=true", SWEEP
     )
@@ -73,7 +73,7 @@ def test_a_job_with_a_program_of_its_own_is_an_ordinary_run(train):
     assert "vectorised" not in json.loads((one.folder / "one" / "0" / "summary.json").read_text())
 
 
-def test_parts_of_the_data_and_averages_go_along(train):
+def test_parts_of_the_data_averages_and_dropout_can_be_vectorised(train):
     parts = "validation=0.1", "train_examples=200", "average=exponential", "model.dropout=0.1"
     done = train("-m", "model=mlp", *QUICK[1:], *parts, "seed=0,1", "vectorised=true", SWEEP)
     assert done.code == 0, done.err
@@ -82,7 +82,7 @@ def test_parts_of_the_data_and_averages_go_along(train):
     assert {summary["best"]["by"] for summary in found if summary["best"]} <= {"validation_loss"}
 
 
-def test_environments_go_along(train):
+def test_environments_can_be_vectorised(train):
     given = "experiment=cartpole", "max_steps=1", "seed=0,1", "vectorised=true", SWEEP
     done = train("-m", *given)
     assert done.code == 0, done.err
@@ -125,14 +125,14 @@ def test_a_program_that_fails_ends_no_other(train, monkeypatch):
         (["-m", "seed=0,-1", "vectorised=true"], "`seed` must be an integer from 0"),
     ],
 )
-def test_what_cannot_be_one_program_is_refused(train, arguments, sentence):
+def test_jobs_that_cannot_share_a_program_are_refused(train, arguments, sentence):
     done = train(*arguments)
     assert (done.code, done.made) == (2, [])
     assert sentence in done.err
     assert done.err.count("\n") == 1
 
 
-def test_a_resumed_run_is_alone(train):
+def test_a_resumed_run_cannot_be_vectorised(train):
     assert train(*QUICK, "hydra.run.dir=run").code == 0
     done = train("resume=run", "vectorised=true")
     assert done.code == 2

@@ -17,13 +17,13 @@ OF_TOKENS = {"decoder"}
 
 @pytest.fixture(params=sorted(path.stem for path in CONF.glob("*.yaml")))
 def name(request: pytest.FixtureRequest) -> str:
-    """Every model of conf/model."""
+    """The name of each model in `conf/model`."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def example() -> Callable[..., jax.ShapeDtypeStruct]:
-    """The shape and type of one input of a model: eight tokens, or an image."""
+    """Gives the shape and type of one input of a model: eight tokens, or an image."""
 
     def example(
         name: str, image: Sequence[int] = (8, 8), dtype: jax.typing.DTypeLike = "float32"
@@ -37,13 +37,13 @@ def example() -> Callable[..., jax.ShapeDtypeStruct]:
 
 @pytest.fixture(scope="session")
 def build(example: Callable[..., jax.ShapeDtypeStruct]) -> Callable[..., eqx.Module]:
-    """A model as its YAML file says, but for the sizes and what is overridden."""
+    """Builds a model from its YAML file; the sizes and `overrides` replace values of the file."""
 
     @functools.cache
     def maker(name: str, settings: str) -> Callable[..., eqx.Module]:
         config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
         make = hydra.utils.instantiate(config | yaml.safe_load(settings), _convert_="all")
-        # As one program: a model that is made operation by operation compiles each of them.
+        # Jitted, because outside of a program JAX compiles each operation separately.
         return eqx.filter_jit(make)
 
     def build(
@@ -58,5 +58,5 @@ def build(example: Callable[..., jax.ShapeDtypeStruct]) -> Callable[..., eqx.Mod
 
 @pytest.fixture(scope="session")
 def built(build: Callable[..., eqx.Module]) -> Callable[..., eqx.Module]:
-    """`build`, for tests that share a model; not under a trace."""
+    """`build` with a cache, for tests that share a model; not to be called while JAX traces."""
     return functools.cache(build)

@@ -1,4 +1,4 @@
-"""What is particular to one model."""
+"""Laws that hold for one of the models only."""
 
 import equinox as eqx
 import jax
@@ -11,13 +11,13 @@ import models
 KEY = jax.random.key(0)
 
 
-def made(model, *args, **kwargs):
-    """The model, made as one program: operation by operation each of them is compiled."""
+def make_model(model, *args, **kwargs):
+    """The model; jitted, because outside of a program JAX compiles each operation separately."""
     return eqx.filter_jit(lambda key: model(*args, key=key, **kwargs))(KEY)
 
 
-def shaped(model, *args, **kwargs):
-    """The model with shapes in the place of its arrays."""
+def make_shapes(model, *args, **kwargs):
+    """The model with shapes instead of arrays."""
     return eqx.filter_eval_shape(lambda key: model(*args, key=key, **kwargs), KEY)
 
 
@@ -30,24 +30,24 @@ def is_zero(tree):
 
 
 def test_mlp_sizes():
-    assert sizes(shaped(models.MLP, (3, 4), 5, width=7, depth=2).layers) == [12, 7, 7, 5]
+    assert sizes(make_shapes(models.MLP, (3, 4), 5, width=7, depth=2).layers) == [12, 7, 7, 5]
 
 
 def test_mlp_with_a_width_for_each_layer():
-    assert sizes(shaped(models.MLP, (4,), 5, width=[7, 6], depth=2).layers) == [4, 7, 6, 5]
-    equal = made(models.MLP, (4,), 5, width=[7, 7], depth=2)
-    assert eqx.tree_equal(equal, made(models.MLP, (4,), 5, width=7, depth=2))
+    assert sizes(make_shapes(models.MLP, (4,), 5, width=[7, 6], depth=2).layers) == [4, 7, 6, 5]
+    equal = make_model(models.MLP, (4,), 5, width=[7, 7], depth=2)
+    assert eqx.tree_equal(equal, make_model(models.MLP, (4,), 5, width=7, depth=2))
 
 
 def test_mlp_of_depth_0_is_linear():
-    model = made(models.MLP, (3,), 2, depth=0)
+    model = make_model(models.MLP, (3,), 2, depth=0)
     (layer,) = model.layers.layers
     x = jnp.array([1.0, -2.0, 3.0])
     np.testing.assert_allclose(model(x), layer.weight @ x + layer.bias)
 
 
 def test_mlp_by_hand(x64):
-    model = made(models.MLP, (2, 2), 3, width=5, depth=1, activation=jnp.tanh)
+    model = make_model(models.MLP, (2, 2), 3, width=5, depth=1, activation=jnp.tanh)
     first, second = ({"w": np.array(x.weight), "b": np.array(x.bias)} for x in model.layers.layers)
     x = np.array([[0.5, -1.0], [2.0, 0.1]])
     expected = second["w"] @ np.tanh(first["w"] @ x.ravel() + first["b"]) + second["b"]
@@ -55,7 +55,7 @@ def test_mlp_by_hand(x64):
 
 
 def test_initial_weights_have_the_variance_of_lecun():
-    layer = made(models.MLP, (400,), 1, width=1000, depth=1).layers.layers[0]
+    layer = make_model(models.MLP, (400,), 1, width=1000, depth=1).layers.layers[0]
     n = layer.weight.size
     # A variance estimated from n normal numbers has a relative standard error of √(2/n).
     assert abs(float(jnp.var(layer.weight)) * 400 - 1) < 4 * (2 / n) ** 0.5
@@ -70,21 +70,21 @@ def test_convnet_takes_any_image(input_shape):
     assert jax.eval_shape(initial_output, jnp.ones(input_shape)).shape == (4,)
 
 
-def test_convnet_takes_one_channel_for_none():
+def test_convnet_adds_the_channel_to_an_image_without_one():
     x = jax.random.uniform(KEY, (4, 4))
-    flat, stacked = (made(models.ConvNet, shape, 4) for shape in [(4, 4), (1, 4, 4)])
+    flat, stacked = (make_model(models.ConvNet, shape, 4) for shape in [(4, 4), (1, 4, 4)])
     apply = eqx.filter_jit(lambda model, x: model(x))
     np.testing.assert_array_equal(apply(flat, x), apply(stacked, x[None]))
 
 
-def test_convnet_refuses_what_is_no_image():
+def test_convnet_refuses_inputs_that_are_no_images():
     with pytest.raises(ValueError, match=r"`ConvNet\(input_shape=...\)` must be .*, got \(10,\)"):
         models.ConvNet((10,), 4, key=KEY)
 
 
 @pytest.mark.parametrize("encoder", [(9,), (9, 5), (9, 5, 2)])
-def test_autoencoder_mirrors(encoder):
-    model = shaped(models.Autoencoder, (3, 4), 10, sizes=encoder)
+def test_the_decoder_of_an_autoencoder_mirrors_its_encoder(encoder):
+    model = make_shapes(models.Autoencoder, (3, 4), 10, sizes=encoder)
     assert sizes(model.encoder) == [12, *encoder]
     assert sizes(model.decoder) == [*reversed(encoder), 12]
     code = eqx.filter_eval_shape(lambda model, x: model.encode(x), model, jnp.ones((3, 4)))
@@ -92,13 +92,13 @@ def test_autoencoder_mirrors(encoder):
 
 
 def test_autoencoder_code_is_linear():
-    model = made(models.Autoencoder, (4,), 10, sizes=(3,))
+    model = make_model(models.Autoencoder, (4,), 10, sizes=(3,))
     x = jnp.arange(4.0)
     np.testing.assert_allclose(model.encode(2 * x), 2 * model.encode(x), rtol=1e-6)
 
 
 def test_classifying_autoencoder_shares_its_encoder():
-    model = made(models.ClassifyingAutoencoder, (2, 2), 3, sizes=(5, 2))
+    model = make_model(models.ClassifyingAutoencoder, (2, 2), 3, sizes=(5, 2))
     x = jnp.arange(4.0).reshape(2, 2)
     np.testing.assert_array_equal(models.reconstruct(model, x), model.autoencoder(x).reshape(2, 2))
     np.testing.assert_array_equal(
@@ -115,8 +115,8 @@ def test_classifying_autoencoder_shares_its_encoder():
     assert not is_zero(label.autoencoder.encoder)
 
 
-def test_transformer_tells_tokens_apart_by_position_alone():
-    model = made(models.TransformerEncoder, (6, 5), 4, depth=1)
+def test_without_positions_a_transformer_ignores_the_order_of_tokens():
+    model = make_model(models.TransformerEncoder, (6, 5), 4, depth=1)
     blind = eqx.tree_at(lambda model: model.positions, model, jnp.zeros_like(model.positions))
     model, blind = eqx.filter_jit(model), eqx.filter_jit(blind)
     x = jax.random.normal(KEY, (6, 5))
@@ -125,18 +125,18 @@ def test_transformer_tells_tokens_apart_by_position_alone():
 
 
 def test_transformer_tokens_attend_to_each_other():
-    model = made(models.TransformerEncoder, (6, 5), 4, depth=1)
+    model = make_model(models.TransformerEncoder, (6, 5), 4, depth=1)
     block = model.blocks[0]
     jacobian = jax.jit(jax.jacrev(block))(jax.random.normal(KEY, (6, 32)))
-    # 6 × 6 blocks, of which a perceptron alone would leave the diagonal.
+    # Of the 6 × 6 blocks of the Jacobian, a perceptron alone would leave only the diagonal.
     assert jnp.all(jnp.linalg.norm(jacobian, axis=(1, 3)) > 0)
 
 
 DECODER = {"width": 12, "depth": 2, "heads": 3}
 
 
-def test_decoder_does_not_look_at_later_tokens():
-    model = eqx.filter_jit(made(models.TransformerDecoder, (7,), 5, **DECODER))
+def test_decoder_outputs_do_not_depend_on_later_tokens():
+    model = eqx.filter_jit(make_model(models.TransformerDecoder, (7,), 5, **DECODER))
     x = np.array([0, 3, 1, 4, 4, 2, 0])
     outputs = model(jnp.asarray(x))
     for t in range(7):
@@ -146,8 +146,8 @@ def test_decoder_does_not_look_at_later_tokens():
 
 
 def test_decoder_by_hand(x64):
-    """Against NumPy, one token at a time, each with the tokens up to it alone."""
-    model = made(models.TransformerDecoder, (4,), 5, width=6, depth=2, heads=3)
+    """Compared with NumPy, token by token; a token attends only to itself and to earlier ones."""
+    model = make_model(models.TransformerDecoder, (4,), 5, width=6, depth=2, heads=3)
     x = np.array([4, 0, 2, 2])
 
     def normed(norm, v):
@@ -181,15 +181,15 @@ def test_decoder_by_hand(x64):
     np.testing.assert_allclose(eqx.filter_jit(model)(jnp.asarray(x)), expected, rtol=1e-10)
 
 
-def test_decoder_knows_nothing_at_first():
-    """The loss is near log c, that of c equal logits: normal logits of variance 1 add ½."""
-    model = made(models.TransformerDecoder, (32,), 90, width=64, depth=1)
+def test_the_initial_loss_of_a_decoder_is_near_that_of_guessing():
+    """With c equal logits the loss is log c; normal logits of variance 1 add ½ to it."""
+    model = make_model(models.TransformerDecoder, (32,), 90, width=64, depth=1)
     tokens = jax.random.randint(KEY, (32,), 0, 90)
     log_p = jax.nn.log_softmax(eqx.filter_jit(model)(tokens))
     assert abs(-jnp.mean(log_p) - jnp.log(90) - 0.5) < 0.2
 
 
-def test_decoder_refuses_tokens_that_are_no_integers():
+def test_decoder_refuses_inputs_that_are_no_sequence_of_tokens():
     message = r"`TransformerDecoder\(input_shape=...\)` must be \(context,\), .*, got \(8, 8\)"
     with pytest.raises(ValueError, match=message):
         models.TransformerDecoder((8, 8), 4, key=KEY)
@@ -215,7 +215,7 @@ def test_decoder_refuses_tokens_that_are_no_integers():
         ("TransformerDecoder", {"heads": 3}, "divide `width`, got 3 heads and a width of 128"),
     ],
 )
-def test_bad_hyper_parameters(model, hyper_parameters, message):
+def test_bad_hyper_parameters_are_refused(model, hyper_parameters, message):
     input_shape = (8,) if model == "TransformerDecoder" else (8, 8)
     with pytest.raises(ValueError, match=message):
         getattr(models, model)(input_shape, 10, **hyper_parameters, key=KEY)

@@ -1,4 +1,4 @@
-"""Differential operators against closed forms, and against JAX's own dense derivatives."""
+"""Differential operators agree with closed forms, and with dense derivatives by JAX."""
 
 import equinox as eqx
 import jax
@@ -58,7 +58,7 @@ def test_operators_on_a_network():
 
 
 def test_a_solution_leaves_no_residual():
-    """u* = exp(−π²t/4) sin πx of `dataset=heat`."""
+    """The solution is u* = exp(−π²t/4) sin πx, that of `dataset=heat`."""
 
     def solution(x):
         return (jnp.exp(-(jnp.pi**2) * x[0] / 4) * jnp.sin(jnp.pi * x[1]))[None]

@@ -29,7 +29,7 @@ def model(built, name):
     return built(name, dropout=0.5, depth=1)
 
 
-def test_follows_the_key(model):
+def test_dropout_depends_on_the_key_alone(model):
     first, again, other = (output(model, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert jnp.all(first != other)
@@ -41,7 +41,7 @@ def test_inference_is_the_model_without_dropout(built, name, model):
     np.testing.assert_array_equal(output(eqx.nn.inference_mode(model)), without)
 
 
-def test_needs_a_key_in_training(model):
+def test_dropout_needs_a_key_in_training(model):
     with pytest.raises(RuntimeError, match="requires a key"):
         eqx.filter_eval_shape(model, x_of(model))
 
@@ -51,8 +51,9 @@ def test_a_key_changes_nothing_without_dropout(built, name):
     np.testing.assert_array_equal(output(model), output(model, jax.random.key(0)))
 
 
-def test_mlp_keeps_the_mean(build):
-    # With one hidden layer the outputs are linear in what dropout scales by 1/(1-p).
+def test_dropout_does_not_change_the_mean_of_an_mlp(build):
+    # With one hidden layer the outputs are linear in the activations that dropout zeroes or
+    # divides by 1 − p, so their mean is the output without dropout.
     model = build("mlp", depth=1, dropout=0.3)
     keys = jax.random.split(jax.random.key(0), 4000)
     dropped = jax.vmap(lambda key: output(model, key))(keys)

@@ -1,4 +1,4 @@
-"""Laws that hold for every model of conf/model."""
+"""Laws that hold for every model in `conf/model`."""
 
 import math
 
@@ -16,19 +16,19 @@ def arrays(model):
 
 
 def outputs(model, x):
-    """All that a model gives for one example, as one vector."""
+    """All outputs of a model for one example, as one vector."""
     if isinstance(model, ClassifyingAutoencoder):
         return jnp.concatenate([model(x), model.classify(x)])
     return model(x)
 
 
-# A block of a transformer is a big program, and one has all the kinds of weights.
+# A transformer block takes long to compile, and a single one has all kinds of weights.
 SIZES = {"transformer": {"depth": 1}, "decoder": {"depth": 1, "width": 32}}
 
 
 @eqx.filter_jit
 def numbers(model, inputs):
-    """The outputs of all examples at once and a gradient of them; the outputs one by one."""
+    """The outputs by `vmap`, a gradient of a loss of these outputs, and the outputs by a loop."""
 
     def loss(model):
         batched = jax.vmap(lambda x: outputs(model, x))(inputs)
@@ -47,7 +47,7 @@ def model(built, name):
 def evaluated(model, example, name):
     x = example(name)
     random = np.random.default_rng(1).random((5, *x.shape), np.float32)
-    # Of five sequences of eight tokens every class must be one; positions are then all used, too.
+    # The five sequences of eight tokens contain every class: an unused one would have no gradient.
     inputs = random if x.dtype == "float32" else np.arange(40).reshape(5, 8) * 3 % 10
     return numbers(model, inputs.astype(x.dtype))
 
@@ -57,12 +57,12 @@ def test_one_vector_per_example(build, example, name, image):
     x = example(name, image)
     model = eqx.filter_eval_shape(build, name, x.shape)
     shape = (math.prod(image) if "autoencoder" in name else 10,)
-    # Of a sequence of tokens it is one vector per token.
+    # The decoder has one vector per token.
     shape = (*x.shape, 10) if name == "decoder" else shape
     assert eqx.filter_eval_shape(model, x) == jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def test_vmap_is_a_loop(evaluated):
+def test_vmap_agrees_with_a_loop(evaluated):
     batched, _, looped = evaluated
     np.testing.assert_allclose(batched, looped, rtol=1e-5, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_weights_follow_the_key(build, built, name):
     assert not eqx.tree_equal(first, other)
 
 
-def test_float64(x64, build, example, name):
+def test_with_x64_weights_and_outputs_are_float64(x64, build, example, name):
     model = eqx.filter_eval_shape(build, name)
     leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.ShapeDtypeStruct)]
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float64")}

@@ -1,4 +1,4 @@
-"""What the environment says about the processes of a run."""
+"""The place of a process among those of a run, from the environment variables of a launcher."""
 
 import pytest
 
@@ -23,12 +23,12 @@ BY_HAND = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADD
         (OPEN_MPI | SLURM, (3, 2, [0])),  # `mpirun` in a job of SLURM
         (SLURM | BY_HAND, (2, 1, None)),
         (SLURM | {"JAX_LOCAL_DEVICE_IDS": "0,1"}, (4, 2, None)),
-        # A job of one task, and the script of one with several, which has them started by `srun`.
+        # A job of one task; and the script of a job with several tasks, which `srun` would start.
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),
     ],
 )
-def test_the_place_of_a_process(environment, found):
+def test_the_environment_gives_the_place_of_a_process(environment, found):
     assert place(environment) == found
 
 
@@ -45,6 +45,6 @@ def test_the_place_of_a_process(environment, found):
         ({"JAX_PROCESS_ID": "1"}, "is set, but the number of processes is not"),
     ],
 )
-def test_half_a_place_is_refused(environment, sentence):
+def test_incomplete_or_wrong_variables_are_refused(environment, sentence):
     with pytest.raises(HostsError, match=sentence):
         place(environment)

@@ -18,7 +18,7 @@ def test_counts_are_positive_integers(name, value):
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_count_that_may_be_left_out(name):
+def test_only_optional_counts_may_be_none(name):
     values = GOOD | {name: None}
     if name in ("epochs", "max_rejections", "keep_checkpoints"):
         with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, got None\."):

@@ -8,7 +8,7 @@ from running import ExitCode
 from running.signals import EXIT_CODES, StopSignals
 
 
-def test_exit_codes_are_those_of_the_contract():
+def test_exit_codes_are_the_documented_ones():
     assert {code.name: int(code) for code in ExitCode} == {
         "FINISHED": 0,
         "FAILED": 1,
@@ -22,13 +22,13 @@ def test_exit_codes_are_those_of_the_contract():
 
 @pytest.fixture(autouse=True)
 def hang_up_is_not_ignored():
-    """It is where the tests run under `nohup`."""
+    """Reset the handler of SIGHUP for each test, because `nohup` makes processes ignore SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
-def test_nohup_is_obeyed():
+def test_a_hang_up_that_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -36,7 +36,7 @@ def test_nohup_is_obeyed():
 
 
 @pytest.mark.parametrize("number", list(EXIT_CODES))
-def test_a_signal_is_noted_and_the_handlers_are_given_back(number):
+def test_a_signal_is_noted_and_the_handlers_are_restored(number):
     before = {n: signal.getsignal(n) for n in EXIT_CODES}
     with StopSignals() as stop:
         assert stop.received is None
@@ -45,7 +45,7 @@ def test_a_signal_is_noted_and_the_handlers_are_given_back(number):
     assert {n: signal.getsignal(n) for n in EXIT_CODES} == before
 
 
-def test_a_second_ctrl_c_is_not_held_back():
+def test_a_second_ctrl_c_raises_keyboard_interrupt():
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.received is signal.SIGINT
@@ -53,7 +53,7 @@ def test_a_second_ctrl_c_is_not_held_back():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_another_thread_trains_without_handlers():
+def test_no_handlers_are_installed_in_another_thread():
     before, seen = {n: signal.getsignal(n) for n in EXIT_CODES}, []
 
     def enter():

@@ -1,4 +1,4 @@
-"""A run small enough to be trained a hundred times."""
+"""A run that takes well under a second, and functions that read its folder."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def make_net() -> Callable[[int], TinyNet]:
-    # As one program: a model that is made operation by operation compiles each of them.
+    # Jitted, because outside of a program JAX compiles each operation separately.
     return eqx.filter_jit(TinyNet)
 
 
@@ -49,7 +49,7 @@ def sgd() -> cv.FirstOrder:
 
 @pytest.fixture(scope="session")
 def make_run(dataset, model, sgd) -> Callable[..., Run]:
-    """A run of TinyNet on the digits by SGD; any part, and any setting, may be replaced."""
+    """Makes a run of TinyNet on the digits with SGD; arguments replace its parts and settings."""
 
     def make(
         *, model=model, optimiser=sgd, dataset=dataset, label="sgd", recorders=None, **settings
@@ -65,7 +65,7 @@ def make_run(dataset, model, sgd) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def whole(make_run, tmp_path_factory) -> Path:
-    """The folder of a run that nothing interrupted."""
+    """The folder of a run that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     train(make_run(), folder)
     return folder
@@ -73,9 +73,10 @@ def whole(make_run, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_nan(dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[[slice], Dataset]:
-    """The digits with NaN in the inputs of some training examples, as a stream may have them.
+    """The digits with NaN in the inputs of some training examples.
 
-    The inputs of a dataset are checked before a run; those of a stream are not known then.
+    The check of the inputs before a run is disabled, because it would refuse this dataset. In a
+    stream such inputs are possible: of a stream, only the first examples are checked.
     """
     monkeypatch.setattr("training.finite._first_wrong", lambda _: None)
 
@@ -90,7 +91,7 @@ def with_nan(dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[[slice], Data
 
 @pytest.fixture
 def read_records() -> Callable[[Path], list[dict]]:
-    """The records of a run folder; a line that is not strict JSON fails."""
+    """Reads the records of a run folder; a line that is not strict JSON is an error."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -104,7 +105,7 @@ def read_records() -> Callable[[Path], list[dict]]:
 
 @pytest.fixture
 def leaves_equal() -> Callable[[object, object], bool]:
-    """Whether two trees hold the same arrays, bit for bit."""
+    """Whether the arrays of two trees are equal bit for bit."""
 
     def equal(a, b) -> bool:
         pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -119,13 +120,13 @@ def leaves_equal() -> Callable[[object, object], bool]:
 
 @pytest.fixture
 def weights(model) -> Callable[[Path], TinyNet]:
-    """The final weights of a run folder."""
+    """Reads the final model of a run folder."""
     return lambda folder: eqx.tree_deserialise_leaves(folder / "model.eqx", model)
 
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Calls a function once, when the given step has been written down."""
+    """`at_step(step, action)` calls `action` once, after the record of `step` was written."""
     write = Records.write
 
     def install(step, action):

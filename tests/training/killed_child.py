@@ -1,4 +1,4 @@
-"""A run in a process of its own, to be killed."""
+"""A run that is killed in a process of its own."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
 def run(folder: Path, kind: str) -> Run:
-    """Every state that there is: damping, momentum, warm start, drawn targets.
+    """A run with every kind of state: damping, momentum, warm start, drawn targets.
 
-    The solver is that whose program is traced and compiled soonest.
+    Of all solvers, CG has the program that is traced and compiled in the shortest time.
     """
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
@@ -50,7 +50,7 @@ def run(folder: Path, kind: str) -> Run:
 
 
 def kill_at(event: int, folder: Path) -> None:
-    """SIGKILL at the given number of operations on files below `folder`."""
+    """Let this process kill itself at operation number `event` on files below `folder`."""
     count = 0
 
     def hook(name: str, arguments: tuple) -> None:
@@ -64,14 +64,14 @@ def kill_at(event: int, folder: Path) -> None:
 
 
 def train_to_be_killed(folder: Path, kind: str, event: int | None, said: Connection) -> None:
-    """Train on data of a kind, `memory` or one of the streams', and say on `said` what is printed.
+    """Train on data of a kind, `memory` or one of `KINDS`; all output is sent to `said`.
 
-    With `event` the process kills itself at so many operations on the files of its folder,
-    checkpoints included.
+    With `event`, the process kills itself at this operation on the files of its folder, including
+    checkpoints.
     """
     for stream in (sys.stdout, sys.stderr):
         os.dup2(said.fileno(), stream.fileno())
-    jax.config.update("jax_disable_most_optimizations", True)  # as in the process of the tests
+    jax.config.update("jax_disable_most_optimizations", True)  # as `conftest.py` does
     if event is not None:
         kill_at(event, folder)
     train(run(folder, kind), folder, resume=folder.exists())

@@ -1,4 +1,4 @@
-"""The digits as streams of every kind, in the batches that a run takes of them in memory."""
+"""Streams of every kind over a dataset; each yields the batches of a run on the dataset itself."""
 
 import importlib.util
 from pathlib import Path
@@ -14,9 +14,9 @@ if importlib.util.find_spec("grain") is not None:
 
 
 class Batches:
-    """Yields the batches of another epoch each time that it is iterated over.
+    """An iterable: each iteration over it yields the batches of the next epoch.
 
-    The first time is that in which a run looks at the shapes.
+    The first iteration, which a run uses for the shapes, and the second both yield epoch 0.
     """
 
     def __init__(self, part, seed, batch_size):
@@ -34,7 +34,7 @@ class Batches:
 
 
 class Placed:
-    """Yields the batches of all epochs, and keeps its place."""
+    """An iterator over the batches of all epochs, which can restore its position."""
 
     def __init__(self, part, seed, batch_size):
         self.part, self.seed, self.batch_size, self.step = part, seed, batch_size, 0
@@ -57,7 +57,7 @@ class Placed:
 
 
 class Random:
-    """For `grain`: the examples of all epochs by their numbers."""
+    """For `grain`: random access to the examples of all epochs, in the order of a run."""
 
     def __init__(self, part, seed, batch_size, epochs):
         self.part = part
@@ -71,8 +71,8 @@ class Random:
         return tuple(leaf[self.order[index]] for leaf in self.part)
 
 
-def mapped(part, folder: Path) -> Rows:
-    """A part in files, memory-mapped."""
+def memory_mapped(part, folder: Path) -> Rows:
+    """The arrays of a part as memory-mapped files, which are written first if they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     leaves, treedef = jax.tree.flatten(part)
     for index, leaf in enumerate(leaves):
@@ -86,11 +86,11 @@ def mapped(part, folder: Path) -> Rows:
 
 
 def stream_of(dataset: Dataset, kind: str, seed: int, batch_size: int, folder: Path) -> Stream:
-    """`dataset` as a stream of a kind, whose batches are those of a run with it."""
+    """`dataset` as a stream of one of `KINDS`; a run gets the same batches as from `dataset`."""
 
     def train():
         if kind == "rows":
-            return mapped(dataset.train, folder)
+            return memory_mapped(dataset.train, folder)
         if kind == "iterable":
             return Batches(dataset.train, seed, batch_size)
         if kind == "placed":

@@ -101,7 +101,7 @@ def test_the_best_is_kept_with_its_weights(tmp_path, make_checkpoints, make_step
     assert leaves_equal(restored.leaves, best.leaves)
 
 
-def spoil(path, how):
+def damage(path, how):
     whole = path.read_bytes()
     match how:
         case "empty":
@@ -118,17 +118,17 @@ def spoil(path, how):
             path.write_bytes(whole[:how] + bytes([whole[how] ^ 1]) + whole[how + 1 :])
 
 
-SPOILT = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1, -64, -65]
+DAMAGES = ["empty", "cut", "cut at the end", "longer", "foreign", 0, 30, 1000, -1, -64, -65]
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_checkpoint_is_refused(
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_refused(
     tmp_path, make_checkpoints, make_stepper, leaves_equal, how
 ):
-    """Also where one bit is another, wherever it is."""
+    """One flipped bit is enough, in any part of the file."""
     make_checkpoints().save(Tally(1), make_stepper())
     (path,) = tmp_path.iterdir()
-    spoil(path, how if not isinstance(how, int) else how % path.stat().st_size)
+    damage(path, how if not isinstance(how, int) else how % path.stat().st_size)
     before = path.read_bytes()
     stepper = make_stepper()
     with pytest.raises(CheckpointError, match=r"step_000000001.ckpt` is damaged.*There is no othe"):
@@ -137,13 +137,15 @@ def test_a_spoilt_checkpoint_is_refused(
     assert path.read_bytes() == before
 
 
-def test_the_newest_good_one_is_used(tmp_path, make_checkpoints, make_stepper, leaves_equal):
+def test_the_newest_intact_checkpoint_is_used(
+    tmp_path, make_checkpoints, make_stepper, leaves_equal
+):
     checkpoints, saved = make_checkpoints(keep=3), make_stepper()
     saved.leaves = [leaf + 1 for leaf in saved.leaves]
     for steps in (1, 2, 3):
         checkpoints.save(Tally(steps), saved)
     for steps in (2, 3):
-        spoil(tmp_path / f"step_{steps:09d}.ckpt", "cut")
+        damage(tmp_path / f"step_{steps:09d}.ckpt", "cut")
     stepper = make_stepper()
     tally, _, refused = make_checkpoints(keep=1).restore(stepper)
     assert tally.steps == 1
@@ -151,7 +153,7 @@ def test_the_newest_good_one_is_used(tmp_path, make_checkpoints, make_stepper, l
     assert [sentence.partition("` is damaged")[0][-6:] for sentence in refused] == [
         *("3.ckpt", "2.ckpt")
     ]
-    # The next one is the newest, though its number is lower than those of the spoilt ones.
+    # The next checkpoint counts as the newest, although a damaged one had a higher number.
     make_checkpoints(keep=1).save(Tally(2), saved)
     assert make_checkpoints().restore(stepper).tally.steps == 2
     assert len(list(tmp_path.glob("*.refused"))) == 2
@@ -182,7 +184,9 @@ def test_the_checkpoint_of_another_model_is_refused(make_checkpoints, make_stepp
         make_checkpoints().restore(make_stepper())
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path, make_checkpoints, make_stepper):
+def test_half_written_files_of_a_killed_process_are_removed(
+    tmp_path, make_checkpoints, make_stepper
+):
     make_checkpoints().save(Tally(1), make_stepper())
     (tmp_path / ".step_000000002.ckpt.123.tmp").write_bytes(b"half")
     make_checkpoints().restore(make_stepper())
@@ -190,7 +194,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path, make_checkpoints, make_
 
 
 def test_reading_runs_no_code(tmp_path, make_checkpoints, make_stepper):
-    """A pickle in the place of an array, under a digest that is right, is refused unread."""
+    """A pickle in the place of an array is refused and not loaded, although the digest is right."""
 
     class Bomb:
         def __reduce__(self):
@@ -209,7 +213,10 @@ def test_reading_runs_no_code(tmp_path, make_checkpoints, make_stepper):
 
 
 def test_every_state_of_an_optimiser_is_saved(make_checkpoints, model, dataset, leaves_equal):
-    """Damping, search and warm start adapt, and the targets are drawn: none may begin anew."""
+    """Damping, search and warm start have a state, and the targets are drawn by the step's key.
+
+    A restored run must continue all of them.
+    """
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=cv.SampledFisher(samples=1),

@@ -1,4 +1,4 @@
-"""What a step costs in gradients: counted by XLA, checked by hand where a hand can count."""
+"""The cost of a step in gradients, as counted by XLA, agrees with a count by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +22,26 @@ def cost(make_run, dataset, model):
     return measure
 
 
-def test_a_step_of_gradient_descent_is_a_gradient(cost, sgd):
-    # And 4P operations for weights and momentum, of 4nP and a little.
+def test_a_step_of_gradient_descent_costs_one_gradient(cost, sgd):
+    # Beside the gradient, of more than 4nP operations, weights and momentum take only 4P.
     assert cost(sgd).of(0) == pytest.approx(1, abs=0.03)
 
 
-def test_a_product_is_a_gradient_and_the_pass_forward_beside_its_own(cost, sgd):
-    # A gradient of 64-8-10: 64·8 weights twice (their inputs need none), 8·10 three times. A
-    # product: J v by 64·8 once and 8·10 twice, Jᵀ v the same.
+def test_an_iteration_costs_a_product_as_counted_by_hand(cost, sgd):
+    # The network has layers of 64·8 and 8·10 weights. A gradient multiplies by the first twice
+    # (its inputs need no gradient) and by the second three times. In a product with JᵀJ, J v
+    # multiplies by the first once and by the second twice, and so does the product with Jᵀ.
     first, second = 64 * 8, 8 * 10
     expected = (2 * first + 4 * second) / (2 * first + 3 * second)
     assert cost(sgd).iteration == pytest.approx(expected, rel=0.15)
 
 
-def test_each_step_of_a_solver_is_added():
+def test_each_further_iteration_of_the_solver_is_added():
     cost = Cost(step=4.0, iteration=1.25)
     assert [cost.of(steps) for steps in (0, 1, 2, 5)] == [4.0, 4.0, 5.25, 9.0]
 
 
-def test_a_run_writes_down_what_it_has_spent(make_run, read_records, tmp_path):
+def test_a_run_records_its_cost(make_run, read_records, tmp_path):
     solver = cv.CG(rtol=0.0, max_steps=3)
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), solver=solver, damping=1.0)
     summary = train(make_run(optimiser=optimiser, max_steps=3), tmp_path)
@@ -48,10 +49,10 @@ def test_a_run_writes_down_what_it_has_spent(make_run, read_records, tmp_path):
     assert summary["gradient_equivalents"] == spent[-1]
     assert summary["gradient_equivalents_per_step"] == pytest.approx(spent[-1] / 3)
     assert spent == pytest.approx([spent[0], 2 * spent[0], 3 * spent[0]])
-    assert 1 + 3 < spent[0] < 12  # a gradient and three products, at least
+    assert 1 + 3 < spent[0] < 12  # at least a gradient and three products
 
 
-def test_a_resumed_run_has_spent_what_it_would_have(make_run, read_records, tmp_path):
+def test_a_resumed_run_has_the_cost_of_an_uninterrupted_run(make_run, read_records, tmp_path):
     whole = train(make_run(max_steps=4), tmp_path / "whole")
     train(make_run(max_steps=2), tmp_path / "resumed")
     resumed = train(make_run(max_steps=4), tmp_path / "resumed", resume=True)

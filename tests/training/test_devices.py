@@ -1,4 +1,4 @@
-"""Runs on several devices: the numbers of one, wherever they go on."""
+"""A run has the same results on any number of devices, which may change when it is resumed."""
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,10 @@ def numbers(records):
 
 @pytest.mark.parametrize("name", ["sgd", "cg", pytest.param("kfac", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
-def test_a_run_is_that_of_one_device(name, sharding, make_run, read_records, tmp_path):
-    """And it may go on with another number of devices."""
+def test_a_run_on_several_devices_has_the_results_of_one_device(
+    name, sharding, make_run, read_records, tmp_path
+):
+    """It may also be resumed with another number of devices."""
     optimiser = OPTIMISERS[name]
 
     def run(**settings):
@@ -81,7 +83,7 @@ def test_the_same_devices_give_the_same_bits(make_run, read_records, tmp_path):
     ]
 
 
-def test_data_are_shared_out(make_run, dataset):
+def test_fsdp_or_whole_batches_shard_the_data(make_run, dataset):
     """With `fsdp`, and if a step uses all examples; a length that does not divide is padded."""
     n = len(dataset.train[1])
     assert n % 8
@@ -102,7 +104,7 @@ def test_data_are_shared_out(make_run, dataset):
             np.testing.assert_array_equal(found, expected.astype(found.dtype))
 
 
-def test_weights_are_shared_out(make_run):
+def test_fsdp_shards_the_weights(make_run):
     placed = placement(8, "fsdp")
     weights = [jnp.zeros((3, 16)), jnp.zeros(5), jnp.zeros(())]
     shapes = [leaf.addressable_shards[0].data.shape for leaf in placed.place_leaves(weights)]
@@ -111,14 +113,14 @@ def test_weights_are_shared_out(make_run):
     assert shared.weights == alone.weights
     assert shared.step < alone.step
     weights = preflight(make_run(devices=8, sharding="fsdp")).needs.weights
-    assert alone.weights // 8 < weights < alone.weights  # the last layer has ten rows
+    assert alone.weights // 8 < weights < alone.weights  # the last bias is not sharded
 
 
-def test_all_devices():
+def test_devices_all_takes_all_devices():
     assert placement("all", "replicated").size == len(jax.devices())
 
 
-def test_what_cannot_be_shared_out_is_refused(make_run):
+def test_a_number_of_devices_that_cannot_be_used_is_refused(make_run):
     with pytest.raises(
         ValueError, match=r"`devices=99`, but JAX finds \d+ \(cpu\)\. Set JAX_NUM_CPU"
     ):
@@ -131,14 +133,14 @@ def test_what_cannot_be_shared_out_is_refused(make_run):
         preflight(make_run(sharding="fsdp"))
 
 
-def test_what_every_device_has_as_a_whole_is_counted(make_run):
+def test_a_matrix_that_every_device_holds_whole_is_counted(make_run):
     optimiser = natural(cv.ExactFisher(), cv.SampleSpace())
     found = preflight(make_run(optimiser=optimiser, devices=8))
     assert found.needs.step >= found.plan.nbytes > 0
 
 
 @pytest.mark.parametrize(("optimiser", "whole"), PLANS)
-def test_the_plan_says_what_every_device_does(optimiser, whole, make_run):
+def test_the_plan_says_if_every_device_factorises_the_whole_matrix(optimiser, whole, make_run):
     run = make_run(optimiser=optimiser)
     for devices in (1, 8):
         with placement(devices, "replicated").context():

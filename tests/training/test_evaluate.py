@@ -1,4 +1,4 @@
-"""`evaluate` against numbers computed in NumPy, in float64, from the outputs of all examples."""
+"""`evaluate` agrees with NumPy's results in float64 from the outputs of all examples."""
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ KEY = jax.random.key(11)
 
 
 def part(n, targets):
-    """`n` inputs of size 3 and targets of a kind, in float32."""
+    """`n` inputs of size 3, and targets of the given kind."""
     rng = np.random.default_rng(n)
     x = rng.normal(size=(n, 3)).astype(np.float32)
     y = {
@@ -60,7 +60,7 @@ def bernoulli(z, y):
     return loss, np.sqrt(((1 / (1 + np.exp(-z)) - y) ** 2).mean())
 
 
-def test_a_penalty_counts_once():
+def test_the_penalty_is_added_once_to_the_loss():
     model, (x, y) = linear(), part(37, "labels")
     plain = evaluate(cv.Supervised(cv.Categorical()), model, (x, y))
     found = evaluate(cv.Supervised(cv.Categorical(), l2=0.5), model, (x, y))
@@ -91,7 +91,7 @@ def test_every_example_counts_the_same(n, likelihood, targets, metric, expected)
     np.testing.assert_allclose(result[metric], value, rtol=1e-5)
 
 
-def test_terms_name_their_metrics_and_weigh_their_losses():
+def test_metrics_have_the_names_of_their_terms_and_losses_their_weights():
     x, labels = part(50, "labels")
     _, numbers = part(50, "numbers")
     model = linear()
@@ -120,7 +120,7 @@ def test_terms_may_have_different_numbers_of_examples():
     np.testing.assert_allclose(found, errors, rtol=1e-5)
 
 
-def test_the_test_part_is_scored_and_the_reference_compared_with():
+def test_the_test_result_includes_the_error_against_the_reference():
     test, reference = (
         jax.tree.map(np.asarray, part(n, kind)) for n, kind in [(20, "labels"), (50, "numbers")]
     )
@@ -142,13 +142,13 @@ def test_autoencoding_is_scored_on_its_input():
 
 
 class Cubic(cv.AbstractLoss):
-    """A loss of one's own, of which nothing but the loss is known."""
+    """A user's loss that defines nothing but the loss."""
 
     def nll(self, z, y):
         return jnp.sum(jnp.abs(z - y) ** 3)
 
 
-def test_a_loss_of_ones_own_has_only_a_loss():
+def test_a_users_loss_without_metrics_gives_only_the_loss():
     model, (x, y) = linear(), part(30, "numbers")
     result = evaluate(cv.Supervised(Cubic()), model, (x, y))
     assert result.keys() == {"loss"}
@@ -157,13 +157,13 @@ def test_a_loss_of_ones_own_has_only_a_loss():
 
 
 class Reporting(Cubic):
-    """A loss of one's own that says what to report."""
+    """A user's loss that also defines a metric."""
 
     def metrics(self):
         return (cv.Metric("largest", lambda z, y: jnp.max(jnp.abs(z - y)), float),)
 
 
-def test_a_loss_of_ones_own_may_have_metrics():
+def test_a_users_loss_may_define_metrics():
     model, (x, y) = linear(), part(30, "numbers")
     result = evaluate(cv.Supervised(Reporting()), model, (x, y))
     expected = np.abs(outputs(model, x) - np.asarray(y)).max(-1).mean()
@@ -171,8 +171,8 @@ def test_a_loss_of_ones_own_may_have_metrics():
 
 
 @pytest.mark.parametrize("hidden", [slice(0, 10), slice(None)], ids=["some", "all"])
-def test_what_is_masked_is_not_reported(hidden):
-    """Accuracy is of the examples that count; without any, it is not known."""
+def test_masked_examples_do_not_count_in_metrics(hidden):
+    """The accuracy is that of the examples that are not masked; without any, it is NaN."""
     model, (x, y) = linear(), part(37, "labels")
     mask = np.ones(37, bool)
     mask[hidden] = False
@@ -212,7 +212,7 @@ class Counting(eqx.Module):
         return self.inner(x)
 
 
-def test_other_weights_trace_nothing():
+def test_other_weights_do_not_trace_again():
     objective, data, calls = cv.Supervised(cv.Categorical()), part(45, "labels"), []
     first = evaluate(objective, Counting(linear(), calls), data)
     traced = len(calls)
@@ -223,7 +223,7 @@ def test_other_weights_trace_nothing():
 
 
 def as_stream(part, kind):
-    """A dataset whose test part comes in another way."""
+    """A stream whose test part consists of arrays, of `Rows` or of batches."""
     x, y = jax.tree.map(np.asarray, part)
     n = len(x)
     cut = range(0, n, 700)
@@ -236,8 +236,8 @@ def as_stream(part, kind):
 
 
 @pytest.mark.parametrize("kind", ["memory", "rows", "batches"])
-def test_the_same_numbers_however_a_part_comes(kind):
-    """And by one program: the last chunk is as long as the others."""
+def test_arrays_rows_and_batches_give_the_same_results(kind):
+    """All chunks share one program, because the last one is padded to the length of the others."""
     traces = []
 
     class Traced(eqx.Module):
@@ -250,14 +250,14 @@ def test_the_same_numbers_however_a_part_comes(kind):
     examples = part(2 * CHUNK + 37, "labels")
     objective, model = cv.Supervised(cv.Categorical()), Traced(linear())
     found = Evaluator(objective, as_stream(examples, kind)).test(model)
-    assert len(traces) == 2  # of one trace: for the loss, and for the metrics
+    assert len(traces) == 2  # one trace calls the model for the loss and for the metrics
     expected = evaluate(objective, linear(), examples)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
     assert found["accuracy"] == expected["accuracy"]
 
 
 def test_several_devices_share_the_chunks():
-    """Also where they do not divide the examples: what is repeated counts nowhere."""
+    """Also if they do not divide the number of examples: the padding is not counted."""
     placed, examples = placement(8, "replicated"), part(CHUNK + 37, "numbers")
     objective, model = cv.Supervised(cv.Gaussian()), linear()
     with placed.context():
@@ -267,7 +267,7 @@ def test_several_devices_share_the_chunks():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-def test_chunks_of_terms_side_by_side_have_every_example_once():
+def test_chunks_of_several_terms_have_every_example_once():
     lengths = {"few": 3, "some": 70, "many": 101}
     terms = {name: (np.arange(n), np.arange(n) + 0.5) for name, n in lengths.items()}
     for most, multiple in ((10, 1), (10, 4), (200, 1), (1, 1)):

@@ -1,4 +1,4 @@
-"""What goes wrong outside the program ends in one sentence, and loses nothing."""
+"""Faults of a run are explained: folders that cannot be written, NaNs, changed versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +14,14 @@ from training import FolderError, train
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_folder_that_takes_no_file_is_refused(make_run, resume):
-    """Of /proc not even root may make a file."""
+def test_a_folder_that_cannot_be_written_to_is_refused(make_run, resume):
+    """In /proc not even root can create a file."""
     with pytest.raises(FolderError, match=r"Cannot write to the run folder `/proc`: "):
         train(make_run(), Path("/proc"), resume=resume)
 
 
 class Odd(eqx.Module):
-    """A model to whose outputs zero times `function(inputs)` is added."""
+    """A model that adds zero times `function(inputs)` to its outputs."""
 
     net: eqx.Module
     function: Callable
@@ -35,7 +35,7 @@ def logarithm(x):
 
 
 class Norm(eqx.Module):
-    """Finite outputs of weights whose gradient is not: that of a norm at zero."""
+    """A model with finite outputs, but a gradient of NaN: that of a norm at zero."""
 
     net: eqx.Module
 
@@ -72,10 +72,10 @@ def test_a_nan_in_the_batch_is_named(make_run, with_nan, tmp_path):
     assert f"The batch holds numbers that are not finite: {256 * 64} in `0`." in summary["reason"]
 
 
-def test_the_origin_is_asked_for_at_the_step_that_is_not_finite(
+def test_the_origin_is_found_in_the_batch_of_the_first_rejected_step(
     make_run, with_nan, tmp_path, read_records
 ):
-    """One broken example: the batch of the step that has it is found again."""
+    """One example is broken; the batch that contains it is made again after the step."""
     summary = train(make_run(dataset=with_nan(slice(0, 1)), stop_at_nan=True), tmp_path)
     assert "64 in `0`." in summary["reason"]
     losses = [record["loss"] for record in read_records(tmp_path)]
@@ -83,24 +83,24 @@ def test_the_origin_is_asked_for_at_the_step_that_is_not_finite(
     assert None not in losses[:-1]
 
 
-def test_a_step_that_is_not_finite_is_named(make_run, tmp_path):
-    """Of a finite gradient, by a rate that is too large for single precision."""
+def test_an_overflow_of_the_step_is_not_ascribed_to_the_loss(make_run, tmp_path):
+    """The gradient is finite, but the learning rate is so large that the step overflows."""
     sgd = cv.FirstOrder(cv.Supervised(cv.Categorical()), optax.sgd(1e38))
     summary = train(make_run(optimiser=sgd, stop_at_nan=True), tmp_path)
     assert summary["status"] == "diverged"
     assert "In the loss" not in summary["reason"]
 
 
-def test_without_a_nan_nothing_is_stopped(make_run, tmp_path):
+def test_without_a_nan_the_run_finishes(make_run, tmp_path):
     assert train(make_run(stop_at_nan=True), tmp_path)["status"] == "finished"
 
 
-def test_a_profile_is_a_trace_that_can_be_looked_at(make_run, tmp_path):
+def test_a_profile_is_one_trace_file(make_run, tmp_path):
     train(make_run(profile_steps=5), tmp_path)
     assert len(list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))) == 1
 
 
-def test_warnings_of_a_resumed_run(make_run, tmp_path, capsys, monkeypatch):
+def test_a_resumed_run_warns_of_changed_versions(make_run, tmp_path, capsys, monkeypatch):
     train(make_run(max_steps=7), tmp_path)
     monkeypatch.setattr("training.writer.versions", lambda: {"jax": "99"})
     train(make_run(quiet=True), tmp_path, resume=True)

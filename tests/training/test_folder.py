@@ -58,7 +58,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_config_comes_back_in_its_order(tmp_path):
+def test_config_is_stored_in_its_order(tmp_path):
     config = {"seed": 1, "model": {"width": 8, "name": "Übung"}, "choices": [1.5, None, True]}
     write_config(tmp_path, config)
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())

@@ -1,4 +1,4 @@
-"""A run that was killed, or whose disk was full, ends as one that was not, bit for bit."""
+"""A run resumed after a kill or a full disk ends like an uninterrupted run, bit for bit."""
 
 import functools
 import json
@@ -18,16 +18,16 @@ from tests.training.streams import KINDS
 from training import FolderError, train
 
 SECONDS = 0.5
-"""A run takes about twice as long from its first step to its last."""
+"""The latest time of a kill after the first step; all steps together take about twice as long."""
 
-# Each run is a fork of one process, which has all modules and no backend of JAX: to import
-# them takes longer than the run.
+# Importing the modules takes longer than a run, so each run is a fork of one process that has
+# imported them. That process has no backend of JAX, because a fork loses a backend's threads.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.training.killed_child", "sklearn.datasets", "grain"])
 
 
 class Started:
-    """The run in a process of its own, with the program that this process compiles."""
+    """A run in a new process, which compiles the same program as this process does."""
 
     def __init__(self, folder: Path, kind: str, event: int | None = None):
         receiver, said = FORKS.Pipe(duplex=False)
@@ -38,7 +38,7 @@ class Started:
             end.close()
 
     def was_killed(self) -> bool:
-        """Whether it was, at its end."""
+        """Wait for the end of the process; returns whether it was killed."""
         with self.said:
             text = self.said.read()
         self.process.join()
@@ -51,7 +51,7 @@ def finish(folder: Path, kind: str = "memory") -> None:
 
 
 def kill_at_time(folder: Path, kind: str, seconds: float) -> bool:
-    """Kill the process so long after its first step; whether it was alive."""
+    """Kill the process `seconds` after its first step; returns whether it was still running."""
     started = Started(folder, kind)
     for line in started.said:
         if line.startswith("killed ") and "/" in line:  # the display has shown a step
@@ -62,13 +62,13 @@ def kill_at_time(folder: Path, kind: str, seconds: float) -> bool:
 
 
 def kill_at_operation(folder: Path, kind: str, number: int) -> bool:
-    """Let the process die at so many operations on its files; whether it did."""
+    """Kill the process at operation `number` on its files; returns whether it got that far."""
     return Started(folder, kind, number).was_killed()
 
 
 @pytest.fixture(scope="module")
 def whole_of(tmp_path_factory) -> Callable[[str], Path]:
-    """The folder of a run with data of a kind that nothing interrupted."""
+    """The folder of an uninterrupted run on data of the given kind."""
 
     @functools.cache
     def of(kind: str) -> Path:
@@ -98,10 +98,10 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", slow_but(["memory", "iterable"], ["memory", *KINDS]))
-def test_killed_among_its_files(kind, whole_of, tmp_path):
-    """A checkpoint is written every few steps: the thirtieth operation is on one of them.
+def test_a_run_that_is_killed_while_writing_a_checkpoint_can_be_resumed(kind, whole_of, tmp_path):
+    """A checkpoint is written every few steps, and the thirtieth operation is on a checkpoint.
 
-    The batches of a stream are those of the data in memory, and so is the last bit of the end.
+    A stream has the batches of the data in memory, so the final models are equal bit for bit.
     """
     assert kill_at_operation(tmp_path / "run", kind, 30)
     finish(tmp_path / "run", kind)
@@ -110,7 +110,7 @@ def test_killed_among_its_files(kind, whole_of, tmp_path):
     assert (tmp_path / "run" / "model.eqx").read_bytes() == in_memory.read_bytes()
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole_of, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_run_can_be_resumed(whole_of, tmp_path):
     folder = tmp_path / "run"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
@@ -135,8 +135,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(whole_of, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", *KINDS])
-def test_killed_at_random_moments(kind, whole_of, tmp_path):
-    """Half of them at random times, half at random operations on the run's files."""
+def test_a_run_that_is_killed_at_random_moments_can_be_resumed(kind, whole_of, tmp_path):
+    """The process is killed at random times and at random operations on its files, in turn."""
     generator, killed, number = random.Random(kind), 0, 0
     while killed < 12:
         folder = tmp_path / str(number) / "run"

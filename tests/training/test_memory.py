@@ -17,36 +17,37 @@ from training.preflight import describe_run, memory_warning
 KIB = jnp.zeros(256, jnp.float32)
 
 
-def held(fn, *arguments):
+def peak_kib(fn, *arguments):
     return peak_memory(jax.make_jaxpr(fn)(*arguments).jaxpr) / 1024
 
 
-def test_arrays_that_live_at_once():
-    assert held(lambda x: jnp.sin(jnp.sin(jnp.sin(x))), KIB) == 2  # one is made from one
-    assert held(lambda x: (jnp.sin(x), jnp.cos(x), jnp.exp(x)), KIB) == 3
-    assert held(lambda x: jnp.sin(x).reshape(16, 16)[None], KIB) == 1
+def test_the_peak_counts_arrays_that_live_at_once():
+    # Each sine needs only its own operand, so two arrays live at once.
+    assert peak_kib(lambda x: jnp.sin(jnp.sin(jnp.sin(x))), KIB) == 2
+    assert peak_kib(lambda x: (jnp.sin(x), jnp.cos(x), jnp.exp(x)), KIB) == 3
+    assert peak_kib(lambda x: jnp.sin(x).reshape(16, 16)[None], KIB) == 1
 
 
-def test_what_is_not_used_is_not_made():
+def test_unused_results_are_not_counted():
     def fn(x):
         jnp.outer(x, x)
         return jnp.sin(x)
 
-    assert held(fn, KIB) == 1
+    assert peak_kib(fn, KIB) == 1
 
 
-def test_what_is_made_within():
+def test_inner_computations_are_counted():
     def outer(x):
         return jnp.sum(jnp.outer(x, x))
 
-    alone = held(outer, KIB)
+    alone = peak_kib(outer, KIB)
     assert alone >= 256
-    assert held(jax.jit(outer), KIB) == alone
-    assert held(lambda x: jax.lax.cond(x[0] > 0, outer, jnp.sum, x), KIB) == pytest.approx(
+    assert peak_kib(jax.jit(outer), KIB) == alone
+    assert peak_kib(lambda x: jax.lax.cond(x[0] > 0, outer, jnp.sum, x), KIB) == pytest.approx(
         alone, rel=0.01
     )
-    # In a loop one turn's are held at a time.
-    turns = held(lambda x: jax.lax.scan(lambda s, _: (s + outer(x), None), 0.0, length=9), KIB)
+    # The arrays of one iteration of a loop are freed before the next.
+    turns = peak_kib(lambda x: jax.lax.scan(lambda s, _: (s + outer(x), None), 0.0, length=9), KIB)
     assert turns == pytest.approx(alone, rel=0.01)
 
 
@@ -74,7 +75,7 @@ def wide():
         pytest.param(natural(cv.KFAC(cv.SampledFisher(1))), marks=pytest.mark.slow),
     ],
 )
-def test_a_step_needs_about_what_the_compiled_one_takes(make_run, optimiser):
+def test_the_estimate_is_within_a_factor_of_three_of_the_compiled_step(make_run, optimiser):
     model = wide()
     run = make_run(model=model, optimiser=optimiser, batch_size=1024)
     x, y = (jnp.asarray(array[:1024]) for array in run.dataset.train)
@@ -91,12 +92,12 @@ def test_a_step_needs_about_what_the_compiled_one_takes(make_run, optimiser):
     assert taken / 3 < needs.step < 3 * taken
 
 
-def test_data_are_counted(make_run, dataset):
+def test_the_training_part_is_counted(make_run, dataset):
     parts = jax.tree.leaves(dataset.train)
     assert needs_of(make_run()).data == sum(array.nbytes for array in parts)
 
 
-def test_of_a_stream_the_batches_on_their_way_are_counted(make_run, dataset):
+def test_the_batches_of_a_stream_in_flight_are_counted(make_run, dataset):
     stream = Stream("rows", Rows(dataset.train), dataset.test, (8, 8), 10)
     needs = needs_of(make_run(dataset=stream, batch_size=100))
     assert needs.data == IN_FLIGHT * 100 * (64 + 1) * 4
@@ -108,7 +109,7 @@ def with_memory(monkeypatch, nbytes):
     monkeypatch.setattr(sys.modules["training.preflight"], "memory", lambda: nbytes)
 
 
-def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
+def test_auto_chooses_the_largest_micro_batch_that_fits(make_run, monkeypatch):
     def run_of(micro_batch):
         objective = cv.Supervised(cv.Categorical(), micro_batch=micro_batch)
         optimiser = cv.FirstOrder(objective, optax.sgd(1e-2))
@@ -125,8 +126,8 @@ def test_the_largest_micro_batch_that_fits(make_run, monkeypatch):
         fitting_micro_batch(run_of)
 
 
-def test_what_does_not_go_together_is_said_as_without(make_run):
-    """With `micro_batch=auto` a step is traced before all other checks would be."""
+def test_auto_refuses_a_model_for_other_inputs(make_run):
+    """`micro_batch=auto` traces a step before the other checks, and must give the same error."""
     wrong = eqx.nn.Sequential(
         [eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(9, 10, key=jax.random.key(0))]
     )
@@ -134,7 +135,7 @@ def test_what_does_not_go_together_is_said_as_without(make_run):
         fitting_micro_batch(lambda micro_batch: make_run(model=wrong))
 
 
-def test_what_may_not_fit_is_said(make_run, monkeypatch):
+def test_a_run_that_may_not_fit_gets_a_warning(make_run, monkeypatch):
     run = make_run()
     found = preflight(run)
     assert "; memory about " in describe_run(run, found)

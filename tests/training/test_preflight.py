@@ -31,18 +31,18 @@ def test_a_run_that_fits_passes(make_run):
     preflight(make_run())
 
 
-def test_shapes_are_enough(make_run, model):
+def test_a_model_of_shapes_is_enough(make_run, model):
     preflight(make_run(model=eqx.filter_eval_shape(lambda: model)))
 
 
-def test_batch_size_above_the_dataset(make_run, dataset):
+def test_a_batch_size_above_the_dataset_is_refused(make_run, dataset):
     preflight(make_run(batch_size=dataset.num_train))
     with pytest.raises(ValueError, match=r"`batch_size` must be at most .* 1437, got 1438\."):
         preflight(make_run(batch_size=dataset.num_train + 1))
 
 
 @pytest.mark.parametrize("role", ["curvature", "preconditioner"])
-def test_a_curvature_of_more_examples_than_a_batch_has(make_run, role):
+def test_a_curvature_of_more_examples_than_a_batch_has_is_refused(make_run, role):
     def run(examples, batch_size):
         part = cv.FirstExamples(cv.KFAC(cv.GaussNewton()), examples)
         parts = {"curvature": cv.GaussNewton(), "solver": cv.CG()} | {role: part}
@@ -56,8 +56,8 @@ def test_a_curvature_of_more_examples_than_a_batch_has(make_run, role):
             preflight(run(examples, batch_size))
 
 
-def test_terms_of_different_numbers_come_whole(make_run, dataset):
-    """Terms with examples of their own fall into no batches."""
+def test_terms_of_different_lengths_need_a_batch_size_of_null(make_run, dataset):
+    """Terms with different numbers of examples cannot be cut into batches."""
     x, y = dataset.train
     term = cv.Term(lambda model, x: model(x), cv.Categorical())
     optimiser = sgd_on(cv.Objective({"a": term, "b": term}))
@@ -68,25 +68,25 @@ def test_terms_of_different_numbers_come_whole(make_run, dataset):
         preflight(make_run(optimiser=optimiser, dataset=terms))
 
 
-def test_a_reference_that_the_model_cannot_give(make_run, dataset):
+def test_a_reference_of_another_size_than_the_outputs_is_refused(make_run, dataset):
     wrong = np.zeros((5, 8, 8), np.float32), np.zeros((5, 3), np.float32)
     referred = Dataset("referred", dataset.train, dataset.test, (8, 8), 10, reference=wrong)
     with pytest.raises(ValueError, match=r"Gaussian.*\.(nll|in_domain)"):
         preflight(make_run(dataset=referred))
 
 
-def test_too_few_outputs_for_the_labels(make_run, make_net):
+def test_too_few_outputs_for_the_labels_are_refused(make_run, make_net):
     with pytest.raises(ValueError, match=r"labels from 0 to 4 for a model with 5 outputs, but .*9"):
         preflight(make_run(model=make_net(5)))
 
 
-def test_more_outputs_than_the_dataset_has_classes(make_run, make_net):
+def test_more_outputs_than_classes_are_refused(make_run, make_net):
     with pytest.raises(ValueError, match=r"has 64 outputs .* `digits` needs 10\. Use"):
         preflight(make_run(model=make_net(64)))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_inputs_that_are_not_finite(make_run, dataset, number):
+def test_inputs_that_are_not_finite_are_refused(make_run, dataset, number):
     x, y = dataset.train
     wrong = x.copy()
     wrong[5000 % len(x), 3] = number
@@ -99,7 +99,7 @@ def test_inputs_that_are_not_finite(make_run, dataset, number):
 
 
 @pytest.mark.parametrize("label", [-1, 10])
-def test_a_single_label_out_of_range(make_run, dataset, label):
+def test_a_single_label_out_of_range_is_refused(make_run, dataset, label):
     targets = np.zeros(1797, np.int32)
     targets[-1] = label
     with pytest.raises(ValueError, match=r"`Categorical` needs labels from 0 to 9 .* test part"):
@@ -115,7 +115,7 @@ def test_every_part_is_checked(make_run, dataset):
         preflight(make_run(dataset=held_out))
 
 
-def test_a_reference_of_nan(make_run, dataset):
+def test_a_reference_with_nan_is_refused(make_run, dataset):
     broken = np.zeros((5, 8, 8), np.float32), np.zeros((5, 10), np.float32)
     broken[1][2] = np.nan
     referred = Dataset("referred", dataset.train, dataset.test, (8, 8), 10, reference=broken)
@@ -123,7 +123,7 @@ def test_a_reference_of_nan(make_run, dataset):
         preflight(make_run(dataset=referred))
 
 
-def test_probabilities_that_do_not_sum_to_one(make_run, dataset):
+def test_probabilities_that_do_not_sum_to_one_are_refused(make_run, dataset):
     targets = np.full((1797, 10), 0.1, np.float32)
     preflight(make_run(dataset=relabelled(dataset, targets)))
     targets[7, 0] = 0.2
@@ -133,13 +133,13 @@ def test_probabilities_that_do_not_sum_to_one(make_run, dataset):
         preflight(make_run(dataset=relabelled(dataset, targets)))
 
 
-def test_targets_of_another_shape_than_the_outputs(make_run):
-    # Gaussian's own sentence, or the one of the type checker that the tests put before it.
+def test_targets_of_another_shape_than_the_outputs_are_refused(make_run):
+    # The error is that of `Gaussian`, or that of the type checker, which only the tests use.
     with pytest.raises(ValueError, match=r"Gaussian.*\.(nll|in_domain)"):
         preflight(make_run(optimiser=sgd_on(cv.Supervised(cv.Gaussian()))))
 
 
-def test_fractions_out_of_range(make_run, dataset):
+def test_fractions_out_of_range_are_refused(make_run, dataset):
     targets = np.full((1797, 10), 1.5, np.float32)
     run = make_run(
         optimiser=sgd_on(cv.Supervised(cv.Bernoulli())), dataset=relabelled(dataset, targets)
@@ -148,7 +148,7 @@ def test_fractions_out_of_range(make_run, dataset):
         preflight(run)
 
 
-def test_a_model_made_for_other_inputs(make_run):
+def test_a_model_for_other_inputs_is_refused(make_run):
     linear = eqx.nn.Linear(9, 10, key=jax.random.key(0))
     wrong = eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), linear])
     with pytest.raises(
@@ -157,18 +157,18 @@ def test_a_model_made_for_other_inputs(make_run):
         preflight(make_run(model=wrong))
 
 
-def test_a_batch_structure_that_is_not_the_objectives(make_run, dataset):
+def test_a_batch_of_another_structure_than_the_objectives_is_refused(make_run, dataset):
     with pytest.raises(ValueError, match="A batch of `Supervised` must be"):
         preflight(make_run(dataset=joint(dataset)))
 
 
-def test_batch_norm(make_run):
+def test_batch_norm_is_refused(make_run):
     norm, _ = eqx.nn.make_with_state(eqx.nn.BatchNorm)(10, "batch", mode="batch")
     with pytest.raises(ValueError, match=r"`eqx\.nn\.State`"):
         preflight(make_run(model=norm))
 
 
-def test_parts_that_do_not_go_together(make_run):
+def test_a_curvature_that_the_loss_does_not_support_is_refused(make_run):
     class OnlyALoss(cv.AbstractLoss):
         def nll(self, z, y):
             return jnp.sum(z**2)
@@ -188,7 +188,7 @@ def test_a_first_order_run_has_no_plan(make_run):
     assert preflight(make_run()).plan is None
 
 
-def test_the_plan_is_that_of_the_batch(make_run, model):
+def test_the_plan_counts_the_rows_of_a_batch(make_run, model):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
     plan = preflight(make_run(optimiser=optimiser, batch_size=4)).plan
     assert plan.rows == 4 * 9
@@ -197,7 +197,7 @@ def test_the_plan_is_that_of_the_batch(make_run, model):
     )
 
 
-def test_more_rows_than_the_solver_takes(make_run):
+def test_more_rows_than_the_solver_takes_are_refused(make_run):
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()),
         curvature=cv.ExactFisher(),
@@ -207,7 +207,7 @@ def test_more_rows_than_the_solver_takes(make_run):
         preflight(make_run(optimiser=optimiser, batch_size=10))
 
 
-def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
+def test_a_solve_that_does_not_fit_the_device_is_refused(make_run, monkeypatch):
     optimiser = cv.NaturalGradient(
         cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher(), solver=lx.Cholesky()
     )
@@ -218,7 +218,7 @@ def test_what_does_not_fit_the_device_is_refused(make_run, monkeypatch):
         preflight(make_run(optimiser=optimiser))
 
 
-def test_one_line_says_what_will_run(make_run):
+def test_one_line_describes_the_run(make_run):
     optimiser = cv.NaturalGradient(cv.Supervised(cv.Categorical()), curvature=cv.ExactFisher())
     run = make_run(optimiser=optimiser, batch_size=4, label="mine")
     line = describe_run(run, preflight(run))

@@ -22,7 +22,7 @@ def follow(total, *, terminal, first=1):
 
 
 @pytest.mark.parametrize("total", [1, 2, 9, 10, 11, 99, 110, 12345])
-def test_a_pipe_gets_few_plain_lines_the_first_and_the_last(total):
+def test_a_pipe_gets_few_plain_lines_with_the_first_and_the_last_step(total):
     lines = follow(total, terminal=False).splitlines()
     assert lines.pop(0) == "[mine]: compiling"
     assert min(total, LINES // 2) <= len(lines) <= LINES + 2
@@ -31,7 +31,7 @@ def test_a_pipe_gets_few_plain_lines_the_first_and_the_last(total):
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_resumed_run_begins_its_lines_where_it_stands():
+def test_the_lines_of_a_resumed_run_begin_at_its_first_step():
     lines = follow(100, terminal=False, first=95).splitlines()
     assert lines[1].startswith("[mine] 95/100")
     assert lines[-1].startswith("[mine] 100/100")
@@ -45,7 +45,7 @@ def test_a_terminal_gets_a_bar_that_ends_at_the_last_step():
         assert part in last
 
 
-def test_first_order_steps_have_no_damping_and_rejected_ones_say_so():
+def test_a_damping_of_nan_is_left_out_and_a_rejection_is_shown():
     text = describe(RECORD | {"damping": math.nan, "accepted": False})
     assert text == "loss 0.5  1.0 s  (rejected)"
 

@@ -12,7 +12,7 @@ from training.provenance import write_provenance
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_says_where_it_comes_from(make_run, tmp_path):
+def test_a_run_records_its_command_machine_and_commit(make_run, tmp_path):
     summary = train(make_run(max_steps=2), tmp_path)
     found = json.loads((tmp_path / "provenance.json").read_text())
     assert found["command"] == sys.argv
@@ -38,13 +38,15 @@ def test_the_commit_is_the_one_that_is_checked_out(tmp_path):
     [
         ("7", "1", True),
         ("7", "3", True),
-        ("7", "0", False),  # it was not restarted: the folder is another run's
+        ("7", "0", False),  # it was not restarted, so the folder is that of another run
         ("7", None, False),
         ("8", "1", False),
         (None, None, False),
     ],
 )
-def test_only_the_same_job_when_restarted_goes_on(tmp_path, monkeypatch, job, restarts, expected):
+def test_only_a_restart_of_the_same_job_is_a_restart(
+    tmp_path, monkeypatch, job, restarts, expected
+):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     write_provenance(tmp_path)
     for name, value in (("SLURM_JOB_ID", job), ("SLURM_RESTART_COUNT", restarts)):

@@ -7,7 +7,7 @@ from training.recorders import Figures, TensorBoard
 
 
 class Notes(AbstractRecorder):
-    """Keeps all that it is told."""
+    """Keeps everything that it receives from a run."""
 
     def __init__(self, arrays_every=None):
         self.arrays_every = arrays_every
@@ -27,7 +27,7 @@ class Notes(AbstractRecorder):
 
 
 class Broken(Notes):
-    """Raises in the method of the given name, at its second call where it is `record`."""
+    """Raises in the method of the given name; in `record` only from the second call on."""
 
     def __init__(self, method):
         super().__init__(arrays_every=1)
@@ -41,7 +41,7 @@ class Broken(Notes):
         raise RuntimeError("The server is\naway.")
 
 
-def test_a_recorder_is_told_all(make_run, tmp_path, read_records):
+def test_a_recorder_receives_all_events_of_a_run(make_run, tmp_path, read_records):
     notes = Notes()
     summary = train(make_run(recorders={"notes": notes}), tmp_path)
     assert notes.begun == [(tmp_path, {"name": "tiny"}, 0)]
@@ -52,8 +52,8 @@ def test_a_recorder_is_told_all(make_run, tmp_path, read_records):
     assert notes.taken == {}
 
 
-def test_arrays_are_those_of_the_step(make_run, whole, tmp_path, sgd, weights, leaves_equal):
-    """The gradient is that of the weights before; looking changes nothing."""
+def test_the_arrays_are_those_of_their_step(make_run, whole, tmp_path, sgd, weights, leaves_equal):
+    """The gradient is that at the weights before the step. The results of the run do not change."""
     notes = Notes(arrays_every=7)
     run = make_run(recorders={"notes": notes})
     train(run, tmp_path)
@@ -83,7 +83,7 @@ def test_a_recorder_that_fails_does_not_end_the_run(
     assert len(broken.records) == {"begin": 0, "record": 1, "arrays": 1, "end": 20}[method]
 
 
-def test_a_resumed_run_tells_from_where(make_run, tmp_path):
+def test_a_recorder_receives_the_number_of_earlier_steps(make_run, tmp_path):
     train(make_run(max_steps=7), tmp_path)
     notes = Notes()
     train(make_run(recorders={"notes": notes}), tmp_path, resume=True)
@@ -92,14 +92,14 @@ def test_a_resumed_run_tells_from_where(make_run, tmp_path):
 
 
 def events(folder):
-    """What lies in TensorBoard's files: (tag, step, kind) of every value."""
+    """The content of TensorBoard's files: (tag, step, value) for every value."""
     from tensorboardX.proto import event_pb2
 
     found = []
     for path in sorted(folder.rglob("events.out.tfevents.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
-            # Length, its checksum, the event, its checksum.
+            # A record is the length, its checksum, the event, and the event's checksum.
             length = int.from_bytes(data[at : at + 8], "little")
             event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
             at += 12 + length + 4
@@ -133,7 +133,7 @@ def test_tensorboard_takes_numbers_that_are_not_finite(make_run, with_nan, tmp_p
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])
-def test_histograms_are_wanted_every_so_many_steps(value):
+def test_histograms_every_must_be_a_positive_integer(value):
     with pytest.raises(ValueError, match=r"histograms_every=\.\.\.\)` must be a positive integer"):
         TensorBoard(histograms_every=value)
 

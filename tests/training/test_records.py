@@ -20,7 +20,7 @@ def test_a_record_is_on_disk_before_the_next(tmp_path, read_records):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_becomes_null(tmp_path, read_records, value):
+def test_numbers_that_are_not_finite_become_null(tmp_path, read_records, value):
     with Records.create(tmp_path / "metrics.jsonl") as records:
         records.write({"step": 1, "loss": value, "nested": {"loss": value}, "accepted": True})
     assert read_records(tmp_path) == [
@@ -28,7 +28,7 @@ def test_what_is_not_finite_becomes_null(tmp_path, read_records, value):
     ]
 
 
-def test_of_two_runs_for_one_file_one_is_refused(tmp_path):
+def test_a_second_run_for_the_same_file_is_refused(tmp_path):
     write(tmp_path / "metrics.jsonl", [1])
     with pytest.raises(FolderError, match="already holds a run"):
         Records.create(tmp_path / "metrics.jsonl")
@@ -44,7 +44,7 @@ def test_resuming_continues_after_the_step(tmp_path, read_records):
     assert [record["loss"] for record in read_records(tmp_path)] == [1.0] * 4 + [2.0]
 
 
-def test_resuming_drops_what_a_crash_cut_at_any_byte(tmp_path, read_records):
+def test_resuming_drops_a_record_that_a_crash_cut_at_any_byte(tmp_path, read_records):
     path = tmp_path / "metrics.jsonl"
     write(path, [1, 2])
     whole = path.read_bytes()
@@ -57,15 +57,15 @@ def test_resuming_drops_what_a_crash_cut_at_any_byte(tmp_path, read_records):
         assert read_records(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2}]
 
 
-def test_resuming_where_nothing_was_written_starts_a_file(tmp_path, read_records):
+def test_resuming_without_a_file_starts_one(tmp_path, read_records):
     with Records.reopen(tmp_path / "metrics.jsonl") as records:
         records.rewind(0)
         records.write({"step": 1})
     assert read_records(tmp_path) == [{"step": 1}]
 
 
-def test_spoilt_bytes_end_what_is_kept(tmp_path, read_records):
-    """As a power failure may leave them: lines of zeros, or cut and gone on with."""
+def test_records_after_damaged_bytes_are_dropped(tmp_path, read_records):
+    """A power failure can leave a line of zeros between the records."""
     path = tmp_path / "metrics.jsonl"
     write(path, [1, 2])
     with open(path, "ab") as file:

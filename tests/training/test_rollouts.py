@@ -1,4 +1,4 @@
-"""Runs whose batches are made by the model itself."""
+"""Runs in an environment: the model itself generates the batches."""
 
 import json
 
@@ -81,14 +81,14 @@ def test_the_plan_counts_the_time_steps(on_policy):
     assert plan.rows == 200 * 2
 
 
-def test_a_batch_size_that_is_not_the_time_steps(on_policy):
+def test_a_batch_size_that_is_not_the_time_steps_is_refused(on_policy):
     with pytest.raises(
         ValueError, match=r"`batch_size` must be the number of time steps .* 200, got 100\."
     ):
         preflight(on_policy(batch_size=100))
 
 
-def test_a_likelihood_that_knows_no_advantages(on_policy):
+def test_a_likelihood_without_advantages_is_refused(on_policy):
     optimiser = cv.FirstOrder(cv.Supervised(cv.Gaussian()), optax.sgd(0.1))
     with pytest.raises((ValueError, TypeError)):
         preflight(on_policy(optimiser=optimiser))

@@ -17,7 +17,7 @@ from training import ExitCode, FolderError, train
 
 @pytest.fixture
 def assert_same_records(read_records):
-    """Asserts that two folders hold the same steps, up to the time, or all, that they cost."""
+    """Asserts that the records of two folders are equal, except for the fields in `but`."""
 
     def check(folder, other, but=("seconds", "processor_seconds")):
         first, second = (
@@ -29,7 +29,7 @@ def assert_same_records(read_records):
     return check
 
 
-def test_a_run_leaves_what_the_contract_says(
+def test_a_run_writes_its_results_to_its_folder(
     make_run, tmp_path, read_records, weights, leaves_equal, model, dataset
 ):
     folder = tmp_path / "new" / "run"
@@ -80,17 +80,17 @@ def test_epochs_or_max_steps_whichever_comes_first(make_run, epochs, max_steps, 
     assert make_run(epochs=epochs, max_steps=max_steps).total_steps == steps
 
 
-def test_an_average_is_what_is_evaluated_and_saved_and_survives_a_stop(
+def test_the_averaged_weights_are_evaluated_saved_and_resumed(
     make_run, tmp_path, weights, leaves_equal, sgd, model, dataset, assert_same_records
 ):
-    """The mean of two weights; and the steps are those of the optimiser alone."""
+    """They are the mean of the weights after each step. The average does not change the steps."""
     averaged = make_run(optimiser=cv.Averaged(sgd, decay=None), max_steps=2)
     summary = train(averaged, tmp_path / "average")
     after = []
     for steps in (1, 2):
         train(make_run(max_steps=steps), tmp_path / str(steps))
         after.append(weights(tmp_path / str(steps)))
-    costs = "seconds", "processor_seconds", "gradient_equivalents"  # an average takes its own
+    costs = "seconds", "processor_seconds", "gradient_equivalents"  # the average has a cost, too
     assert_same_records(tmp_path / "average", tmp_path / "2", but=costs)
     mean = jax.tree.map(
         lambda *w: np.mean(np.stack(w), axis=0) if eqx.is_array(w[0]) else w[0], *after
@@ -106,8 +106,13 @@ def test_an_average_is_what_is_evaluated_and_saved_and_survives_a_stop(
     assert leaves_equal(weights(tmp_path / "parts"), saved)
 
 
-def test_evaluated_along_the_way(make_run, whole, tmp_path, read_records, weights, leaves_equal):
-    """Every so many steps the record has what the summary has, and the steps are the same."""
+def test_the_test_part_is_evaluated_every_few_steps(
+    make_run, whole, tmp_path, read_records, weights, leaves_equal
+):
+    """The record of such a step has the values of the summary of a run that ends with this step.
+
+    The evaluations do not change the steps.
+    """
     run = make_run(evaluate_every=3)
     summary = train(run, tmp_path)
     assert leaves_equal(weights(tmp_path), weights(whole))
@@ -118,10 +123,10 @@ def test_evaluated_along_the_way(make_run, whole, tmp_path, read_records, weight
     assert found[18] != (summary["test_loss"], summary["test"])
 
 
-def test_the_best_state_by_the_validation_part(
+def test_the_state_with_the_lowest_validation_loss_is_kept(
     make_run, dataset, tmp_path, read_records, model, sgd
 ):
-    """Evaluated at the end of each epoch; what is best is the lowest of them, and is kept."""
+    """The validation part is evaluated at the end of each epoch."""
     run = make_run(dataset=held_out(dataset, 0.2), epochs=3)
     summary = train(run, tmp_path)
     found = {r["step"]: r["validation_loss"] for r in read_records(tmp_path) if "validation" in r}
@@ -134,7 +139,7 @@ def test_the_best_state_by_the_validation_part(
     np.testing.assert_allclose(sgd.objective.loss(best, (x, y)), found[step], rtol=1e-5)
 
 
-def test_the_best_state_by_the_loss_of_an_epoch(make_run, whole, read_records):
+def test_without_validation_the_best_epoch_has_the_lowest_mean_loss(make_run, whole, read_records):
     losses = [record["loss"] for record in read_records(whole)]
     means = [np.mean(losses[i : i + 5]) for i in range(0, 20, 5)]
     best = json.loads((whole / "summary.json").read_text())["best"]
@@ -143,8 +148,8 @@ def test_the_best_state_by_the_loss_of_an_epoch(make_run, whole, read_records):
     assert best["loss"] == pytest.approx(min(means))
 
 
-def test_the_whole_training_part_at_every_step(make_run, tmp_path, read_records, sgd):
-    """Without batches a step is an epoch, on all examples in their order."""
+def test_without_a_batch_size_every_step_takes_all_examples(make_run, tmp_path, read_records, sgd):
+    """A step is then an epoch, on all examples in their order."""
     run = make_run(batch_size=None, epochs=3)
     summary = train(run, tmp_path)
     assert (summary["steps"], summary["epochs"]) == (3, 3)
@@ -162,7 +167,7 @@ def test_a_run_depends_on_its_seed_alone(make_run, whole, tmp_path, weights, lea
     assert not leaves_equal(weights(tmp_path / "other"), weights(whole))
 
 
-def test_a_folder_with_a_run_is_left_alone(make_run, tmp_path):
+def test_a_folder_with_a_run_is_refused_and_not_changed(make_run, tmp_path):
     train(make_run(max_steps=2), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(FolderError, match="already holds a run"):
@@ -202,7 +207,7 @@ def test_a_signal_stops_a_run_that_can_be_resumed(
 def test_a_dead_run_resumes_from_its_last_checkpoint(
     make_run, whole, tmp_path, at_step, read_records, weights, leaves_equal
 ):
-    """A checkpoint after every step, death in mid-air: what came after the checkpoint is redone."""
+    """A checkpoint is written after every step; the steps after the last one are repeated."""
 
     def die():
         raise RuntimeError("the machine is gone")
@@ -219,7 +224,7 @@ def test_a_dead_run_resumes_from_its_last_checkpoint(
     assert steps == list(range(1, 21))
 
 
-def test_records_that_somebody_has_cut_are_noticed(make_run, tmp_path, at_step, read_records):
+def test_missing_records_are_reported(make_run, tmp_path, at_step, read_records):
     at_step(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(make_run(), tmp_path)["steps"]
     file = tmp_path / "metrics.jsonl"
@@ -290,8 +295,8 @@ def test_a_run_of_rejected_steps_alone_has_not_finished(make_run, with_nan, tmp_
     assert summary["reason"].startswith("None of the 2 steps was accepted. The loss is not finite")
 
 
-def test_rejections_count_in_a_row(make_run, with_nan, tmp_path, read_records):
-    """One broken example spoils one batch of most epochs, and never two batches in a row."""
+def test_only_rejections_in_a_row_stop_a_run(make_run, with_nan, tmp_path, read_records):
+    """One broken example spoils at most one batch of an epoch, so never three batches in a row."""
     run = make_run(dataset=with_nan(slice(0, 1)), epochs=8, max_rejections=3)
     summary = train(run, tmp_path)
     rejected = [not record["accepted"] for record in read_records(tmp_path)]
@@ -302,7 +307,7 @@ def test_rejections_count_in_a_row(make_run, with_nan, tmp_path, read_records):
     assert all(record["result"] for record in read_records(tmp_path) if not record["accepted"])
 
 
-def test_an_error_in_a_step_is_written_down_and_raised(make_run, tmp_path, monkeypatch):
+def test_an_error_in_a_step_is_recorded_and_raised(make_run, tmp_path, monkeypatch):
     def fail(self, packed):
         raise RuntimeError("The device caught fire.\nA long trace.")
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose arrays lie in folders, as those that no process holds whole."""
+"""Checkpoints of sharded arrays, which are written to folders."""
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ def make_stepper(sgd, make_net, dataset):
 
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch) -> Checkpoints:
-    """Whatever is saved counts as sharded."""
+    """Checkpoints that treat all arrays as sharded."""
     monkeypatch.setattr("training.checkpoint.is_sharded", lambda leaves: True)
     return Checkpoints(tmp_path, {}, {"jax": "1"}, 2)
 
 
 @pytest.mark.parametrize("devices", [8, 2, 1])
-def test_they_are_restored_on_any_number_of_devices(
+def test_checkpoints_are_restored_on_any_number_of_devices(
     devices, checkpoints, make_stepper, leaves_equal
 ):
     saved, tally = make_stepper(), Tally(7, 1.25, 0.5)
@@ -59,7 +59,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, checkpoints, make_stepper):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_a_damaged_one_is_refused(tmp_path, checkpoints, make_stepper):
+def test_a_damaged_checkpoint_is_refused(tmp_path, checkpoints, make_stepper):
     for steps in (1, 2):
         checkpoints.save(Tally(steps), make_stepper())
     files = [path for path in tmp_path.rglob("step_000000002.arrays/**/*") if path.is_file()]
@@ -73,13 +73,13 @@ def test_a_damaged_one_is_refused(tmp_path, checkpoints, make_stepper):
     assert "is damaged: the files in" in said
 
 
-def test_one_of_another_model_is_refused(checkpoints, make_stepper):
+def test_a_checkpoint_of_another_model_is_refused(checkpoints, make_stepper):
     checkpoints.save(Tally(1), make_stepper())
     with pytest.raises(CheckpointError, match="do not match those of the model and the optimiser"):
         checkpoints.restore(make_stepper(outputs=9))
 
 
-def test_keys_and_what_is_held_survive(tmp_path, leaves_equal):
+def test_keys_and_host_copies_are_restored(tmp_path, leaves_equal):
     leaves = [jax.random.split(jax.random.key(3), 4), jnp.arange(3)]
     write_arrays(tmp_path / "arrays", leaves)
     numbers = jax.random.key_data(leaves[0])

@@ -13,7 +13,7 @@ SEED, BATCH_SIZE = 5, 300
 
 
 class Dropped(eqx.Module):
-    """A model whose steps depend on the key."""
+    """A model with dropout, so its steps depend on the key."""
 
     inner: eqx.Module
     dropout: eqx.nn.Dropout
@@ -28,7 +28,7 @@ def start(optimiser, model, dataset) -> tuple[Stepper, jax.Array]:
     return Stepper(optimiser, model, optimiser.init(model), data, SEED).compile(order), order
 
 
-def test_steps_are_the_optimisers_own_on_recomputed_batches_and_keys(sgd, model, dataset):
+def test_steps_are_those_of_the_optimiser_on_recomputed_batches_and_keys(sgd, model, dataset):
     expected = Dropped(model, eqx.nn.Dropout(0.3))
     stepper, order = start(sgd, expected, dataset)
     state = sgd.init(expected)
@@ -55,7 +55,7 @@ def test_a_record_holds_plain_values(sgd, model, dataset):
     assert record["accepted"] is True
     assert type(record["solver_steps"]) is int
     assert type(record["loss"]) is float
-    assert record["solver"] == ""  # a first-order optimiser solves nothing
+    assert record["solver"] == ""  # a first-order optimiser has no solver
     assert record["result"] == ""
 
 
@@ -80,7 +80,7 @@ class Counting(eqx.Module):
         return self.inner(x)
 
 
-def test_steps_and_a_reload_trace_nothing(sgd, model, dataset):
+def test_steps_and_replaced_arrays_do_not_trace_again(sgd, model, dataset):
     calls: list[None] = []
     stepper, order = start(sgd, Counting(model, calls), dataset)
     traced = len(calls)

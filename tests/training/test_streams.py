@@ -1,4 +1,4 @@
-"""A stream has the numbers of the same batches in memory, and says what is wrong with it."""
+"""A run on a stream has the results of the same data in memory, and faulty streams are refused."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ import pytest
 
 from data import DatasetError, Rows, Stream, batch_indices
 from tests.selection import slow_but
-from tests.training.streams import KINDS, Batches, Placed, mapped, stream_of
+from tests.training.streams import KINDS, Batches, Placed, memory_mapped, stream_of
 from training import AbstractRecorder, train
 from training.prefetch import AHEAD, Prefetched
 
 SEED, SIZE = 3, 256
-"""As `make_run` has them."""
+"""The seed and the batch size of `make_run`."""
 
 
 class Given:
-    """Yields the batches that it was given, each as it is; or raises one of them."""
+    """Yields the given batches unchanged; raises those that are exceptions."""
 
     def __init__(self, *batches):
         self.batches, self.read = batches, 0
@@ -34,7 +34,7 @@ class Given:
 
 
 class Endless(Given):
-    """The same for ever."""
+    """Repeats the given batches without end."""
 
     def __iter__(self):
         while True:
@@ -51,12 +51,12 @@ def make_stream(dataset):
 
 @pytest.fixture
 def batch(dataset):
-    """The first batch of the digits, as in a file."""
+    """The first `SIZE` training examples of the digits."""
     return jax.tree.map(lambda leaf: np.array(leaf[:SIZE]), dataset.train)
 
 
-def alive() -> bool:
-    """Whether a thread reads on, or waits, once its source has returned."""
+def prefetch_is_alive() -> bool:
+    """Whether a prefetching thread still runs; waits up to a minute for each to end."""
     ours = [thread for thread in threading.enumerate() if thread.name == "prefetch"]
     for thread in ours:
         thread.join(60)
@@ -64,19 +64,19 @@ def alive() -> bool:
 
 
 @pytest.mark.parametrize("kind", slow_but(["rows", "iterable"], KINDS))
-def test_the_numbers_are_those_of_arrays_in_memory(
+def test_a_stream_has_the_results_of_arrays_in_memory(
     kind, make_run, dataset, whole, read_records, tmp_path
 ):
     stream = stream_of(dataset, kind, SEED, SIZE, tmp_path / "files")
     summary = train(make_run(dataset=stream, max_steps=20), tmp_path / "run")
     assert summary["status"] == "finished"
-    assert not alive()
+    assert not prefetch_is_alive()
     assert (tmp_path / "run" / "model.eqx").read_bytes() == (whole / "model.eqx").read_bytes()
     found, expected = read_records(tmp_path / "run"), read_records(whole)
     for record in (*found, *expected):
         for cost in ("seconds", "processor_seconds", "gradient_equivalents"):
-            del record[cost]  # they count the gathering
-        if kind in ("placed", "grain"):  # they do not say how long an epoch is
+            del record[cost]  # with arrays in memory, it includes gathering the batch
+        if kind in ("placed", "grain"):  # the length of an epoch is not known
             del record["epoch"]
     assert found == expected
 
@@ -89,8 +89,11 @@ def test_several_devices_share_the_batches(make_run, dataset, whole, read_record
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
 
 
-def test_the_place_is_that_of_the_steps_taken(make_run, dataset, whole, tmp_path, capsys):
-    """Whatever had been read ahead; what cannot find it again is read again, which is said."""
+def test_a_resumed_run_continues_after_the_steps_taken(make_run, dataset, whole, tmp_path, capsys):
+    """Batches that were only prefetched are not lost.
+
+    A stream that cannot restore its position is read again from its beginning, with a warning.
+    """
     for kind, warned in (("iterable", True), ("placed", False)):
         folder = tmp_path / kind
         for resume in (False, True):
@@ -104,7 +107,7 @@ def test_the_place_is_that_of_the_steps_taken(make_run, dataset, whole, tmp_path
         ) == warned
 
 
-def test_an_epoch_is_a_pass_where_no_length_is_known(make_run, make_stream, batch, tmp_path):
+def test_an_epoch_of_unknown_length_is_one_pass(make_run, make_stream, batch, tmp_path):
     stream = make_stream(Given(batch, batch, batch))
     summary = train(make_run(dataset=stream, epochs=2, max_steps=100), tmp_path)
     assert (summary["status"], summary["steps"], summary["epochs"]) == ("finished", 6, 2)
@@ -123,7 +126,7 @@ def test_a_short_last_batch_is_left_out(make_run, make_stream, batch, tmp_path, 
     assert [record["epoch"] for record in read_records(tmp_path)] == [1 / 3, 1, 4 / 3, 2]
 
 
-def test_a_source_may_use_its_memory_again(make_run, make_stream, dataset, tmp_path, whole):
+def test_a_source_may_reuse_its_memory(make_run, make_stream, dataset, tmp_path, whole):
     class Reusing(Batches):
         def __iter__(self):
             held = None
@@ -139,7 +142,7 @@ def test_a_source_may_use_its_memory_again(make_run, make_stream, dataset, tmp_p
 
 
 class Tensor:
-    """Like one of PyTorch: no array, but it makes one."""
+    """Like a tensor of PyTorch: not an array, but NumPy can convert it to one."""
 
     def __init__(self, array):
         self.array = array
@@ -148,7 +151,7 @@ class Tensor:
         return self.array
 
 
-def test_a_loader_of_tensors(make_run, make_stream, dataset, tmp_path, whole):
+def test_a_loader_may_yield_tensors(make_run, make_stream, dataset, tmp_path, whole):
     class Loader(Batches):
         def __iter__(self):
             for batch in Batches.__iter__(self):
@@ -161,7 +164,7 @@ def test_a_loader_of_tensors(make_run, make_stream, dataset, tmp_path, whole):
 
 @pytest.mark.usefixtures("x64")
 def test_batches_are_in_the_precision_of_the_run(make_run, make_net, dataset, tmp_path):
-    """Which may be that of the thread that trains alone, not of the one that reads."""
+    """`jax.enable_x64` as a context holds for one thread, so the prefetching thread must get it."""
     model = make_net(10)
     assert model.mlp.layers[0].weight.dtype == np.float64
     stream = stream_of(dataset, "rows", SEED, SIZE, tmp_path / "files")
@@ -174,7 +177,7 @@ def test_batches_are_in_the_precision_of_the_run(make_run, make_net, dataset, tm
 def reshaped(batch):
     x, y = batch
     return {
-        "short in between": (x[:9], y[:9]),
+        "short but not last": (x[:9], y[:9]),
         "longer": (np.concatenate([x, x]), np.concatenate([y, y])),
         "of another shape": (x[:, :4], y),
         "of another type": (x, y.astype(np.int64)),
@@ -183,13 +186,13 @@ def reshaped(batch):
 
 
 @pytest.mark.parametrize("what", reshaped((np.zeros((9, 9)), np.zeros(9))))
-def test_other_shapes_are_refused(what, make_run, make_stream, batch, tmp_path):
+def test_a_batch_of_another_shape_is_refused(what, make_run, make_stream, batch, tmp_path):
     stream = make_stream([batch, reshaped(batch)[what], batch])
     with pytest.raises(
         DatasetError, match=r"the stream `own` must .* \(float32\[256, 8, 8\], .* at batch [23] of"
     ):
         train(make_run(dataset=stream), tmp_path)
-    assert not alive()
+    assert not prefetch_is_alive()
 
 
 def test_an_error_of_the_source_is_one_sentence(make_run, make_stream, batch, tmp_path):
@@ -197,7 +200,7 @@ def test_an_error_of_the_source_is_one_sentence(make_run, make_stream, batch, tm
     said = "The stream `own` failed at batch 3 of pass 1: OSError: the disk is gone"
     with pytest.raises(DatasetError, match=said):
         train(make_run(dataset=stream, max_steps=9), tmp_path)
-    assert not alive()
+    assert not prefetch_is_alive()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -224,8 +227,12 @@ def test_a_signal_ends_a_run_that_waits_for_its_source(
     assert train(resumed, tmp_path, resume=True)["status"] == "finished"
 
 
-def test_no_more_is_read_than_is_needed_soon(make_run, make_stream, batch, tmp_path):
-    """The step in flight and its successor have theirs; one is held back, one may be on its way."""
+def test_only_a_few_batches_are_read_ahead(make_run, make_stream, batch, tmp_path):
+    """Beside the batches of recorded steps and the `AHEAD` in the queue, at most four are read.
+
+    These four are: one for the shapes, one for the step in flight, one that waits for room in the
+    queue, and one that is held back until the next one is read.
+    """
     source, leads = Endless(batch), []
 
     class Watch(AbstractRecorder):
@@ -243,19 +250,19 @@ def test_no_more_is_read_than_is_needed_soon(make_run, make_stream, batch, tmp_p
     assert max(leads) <= AHEAD + 4
 
 
-def test_what_was_prefetched_comes_in_order_and_the_thread_ends():
+def test_prefetched_items_keep_their_order_and_the_thread_ends():
     never = lambda: False  # noqa: E731
     with Prefetched(iter(range(100))) as ahead:
         taken = [ahead.next(never) for _ in range(50)]
     assert taken == list(range(50))
     assert all(b - a == 1 for a, b in pairwise(taken))
-    assert not alive()
+    assert not prefetch_is_alive()
     with Prefetched(iter(())) as ahead:
         assert ahead.next(lambda: True) is None
 
 
 class Stated(Placed):
-    """With a state of any kind."""
+    """An iterator whose state is the value of `kept`."""
 
     kept = None
 
@@ -263,7 +270,7 @@ class Stated(Placed):
         return self.kept
 
 
-def test_a_state_is_json_or_bytes(make_stream, dataset):
+def test_a_state_that_is_neither_json_nor_bytes_is_refused(make_stream, dataset):
     stated = Stated(dataset.train, SEED, SIZE)
     stated.kept = np.int64(3)
     with pytest.raises(DatasetError, match="`get_state` of the iterator of the stream `own` must"):
@@ -278,7 +285,7 @@ class InBytes(Placed):
         self.step = int(state.decode())
 
 
-def test_a_state_in_bytes_is_kept(make_run, make_stream, dataset, whole, tmp_path):
+def test_a_state_may_be_bytes(make_run, make_stream, dataset, whole, tmp_path):
     for resume, steps in ((False, 7), (True, 20)):
         stream = make_stream(InBytes(dataset.train, SEED, SIZE))
         train(make_run(dataset=stream, max_steps=steps), tmp_path, resume=resume)
@@ -286,14 +293,14 @@ def test_a_state_in_bytes_is_kept(make_run, make_stream, dataset, whole, tmp_pat
 
 
 class Changed(Placed):
-    """Of a version that does not know the state of the one before."""
+    """An iterator of a later version, which does not accept the states of the earlier one."""
 
     def set_state(self, state):
         if state["step"]:
             raise KeyError("place")
 
 
-def test_a_state_that_is_not_taken_is_one_sentence(make_run, make_stream, dataset, tmp_path):
+def test_a_state_that_is_not_accepted_is_one_sentence(make_run, make_stream, dataset, tmp_path):
     before, after = (make_stream(kind(dataset.train, SEED, SIZE)) for kind in (Placed, Changed))
     train(make_run(dataset=before, max_steps=2), tmp_path)
     said = "The stream `own` cannot continue from its saved position: KeyError: 'place'"
@@ -301,18 +308,18 @@ def test_a_state_that_is_not_taken_is_one_sentence(make_run, make_stream, datase
         train(make_run(dataset=after, max_steps=4), tmp_path, resume=True)
 
 
-def test_what_can_be_read_once_is_refused(make_stream, batch):
+def test_a_source_that_can_be_read_only_once_is_refused(make_stream, batch):
     with pytest.raises(
         DatasetError, match=r"`Stream\(train=...\)` must start from the beginning .* `generator`"
     ):
         make_stream(iter([batch]) and (each for each in [batch]))
 
 
-def test_what_begins_only_once_is_named(make_run, make_stream, batch, tmp_path):
+def test_a_stream_whose_second_pass_is_empty_is_refused(make_run, make_stream, batch, tmp_path):
     class Once(Given):
         def __iter__(self):
             begun, self.times = getattr(self, "times", 0), getattr(self, "times", 0) + 1
-            return iter(self.batches if begun < 2 else ())  # the first time is for the shapes
+            return iter(self.batches if begun < 2 else ())  # the first is for the shapes
 
     with pytest.raises(DatasetError, match="`own` has no whole batch in its pass 2"):
         train(make_run(dataset=make_stream(Once(batch)), max_steps=9), tmp_path)
@@ -328,7 +335,7 @@ def test_what_begins_only_once_is_named(make_run, make_stream, batch, tmp_path):
         ({}, "text", "failed at batch 1: TypeError: a batch must consist of arrays of numbers"),
     ],
 )
-def test_what_cannot_work_is_refused_before(
+def test_unusable_streams_are_refused_before_the_run(
     settings, train_part, said, make_run, make_stream, dataset, batch, tmp_path
 ):
     source = {"batches": [batch], "rows": Rows(dataset.train), "empty": []}
@@ -338,13 +345,15 @@ def test_what_cannot_work_is_refused_before(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_batch_size_may_be_the_streams_own(make_run, make_stream, batch, tmp_path):
+def test_without_a_batch_size_a_step_takes_a_batch_of_the_stream(
+    make_run, make_stream, batch, tmp_path
+):
     run = make_run(dataset=make_stream([batch]), batch_size=None, epochs=2)
     assert train(run, tmp_path)["steps"] == 2
 
 
-def test_rows_are_read_as_they_are_asked_for(dataset, tmp_path):
-    rows = mapped(dataset.train, tmp_path).subset(np.arange(100, 0, -1))
+def test_a_subset_of_a_subset_has_the_chosen_rows(dataset, tmp_path):
+    rows = memory_mapped(dataset.train, tmp_path).subset(np.arange(100, 0, -1))
     order = batch_indices(0, 0, 100, 10)[3]
     for found, expected in zip(rows.subset(order)[2:5], dataset.train, strict=True):
         np.testing.assert_array_equal(found, expected[100 - order[2:5]])

@@ -1,4 +1,4 @@
-"""What a sweep says of its jobs, whatever state they have left their folders in."""
+"""The table and the exit code of a sweep, for every state in which jobs may leave their folders."""
 
 import json
 import os
@@ -13,7 +13,10 @@ SUMMARY = {"status": "finished", "exit_code": 0, "steps": 3, "test": {"accuracy"
 
 @pytest.fixture
 def end(tmp_path, capsys):
-    """`end(*write)`: the exit code and the rows of a sweep whose jobs do what `write` says."""
+    """`end(*writes)`: the exit code and the table of a sweep, after each job wrote its folder.
+
+    `earlier` writes the folders of all jobs before the sweep begins.
+    """
 
     def run(*writes, earlier=lambda folder: None):
         jobs = [SweepJob([f"seed={k}", "x=1"], tmp_path / str(k)) for k in range(len(writes))]
@@ -43,12 +46,12 @@ def die(folder):
     folder.mkdir(exist_ok=True)
 
 
-def start_not(folder):
+def do_not_start(folder):
     pass
 
 
 def test_every_job_has_a_row_however_it_ended(end):
-    code, table = end(finish, fail, die, start_not)
+    code, table = end(finish, fail, die, do_not_start)
     assert code == 1
     assert [row["status"] for row in table] == ["finished", "failed", "killed", "not started"]
     assert [row["accuracy"] for row in table] == ["0.5", "-", "-", "-"]
@@ -64,7 +67,7 @@ def test_the_worst_exit_code_counts(code, end):
     assert "reason" not in table[0]
 
 
-def test_what_an_earlier_launch_left_is_not_taken_for_news(end):
+def test_files_of_an_earlier_launch_are_not_counted(end):
     def earlier(folder):
         finish(folder)
         fail(folder)
@@ -74,7 +77,7 @@ def test_what_an_earlier_launch_left_is_not_taken_for_news(end):
     assert [row["status"] for row in table] == ["finished", "killed"]
 
 
-def test_a_sweep_that_left_nothing_has_no_report(tmp_path, capsys):
+def test_a_sweep_without_any_files_has_no_report(tmp_path, capsys):
     job = SweepJob(["seed=0"], tmp_path / "0")
     assert Sweep(tmp_path, lambda: [job]).end() == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("No report: There is no run in ")

@@ -1,4 +1,4 @@
-"""Runs that share a program: each has the numbers, and leaves the folder, of a run by itself."""
+"""Runs that share a program: each has the results and the files of a run on its own."""
 
 import dataclasses
 import json
@@ -41,14 +41,14 @@ OPTIMISERS = {
 
 
 @pytest.fixture(params=[False, True], ids=["in_a_loop", "by_vmap"])
-def way(request, monkeypatch):
-    """Both ways of taking the steps, whatever the device has."""
+def loop_or_vmap(request, monkeypatch):
+    """Repeat the test with a loop over the runs and with `vmap`, whatever the device would use."""
     monkeypatch.setattr("training.together.uses_vmap", lambda: request.param)
 
 
 @pytest.fixture
 def seeds(make_run, make_net):
-    """Runs that differ in seed and initial weights."""
+    """Makes runs that differ in seed and initial weights."""
 
     def make(count, **settings):
         net = make_net(10)
@@ -68,7 +68,7 @@ def folders(path, count):
 
 
 def numbers(records):
-    """All that a run has recorded, but the time and the operations that it cost."""
+    """All recorded floating-point numbers, except the time and the cost of the steps."""
     aside = "seconds", "processor_seconds", "gradient_equivalents"
     kept = ({name: record[name] for name in record if name not in aside} for record in records)
     return [[value for value in record.values() if isinstance(value, float)] for record in kept]
@@ -80,7 +80,7 @@ def spent(records):
 
 @pytest.fixture(scope="module")
 def alone_of(tmp_path_factory):
-    """What each of the runs ends with by itself, and its folder: once for both ways."""
+    """The summary and the folder of each run on its own; the cases of a test share them."""
     found = {}
 
     def of(name, runs):
@@ -93,8 +93,8 @@ def alone_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", slow_but(("sgd",), OPTIMISERS))
-def test_every_run_has_the_numbers_that_it_has_alone(
-    name, way, seeds, x64, standard_promotion, read_records, weights, alone_of, tmp_path
+def test_every_run_has_the_results_of_a_run_on_its_own(
+    name, loop_or_vmap, seeds, x64, standard_promotion, read_records, weights, alone_of, tmp_path
 ):
     runs = seeds(3, optimiser=OPTIMISERS[name](), max_steps=7)
     together = folders(tmp_path, 3)
@@ -111,7 +111,9 @@ def test_every_run_has_the_numbers_that_it_has_alone(
         assert "vectorised" not in alone
 
 
-def test_numbers_of_the_optimiser_ride_along(way, make_run, read_records, tmp_path):
+def test_the_runs_may_differ_in_numbers_of_the_optimiser(
+    loop_or_vmap, make_run, read_records, tmp_path
+):
     dampings = 0.1, 1.0, 10.0
     runs = [make_run(optimiser=natural(cv.GaussNewton(), damping=d)) for d in dampings]
     train_together(runs, folders(tmp_path, 3))
@@ -122,10 +124,10 @@ def test_numbers_of_the_optimiser_ride_along(way, make_run, read_records, tmp_pa
     assert len({read_records(folder)[-1]["loss"] for folder in folders(tmp_path, 3)}) == 3
 
 
-def test_each_run_can_be_resumed_by_itself(
+def test_each_run_can_be_resumed_on_its_own_after_a_signal(
     seeds, whole_alone, at_step, tmp_path, read_records, weights, leaves_equal
 ):
-    """After a signal, which stops all after the same step."""
+    """The signal stops all runs after the same step."""
     at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     runs = seeds(3)
     together = folders(tmp_path, 3)
@@ -142,10 +144,10 @@ def test_each_run_can_be_resumed_by_itself(
     assert not (together[0] / "checkpoints" / "step_000000020.ckpt").exists()
 
 
-def test_a_program_that_is_killed_loses_none_of_its_runs(
+def test_every_run_can_be_resumed_after_the_program_has_died(
     seeds, whole_alone, at_step, tmp_path, read_records
 ):
-    """Between the records of a step, of which one run has written its own."""
+    """The program dies when one run has written its record of a step and the other has not."""
 
     def die():
         raise RuntimeError("the machine is gone")
@@ -164,15 +166,15 @@ def test_a_program_that_is_killed_loses_none_of_its_runs(
 
 @pytest.fixture
 def whole_alone(seeds, tmp_path):
-    """The folder of the second of the runs, by itself and not interrupted."""
+    """The folder of the second run, trained on its own and not interrupted."""
     train(seeds(2)[1], tmp_path / "alone")
     return tmp_path / "alone"
 
 
 def test_a_run_that_diverges_ends_while_the_others_go_on(
-    way, make_run, seeds, read_records, tmp_path
+    loop_or_vmap, make_run, seeds, read_records, tmp_path
 ):
-    """Its weights are too large for their squares, so that every step is rejected."""
+    """Its weights are so large that their squares overflow, so every step is rejected."""
     good, bad, other = seeds(3, max_rejections=3)
     huge = jax.tree.map(lambda w: w * 1e30 if eqx.is_array(w) else w, bad.model)
     bad = dataclasses.replace(bad, model=huge)
@@ -188,7 +190,7 @@ def test_a_run_that_diverges_ends_while_the_others_go_on(
     assert all((folder / "model.eqx").exists() for folder in together)
 
 
-def test_the_first_nan_ends_its_run_alone(seeds, tmp_path):
+def test_the_first_nan_ends_only_its_run(seeds, tmp_path):
     good, bad = seeds(2, stop_at_nan=True, max_steps=3)
     huge = jax.tree.map(lambda w: w * np.nan if eqx.is_array(w) else w, bad.model)
     summaries = train_together([good, dataclasses.replace(bad, model=huge)], folders(tmp_path, 2))
@@ -210,7 +212,7 @@ def test_the_best_state_of_each_is_kept(seeds, dataset, tmp_path):
             assert (folder / "checkpoints" / name).exists()
 
 
-def test_recorders_are_told_of_their_own_run(seeds, tmp_path):
+def test_recorders_receive_only_their_own_run(seeds, tmp_path):
     class Kept(AbstractRecorder):
         arrays_every = 2
 
@@ -251,7 +253,7 @@ def test_a_second_ctrl_c_ends_all_runs_at_once(seeds, at_step, tmp_path):
     assert all((folder / "summary.json").exists() for folder in folders(tmp_path, 2))
 
 
-def test_what_a_step_raises_fails_all_runs(seeds, at_step, tmp_path):
+def test_an_error_in_a_step_fails_all_runs(seeds, at_step, tmp_path):
     def die():
         raise RuntimeError("the machine is gone")
 
@@ -263,7 +265,7 @@ def test_what_a_step_raises_fails_all_runs(seeds, at_step, tmp_path):
         assert (summary["status"], summary["reason"]) == ("failed", "the machine is gone")
 
 
-def test_runs_of_one_program_are_alike(make_run, make_net, dataset, with_nan):
+def test_runs_that_can_share_a_program_are_alike(make_run, make_net, dataset, with_nan):
     run = make_run()
     assert alike(run, make_run(seed=5))
     assert alike(
@@ -283,7 +285,7 @@ def test_runs_of_one_program_are_alike(make_run, make_net, dataset, with_nan):
     )
 
 
-def test_what_cannot_be_trained_together_is_refused(make_run, dataset, with_nan, tmp_path):
+def test_runs_that_cannot_share_a_program_are_refused(make_run, dataset, with_nan, tmp_path):
     with pytest.raises(ValueError, match=r"`sgd` and `sgd` differ in more"):
         train_together([make_run(), make_run(batch_size=128)], folders(tmp_path, 2))
     with pytest.raises(ValueError, match=r"takes runs on the same dataset"):

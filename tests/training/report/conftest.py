@@ -9,7 +9,10 @@ import yaml
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder as training leaves it; a part that is None is left out."""
+    """Writes a run folder as training does; `config` and `summary` replace some of their entries.
+
+    An `unfinished` run has no summary.
+    """
 
     def write(
         name: str,

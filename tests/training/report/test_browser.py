@@ -1,4 +1,4 @@
-"""The report as a headless Chromium lays it out, on a phone and on a desk."""
+"""The layout of the report in headless Chromium, on a phone and on a desktop screen."""
 
 import html
 import json
@@ -14,7 +14,7 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
 
-# A window of Chromium has a smallest width, a frame has none.
+# A window of Chromium has a minimum width, so the page is shown in a frame, which has none.
 OUTER = """<!doctype html>
 <iframe id="page" style="width: {width}px; height: 900px; border: 0" srcdoc="{page}"></iframe>
 <pre id="found"></pre>
@@ -38,8 +38,8 @@ frame.onload = () => {{
 """
 
 
-def laid_out(page, width, folder):
-    """What the browser, without a network, makes of the page in a window of that width."""
+def measure_layout(page, width, folder):
+    """The measurements of the page in a frame of this width; the browser has no network."""
     outer = folder / f"outer_{width}.html"
     outer.write_text(OUTER.format(width=width, page=html.escape(page.read_text())))
     command = [
@@ -53,11 +53,11 @@ def laid_out(page, width, folder):
     return json.loads(html.unescape(found))
 
 
-def one(write_run):
+def one_run(write_run):
     write_run("run")
 
 
-def a_hundred(write_run):
+def a_hundred_runs(write_run):
     """A hundred runs of unequal length, of twenty configurations with long names."""
     for number in range(100):
         losses = tuple(None if step % 7 == 6 else 1 / step for step in range(1, 5 + number % 40))
@@ -65,7 +65,7 @@ def a_hundred(write_run):
         write_run(f"run_{number}", config, losses=losses)
 
 
-def broken(write_run):
+def broken_runs(write_run):
     write_run("good", {"lr": 1})
     write_run(
         "nan", {"lr": 2}, losses=(None, None), summary={"status": "diverged", "reason": "NaN"}
@@ -74,11 +74,11 @@ def broken(write_run):
 
 
 @pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("runs", [one, a_hundred, broken])
-def test_all_of_it_is_within_the_window(runs, width, write_run, tmp_path):
+@pytest.mark.parametrize("runs", [one_run, a_hundred_runs, broken_runs])
+def test_the_whole_page_fits_the_window(runs, width, write_run, tmp_path):
     runs(write_run)
     page = write_report([tmp_path]).page
-    found = laid_out(page, width, tmp_path)
+    found = measure_layout(page, width, tmp_path)
     assert found["width"] == width
     assert found["whole"] <= width
     assert found["left"] >= 0
@@ -87,5 +87,5 @@ def test_all_of_it_is_within_the_window(runs, width, write_run, tmp_path):
     assert found["images"]
     assert found["cells"] > 0
     for natural, shown in found["images"]:
-        assert natural > 0  # it was decoded
+        assert natural > 0  # the browser has decoded the image
         assert shown > min(0.8 * width, 400)

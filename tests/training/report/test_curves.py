@@ -5,7 +5,7 @@ from training.report.curves import POINTS, Curve, curve, mean_curve
 from training.report.runs import read_run
 
 
-def test_a_long_curve_is_the_means_of_its_stretches(write_run):
+def test_a_long_curve_is_reduced_to_the_means_of_its_stretches(write_run):
     losses = [float(n) for n in range(3 * POINTS - 1)]
     losses[1] = None
     found = curve(read_run(write_run("run", losses=tuple(losses))), "step", "loss")
@@ -21,7 +21,7 @@ def test_seconds_are_counted_without_compilation(write_run):
     np.testing.assert_array_equal(unknown.x, [0.0, 1.0, 2.0])
 
 
-def test_the_mean_is_over_what_all_curves_have():
+def test_the_mean_is_over_the_interval_that_all_curves_cover():
     def line(stop, slope):
         x = np.arange(1.0, stop)
         return Curve(x, slope * x)

@@ -1,4 +1,4 @@
-"""Whole reports, from the command line."""
+"""Whole reports: the page, its figures, and the command `python -m training.report`."""
 
 import base64
 import html.parser
@@ -14,7 +14,7 @@ from training.report.figures import PLOTS
 
 
 class Page(html.parser.HTMLParser):
-    """The text and the references of a page."""
+    """Parses a page: its text, its references to other files, and the names of its tags."""
 
     def __init__(self, file):
         super().__init__()
@@ -29,7 +29,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_asks_for_nothing_else(write_run, tmp_path):
+def test_the_page_loads_no_other_file(write_run, tmp_path):
     write_run("run", {"note": "<script src=https://example.org></script>"})
     write_run("other", {"note": "plain"})
     report = write_report([tmp_path])
@@ -42,11 +42,11 @@ def test_the_page_asks_for_nothing_else(write_run, tmp_path):
     assert "<script src=https://example.org></script>" in page.text
 
 
-def test_the_figures_of_the_page_are_those_beside_it(write_run, tmp_path):
+def test_the_page_contains_the_figures_of_its_folder(write_run, tmp_path):
     write_run("run")
     report = write_report([tmp_path])
     images = [base64.b64decode(found[22:]) for found in Page(report.page).references[1:]]
-    names = [plot.name for plot in PLOTS if plot.name != "reduction_ratio"]  # it is null
+    names = [plot.name for plot in PLOTS if plot.name != "reduction_ratio"]  # null in all records
     assert images == [(report.page.parent / f"{name}.png").read_bytes() for name in names]
     assert sorted(path.name for path in report.page.parent.iterdir()) == sorted(
         ["report.html", "table.csv", *(f"{name}.png" for name in names)]
@@ -76,7 +76,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize("losses", slow_but([LOSSES[0], LOSSES[3]], LOSSES))
-def test_whatever_is_recorded_is_drawn(losses, write_run, tmp_path):
+def test_any_recorded_losses_can_be_drawn(losses, write_run, tmp_path):
     for number, of_run in enumerate(losses):
         write_run(str(number), losses=of_run or (1.0,), summary={"seed": number})
         if not of_run:
@@ -87,14 +87,14 @@ def test_whatever_is_recorded_is_drawn(losses, write_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hundred_configurations(write_run, tmp_path):
+def test_a_hundred_configurations_fit_the_page_and_the_figures(write_run, tmp_path):
     for number in range(100):
         write_run(str(number), {"lr": number})
     report = write_report([tmp_path])
     assert len(report.table) == 100
     assert "lr=99" in Page(report.page).text
     image = matplotlib.image.imread(report.page.parent / "loss_by_steps.png")
-    assert image.shape[0] < 1.5 * image.shape[1]  # its legend does not outgrow it
+    assert image.shape[0] < 1.5 * image.shape[1]  # the legend does not stretch the figure
 
 
 def test_an_earlier_report_is_replaced(write_run, tmp_path):
@@ -105,7 +105,7 @@ def test_an_earlier_report_is_replaced(write_run, tmp_path):
     assert not list((tmp_path / "report").glob("*.png"))
 
 
-def test_the_command(write_run, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_on_all_given_folders(write_run, tmp_path, monkeypatch, capsys):
     write_run("first/a", {"lr": 1})
     write_run("second/b", {"lr": 2})
     folders = [str(tmp_path / "first"), str(tmp_path / "second")]
@@ -116,7 +116,7 @@ def test_the_command(write_run, tmp_path, monkeypatch, capsys):
     assert out.splitlines()[-1] == f"report {tmp_path / 'first' / 'report' / 'report.html'}"
 
 
-def test_nothing_to_report_on_is_bad_configuration(tmp_path, monkeypatch, capsys):
+def test_a_folder_without_runs_is_refused_with_exit_code_2(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
     assert main() == 2
     assert capsys.readouterr().err.startswith(f"There is no run in `{tmp_path}`: ")

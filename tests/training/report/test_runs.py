@@ -1,4 +1,4 @@
-"""Run folders in every state in which a run may leave them."""
+"""Run folders are read in every state in which a run may leave them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_runs_are_found_at_any_depth_once_and_in_the_order_of_their_numbers(writ
     assert [run.folder.name for run in found] == ["1", "2", "10", "alone"]
 
 
-def test_any_one_file_makes_a_run(write_run, tmp_path):
+def test_a_folder_with_one_of_the_files_is_a_run(write_run, tmp_path):
     for name in ("config.yaml", "metrics.jsonl", "summary.json"):
         folder = write_run(name.partition(".")[0])
         for other in folder.iterdir():
@@ -42,19 +42,19 @@ def test_a_crash_at_any_byte_costs_one_record_at_most(write_run):
     for size in range(len(whole) + 1):
         file.write_bytes(whole[:size])
         run = read_run(folder)
-        # A line that lacks its end alone is whole.
+        # A record that lacks only its newline is complete.
         expected = (size >= first) + (size >= len(whole) - 1)
         np.testing.assert_array_equal(run.columns["loss"], [2.0, 1.0][:expected])
         assert len(run.columns["damping"]) == expected
 
 
-def test_null_and_what_is_not_recorded_are_nan(write_run):
+def test_null_is_nan(write_run):
     run = read_run(write_run("run", losses=(1.0, None, 3.0)))
     np.testing.assert_array_equal(run.columns["loss"], [1.0, np.nan, 3.0])
     assert np.isnan(run.columns["reduction_ratio"]).all()
 
 
-def test_how_a_run_ended(write_run):
+def test_status_and_reason_say_how_a_run_ended(write_run):
     assert read_run(write_run("done"))[-2:] == ("finished", "")
     stopped = write_run("stopped", summary={"status": "interrupted", "reason": "By SIGTERM."})
     assert read_run(stopped)[-2:] == ("interrupted", "By SIGTERM.")
@@ -67,7 +67,7 @@ def test_how_a_run_ended(write_run):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[1]"])
-def test_damaged_files_are_as_missing_ones(damage, write_run):
+def test_a_damaged_file_counts_as_missing(damage, write_run):
     folder = write_run("run")
     for name in ("config.yaml", "summary.json"):
         (folder / name).write_bytes(damage)
@@ -84,13 +84,13 @@ ODD = {
         f'{{"step": 1, "loss": {"9" * 400}}}\n',
         "too large",
     ),
-    "half of a character": ("summary.json", '{"status": "\\ud800"}', "surrogates not allowed"),
-    "brackets": ("config.yaml", "[" * 5000, "RecursionError"),
+    "half of a surrogate pair": ("summary.json", '{"status": "\\ud800"}', "surrogates not allowed"),
+    "5000 nested brackets": ("config.yaml", "[" * 5000, "RecursionError"),
 }
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_no_run_writes_is_a_line_of_the_report(case, write_run, tmp_path):
+def test_a_run_that_cannot_be_read_is_a_line_of_the_report(case, write_run, tmp_path):
     write_run("good")
     name, text, reason = ODD[case]
     (write_run("odd") / name).write_text(text, encoding="utf-8")
@@ -100,7 +100,7 @@ def test_what_no_run_writes_is_a_line_of_the_report(case, write_run, tmp_path):
     assert "unreadable" in write_report([tmp_path]).page.read_text(encoding="utf-8")
 
 
-def test_a_folder_in_the_place_of_a_file_is_a_line_of_the_report(write_run, tmp_path):
+def test_a_run_with_a_folder_in_the_place_of_a_file_is_unreadable(write_run, tmp_path):
     folder = write_run("odd")
     (folder / "config.yaml").unlink()
     (folder / "config.yaml").mkdir()

@@ -1,4 +1,4 @@
-"""The statistics of the table, against NumPy's."""
+"""The statistics of the table agree with those of NumPy."""
 
 import csv
 import io
@@ -15,7 +15,10 @@ VALUES = [0.3, 0.1, 0.7, 0.25]
 
 @pytest.fixture
 def table(write_run):
-    """The rows of four finished runs, and of three that are not, by their train losses."""
+    """The rows of seven runs: four finished with the losses `VALUES`, and three others.
+
+    Of the others, one diverged, one was killed, and one finished without a loss.
+    """
     ends = [{"train_loss": value} for value in VALUES]
     ends.append({"train_loss": 100.0, "status": "diverged"})
     folders = [write_run(str(seed), {"seed": seed}, summary=end) for seed, end in enumerate(ends)]
@@ -60,5 +63,5 @@ def test_one_run_has_no_deviation():
         (12.0, 0.0, "12 ± 0"),
     ],
 )
-def test_digits_end_where_the_deviation_does(mean, deviation, shown):
+def test_the_mean_is_rounded_like_the_deviation(mean, deviation, shown):
     assert str(Cell(mean, deviation, 3)) == shown

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def gradients(x64):
-    """Gradients in float64 of a matrix, a vector, and a convolution with its bias."""
+    """Eight float64 gradients of two matrices, a vector, and a convolution with its bias."""
     rng = np.random.default_rng(0)
     shapes = {
         "matrix": (5, 3),
@@ -23,7 +23,7 @@ def gradients(x64):
 
 @pytest.fixture
 def steps():
-    """`steps(transformation, gradients)` are its steps on these gradients, one after the other."""
+    """`steps(transformation, gradients)` are the steps of a transformation on these gradients."""
 
     def all_steps(transformation, gradients):
         update, state = jax.jit(transformation.update), transformation.init(gradients[0])

@@ -5,12 +5,12 @@ from optax.contrib import muon
 
 from training.rivals import matrix_axes
 
-# Newton–Schulz iterations that converge, in place of Jordan's, which do not.
+# With these coefficients the Newton–Schulz iteration converges; with Jordan's it does not.
 CONVERGING = {"ns_coeffs": (1.875, -1.25, 0.375), "ns_steps": 15, "nesterov": False, "beta": 0.0}
 
 
-def test_matrices_are_orthogonalised_outputs_first(standard_promotion, gradients, steps):
-    """By the polar factor times √max(1, outputs/inputs), Equinox's outputs being the rows."""
+def test_matrices_are_orthogonalised_with_the_outputs_as_rows(standard_promotion, gradients, steps):
+    """The step is the polar factor times √max(1, outputs/inputs), times the learning rate."""
     axes = {"muon_weight_dimension_numbers": matrix_axes}
     found = steps(muon(0.1, **CONVERGING, **axes), gradients)
     for step, gradient in zip(found, gradients, strict=True):
@@ -22,7 +22,7 @@ def test_matrices_are_orthogonalised_outputs_first(standard_promotion, gradients
             np.testing.assert_allclose(step[name].reshape(dense.shape), expected, atol=1e-6)
 
 
-def test_what_is_no_matrix_runs_adam(standard_promotion, gradients, steps):
+def test_a_weight_that_is_no_matrix_gets_steps_of_nadam(standard_promotion, gradients, steps):
     axes = {"muon_weight_dimension_numbers": matrix_axes}
     found = steps(muon(0.1, adam_learning_rate=0.01, **axes), gradients)
     by_adam = steps(optax.nadam(0.01), gradients)
@@ -31,7 +31,7 @@ def test_what_is_no_matrix_runs_adam(standard_promotion, gradients, steps):
             np.testing.assert_allclose(step[name], adam[name], rtol=1e-9)
 
 
-def test_a_matrix_has_two_rows_and_two_columns():
+def test_a_matrix_has_at_least_two_rows_and_two_columns():
     shapes = {"one row": (1, 3), "one column": (3, 1), "matrix": (2, 3), "scalar": ()}
     axes = matrix_axes({name: jnp.zeros(shape) for name, shape in shapes.items()})
     assert [name for name, axis in axes.items() if axis is not None] == ["matrix"]

@@ -20,7 +20,7 @@ def matrices(gradients, name):
 
 @pytest.mark.parametrize("name", ["matrix", "kernel"])
 def test_the_algorithm_of_the_paper(standard_promotion, gradients, steps, name):
-    """Of a convolution, too: its axes but the outputs are one."""
+    """A convolution counts as a matrix: its axes after the outputs are one axis."""
     found = steps(shampoo(0.1, eps=1e-3, **PAPER), gradients)
     dense = matrices(gradients, name)
     left, right = 1e-3 * np.eye(dense[0].shape[0]), 1e-3 * np.eye(dense[0].shape[1])
@@ -30,7 +30,7 @@ def test_the_algorithm_of_the_paper(standard_promotion, gradients, steps, name):
         np.testing.assert_allclose(step[name].reshape(g.shape), expected, rtol=1e-9)
 
 
-def test_the_direction_of_the_averages_with_the_length_of_adam(
+def test_the_step_has_the_direction_of_shampoo_and_the_length_of_adam(
     standard_promotion, gradients, steps
 ):
     found = steps(shampoo(0.1, eps=1e-3, precondition_frequency=1), gradients)
@@ -50,7 +50,7 @@ def test_the_direction_of_the_averages_with_the_length_of_adam(
         np.testing.assert_allclose(step["matrix"], expected, rtol=1e-9)
 
 
-def test_what_is_no_matrix_runs_adam(standard_promotion, gradients, steps):
+def test_a_weight_that_is_no_matrix_gets_steps_of_adam(standard_promotion, gradients, steps):
     for step, adam in zip(
         steps(shampoo(0.1), gradients), steps(optax.adam(0.1), gradients), strict=True
     ):
@@ -78,7 +78,7 @@ def test_roots_are_kept_between_their_computations(standard_promotion, gradients
         np.testing.assert_allclose(step["matrix"], -0.1 * root[0] @ g @ root[1], rtol=1e-9)
 
 
-def test_no_gradient_no_step(standard_promotion):
+def test_a_gradient_of_zero_gives_a_step_of_zero(standard_promotion):
     transformation, weight = shampoo(0.1), jnp.ones((3, 2))
     step, _ = transformation.update(jnp.zeros((3, 2)), transformation.init(weight), weight)
     assert not jax.device_get(step).any()

@@ -8,7 +8,7 @@ from training.rivals import soap
 
 
 def test_with_identity_bases_it_is_adam(gradients, steps, request):
-    """From the second gradient on: the first only initialises."""
+    """The first gradient only initialises the state, so Adam gets the gradients after it."""
     found = steps(soap(0.1, max_dim=1), gradients)
     request.getfixturevalue("standard_promotion")
     by_adam = steps(optax.adam(0.1, b1=0.95, b2=0.95), gradients[1:])
@@ -21,9 +21,10 @@ def test_with_identity_bases_it_is_adam(gradients, steps, request):
 @pytest.mark.parametrize("name", ["square", "kernel"])
 @pytest.mark.parametrize("frequency", [1, 3])
 def test_the_algorithm_of_the_paper(gradients, steps, name, frequency):
-    """Of a convolution, too: its axes but the outputs are one.
+    """A convolution counts as a matrix: its axes after the outputs are one axis.
 
-    Both are square: of a singular factor the eigenvectors, and with them the step, are not unique.
+    Both matrices are square: otherwise one factor is singular, its eigenvectors are not unique, and
+    neither is the step.
     """
     found = steps(soap(0.1, precondition_frequency=frequency), gradients)
     dense = [np.asarray(gradient[name]).reshape(len(gradient[name]), -1) for gradient in gradients]
@@ -48,7 +49,7 @@ def test_the_algorithm_of_the_paper(gradients, steps, name, frequency):
 
 
 def test_power_iterations_find_the_eigenbasis(x64):
-    """Where every gradient is the same."""
+    """The first gradient sets the bases; all gradients after it are equal."""
     rng = np.random.default_rng(1)
     rotation, _ = np.linalg.qr(rng.standard_normal((4, 4)))
     first, then = (
