@@ -70,3 +70,17 @@ def standard_promotion() -> Iterator[None]:
     """Allow NumPy's promotion in one test: optax multiplies floats by its integer step counts."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def as_installed() -> Iterator[None]:
+    """Turns the runtime shape checks off for one test.
+
+    A failed shape check would replace the error sentence that a user gets. The checks also double
+    the time of a trace.
+    """
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -33,7 +33,7 @@ def trained(folder: Path, name: str, **variables: str) -> list[dict]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "failed and is not used" not in done.stderr
+    assert "failed and is no longer used" not in done.stderr
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 

@@ -1,6 +1,7 @@
 """`vectorised=true` trains the jobs of a sweep as one program."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_parts_of_the_data_averages_and_dropout_can_be_vectorised(train):
     assert done.code == 0, done.err
     found = summaries(done, "01")
     assert [summary["vectorised"] for summary in found] == [2, 2]
-    assert {summary["best"]["by"] for summary in found if summary["best"]} <= {"validation_loss"}
+    assert all(math.isfinite(summary["validation_loss"]) for summary in found)
 
 
 def test_environments_can_be_vectorised(train):

@@ -308,11 +308,12 @@ def test_a_state_that_is_not_accepted_is_one_sentence(make_run, make_stream, dat
         train(make_run(dataset=after, max_steps=4), tmp_path, resume=True)
 
 
-def test_a_source_that_can_be_read_only_once_is_refused(make_stream, batch):
+@pytest.mark.parametrize(("make", "kind"), [(iter, "list_iterator"), (map, "map")])
+def test_a_source_that_can_be_read_only_once_is_refused(make, kind, make_stream, batch):
     with pytest.raises(
-        DatasetError, match=r"`Stream\(train=...\)` must start from the beginning .* `generator`"
+        DatasetError, match=rf"`Stream\(train=...\)` must start from the beginning .* `{kind}`"
     ):
-        make_stream(iter([batch]) and (each for each in [batch]))
+        make_stream(make([batch]) if make is iter else make(tuple, [batch]))
 
 
 def test_a_stream_whose_second_pass_is_empty_is_refused(make_run, make_stream, batch, tmp_path):

@@ -265,7 +265,7 @@ def test_an_error_in_a_step_fails_all_runs(seeds, at_step, tmp_path):
         assert (summary["status"], summary["reason"]) == ("failed", "the machine is gone")
 
 
-def test_runs_that_can_share_a_program_are_alike(make_run, make_net, dataset, with_nan):
+def test_runs_that_can_share_a_program_are_alike(make_run, make_net):
     run = make_run()
     assert alike(run, make_run(seed=5))
     assert alike(
