@@ -28,11 +28,11 @@ from ._base import (
     Mask,
     as_filter,
     check_state,
-    result_where,
     select,
     split,
     trainable_mask,
 )
+from ._outcome import reduction_ratios, step_result
 from ._system import States, System, batch_of, shapes_of
 
 _FIXED_STEP_SIZE = "For a fixed step size s, use `optimistix.LearningRate(s)`."
@@ -191,13 +191,9 @@ class NaturalGradient(AbstractOptimiser):
         outcome, predicted, first_predicted = self._search(
             C, linearisation, direction, bend, state.search
         )
-        result, finite = _step_result(linearisation, solution, direction, outcome, predicted)
-        accepted, ratio, first_ratio = result == RESULTS.successful, None, None
-        if outcome.reduction is not None and outcome.first_reduction is not None:
-            ratio = outcome.reduction / jnp.where(predicted == 0, 1, predicted)
-            positive = jnp.where(first_predicted > 0, first_predicted, jnp.nan)
-            first_ratio = outcome.first_reduction / positive
-            first_ratio = jnp.where(jnp.isfinite(first_ratio), first_ratio, -jnp.inf)
+        result, finite = step_result(linearisation, solution, direction, outcome, predicted)
+        ratio, first_ratio = reduction_ratios(outcome, predicted, first_predicted)
+        accepted = result == RESULTS.successful
         s = jnp.where(accepted, outcome.step_size, 0)
         params, frozen = eqx.partition(model, trainable)
         new_params = select(
@@ -361,30 +357,3 @@ def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scal
 def _direction_if_accepted(accepted: Array, direction: PyTree[Array]) -> PyTree[Array]:
     """The direction for the next step's momentum: zero after a rejected step."""
     return select(accepted, direction, jtu.tree_map(jnp.zeros_like, direction))
-
-
-def _step_result(
-    linearisation: AbstractLinearisation,
-    solution: Solution,
-    direction: Direction,
-    outcome: SearchOutcome,
-    predicted: Scalar,
-) -> tuple[Any, Array]:
-    """How the step ended, and whether the batch has a finite loss, gradient and direction."""
-    loss, grad_norm = linearisation.loss, solution.vector_norm
-    direction_norm = direction.squared_norm
-    lost = jnp.zeros((), bool)
-    if outcome.reduction is not None:
-        lost = ~jnp.isfinite(outcome.reduction)
-    result = result_where(
-        (~linearisation.valid, RESULTS.invalid_targets),
-        (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
-        (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
-        (grad_norm == 0, RESULTS.stationary),
-        (~jnp.isfinite(direction_norm), RESULTS.nonfinite_direction),
-        (outcome.accepted & ~(predicted > 0), RESULTS.no_reduction),
-        (outcome.accepted & lost, RESULTS.nonfinite_candidate),
-        (~outcome.accepted, RESULTS.search_exhausted),
-    )
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(direction_norm)
-    return result, finite
