@@ -150,6 +150,7 @@ def test_points_are_drawn_from_the_seed_of_the_run(name, compose):
     assert job.config["dataset"]["seed"] == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_resamples_the_points_of_an_uninterrupted_run(train):
     arguments = "experiment=poisson2d", "dataset.resample_every=2", "evaluate_every=null"
     for folder, steps in (("whole", 5), ("parts", 3)):

@@ -83,6 +83,7 @@ def test_parts_of_the_data_averages_and_dropout_can_be_vectorised(train):
     assert all(math.isfinite(summary["validation_loss"]) for summary in found)
 
 
+@pytest.mark.slow
 def test_environments_can_be_vectorised(train):
     given = "experiment=cartpole", "max_steps=1", "seed=0,1", "vectorised=true", SWEEP
     done = train("-m", *given)

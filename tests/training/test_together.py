@@ -40,7 +40,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["in_a_loop", "by_vmap"])
+@pytest.fixture(params=slow_but([False], [False, True]), ids=["in_a_loop", "by_vmap"])
 def loop_or_vmap(request, monkeypatch):
     """Repeat the test with a loop over the runs and with `vmap`, whatever the device would use."""
     monkeypatch.setattr("training.together.uses_vmap", lambda: request.param)
