@@ -16,6 +16,7 @@ from .passes import Drawn as Drawn, passes as passes
 from .poisson import poisson2d as poisson2d, poisson5d as poisson5d
 from .redrawn import Redrawn as Redrawn
 from .rows import Rows as Rows
+from .scaling import Scaling as Scaling
 from .stream import (
     KeepsPlace as KeepsPlace,
     Stream as Stream,

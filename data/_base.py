@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .scaling import Scaling
+
 
 class DatasetError(Exception):
     """A dataset is not available; the message is one sentence: what is wrong and what to do."""
@@ -30,6 +32,9 @@ class Dataset:
         `parts.held_out`.
     - `reference`: `(inputs, targets)` for the model itself. If the terms score the residuals of an
         equation, this is for example its solution. None if there is none.
+    - `input_scaling`, `target_scaling`: how the inputs and the targets were standardised; None if
+        they were not.
+    - `classes`: the names of the classes 0, 1, …; None if they have no names.
 
     JAX arrays and lists of numbers are converted to NumPy arrays. The arrays are read-only, because
     everything in the process shares one dataset.
@@ -44,6 +49,9 @@ class Dataset:
     output_size: int
     reference: tuple[np.ndarray, np.ndarray] | None = None
     validation: PyTree[np.ndarray] | None = None
+    input_scaling: Scaling | None = None
+    target_scaling: Scaling | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self):
         for part in ("train", "test", "reference", "validation"):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from ._base import Dataset
-from ._standardise import standardise
+from .scaling import Scaling
 from .splits import shuffled_split
 
 MEANS = 10
@@ -29,6 +29,6 @@ def breast_cancer() -> Dataset:
     inputs, labels = map(np.asarray, load_breast_cancer(return_X_y=True))
     targets = labels.astype(np.float32)[:, None]
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs[:, :MEANS], targets, num_train=455)
-    train = standardise(x_train, by=x_train), y_train
-    test = standardise(x_test, by=x_train), y_test
-    return Dataset("breast_cancer", train, test, input_shape=(MEANS,), output_size=1)
+    scaling = Scaling.of(x_train)
+    train, test = (scaling.apply(x_train), y_train), (scaling.apply(x_test), y_test)
+    return Dataset("breast_cancer", train, test, (MEANS,), 1, input_scaling=scaling)

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from ._base import Dataset
-from ._standardise import standardise
+from .scaling import Scaling
 from .splits import shuffled_split
 
 
@@ -26,6 +26,6 @@ def diabetes() -> Dataset:
     # Unscaled, because scikit-learn's own scaling uses the test part, too.
     inputs, targets = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets[:, None], num_train=353)
-    train = standardise(x_train, by=x_train), standardise(y_train, by=y_train)
-    test = standardise(x_test, by=x_train), standardise(y_test, by=y_train)
-    return Dataset("diabetes", train, test, input_shape=(10,), output_size=1)
+    x, y = Scaling.of(x_train), Scaling.of(y_train)
+    train, test = (x.apply(x_train), y.apply(y_train)), (x.apply(x_test), y.apply(y_test))
+    return Dataset("diabetes", train, test, (10,), 1, input_scaling=x, target_scaling=y)

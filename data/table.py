@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 
 from ._base import Dataset, DatasetError
 from ._own import existing_path, num_train
-from ._standardise import standardise
+from .scaling import Scaling
 from .splits import shuffled_split
 
 _MANY_CLASSES = 20
@@ -23,8 +23,9 @@ def csv(
     If all entries of the target column are integers, or all are text, they are the names of
     classes; the classes are numbered from 0 in sorted order. Otherwise the target is for
     regression: then at least one entry is written as 3.0, not 3. Inputs and regression targets are
-    standardised by mean and standard deviation of the training part; a column that is constant
-    there becomes 0.
+    standardised by mean and standard deviation of the training part, which are in the dataset's
+    `input_scaling` and `target_scaling`; a column that is constant there becomes 0. The names of
+    the classes are in `classes`.
 
     Inputs `[n, columns − 1]`; targets `[n]` of int32, or `[n, 1]` of floats.
 
@@ -53,11 +54,20 @@ def csv(
     targets, classes = _targets([row[at] for row in rows], target, file)
     split = num_train(len(rows), test, file)
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets, split)
-    x = standardise(x_train, by=x_train), standardise(x_test, by=x_train)
-    y = y_train, y_test
+    x, y = Scaling.of(x_train), None
     if classes is None:
-        y = standardise(y_train, by=y_train), standardise(y_test, by=y_train)
-    return Dataset(file.stem, (x[0], y[0]), (x[1], y[1]), (len(names) - 1,), classes or 1)
+        y = Scaling.of(y_train)
+        y_train, y_test = y.apply(y_train), y.apply(y_test)
+    return Dataset(
+        file.stem,
+        (x.apply(x_train), y_train),
+        (x.apply(x_test), y_test),
+        (len(names) - 1,),
+        1 if classes is None else len(classes),
+        input_scaling=x,
+        target_scaling=y,
+        classes=classes,
+    )
 
 
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:
@@ -100,8 +110,8 @@ def _numbers(cells: list[str], name: str, file: Path) -> Float[np.ndarray, " n"]
 
 def _targets(
     cells: list[str], name: str, file: Path
-) -> tuple[Shaped[np.ndarray, "n ..."], int | None]:
-    """The targets, and the number of classes; None for regression."""
+) -> tuple[Shaped[np.ndarray, "n ..."], tuple[str, ...] | None]:
+    """The targets, and the names of the classes; None for regression."""
     if "" in cells:
         raise DatasetError(
             f"`{file}` must have an entry in every row of the column `{name}`, got nothing in "
@@ -129,7 +139,7 @@ def _targets(
             "rows, too many for classes. For regression on whole numbers, write one of them with a "
             "decimal point, such as 3.0."
         )
-    return labels.astype(np.int32), len(names)
+    return labels.astype(np.int32), tuple(map(str, names))
 
 
 def _number(cell: str) -> float | None:

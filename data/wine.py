@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from ._base import Dataset
-from ._standardise import standardise
+from .scaling import Scaling
 from .splits import shuffled_split
 
 
@@ -26,6 +26,6 @@ def wine() -> Dataset:
     inputs, cultivars = map(np.asarray, load_wine(return_X_y=True))
     targets = cultivars.astype(np.float32)[:, None]
     (x_train, y_train), (x_test, y_test) = shuffled_split(inputs, targets, num_train=142)
-    train = standardise(x_train, by=x_train), y_train
-    test = standardise(x_test, by=x_train), y_test
-    return Dataset("wine", train, test, input_shape=(13,), output_size=1)
+    scaling = Scaling.of(x_train)
+    train, test = (scaling.apply(x_train), y_train), (scaling.apply(x_test), y_test)
+    return Dataset("wine", train, test, (13,), 1, input_scaling=scaling)

@@ -30,6 +30,8 @@ def test_text_and_integers_are_classes_in_sorted_order(write, kind, classes):
     dataset = data.csv(write(*lines(kind)), "y")
     assert (dataset.num_train, dataset.num_test) == (8, 2)
     assert (dataset.input_shape, dataset.output_size) == ((2,), len(classes))
+    assert dataset.classes == tuple(classes)
+    assert dataset.target_scaling is None
     order = np.random.RandomState(0).permutation(10)
     expected = np.array([classes.index(kind[k % len(kind)]) for k in range(10)])[order]
     for part, chosen in ((dataset.train, slice(8)), (dataset.test, slice(8, None))):
@@ -53,6 +55,14 @@ def test_numbers_are_standardised_by_the_training_part(write):
         (y - by.mean()) / by.std(),
         rtol=1e-6,
     )
+    # New rows can be scaled alike, and outputs scaled back.
+    a = (np.arange(10.0) ** 2)[np.random.RandomState(0).permutation(10)]
+    rows = np.stack([a, np.full(10, 5.0)], axis=1)
+    parts = np.concatenate([dataset.train[0], dataset.test[0]])
+    np.testing.assert_array_equal(dataset.input_scaling.apply(rows), parts)
+    outputs = np.concatenate([dataset.train[1], dataset.test[1]])
+    np.testing.assert_allclose(dataset.target_scaling.undo(outputs)[:, 0], y, rtol=1e-5, atol=1e-4)
+    assert dataset.classes is None
 
 
 @pytest.mark.parametrize(
