@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from training import machine
+from training.progress import wide_console
 
 from .tables import markdown, table
 
@@ -18,7 +17,7 @@ FOLDER = Path(__file__).parent
 def parser(
     name: str, description: str | None, *, rounds: int | None = None
 ) -> argparse.ArgumentParser:
-    """The options of `python -m benchmarks.NAME`; `rounds` is a default, None: nothing is timed."""
+    """The options of `python -m benchmarks.NAME`; `rounds` is a default, None: no such option."""
     found = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     found.add_argument("--folder", type=Path, help=f"write `{name}.json` and `{name}.md` there")
     if rounds is not None:
@@ -40,7 +39,7 @@ class Report:
     def __init__(self, name: str, folder: Path | None, *, cores: int | None = 1):
         if cores is not None:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-        self._name, self._folder, self._console = name, folder, Console(width=160)
+        self._name, self._folder, self._console = name, folder, wide_console()
         self._about = machine.describe()
         self._console.print(
             f"{self._about['processor']}; {machine.versions_in_one_line(self._about)}"

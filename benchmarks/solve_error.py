@@ -14,14 +14,12 @@ import jax.numpy as jnp
 import lineax as lx
 import optax
 from jaxtyping import Array, PyTree, Scalar
-from rich.console import Console
-from rich.table import Table
 
 import curvature as cv
 from curvature.solvers import RightHandSide
-from training import machine
 
 from .problems import OBJECTIVE, PROBLEMS
+from .report import Report
 
 METRIC = cv.EmpiricalFisher()
 DAMPINGS = (1e-2, 1e-4)
@@ -75,15 +73,15 @@ def _widened(leaf: Any) -> Any:
 
 def main() -> None:
     """Measure and print."""
-    about, console = machine.describe(), Console()
-    console.print(f"{about['device']}; {about['versions']}")
-    table = Table("precision", "solve", "λ", "reported", "in float64")
+    report = Report("solve_error", None, cores=None)
     for precision in ("highest", "default"):
+        rows = []
         for name in SOLVES:
             for damping in DAMPINGS:
-                figures = (f"{figure:.1e}" for figure in measure(precision, name, damping))
-                table.add_row(precision, name, f"{damping:g}", *figures)
-    console.print(table)
+                reported, true = measure(precision, name, damping)
+                row = {"solve": name, "λ": f"{damping:g}", "reported": f"{reported:.1e}"}
+                rows.append(row | {"in float64": f"{true:.1e}"})
+        report.show(f"Precision: {precision}", rows)
 
 
 if __name__ == "__main__":

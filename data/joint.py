@@ -1,5 +1,7 @@
 """A labelled dataset arranged for two terms: reconstruction and classification of the input."""
 
+import dataclasses
+
 from ._base import Dataset, DatasetError
 
 
@@ -19,10 +21,10 @@ def joint(dataset: Dataset) -> Dataset:
             "`joint(dataset)` takes a dataset whose parts are pairs `(inputs, targets)`, got "
             f"the dataset `{dataset.name}`, whose parts have the terms {sorted(dataset.train)}."
         )
-    return Dataset(
-        f"{dataset.name}_joint",
-        arrange(dataset.train),
-        arrange(dataset.test),
-        dataset.input_shape,
-        dataset.output_size,
+    return dataclasses.replace(
+        dataset,
+        name=f"{dataset.name}_joint",
+        train=arrange(dataset.train),
+        test=arrange(dataset.test),
+        validation=None if dataset.validation is None else arrange(dataset.validation),
     )

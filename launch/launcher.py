@@ -90,7 +90,7 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
             check_vectorised(job, composed, composition)
             if hosts.is_first():
                 check_folder(job.folder, resume=job.resume)
-                if job.resume:  # before anything that the folder's configuration names is called
+                if job.resume:  # before this process calls what the stored configuration names
                     check_checkpoints(job.folder / CHECKPOINTS, job.config)
             run = build(job, shapes_only=True)
             if add_to_groups(Planned(number, given, job, run), groups):

@@ -25,7 +25,7 @@ from running.settings import UNCHECKED
 from . import hosts
 from ._base import Tally
 from .atomic import remove_leftovers, write_atomically
-from .checkpoint_file import CheckpointError, Header, opened, read_header, write
+from .checkpoint_file import CheckpointError, Header, opened, read_line, write
 from .digest import digest_of_config
 from .leaves import read_leaves, write_leaves
 from .sharded import (
@@ -50,7 +50,6 @@ BEST_MODEL = "best.eqx"
 _OTHER_ARRAYS = (
     "The arrays in the checkpoint `{}` do not match those of the model and the optimiser."
 )
-_OTHER_CONFIG = "The checkpoint `{}` belongs to a run with another configuration."
 
 
 class Restored(NamedTuple):
@@ -190,8 +189,9 @@ class Checkpoints:
         elif hosts.is_first():
             write_atomically(self._folder / BEST, functools.partial(_write_bytes, best.state))
         if hosts.is_first():
-            write = functools.partial(_write_bytes, best.weights)
-            write_atomically(self._folder / BEST_MODEL, write)
+            write_atomically(
+                self._folder / BEST_MODEL, functools.partial(_write_bytes, best.weights)
+            )
 
     def _save(self, name: str, tally: Tally, leaves: list[Array]) -> None:
         path, arrays = self._folder / name, None
@@ -213,7 +213,9 @@ class Checkpoints:
         """
         with opened(path) as (header, file):
             if header.config != self._config:
-                raise CheckpointError(_OTHER_CONFIG.format(path))
+                raise CheckpointError(
+                    f"The checkpoint `{path}` belongs to a run with another configuration."
+                )
             if header.arrays is not None:
                 folder = self._checked_folder(path, header.arrays, stepper.leaves)
                 return _Read(path, header, folder)
@@ -242,27 +244,29 @@ class Checkpoints:
         named = set()
         for path in _candidates(self._folder):
             with contextlib.suppress(CheckpointError):
-                named.add((read_header(path).arrays or {}).get("folder"))
+                named.add((read_line(path).get("arrays") or {}).get("folder"))
         for folder in folders:
             if folder.name not in named:
                 shutil.rmtree(folder)
 
 
 def check_checkpoints(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a folder in which every checkpoint belongs to another configuration.
+    """Refuse a folder in which every checkpoint that can be read has another configuration.
 
-    This check needs neither a model nor an optimiser. It leaves files that cannot be read to
-    `Checkpoints.restore`.
+    This check needs neither a model nor an optimiser.
 
     **Raises:** `CheckpointError`.
     """
-    paths, digest = _candidates(folder), _digest(config)
-    try:
-        others = [path for path in paths if read_header(path).config != digest]
-    except CheckpointError:
-        return
-    if paths and others == paths:
-        raise CheckpointError(f"{_OTHER_CONFIG.format(paths[0])} Restore its `{CONFIG}`.")
+    found, digest = set[str](), _digest(config)
+    for path in _candidates(folder):
+        # `Checkpoints.restore` explains what cannot be read. Another process may remove a file.
+        with contextlib.suppress(CheckpointError, OSError):
+            found.add(str(read_line(path).get("config")))
+    if found and digest not in found:
+        raise CheckpointError(
+            f"`{folder.parent / CONFIG}` has changed since the checkpoints were written. Undo the "
+            f"change, or remove `{folder}` to start again from step 0."
+        )
 
 
 def _digest(config: Mapping[str, Any]) -> str:

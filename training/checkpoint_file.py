@@ -24,6 +24,7 @@ from .digest import DigestWriter, digest_of_file
 from .leaves import write_leaves
 
 DIGEST_LENGTH = 64
+_OTHER_FORMAT = "The checkpoint `{}` has a format that this version cannot read."
 
 
 class CheckpointError(ValueError):
@@ -75,20 +76,29 @@ def opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
         yield _read_header(file, path), file
 
 
-def read_header(path: Path) -> Header:
-    """The header of a file, without a check of the rest of the file.
+def read_line(path: Path) -> dict[str, Any]:
+    """The first line of a file, as plain values; the rest of the file is not checked.
 
-    **Raises:** `CheckpointError` if the header cannot be read.
+    **Raises:** `CheckpointError` if the line is not one of a checkpoint of any version.
     """
     with open(path, "rb") as file:
-        return _read_header(file, path)
+        return _parse_line(file, path)
+
+
+def _parse_line(file: BinaryIO, path: Path) -> dict[str, Any]:
+    try:
+        line = json.loads(file.readline())
+    except ValueError as error:
+        raise CheckpointError(_OTHER_FORMAT.format(path)) from error
+    if not isinstance(line, dict):
+        raise CheckpointError(_OTHER_FORMAT.format(path))
+    return line
 
 
 def _read_header(file: BinaryIO, path: Path) -> Header:
+    line = _parse_line(file, path)
     try:
-        line = json.loads(file.readline())
-        return Header(**line | {"tally": Tally(**line["tally"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"The checkpoint `{path}` has a format that this version cannot read."
-        ) from error
+        tally = Tally(**line["tally"])
+        return Header(tally, line["config"], line["versions"], line.get("arrays"))
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(_OTHER_FORMAT.format(path)) from error

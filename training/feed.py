@@ -73,44 +73,51 @@ def feed_of(
     """
     if isinstance(run.dataset, Stream):
         return Streamed(run, run.dataset, placement, tally, is_stopped, warn)
-    if hosts.count() > 1 and isinstance(run.dataset, Dataset) and run.settings.batch_size:
+    if isinstance(run.dataset, Dataset) and loads_batches(run):
         return Shares(run, run.dataset, placement)
     return Resident(run, placement)
 
 
 def source_of(run: Run, placement: Placement) -> Source:
-    """The source of a run, with its data placed as the steps need them.
-
-    With several processes, each process copies only its own share of the examples to its devices.
-    """
-    dataset: Any = run.dataset
-    if isinstance(dataset, Dataset):
-        if hosts.count() > 1 and run.settings.batch_size is not None:
-            return Source((), as_given)
-        if has_shares(run, placement):
-            return Source(placement.shard(_padded(dataset.train, placement.size)), gather)
-    data, draw = source(dataset)
+    """The source of a run, with its data placed as the steps need them."""
+    if loads_batches(run):
+        return Source((), as_given)
+    if isinstance(run.dataset, Dataset) and has_shares(run, placement):
+        return Source(_shares(run.dataset.train, placement), gather)
+    data, draw = source(run.dataset)
     return Source(placement.replicated(data), draw)
 
 
+def loads_batches(run: Run) -> bool:
+    """Whether each of several processes loads its own examples of every batch from the host."""
+    is_cut = run.settings.batch_size is not None
+    return hosts.count() > 1 and isinstance(run.dataset, Dataset) and is_cut
+
+
 def has_shares(run: Run, placement: Placement) -> bool:
-    """Whether each device has only its share of the training part, not all of it.
+    """Whether each device has a share of the training part of a `Dataset` in its memory.
 
     This is so if a step uses all examples, and with `fsdp`. With `fsdp`, a step gets the examples
     of a batch from all devices, by a sum over the devices of the size of the batch.
     """
-    is_whole = run.settings.batch_size is None
-    return placement.mesh is not None and (is_whole or placement.sharding == "fsdp")
+    if placement.mesh is None or loads_batches(run):
+        return False
+    return run.settings.batch_size is None or placement.sharding == "fsdp"
 
 
-def _padded(part: PyTree[np.ndarray], multiple: int) -> PyTree[np.ndarray]:
-    """A part with the dtypes of the device, its length padded to a multiple, for even shares."""
+def _shares(part: PyTree[np.ndarray], placement: Placement) -> PyTree[Array]:
+    """A part in even shares; each process loads only those of its devices.
 
-    def pad(array: np.ndarray) -> np.ndarray:
-        array, missing = with_device_dtype(array), -len(array) % multiple
-        return np.concatenate([array, array[:missing]]) if missing else array
+    If the devices do not divide the number of examples, the last share has the first examples
+    again. No batch has them: if a step uses all examples, the devices divide their number.
+    """
 
-    return jax.tree.map(pad, part)
+    def place(array: np.ndarray) -> Array:
+        rows = np.arange(len(array) + -len(array) % placement.size) % len(array)
+        shape = len(rows), *array.shape[1:]
+        return placement.load(shape, lambda own: with_device_dtype(array[rows[own]]))
+
+    return jax.tree.map(place, part)
 
 
 class Resident(AbstractFeed):

@@ -11,10 +11,9 @@ from jaxtyping import PyTree
 
 from data import Dataset, Stream
 
-from . import hosts
 from ._base import Run
 from .device import shapes_on_device
-from .feed import IN_FLIGHT, has_shares
+from .feed import IN_FLIGHT, has_shares, loads_batches
 from .mesh import check_divides, placement, share_of
 from .sources import batch_shapes
 
@@ -25,8 +24,8 @@ _VIEWS = ("broadcast_in_dim", "expand_dims", "iota", "reshape", "squeeze", "stop
 class Needs(NamedTuple):
     """The bytes that a run needs on each of its devices.
 
-    - `data`: the training part or the device's share of it, see `feed.has_shares`; or the
-        prefetched batches of a stream. Other parts are not counted: they are evaluated in chunks.
+    - `data`: the training part, or the device's share of it; if batches are loaded from the host,
+        those in flight. Other parts are not counted: they are evaluated in chunks.
     - `weights`: the model's arrays and the optimiser's state.
     - `step`: the peak memory of a step beside these: the batch, intermediate values, vectors,
         matrices. It is accurate to a factor of about three, because XLA fuses some of it away.
@@ -83,7 +82,7 @@ def needs_of(run: Run) -> Needs:
             data //= placed.size
         if run.settings.batch_size is None:
             drawn = 0  # the training part itself
-        elif hosts.count() > 1:
+        elif loads_batches(run):
             data = drawn  # the batch of the step in flight; `drawn` is the next batch
         elif has_share:
             drawn = _nbytes(batch)  # before it is divided among the devices

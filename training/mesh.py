@@ -23,9 +23,9 @@ class Placement(NamedTuple):
     """The placement of arrays on devices.
 
     - `mesh`: the devices; None for a single device.
-    - `sharding`: with `replicated`, every device has all weights and all data in memory; with
-        `fsdp`, every device has a share of the data, and of each array of the weights that divides
-        evenly (fully sharded data parallelism).
+    - `sharding`: with `replicated`, every device has all weights; with `fsdp`, every device has a
+        share of each array that divides evenly (fully sharded data parallelism). For the data see
+        `feed.has_shares`.
     """
 
     mesh: Mesh | None = None

@@ -28,9 +28,8 @@ class AbstractLoss(eqx.Module):
     """A loss of one example's outputs, the minimum that a term of an objective needs.
 
     A loss that is not a likelihood works with every curvature that does not need the model's
-    distribution: [`GaussNewton`][], [`EmpiricalFisher`][], and [`Divergence`][] of a divergence of
-    the outputs alone, such as
-    [`SquaredEuclidean`][].
+    distribution: [`GaussNewton`][], [`EmpiricalFisher`][], and [`Divergence`][] of a divergence
+    between outputs, such as [`SquaredEuclidean`][].
 
     Only `nll` must be implemented. The other methods have defaults: every target is in the domain,
     no number is reported beside the loss, and no output is masked.

@@ -57,6 +57,7 @@ def weighted(
 
 
 def leading_axis(*parts: PyTree) -> int:
+    """The number of examples; raises unless all arrays have the same."""
     shapes = [jnp.shape(leaf) for leaf in jtu.tree_leaves(parts)]
     sizes = {shape[0] if shape else 0 for shape in shapes}
     if len(sizes) != 1 or 0 in sizes:

@@ -1,4 +1,4 @@
-"""The numbers `l2` and `micro_batch` of an objective."""
+"""The numbers of an objective: checked when it is made, arrays when it is used."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from .._checks import number, positive_int, scalar
 
 
 def checked_l2(l2: ScalarLike | None) -> ScalarLike | None:
+    """`l2` as a field of an objective; raises unless it is a number ≥ 0 or None."""
     if l2 is None:
         return None
     number("l2=...", l2)
@@ -15,12 +16,14 @@ def checked_l2(l2: ScalarLike | None) -> ScalarLike | None:
 
 
 def checked_micro_batch(micro_batch: int | None) -> int | None:
+    """`micro_batch` as a field; raises unless it is a positive integer or None."""
     if micro_batch is not None:
         positive_int("micro_batch=...", micro_batch)
     return micro_batch
 
 
 def as_array(l2: ScalarLike | None) -> Scalar | None:
+    """`l2` as an array, or None."""
     return None if l2 is None else in_default_precision(l2)
 
 

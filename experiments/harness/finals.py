@@ -88,12 +88,11 @@ def compare(
     tuned = {
         method.name: lowest(method, functools.partial(runs.tried, method)) for method in rivals
     }
-    # A rival with one setting was not tried, but its last loss is a level, too.
-    tried = [
-        of or [runs.tried(method, setting)]
-        for method, (setting, of) in zip(rivals, tuned.values(), strict=True)
-    ]
-    levels = sorted((min(each.last_loss for each in of) for of in tried), reverse=True)
+    ends = []
+    for method, (setting, tried) in zip(rivals, tuned.values(), strict=True):
+        # `lowest` tries nothing for a rival with one setting; its last loss is a level, too.
+        ends.append(min(each.last_loss for each in tried or [runs.tried(method, setting)]))
+    levels = sorted(ends, reverse=True)
     tuned |= {
         method.name: soonest(method, functools.partial(runs.tried, method), levels)
         for method in ours

@@ -19,7 +19,7 @@ def write(tmp_path):
 def lines(kind, n=10):
     """The lines of a table with inputs `a` and `b`, which is constant, and targets from `kind`."""
     targets = [kind[k % len(kind)] for k in range(n)]
-    return ["a,y,b", *(f"{k * k},{target}, 5" for k, target in enumerate(targets))]
+    return ["a,y,b", *(f"{k * k},{target}, 0.1" for k, target in enumerate(targets))]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_numbers_are_standardised_by_the_training_part(write):
     )
     # New rows can be scaled alike, and outputs scaled back.
     a = (np.arange(10.0) ** 2)[np.random.RandomState(0).permutation(10)]
-    rows = np.stack([a, np.full(10, 5.0)], axis=1)
+    rows = np.stack([a, np.full(10, 0.1)], axis=1)
     parts = np.concatenate([dataset.train[0], dataset.test[0]])
     np.testing.assert_array_equal(dataset.input_scaling.apply(rows), parts)
     outputs = np.concatenate([dataset.train[1], dataset.test[1]])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import curvature as cv
 import models
 from experiments.harness.curves import Point
 from experiments.harness.tuning import Tried
@@ -115,7 +116,7 @@ def test_the_undamped_step_is_the_gradient_over_its_squared_length(x64):
 
 def test_the_page_has_all_tables_and_figures(tmp_path):
     damped = len(rank_one.DAMPINGS)
-    names = (rank_one.DATA, rank_one.DRAWN, *rank_one.CURVATURES)
+    names = (rank_one.DATA, rank_one.DRAWN, *rank_one.SHOWN)
     lengths = rank_one.Lengths(dict.fromkeys(names, np.ones(damped)), 1.0, 0.5)
     control = {"start": lengths, "end": lengths}
     publish(tmp_path, GOOD, GOOD, GOOD, control)
@@ -135,7 +136,7 @@ def test_the_page_has_all_tables_and_figures(tmp_path):
 @pytest.mark.slow
 def test_natural_gradients_solve_with_the_tuned_damping():
     batch, model = images(6), network()
-    natural = {"empirical_fisher": (rank_one.CURVATURES["empirical_fisher"], 1e6)}
+    natural = {"empirical_fisher": (cv.EmpiricalFisher(), 1e6)}
     found = quantities({"empirical_fisher": model}, natural, batch, jax.random.key(0))
     direction, gradient = (found[of]["empirical_fisher"] for of in ("natural gradient", "gradient"))
     # With a large λ, (C + λI)⁻¹g is g/λ.

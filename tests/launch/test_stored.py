@@ -69,4 +69,4 @@ def test_a_changed_configuration_is_refused_before_anything_is_built(train, monk
     monkeypatch.setattr("launch.launcher.build", lambda *job, **kind: pytest.fail("built"))
     done = train("resume=run", "max_steps=2")
     assert done.code == 2
-    assert "belongs to a run with another configuration" in done.err
+    assert "config.yaml` has changed since the checkpoints were written" in done.err
