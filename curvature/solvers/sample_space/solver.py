@@ -79,7 +79,9 @@ class SampleSpace(AbstractSymmetricSolver):
     `RESULTS.stagnation`.
 
     With λ = 0 and C singular, the result is the least-squares solution of least norm, C⁺b up to
-    rounding. If its residual is not zero up to rounding, the result is `RESULTS.singular`.
+    rounding. If its residual is not zero up to rounding, the result is `RESULTS.singular`. If A has
+    more rows than there are weights, AAᵀ is always singular. The residual may then be too large in
+    float32 although C is regular: with λ = 0 and so many rows, use `lineax.Cholesky`.
 
     **Arguments:**
 
