@@ -97,6 +97,10 @@ class Composer:
         """The options of `group=`; empty if there is no such group."""
         return self._loader.get_group_options(group, None, self._name, self._added)
 
+    def default(self, group: str) -> str | None:
+        """The option of `group=` if no override chooses one."""
+        return self.compose([]).hydra.runtime.choices.get(group)
+
     def load(self, group: str, option: str) -> Any:
         """One file of a group, uncomposed; None if no folder of this project has the option."""
         for folder in self._folders:

@@ -110,5 +110,7 @@ def _explain_unused(path: str, job: DictConfig, composer: Composer) -> str:
         if option in readers:
             return _explain_unused(group, job, composer)
         if readers and is_used(group, read):
-            return f"`{group}={option}` (`{group}={readers[0]}` would use it)"
+            default = composer.default(group)
+            shown = default if default in readers else readers[0]
+            return f"`{group}={option}` (`{group}={shown}` would use it)"
     return "anything"

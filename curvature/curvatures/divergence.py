@@ -20,9 +20,10 @@ class Divergence(AbstractPullback):
 
     def __check_init__(self):
         if isinstance(self.rho, type) or not callable(self.rho):
+            got = f"the class `{self.rho.__name__}`" if isinstance(self.rho, type) else self.rho
             raise ValueError(
                 "`Divergence(rho=...)` must be a function of two outputs, such as `KL()`, got "
-                f"{self.rho!r}."
+                f"{got}. For a class, pass an instance."
             )
 
     def factor(

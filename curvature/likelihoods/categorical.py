@@ -193,6 +193,11 @@ def _target(likelihood: Categorical, z: Float[Array, "*rows c"], y: _Target) -> 
     """Checks the shape of `y`; returns labels in 32 bits or more, or the probabilities as given."""
     y = one_array(likelihood, y)
     if jnp.issubdtype(y.dtype, jnp.inexact) and z.ndim > 0:
+        if y.shape == z.shape[:-1]:
+            raise ValueError(
+                "`Categorical().nll(z, y)` takes labels as integers, got floats: use "
+                "`y.astype(int)`. For regression, use `Gaussian()`."
+            )
         target_like(likelihood, z, y)
         return y
     if z.ndim == 0 or y.shape != z.shape[:-1]:

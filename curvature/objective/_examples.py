@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from .._trees import widen
 from ..linearisation import Example, Parts, losses_of
 
+_SHOWN = 4
+
 
 def loss_of(model: PyTree, examples: Sequence[Example]) -> tuple[Scalar, Bool[Array, ""]]:
     """The sum of the terms, and whether all targets lie in the domains of their likelihoods."""
@@ -63,7 +65,14 @@ def leading_axis(*parts: PyTree) -> int:
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             "Inputs, targets and weights of a term must share one leading axis of at least one "
-            f"example, got arrays of shapes {shapes}."
+            f"example, got arrays of shapes {_shown(shapes)}."
         )
     (n,) = sizes
     return n
+
+
+def _shown(shapes: list[tuple[int, ...]]) -> str:
+    """Some shapes: a list of numbers, which JAX takes for as many scalars, has very many."""
+    some = ", ".join(map(str, shapes[:_SHOWN]))
+    more = len(shapes) - _SHOWN
+    return some if more <= 0 else f"{some} and {more} more. Make arrays of lists"

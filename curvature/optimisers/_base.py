@@ -22,7 +22,10 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
     nonfinite_loss = (
         "The loss is not finite: the batch or the weights hold NaN or numbers that are too large."
     )
-    nonfinite_gradient = "The gradient is not finite, though the loss is."
+    nonfinite_gradient = (
+        "The gradient is not finite, though the loss is. With a solve in sample space, it may also "
+        "be the curvature that is not finite."
+    )
     nonfinite_direction = "The direction from the linear solve is not finite."
     stationary = "The gradient is zero: there is nothing to reduce on this batch."
     no_reduction = (
@@ -166,10 +169,15 @@ def as_filter(model: PyTree, mask: Mask) -> PyTree[bool]:
 def check_state(optimiser: AbstractOptimiser, state: Any, kind: type) -> None:
     """Raise unless `state` is of the class `kind`, the state of this optimiser."""
     if not isinstance(state, kind):
-        raise ValueError(
-            f"`{type(optimiser).__name__}.step(model, batch, state)` takes a state from its own "
-            f"`init` or `step`, got {type(state).__name__}. Call `init` of this optimiser."
-        )
+        raise other_state(optimiser, type(state).__name__)
+
+
+def other_state(optimiser: AbstractOptimiser, got: str) -> ValueError:
+    """The error for a state that does not belong to `optimiser`; `got` describes the state."""
+    return ValueError(
+        f"`{type(optimiser).__name__}.step(model, batch, state)` takes a state from its own `init` "
+        f"or `step`, got {got}. Call `init` of this optimiser."
+    )
 
 
 def split(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:

@@ -28,6 +28,7 @@ from ._base import (
     Mask,
     as_filter,
     check_state,
+    other_state,
     select,
     split,
     trainable_mask,
@@ -44,6 +45,7 @@ class NaturalGradientState(eqx.Module):
     - `steps`: the number of steps, including rejected ones.
     - `damping`, `search`, `curvature`, `preconditioner`: the states of these parts.
     - `direction`: the previous d, if the momentum uses it, else None.
+    - `kinds`: the parts of the optimiser to which the state belongs.
     """
 
     steps: Int[Array, ""]
@@ -53,6 +55,7 @@ class NaturalGradientState(eqx.Module):
     preconditioner: PyTree[Array]
     direction: PyTree[Array] | None
     mask: Mask = eqx.field(static=True)
+    kinds: tuple[str, ...] = eqx.field(static=True)
 
 
 class NaturalGradient(AbstractOptimiser):
@@ -159,6 +162,7 @@ class NaturalGradient(AbstractOptimiser):
             preconditioner=states.preconditioner,
             direction=zeros if self.momentum.uses_last() else None,
             mask=mask,
+            kinds=self._kinds(),
         )
 
     @eqx.filter_jit
@@ -173,6 +177,9 @@ class NaturalGradient(AbstractOptimiser):
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree, NaturalGradientState, Info]:
         check_state(self, state, NaturalGradientState)
+        if state.kinds != self._kinds():
+            theirs, ours = (", ".join(kinds) for kinds in (state.kinds, self._kinds()))
+            raise other_state(self, f"a state for {theirs}; this optimiser has {ours}")
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
         linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
@@ -215,6 +222,7 @@ class NaturalGradient(AbstractOptimiser):
             if state.direction is None
             else _direction_if_accepted(accepted, direction.vector),
             mask=state.mask,
+            kinds=state.kinds,
         )
         info = Info(
             loss=linearisation.loss,
@@ -250,6 +258,13 @@ class NaturalGradient(AbstractOptimiser):
         linearisation = self.objective.linearise(model, batch, trainable=trainable, key=model_key)
         positive = self.damping.is_positive()
         return self._system().plan(linearisation, positive_damping=positive, key=curvature_key)
+
+    def _kinds(self) -> tuple[str, ...]:
+        """The classes of all parts whose states differ; a part without a state is left out."""
+        momentum = type(self.momentum).__name__ if self.momentum.uses_last() else None
+        found = [type(self.damping).__name__, type(self.search).__name__, momentum]
+        found += [*_stateful(self.curvature), *_stateful(self.preconditioner)]
+        return tuple(name for name in found if name is not None)
 
     def _system(self) -> System:
         return System(self.curvature, self.solver, self.preconditioner)
@@ -345,6 +360,14 @@ class NaturalGradient(AbstractOptimiser):
         )
         first_predicted = predicted_reduction(outcome.first_step_size)
         return outcome, predicted_reduction(outcome.step_size), first_predicted
+
+
+def _stateful(curvature: AbstractCurvature | None) -> list[str]:
+    """The classes of a curvature, and of those within it, that carry a state."""
+    if curvature is None or type(curvature).init is AbstractCurvature.init:
+        return []
+    within = [part for part in vars(curvature).values() if isinstance(part, AbstractCurvature)]
+    return [type(curvature).__name__, *(name for part in within for name in _stateful(part))]
 
 
 def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scalar:

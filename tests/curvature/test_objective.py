@@ -349,6 +349,8 @@ def refused(objective, model, batch, sentence):
         (TWO, {"a": (X, Y), "b": (X, Y[:2])}, SHAPES),
         (cv.Autoencoding(cv.Bernoulli()), X, r"A batch of `Autoencoding` must be"),
         (cv.Supervised(cv.Bernoulli()), (X, jnp.zeros((4, 2))), "takes one target per output"),
+        (SUPERVISED, (X, Y.astype(float)), r"takes labels as integers, got floats: use `y\.astype"),
+        (SUPERVISED, (X, [0] * 40), r"\(\) and 37 more\. Make arrays of lists"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(objective, batch, sentence):

@@ -574,3 +574,27 @@ def test_the_state_of_another_optimiser_is_refused():
     for i, j in itertools.permutations(range(4), 2):
         with pytest.raises(ValueError, match=r"Call `init` of this optimiser"):
             optimisers[i].step(model, batch, states[j])
+
+
+def test_the_state_of_other_parts_is_refused():
+    """A part without a state may be another one; a setting acts from the next step on."""
+    model, batch = one_layer(), (jnp.ones((5, 3)), jnp.zeros(5, jnp.int32))
+    optimisers = [
+        cv.NaturalGradient(CATEGORICAL),
+        cv.NaturalGradient(CATEGORICAL, momentum=cv.Spring(0.9)),
+        cv.NaturalGradient(CATEGORICAL, damping=cv.LevenbergMarquardt()),
+        cv.NaturalGradient(CATEGORICAL, search=optx.LearningRate(0.1)),
+        cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton())),
+        cv.NaturalGradient(CATEGORICAL, cv.MovingAverage(cv.KFAC(cv.GaussNewton()), 0.9)),
+    ]
+    states = [opt.init(model, batch=batch) for opt in optimisers]
+    for i, j in itertools.permutations(range(len(optimisers)), 2):
+        with pytest.raises(ValueError, match=r"got a state for .*; this optimiser has "):
+            optimisers[i].step(model, batch, states[j])
+    others = [
+        (cv.NaturalGradient(CATEGORICAL, cv.ExactFisher(), damping=0.5), states[0]),
+        (cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton(), every=3)), states[4]),
+    ]
+    for opt, state in others:
+        _, _, info = opt.step(model, batch, state)
+        assert info.accepted

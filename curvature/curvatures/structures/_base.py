@@ -1,6 +1,6 @@
 import equinox as eqx
 
-from .._base import AbstractCurvature, AbstractPullback
+from .._base import AbstractCurvature, AbstractPullback, check_curvature
 
 _NO_PULLBACK = (
     "`{structure}(of=...)` must be a pullback of a metric on the outputs, such as "
@@ -23,6 +23,7 @@ class AbstractStructure(AbstractCurvature):
     of: eqx.AbstractVar[AbstractPullback]
 
     def __check_init__(self):
+        check_curvature(f"{type(self).__name__}(of=...)", self.of)
         if not isinstance(self.of, AbstractPullback):
             raise ValueError(
                 _NO_PULLBACK.format(structure=type(self).__name__, found=type(self.of).__name__)

@@ -37,7 +37,8 @@ _UNEXPLAINED = 100.0
 
 _NOT_A_PULLBACK = (
     "`SampleSpace()` solves with `cv.damped(C, λ)`, where C is the operator of an "
-    "`AbstractPullback` or the identity, got {}. Use `CG()` or `lineax.Cholesky()`."
+    "`AbstractPullback` or the identity, got {}. Use `Auto()` (`solver=auto`), which chooses a "
+    "solver for it."
 )
 
 _TOO_MANY = (
