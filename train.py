@@ -1,5 +1,6 @@
 """Train a model, or a sweep of them: `python train.py --help` lists what can be chosen."""
 
+import os
 import sys
 
 from launch.request import read
@@ -13,4 +14,10 @@ if __name__ == "__main__":
     # Here, because it imports JAX, which takes longer than the answer to a question.
     from launch.launcher import launch
 
-    sys.exit(launch(request))
+    code = launch(request)
+    if code == ExitCode.INTERRUPTED:
+        # XLA's threads may still be compiling. Python would wait for them, and then crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

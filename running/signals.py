@@ -1,6 +1,7 @@
 """Stops a run between two steps instead of within a step."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -13,6 +14,9 @@ EXIT_CODES = {
     signal.SIGHUP: ExitCode.RESUMABLE,
     signal.SIGINT: ExitCode.INTERRUPTED,
 }
+
+
+AGAIN = "Stopping after the current step. Press Ctrl-C again to stop at once."
 
 
 class StopSignals:
@@ -43,4 +47,5 @@ class StopSignals:
         del frame
         self.received = signal.Signals(number)
         if number == signal.SIGINT:
+            print(AGAIN, file=sys.stderr, flush=True)
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,12 +3,15 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from running import ExitCode
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +40,25 @@ def plain(tmp_path_factory) -> Callable[..., list[float]]:
 def test_a_debugged_run_has_the_same_losses(variable, overrides, plain, tmp_path):
     debugged = losses(tmp_path, *overrides, **{variable: "1"})
     assert debugged == pytest.approx(plain(*overrides), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_run_that_compiles(tmp_path):
+    """It ends at once with its exit code, although XLA still compiles in another thread."""
+    command = [sys.executable, str(ROOT / "train.py"), "compilation_cache=null", "model=convnet"]
+    with subprocess.Popen(
+        [*command, f"hydra.run.dir={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert any("compiling" in line for line in run.stdout)
+        run.send_signal(signal.SIGINT)
+        assert any("Press Ctrl-C again" in line for line in run.stderr)
+        run.send_signal(signal.SIGINT)
+        run.stderr.read()
+    assert run.returncode == ExitCode.INTERRUPTED
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "interrupted"
