@@ -110,9 +110,10 @@ def wide_console() -> Console:
 
 def report(log: Log, summary: Summary, folder: Path) -> None:
     """The short summary at the end of a run."""
+    steps, epochs = summary["steps"], summary["epochs"]
     log.say(
-        f"{summary['curvature']} {summary['status']} after {summary['steps']} steps "
-        f"({summary['epochs']:.3g} epochs) in {summary['seconds']:.1f} s"
+        f"{summary['curvature']} {summary['status']} after {steps} step{'' if steps == 1 else 's'} "
+        f"({epochs:{'.3g' if epochs < 1000 else ',.0f'}} epochs) in {summary['seconds']:.1f} s"
         + (f", {summary['rejected']} rejected" if summary["rejected"] else ""),
     )
     if "reason" in summary:
