@@ -123,7 +123,7 @@ def test_quiet_prints_nothing_and_still_writes_the_log(train, before, after):
     overrides = [*FIRST_ORDER, "max_steps=1", "hydra.run.dir=run"]
     done = train(*before, *overrides, *after)
     assert (done.code, done.out, done.err) == (0, "", "")
-    assert "finished after 1 steps" in (done.folder / "run" / "train.log").read_text()
+    assert "finished after 1 step " in (done.folder / "run" / "train.log").read_text()
 
 
 @pytest.mark.parametrize("override", ["validation=0.1", "train_examples=3"])
