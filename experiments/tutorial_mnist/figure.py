@@ -21,8 +21,11 @@ def curves(found: dict[str, dict[str, Outcome]], path: Path) -> None:
     figure, panels = plt.subplots(
         len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
     )
+    names = dict.fromkeys(name for outcomes in found.values() for name in outcomes)
+    colours = dict(zip(names, COLOURS))
     for row, (problem, outcomes) in zip(panels, found.items(), strict=True):
-        for colour, (name, outcome) in zip(COLOURS[: len(outcomes)], outcomes.items(), strict=True):
+        for name, outcome in outcomes.items():
+            colour = colours[name]
             loss = _padded([run.train for run in outcome.runs])
             accuracy = 100 * _padded([run.accuracy for run in outcome.runs])
             longest = max((run.train for run in outcome.runs), key=len)
