@@ -7,6 +7,7 @@ import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
+import optimistix as optx
 
 import curvature as cv
 
@@ -32,7 +33,11 @@ class Iterate(NamedTuple):
 def iterates(problem: Problem, steps: int = STEPS) -> list[Iterate]:
     """The library's undamped natural gradient with the exact Fisher and a step size of 1."""
     optimiser = cv.NaturalGradient(
-        problem.objective, curvature=cv.ExactFisher(), solver=lx.Cholesky(), damping=0.0
+        problem.objective,
+        curvature=cv.ExactFisher(),
+        solver=lx.Cholesky(),
+        damping=0.0,
+        search=optx.LearningRate(1.0),
     )
     newton = jax.jit(lambda w: w - newton_direction(problem.loss, w))
     model, expected = problem.unravel(problem.start), problem.start

@@ -5,6 +5,7 @@ import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 import curvature as cv
@@ -46,7 +47,8 @@ def _direction(
 ) -> Flat:
     """The direction that a step subtracts, without momentum, solved to a residual of 1e-4."""
     solver = cv.CG(rtol=1e-4, max_steps=500)
-    optimiser = cv.NaturalGradient(OBJECTIVE, curvature, solver, damping=damping)
+    full = optx.LearningRate(1.0)
+    optimiser = cv.NaturalGradient(OBJECTIVE, curvature, solver, damping=damping, search=full)
     new, _, _ = optimiser.step(model, batch, optimiser.init(model), key=key)
     return _flat(jax.tree.map(jnp.subtract, *(_arrays(m) for m in (model, new))))
 

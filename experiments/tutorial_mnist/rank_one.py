@@ -13,6 +13,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 import curvature as cv
@@ -94,10 +95,13 @@ def _lengths(
     key: PRNGKeyArray,
     dampings: Float[Array, " dampings"],
 ) -> Float[Array, " dampings"]:
-    """The lengths for a curvature of the library, from steps of its optimiser."""
+    """The lengths for a curvature of the library, from full steps of its optimiser."""
 
     def at(damping: Scalar) -> Scalar:
-        optimiser = cv.NaturalGradient(OBJECTIVE, curvature, cv.SampleSpace(), damping=damping)
+        full = optx.LearningRate(1.0)
+        optimiser = cv.NaturalGradient(
+            OBJECTIVE, curvature, cv.SampleSpace(), damping=damping, search=full
+        )
         _, _, info = optimiser.step(model, batch, optimiser.init(model), key=key)
         return info.step_norm
 

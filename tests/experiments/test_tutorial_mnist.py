@@ -106,6 +106,9 @@ def test_the_steps_of_the_control_blow_up_without_damping(x64):
     np.testing.assert_allclose(data, 1 / found.gradient, rtol=1e-6)
     exact = found.of["exact_fisher"]
     np.testing.assert_allclose(exact[0], exact[1], rtol=1e-3)
+    # A part of the gradient is orthogonal to the rows of drawn labels; there d is g/λ.
+    sampled = found.of["true_fisher 1"]
+    np.testing.assert_allclose(sampled[0] / sampled[1], 1e3, rtol=1e-3)
 
 
 def test_the_undamped_step_is_the_gradient_over_its_squared_length(x64):
