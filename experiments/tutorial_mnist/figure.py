@@ -1,6 +1,6 @@
 """Losses and accuracies against steps and seconds, and the figures of the control experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,8 +21,7 @@ def curves(found: dict[str, dict[str, Outcome]], path: Path) -> None:
     figure, panels = plt.subplots(
         len(found), 4, figsize=(18, 4.2 * len(found)), layout="constrained", squeeze=False
     )
-    names = dict.fromkeys(name for outcomes in found.values() for name in outcomes)
-    colours = dict(zip(names, COLOURS))
+    colours = _colours(found.values())
     for row, (problem, outcomes) in zip(panels, found.items(), strict=True):
         for name, outcome in outcomes.items():
             colour = colours[name]
@@ -81,6 +80,7 @@ def control(
 def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], path: Path) -> None:
     """Draw one row per time, one panel per quantity, and one outline per method."""
     columns = list(next(iter(found.values())))
+    colours = _colours(found[next(iter(found))].values())
     figure, panels = plt.subplots(
         len(found), len(columns), figsize=(5 * len(columns), 3.6 * len(found)),
         layout="constrained", squeeze=False,
@@ -88,15 +88,21 @@ def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], 
     for row, (time, quantities) in zip(panels, found.items(), strict=True):
         for axes, (quantity, of) in zip(row, quantities.items(), strict=True):
             largest = max(np.abs(values).max() for values in of.values())
-            for colour, (name, values) in zip(COLOURS, of.items()):
+            for name, values in of.items():
                 axes.hist(
                     values, bins=np.linspace(-largest, largest, 121), histtype="step",
-                    color=colour, label=name,
+                    color=colours[name], label=name,
                 )  # fmt: skip
             axes.set(yscale="log", title=f"{quantity}, {time}", ylabel="how many")
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _colours(found: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    """A colour for each name: the same in all panels."""
+    names = dict.fromkeys(name for each in found for name in each)
+    return dict(zip(names, COLOURS))
 
 
 def _padded(curves: Sequence[Curve]) -> Float[np.ndarray, "seeds points"]:
