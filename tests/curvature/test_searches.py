@@ -297,7 +297,8 @@ def test_the_rejection_names_the_gradient_or_the_direction_that_is_not_finite(x6
     """The direction is not finite for Cholesky without damping if an input is always zero."""
     (x, y), kwargs = data(0), {"search": SEARCHES[search], "solver": lx.Cholesky()}
     if what == "gradient":
-        model, said = line(np.zeros(3)), "The gradient is not finite, though the loss is."
+        model, said = line(np.zeros(3)), "The gradient is not finite, though the loss is. "
+        said += "With a solve in sample space, it may also be the curvature that is not finite."
         damping = cv.LevenbergMarquardt(DAMPING)
         opt = cv.NaturalGradient(cv.Supervised(Root()), damping=damping, **kwargs)
     else:
