@@ -11,16 +11,16 @@ from experiments.harness.curves import Point
 from experiments.physics import __main__ as program, figure, layers
 from experiments.physics.__main__ import section
 from experiments.physics.methods import gauss_newton
-from experiments.physics.numbers import median, spread
+from experiments.physics.numbers import median_cell, spread_cell
 from experiments.physics.published import PUBLISHED, published_table
 from tests.experiments.curves import curve
 
 
 def test_a_level_that_was_not_reached_counts_as_the_largest_number():
-    assert median([3, None, 1]) == "3"
-    assert spread([3, None, 1]) == "3 (1 to –)"
-    assert spread([None, 1, None]) == "– (1 to –)"
-    assert spread([None, None]) == "–"
+    assert median_cell([3, None, 1]) == "3"
+    assert spread_cell([3, None, 1]) == "3 (1 to –)"
+    assert spread_cell([None, 1, None]) == "– (1 to –)"
+    assert spread_cell([None, None]) == "–"
 
 
 def of_seed(seed, error):
