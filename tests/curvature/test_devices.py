@@ -71,7 +71,7 @@ OPTIMISERS |= {
     if name != "identity"
 }
 SOME = [name for name in OPTIMISERS if "true_fisher" in name or " " not in name]
-QUICK = ["sgd", "micro-batches", "gauss_newton by CG", "KFAC of true_fisher"]
+QUICK = ["sgd", "gauss_newton by CG", "KFAC of true_fisher"]
 
 
 @pytest.fixture(scope="module")

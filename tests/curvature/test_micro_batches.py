@@ -107,7 +107,7 @@ def test_numbers_are_those_of_the_whole_batch(model, names):
 @pytest.mark.parametrize(
     ("model", "name"),
     slow_but(
-        [("several_terms", "EKFAC")],
+        [("several_terms", "KFAC")],
         [
             *(("several_terms", name) for name in STRUCTURES),
             *((model, "EKFAC") for model in ("called_twice", "words", "depthwise", "dropout")),

@@ -44,6 +44,7 @@ def test_seeds_share_a_program_and_each_is_an_ordinary_run(train):
     assert [summaries(done, "012")[job]["steps"] for job in range(3)] == [3, 5, 3]
 
 
+@pytest.mark.slow
 def test_numbers_share_a_program_and_other_values_need_another(train):
     done = train(
         "-m", *NATURAL, "seed=0,1", "damping.value=1.0,0.1", "samples=1,2", "vectorised=true", SWEEP
@@ -63,6 +64,7 @@ def test_numbers_share_a_program_and_other_values_need_another(train):
     assert [record["damping"] for record in dampings] == pytest.approx([1, 1, 0.1, 0.1] * 2)
 
 
+@pytest.mark.slow
 def test_a_job_with_a_program_of_its_own_is_an_ordinary_run(train):
     done = train("-m", *QUICK, "seed=0,1", "vectorised=true,false", SWEEP)
     assert done.code == 0, done.err

@@ -10,6 +10,7 @@ import pytest
 
 import curvature as cv
 from data import first_of
+from tests.selection import slow_but
 from training import preflight, train
 from training.feed import source_of
 from training.mesh import placement
@@ -47,7 +48,7 @@ def numbers(records):
     )
 
 
-@pytest.mark.parametrize("name", ["sgd", "cg", pytest.param("kfac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", slow_but(["cg"], ["sgd", "cg", "kfac"]))
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
 def test_a_run_on_several_devices_has_the_results_of_one_device(
     name, sharding, make_run, read_records, tmp_path

@@ -97,7 +97,7 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("kind", slow_but(["memory", "iterable"], ["memory", *KINDS]))
+@pytest.mark.parametrize("kind", slow_but(["memory"], ["memory", *KINDS]))
 def test_a_run_that_is_killed_while_writing_a_checkpoint_can_be_resumed(kind, whole_of, tmp_path):
     """A checkpoint is written every few steps, and the thirtieth operation is on a checkpoint.
 
