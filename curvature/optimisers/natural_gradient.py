@@ -177,8 +177,9 @@ class NaturalGradient(AbstractOptimiser):
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree, NaturalGradientState, Info]:
         check_state(self, state, NaturalGradientState)
-        if state.kinds != self._kinds():
-            theirs, ours = (", ".join(kinds) for kinds in (state.kinds, self._kinds()))
+        kinds = self._kinds()
+        if state.kinds != kinds:
+            theirs, ours = ", ".join(state.kinds), ", ".join(kinds)
             raise other_state(self, f"a state for {theirs}; this optimiser has {ours}")
         model_key, curvature_key = split(key)
         trainable = as_filter(model, state.mask)
@@ -222,7 +223,7 @@ class NaturalGradient(AbstractOptimiser):
             if state.direction is None
             else _direction_if_accepted(accepted, direction.vector),
             mask=state.mask,
-            kinds=state.kinds,
+            kinds=kinds,
         )
         info = Info(
             loss=linearisation.loss,

@@ -79,8 +79,8 @@ def control(
 
 def histograms(found: dict[str, dict[str, dict[str, Float[np.ndarray, " P"]]]], path: Path) -> None:
     """Draw one row per time, one panel per quantity, and one outline per method."""
-    columns = list(next(iter(found.values())))
-    colours = _colours(found[next(iter(found))].values())
+    first = next(iter(found.values()))
+    columns, colours = list(first), _colours(first.values())
     figure, panels = plt.subplots(
         len(found), len(columns), figsize=(5 * len(columns), 3.6 * len(found)),
         layout="constrained", squeeze=False,
