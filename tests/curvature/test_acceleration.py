@@ -11,6 +11,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
+from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -52,9 +53,9 @@ def dense(model, batch, most, s):
     return w - s * d + s**2 / 2 * share * a, share
 
 
-@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("micro_batch", slow_but([3], [None, 3]))
 @pytest.mark.parametrize("solver", [cv.SampleSpace(), cv.CG(rtol=1e-13, max_steps=500), cv.Auto()])
-@pytest.mark.parametrize(("most", "s"), [(1e3, 1.0), (0.05, 0.5)])
+@pytest.mark.parametrize(("most", "s"), slow_but([(0.05, 0.5)], [(1e3, 1.0), (0.05, 0.5)]))
 def test_the_step_is_that_of_dense_derivatives(solver, micro_batch, most, s):
     model, batch = problem()
     objective = dataclasses.replace(CATEGORICAL, micro_batch=micro_batch)

@@ -153,7 +153,7 @@ OPTIMISERS = {
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "as_installed")
-@pytest.mark.parametrize("name", slow_but(["CG", "adam"], OPTIMISERS))
+@pytest.mark.parametrize("name", slow_but(["CG"], OPTIMISERS))
 def test_steps_are_those_of_the_whole_batch(name):
     """The steps have a penalty, dropout, and three micro-batches each."""
     case = MODELS["dropout"]("categorical")

@@ -46,6 +46,8 @@ class Started:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         shared = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+        # The runs are compared with each other, so they compile as quickly as they can.
+        shared["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         self.processes = [
             subprocess.Popen(
                 [sys.executable, str(ROOT / "train.py"), *arguments],

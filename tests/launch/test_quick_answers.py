@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.selection import slow_but
+
 ROOT = Path(__file__).parents[2]
 # Runs `train.py` as usual, then prints which of the large packages it has imported.
 SCRIPT = f"""
@@ -49,7 +51,7 @@ def test_the_answer_imports_no_large_package(arguments, code, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("platform", ["tpu", "nonsense"])
+@pytest.mark.parametrize("platform", slow_but(["tpu"], ["tpu", "nonsense"]))
 def test_a_device_that_is_not_there_is_one_sentence(platform, tmp_path):
     done = run(tmp_path, "max_steps=1", JAX_PLATFORMS=platform)
     assert done.returncode == 2

@@ -76,6 +76,7 @@ def test_a_job_with_a_program_of_its_own_is_an_ordinary_run(train):
     assert "vectorised" not in json.loads((one.folder / "one" / "0" / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_parts_of_the_data_averages_and_dropout_can_be_vectorised(train):
     parts = "validation=0.1", "train_examples=200", "average=exponential", "model.dropout=0.1"
     done = train("-m", "model=mlp", *QUICK[1:], *parts, "seed=0,1", "vectorised=true", SWEEP)
@@ -95,6 +96,7 @@ def test_environments_can_be_vectorised(train):
     assert found[0]["test"]["mean_return"] != found[1]["test"]["mean_return"]
 
 
+@pytest.mark.slow
 def test_learning_rates_of_optax_are_programs_of_their_own(train):
     rates = "optimiser.transformation.learning_rate=0.1,0.2"
     done = train("-m", *QUICK, "seed=0,1", rates, "vectorised=true", SWEEP)

@@ -49,7 +49,7 @@ def numbers(records):
 
 
 @pytest.mark.parametrize("name", slow_but(["cg"], ["sgd", "cg", "kfac"]))
-@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("sharding", slow_but(["fsdp"], ["replicated", "fsdp"]))
 def test_a_run_on_several_devices_has_the_results_of_one_device(
     name, sharding, make_run, read_records, tmp_path
 ):
@@ -140,7 +140,7 @@ def test_a_matrix_that_every_device_holds_whole_is_counted(make_run):
     assert found.needs.step >= found.plan.nbytes > 0
 
 
-@pytest.mark.parametrize(("optimiser", "whole"), PLANS)
+@pytest.mark.parametrize(("optimiser", "whole"), slow_but([PLANS[0], PLANS[3]], PLANS))
 def test_the_plan_says_if_every_device_factorises_the_whole_matrix(optimiser, whole, make_run):
     run = make_run(optimiser=optimiser)
     for devices in (1, 8):

@@ -70,7 +70,7 @@ def wide():
     "optimiser",
     [
         cv.FirstOrder(cv.Supervised(cv.Categorical()), optax.sgd(1e-3, momentum=0.9)),
-        natural(cv.GaussNewton(), cv.CG(max_steps=3)),
+        pytest.param(natural(cv.GaussNewton(), cv.CG(max_steps=3)), marks=pytest.mark.slow),
         natural(cv.SampledFisher(1), cv.SampleSpace()),
         pytest.param(natural(cv.KFAC(cv.SampledFisher(1))), marks=pytest.mark.slow),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 import curvature as cv
 from data import Dataset, joint
+from tests.selection import slow_but
 from training import preflight
 from training.preflight import describe_run
 
@@ -41,7 +42,7 @@ def test_a_batch_size_above_the_dataset_is_refused(make_run, dataset):
         preflight(make_run(batch_size=dataset.num_train + 1))
 
 
-@pytest.mark.parametrize("role", ["curvature", "preconditioner"])
+@pytest.mark.parametrize("role", slow_but(["curvature"], ["curvature", "preconditioner"]))
 def test_a_curvature_of_more_examples_than_a_batch_has_is_refused(make_run, role):
     def run(examples, batch_size):
         part = cv.FirstExamples(cv.KFAC(cv.GaussNewton()), examples)

@@ -111,6 +111,7 @@ def test_every_run_has_the_results_of_a_run_on_its_own(
         assert "vectorised" not in alone
 
 
+@pytest.mark.slow
 def test_the_runs_may_differ_in_numbers_of_the_optimiser(
     loop_or_vmap, make_run, read_records, tmp_path
 ):

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.selection import slow_but
 from training.report import write_report
 
 CHROMIUM = next(
@@ -73,7 +74,7 @@ def broken_runs(write_run):
     write_run("killed", {"lr": 3}, losses=(1.0,), unfinished=True)
 
 
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("width", slow_but([360], [360, 1440]))
 @pytest.mark.parametrize("runs", [one_run, a_hundred_runs, broken_runs])
 def test_the_whole_page_fits_the_window(runs, width, write_run, tmp_path):
     runs(write_run)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.selection import slow_but
 from training.report import ReportError, write_report
 from training.report.runs import find_runs, read_run
 
@@ -89,7 +90,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("case", slow_but([*ODD][:2], ODD))
 def test_a_run_that_cannot_be_read_is_a_line_of_the_report(case, write_run, tmp_path):
     write_run("good")
     name, text, reason = ODD[case]
