@@ -46,12 +46,11 @@ class Average(eqx.Module):
         return select(jnp.isfinite(sum(sums[1:], sums[0])), new, self)
 
     def value(self, decay: ScalarLike) -> PyTree[Array]:
-        """The average; zero if no value was finite so far. `decay` must be that of the updates."""
+        """The average; NaN if no value was finite so far. `decay` must be that of the updates."""
 
         def corrected(total: Array) -> Array:
-            # `expm1` gives 1 − β^t without cancellation. At t = 0 the total is zero, and dividing
-            # by 1 − β avoids 0/0.
-            steps = jnp.maximum(self.steps, 1).astype(total.dtype)
+            # `expm1` gives 1 − β^t without cancellation. At t = 0 this is 0/0.
+            steps = self.steps.astype(total.dtype)
             return total / -jnp.expm1(steps * jnp.log(jnp.asarray(decay, total.dtype)))
 
         return jtu.tree_map(corrected, self.total)

@@ -169,7 +169,7 @@ class _Scaler(eqx.Module):
         )
         direction = jtu.tree_unflatten(treedef, jtu.tree_leaves(found.direction))
         finite = jnp.isfinite(linearisation.loss) & jnp.isfinite(found.vector_norm)
-        finite &= jnp.isfinite(found.squared_norm)
+        finite &= jnp.isfinite(found.squared_norm) & (found.result != lx.RESULTS.nonfinite_input)
         new_state = ScaleByCurvatureState(
             count=state.count + 1,
             curvature=select(finite, states, state.curvature),

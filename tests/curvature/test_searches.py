@@ -302,7 +302,8 @@ def test_the_rejection_names_the_gradient_or_the_direction_that_is_not_finite(x6
         damping = cv.LevenbergMarquardt(DAMPING)
         opt = cv.NaturalGradient(cv.Supervised(Root()), damping=damping, **kwargs)
     else:
-        model, said = line(), "The direction from the linear solve is not finite."
+        model = line()
+        said = "The curvature, or the direction from the linear solve, is not finite."
         opt, x = optimiser(curvature=cv.GaussNewton(), damping=0.0, **kwargs), x.at[:, 1].set(0)
     state = opt.init(model)
     new, after, info = opt.step(model, (x, y), state)

@@ -261,9 +261,10 @@ def slices_due(
 
     All slices are due at the first three batches. After that each slice is due once in `every`
     batches. The slices are spread over these batches, so that no step takes much longer than the
-    others. A batch that is not finite is not counted.
+    others. A batch that is not finite is not counted. Before the first finite batch all slices are
+    due: the bases then hold NaN, as the factors do, so that the step is rejected.
     """
-    steps, counted = before.steps, after.steps > before.steps
+    steps, counted = before.steps, (after.steps > before.steps) | (after.steps == 0)
     ahead = (np.arange(sum(slices)) * every // sum(slices)).astype(np.int32)
     of_groups = np.split(ahead, np.cumsum(slices)[:-1])
     return [counted & ((steps < 3) | ((steps + of_group) % every == 0)) for of_group in of_groups]

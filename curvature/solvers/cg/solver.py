@@ -65,6 +65,7 @@ class CG(AbstractSymmetricSolver):
 
     `RESULTS.max_steps_reached` is normal for a truncated solve: use `throw=False`.
     `RESULTS.stagnation` means that rounding errors keep the residual above `rtol`.
+    `RESULTS.nonfinite_input` means that b, or the first product with A or M, is not finite.
 
     **Arguments:**
 
@@ -263,6 +264,8 @@ class CG(AbstractSymmetricSolver):
             steps,
             (stagnated, lx.RESULTS.stagnation),
             (broken, lx.RESULTS.breakdown),
+            # Not even the first product is finite, so matrix or preconditioner is not.
+            (~jnp.isfinite(residual_norm) & (steps == 0), lx.RESULTS.nonfinite_input),
         )
         # After a breakdown r may hold NaN, so the norm at the last x is reported.
         known_norm = jnp.where(broken & ~renewing, carry.residual_norm, residual_norm)
