@@ -126,7 +126,7 @@ class AbstractPullback(AbstractCurvature):
             if not isinstance(S, lx.AbstractLinearOperator) or S.out_size() != z.size:
                 raise ValueError(
                     f"`{type(self).__name__}.factor` must return S (c × r) for one example, with "
-                    f"c = {z.size} outputs here, as a lineax operator or an array; got {S}."
+                    f"c = {z.size} outputs here, as a lineax operator or an array; got {_of(S)}."
                 )
             return of_one.restrict(S)
 
@@ -156,6 +156,13 @@ class AbstractCoveringPullback(AbstractPullback):
         self, likelihood: AbstractLoss, z: Float[Array, "*shape"], y: PyTree[Array]
     ) -> Coefficients | None:
         """ρ with S ρ = ∇_z nll(z, y) for one example, or None if no closed form is known."""
+
+
+def _of(S: Any) -> str:
+    """The type of what `factor` returned, with its shape if it has one."""
+    if isinstance(S, lx.AbstractLinearOperator):
+        return f"a `{type(S).__name__}` of shape {(S.out_size(), S.in_size())}"
+    return f"an array of shape {S.shape}" if hasattr(S, "shape") else f"a `{type(S).__name__}`"
 
 
 def _depend_on(term: LinearisedTerm, factors: lx.AbstractLinearOperator) -> LinearisedTerm:

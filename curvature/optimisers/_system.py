@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
@@ -35,6 +36,12 @@ _NO_INVERSE = (
     "`preconditioner=...` must be a curvature with a damped inverse, such as the structure "
     "`Diagonal(...)`, got `{}`, and its operator `{}` has no `inverse`. Use a structure of this "
     "curvature."
+)
+
+_OTHER_SPACE = (
+    "`{}.operator` must return a lineax operator from pytrees like the trainable weights to "
+    "themselves, got {}. For a matrix on flat weights, use `lineax.FunctionLinearOperator` with "
+    "`jax.flatten_util.ravel_pytree`."
 )
 
 
@@ -78,6 +85,7 @@ class System(eqx.Module):
     ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
         """C without the penalty, P, and the next states."""
         C, of_curvature = self.curvature.update(linearisation, states.curvature, key=key)
+        _check_operator(self.curvature, C, linearisation.params)
         if self.preconditioner is None:
             return C, None, States(of_curvature, None)
         P, of_preconditioner = _update_preconditioner(
@@ -158,6 +166,21 @@ class System(eqx.Module):
             gradient=None if structure is None else gradient_operations(linearisation),
             micro_batch=linearisation.micro_batch,
         )
+
+
+def _check_operator(curvature: AbstractCurvature, C: Any, params: PyTree[Array]) -> None:
+    name = type(curvature).__name__
+    if not isinstance(C, lx.AbstractLinearOperator):
+        raise ValueError(_OTHER_SPACE.format(name, f"a `{type(C).__name__}`"))
+    found = C.in_structure()
+    if _shapes(found) != _shapes(params):
+        sizes = [leaf.shape for leaf in jtu.tree_leaves(found)]
+        got = f"a `{type(C).__name__}` on a pytree of arrays with the shapes {sizes}"
+        raise ValueError(_OTHER_SPACE.format(name, got))
+
+
+def _shapes(tree: PyTree) -> tuple[Any, list[tuple[int, ...]]]:
+    return jtu.tree_structure(tree), [leaf.shape for leaf in jtu.tree_leaves(tree)]
 
 
 def _update_preconditioner(

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import optimistix as optx
 import pytest
 
 import curvature as cv
@@ -108,6 +110,50 @@ def test_a_factor_of_the_wrong_form_is_refused(wrong):
         ValueError, match=r"`Mine.factor` must return S \(c × r\) for one example, with c = 3"
     ):
         traced(Mine(wrong))
+
+
+class Matrix(cv.AbstractCurvature):
+    """The matrix `scale` I on flat weights, or on pytrees of weights, as an operator of lineax."""
+
+    scale: float
+    flat: bool
+
+    def operator(self, linearisation, *, key=None):
+        w, unravel = jfu.ravel_pytree(linearisation.params)
+        matrix = self.scale * jnp.eye(len(w))
+        tag = lx.positive_semidefinite_tag
+        if self.flat:
+            return lx.MatrixLinearOperator(matrix, tag)
+        return lx.FunctionLinearOperator(
+            lambda v: unravel(matrix @ jfu.ravel_pytree(v)[0]),
+            jax.eval_shape(lambda: linearisation.params),
+            tag,
+        )
+
+
+def test_an_operator_on_flat_weights_is_refused_and_the_proposed_one_is_accepted():
+    case, damping = supervised(mlp(jnp.tanh), "categorical"), 0.25
+
+    def step(flat):
+        opt = cv.NaturalGradient(
+            case.objective,
+            Matrix(0.75, flat),
+            lx.Cholesky(),
+            damping=damping,
+            search=optx.LearningRate(0.1),
+        )
+        return opt.step(case.model, case.batch, opt.init(case.model))
+
+    with pytest.raises(
+        ValueError, match=r"`Matrix\.operator` must return .* `MatrixLinearOp"
+    ) as no:
+        step(flat=True)
+    assert "`lineax.FunctionLinearOperator`" in str(no.value)
+    model, _, info = step(flat=False)
+    assert info.accepted
+    here = case.objective.linearise(case.model, case.batch)
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g / (0.75 + damping), here.params, here.grad)
+    assert distance(eqx.filter(model, eqx.is_inexact_array), expected) <= 1e-12
 
 
 class Huber(cv.AbstractLoss):
