@@ -38,7 +38,7 @@ def explain(error: Exception, composer: Composer, overrides: list[str], multirun
         key = override.key_or_group
         is_new = override.is_add() or override.is_force_add()
         if known is not None and override not in choices and not is_new and not _has(known, key):
-            return _unknown_key(known, key)
+            return _unknown_key(composer, known, key)
     return ": ".join(_first_line(part) for part in (error, error.__cause__) if str(part or ""))
 
 
@@ -84,7 +84,15 @@ def _unknown_option(composer: Composer, group: str, value: object, options: list
     return f"`{group}={shown}`: no such option; {hint}`{group}` is one of {listed}{more}."
 
 
-def _unknown_key(known: dict[str, Any], key: str) -> str:
+def _unknown_key(composer: Composer, known: dict[str, Any], key: str) -> str:
+    group, _, name = key.partition(".")
+    having = [
+        each for each in composer.options(group) if name in (composer.load(group, each) or {})
+    ]
+    if having:
+        chosen = known["hydra"]["runtime"]["choices"].get(group)
+        listed = " or ".join(f"`{group}={option}`" for option in having)
+        return f"`{key}` is not a key of `{group}={chosen}`. Leave it out, or choose {listed}."
     keys = _flatten(known)
     close = difflib.get_close_matches(key, keys, n=1)
     if close:

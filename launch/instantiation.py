@@ -89,7 +89,7 @@ def failure_sentence(
         if arguments := _MISSING.search(str(cause)):
             return f"`{written}`: `{config['_target_']}` needs {arguments[1]}, which is not given."
     if isinstance(cause, ImportError):
-        return f"`{written}` cannot be imported: {cause}."
+        return f"`{written}`: `{config['_target_']}` cannot be imported: {cause}."
     if "`" in str(cause):
         return sentence(cause)
     values = [

@@ -26,7 +26,11 @@ TABLE = {
     "sampels=5": ["`sampels`", "did you mean `samples`?"],
     "curvatur=identity": ["did you mean `curvature`?"],
     "damping.valu=1": ["did you mean `damping.value`?"],
-    "damping=levenberg_marquardt damping.value=1": ["`damping.value`", "did you mean `damping."],
+    "damping=levenberg_marquardt damping.value=1": [
+        "`damping.value` is not a key of `damping=levenberg_marquardt`",
+        "choose `damping=constant`",
+    ],
+    "dataset.path=x.npz": ["`dataset=digits`", "`dataset=arrays` or `dataset=csv`"],
     "zzz.yyy=1": ["`zzz.yyy`", "--help"],
     "+curvature.foo=3": ["`curvature.foo`", "curvature.SampledFisher"],
     "structure=diagonal +structure.foo=3": ["`structure.foo`", "`curvature.Diagonal`"],
@@ -69,7 +73,7 @@ TABLE = {
     "seed=${nope}": ["`seed`", "nope"],
     "~seed": ["`seed`"],
     "~curvature": ["curvature"],
-    "curvature._target_=nope.Mine": ["`curvature` cannot be imported", "nope"],
+    "curvature._target_=nope.Mine": ["`curvature`: `nope.Mine` cannot be imported: ", "nope"],
     "-m seed=0,1,0": ["The jobs #0 and #2 of the sweep are equal, `seed=0`"],
     "-m damping.value=1,-1": ["The job `damping.value=-1`", "got -1"],
     # parts that do not fit
