@@ -83,16 +83,24 @@ def test_a_model_that_is_linear_in_its_weights_has_no_acceleration():
     np.testing.assert_allclose(bent.weight, straight.weight, rtol=1e-12)
 
 
-def test_a_search_evaluates_the_loss_on_the_curve():
-    """Armijo's search accepts the loss at a candidate, which must be the returned weights."""
+@pytest.mark.parametrize("search", [optx.LearningRate(1.0), optx.BacktrackingArmijo()])
+def test_the_loss_is_evaluated_on_the_curve(search):
+    """The predicted reduction is that of the straight step, so ratios are as the reductions."""
     model, batch = problem()
-    opt = cv.NaturalGradient(CATEGORICAL, damping=1e-3, acceleration=0.75)
-    state = opt.init(model)
-    for _ in range(5):
-        before = CATEGORICAL.loss(model, batch)
-        model, state, info = opt.step(model, batch, state)
+    ratios, reductions = [], []
+    for acceleration in (None, 0.75):
+        opt = cv.NaturalGradient(
+            CATEGORICAL,
+            damping=cv.LevenbergMarquardt(DAMPING),
+            search=search,
+            acceleration=acceleration,
+        )
+        new, _, info = opt.step(model, batch, opt.init(model))
         assert info.accepted
-        assert CATEGORICAL.loss(model, batch) < before
+        ratios.append(info.reduction_ratio)
+        reductions.append(CATEGORICAL.loss(model, batch) - CATEGORICAL.loss(new, batch))
+    assert abs(reductions[1] / reductions[0] - 1) > 1e-3
+    np.testing.assert_allclose(ratios[1] / ratios[0], reductions[1] / reductions[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
