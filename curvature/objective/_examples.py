@@ -51,6 +51,7 @@ def weighted(
             "The weights of a batch (inputs, targets, weights) must be one floating-point number "
             f"per example, got an array of shape {weights.shape} and dtype {weights.dtype}."
         )
+    weights = widen(weights)  # in half precision weight/n would be rounded
     used = weights != 0
     rows = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
     inputs, targets = jtu.tree_map(lambda leaf: leaf[rows], (inputs, targets))

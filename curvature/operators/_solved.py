@@ -51,4 +51,6 @@ def solved_by_eigenvalues(
     eps = float(jnp.finfo(values.dtype).eps)
     largest = jnp.max(values, initial=0) + damping.astype(values.dtype)
     squares = rotated**2
-    return Solved(direction, jnp.sum(values * squares), (eps * largest) ** 2 * jnp.sum(squares))
+    # Not (eps ‖C + λI‖)², which overflows for a λ of 1e27 in float32.
+    error = eps * largest * jnp.sqrt(jnp.sum(squares))
+    return Solved(direction, jnp.sum(values * squares), error**2)

@@ -52,7 +52,8 @@ class Info(eqx.Module):
     - `reduction_ratio`: the actual change of the loss divided by the change that the quadratic
       model with the undamped C predicts, at the last step size tried. 1 if both changes are within
       the rounding of the loss. None unless search or damping needs it.
-    - `metric_step`: ½δᵀCδ of the accepted step (0 if rejected).
+    - `metric_step`: ½δᵀCδ of the accepted step, without the part of an acceleration (0 if
+      rejected).
     - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
     """
 

@@ -4,7 +4,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .._checks import fraction, scalar
-from .._trees import add_scaled, cast_like
+from .._trees import add_scaled, cast_like, widen, work_dtype
 from ..objective import AbstractObjective
 from ..solvers import Plan
 from ._base import (
@@ -67,8 +67,10 @@ class Averaged(AbstractEvaluatedElsewhere):
     ) -> AveragedState:
         return AveragedState(
             optimiser=self.optimiser.init(model, trainable, batch),
+            # In float32 at least: in half precision a small change would round to none.
             average=jtu.tree_map(
-                lambda leaf: jnp.array(leaf, copy=True), eqx.filter(model, trainable)
+                lambda leaf: jnp.array(leaf, work_dtype(leaf), copy=True),
+                eqx.filter(model, trainable),
             ),
             count=jnp.zeros((), jnp.int32),
             mask=trainable_mask(model, trainable),
@@ -85,7 +87,7 @@ class Averaged(AbstractEvaluatedElsewhere):
     ) -> tuple[PyTree, AveragedState, Info]:
         check_state(self, state, AveragedState)
         model, inner, info = self.optimiser.step(model, batch, state.optimiser, key=key)
-        params = eqx.filter(model, as_filter(model, state.mask))
+        params = widen(eqx.filter(model, as_filter(model, state.mask)))
         count = state.count + 1
         change = add_scaled(params, jnp.asarray(-1), state.average)
         average = add_scaled(state.average, self._share(count), change)
@@ -108,9 +110,8 @@ class Averaged(AbstractEvaluatedElsewhere):
         return self.optimiser.plan(model, batch, trainable, key=key)
 
     def evaluated(self, model: PyTree, state: AveragedState) -> PyTree:
-        return eqx.combine(
-            state.average, eqx.filter(model, as_filter(model, state.mask), inverse=True)
-        )
+        params, frozen = eqx.partition(model, as_filter(model, state.mask))
+        return eqx.combine(cast_like(state.average, params), frozen)
 
     def _share(self, count: Int[Array, ""]) -> Scalar:
         """The share of w_t in w̄_t, 1 / Σ_s β^(t−s) = (1 − β)/(1 − β^t); 1 for t = 1.

@@ -17,7 +17,7 @@ from ..damping import AbstractDamping, ConstantDamping, Step
 from ..linearisation import AbstractLinearisation
 from ..momentum import AbstractMomentum, Direction, NoMomentum
 from ..objective import AbstractObjective, check_objective
-from ..operators import AbstractInvertibleOperator, damped
+from ..operators import AbstractInvertibleOperator, DampedOperator, damped
 from ..searches import SearchOutcome, at_step, evaluates, init_search, search_along
 from ..solvers import Auto, Plan, RightHandSide, Solution, name_of
 from ._acceleration import acceleration_right_hand_side, limit_acceleration
@@ -299,8 +299,8 @@ class NaturalGradient(AbstractOptimiser):
             positive_damping=self.damping.is_positive(),
         )
         slope, metric, squared_norm = solution.slope, solution.metric, solution.squared_norm
-        if l2 is not None:
-            metric = metric + l2.astype(metric.dtype) * squared_norm
+        if isinstance(C, DampedOperator):  # the metric is that of C without its multiple of I
+            metric = metric + C.damping.astype(metric.dtype) * squared_norm
         if offset is not None:
             slope = vdot(solution.direction, linearisation.grad)
             solution = eqx.tree_at(lambda f: f.vector_norm, solution, norm(linearisation.grad))

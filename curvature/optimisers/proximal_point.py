@@ -15,6 +15,7 @@ from ..divergences import KL, bind
 from ..likelihoods import AbstractLoss
 from ..linearisation import LinearisedTerm, penalised
 from ..objective import AbstractObjective, check_objective
+from ..solvers import relative_residual
 from ._base import (
     RESULTS,
     AbstractOptimiser,
@@ -126,7 +127,7 @@ class ProximalPoint(AbstractOptimiser):
         solution = optx.minimise(
             proximal,
             self.minimiser,
-            params,
+            linearisation.params,
             has_aux=True,
             max_steps=self.max_steps,
             throw=False,
@@ -135,7 +136,7 @@ class ProximalPoint(AbstractOptimiser):
         (value, divergence), residual = eqx.filter_value_and_grad(proximal, has_aux=True)(
             new_params
         )
-        step_norm = norm(add_scaled(new_params, jnp.asarray(-1), params))
+        step_norm = norm(add_scaled(new_params, jnp.asarray(-1), linearisation.params))
         result = result_where(
             (~linearisation.valid, RESULTS.invalid_targets),
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
@@ -155,13 +156,13 @@ class ProximalPoint(AbstractOptimiser):
             damping=strength,
             solver=type(self.minimiser).__name__,
             solver_steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
-            solver_residual=norm(residual) / grad_norm,
+            solver_residual=relative_residual(norm(residual), grad_norm),
             reduction_ratio=None,
             metric_step=jnp.where(accepted, divergence, 0),
             accepted=accepted,
             result=result,
         )
-        new_params = cast_like(select(accepted, new_params, params), params)
+        new_params = cast_like(select(accepted, new_params, linearisation.params), params)
         return eqx.combine(new_params, frozen), state, info
 
     def plan(

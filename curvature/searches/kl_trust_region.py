@@ -34,7 +34,8 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     size dᵀg/dᵀCd is our addition: without it, even a very small gradient would be scaled up to the
     bound, so the steps would not become shorter near a minimum. `model_minimum=False` leaves it
     out, for a C that is not the curvature of the loss, as in a policy gradient. The search costs
-    one product with C.
+    one product with C. A search reads d from the candidate w − d, so s has a relative error of
+    about eps ‖w‖/‖d‖, where eps is the roundoff: in float32 a large λ can make d too short for it.
 
     **Arguments:** `delta`, the bound, positive: a number, or a schedule. The schedule's argument is
     the number of previous batches with a finite loss and direction, an integer array;

@@ -1,4 +1,8 @@
-from ._base import RightHandSide as RightHandSide, Solution as Solution
+from ._base import (
+    RightHandSide as RightHandSide,
+    Solution as Solution,
+    relative_residual as relative_residual,
+)
 from .auto import (
     Auto as Auto,
     check_preconditioned as check_preconditioned,

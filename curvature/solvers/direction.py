@@ -13,8 +13,8 @@ from ..operators import DampedOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
 
 _NOT_CONVERGED = (
-    "The derivative of a step needs a linear solve that converges, and this solve did not. "
-    "Allow the solver more steps, or use an exact solver."
+    "The derivative of a step needs a linear solve that converges to finite numbers, and this "
+    "solve did not. Allow the solver more steps, or use an exact solver."
 )
 
 
@@ -53,7 +53,8 @@ def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver)
         return add_scaled(b.vector(), -jnp.ones(()), operator.mv(d))
 
     _, change = eqx.filter_jvp(residual, (operator, b), (t_operator, t_b))
-    change = eqx.error_if(change, found.result != lx.RESULTS.successful, _NOT_CONVERGED)
+    failed = (found.result != lx.RESULTS.successful) | ~jnp.isfinite(found.squared_norm)
+    change = eqx.error_if(change, failed, _NOT_CONVERGED)
     options = {} if preconditioner is None else {"preconditioner": stop_gradients(preconditioner)}
     t_d = lx.linear_solve(operator, change, solver, options=options).value
 

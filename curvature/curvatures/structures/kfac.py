@@ -57,13 +57,6 @@ class _Basis(eqx.Module):
     of_sum: Spectrum | None
 
 
-class _Inverse(eqx.Module):
-    """A factored inverse, and the λ for which the inverse was computed."""
-
-    of_block: AbstractBlockMap
-    damping: Scalar
-
-
 class _State(eqx.Module):
     """The averages, and what is recomputed from them at some steps.
 
@@ -74,7 +67,7 @@ class _State(eqx.Module):
 
     factors: Average
     bases: Bases
-    inverses: list[_Inverse | None]
+    inverses: list[AbstractBlockMap | None]
     due: list[Bool[Array, ""]]
 
 
@@ -114,7 +107,8 @@ class KFAC(AbstractStructure):
       π√λ I to A (Martens and Grosse 2015, section 6.3), and needs only Cholesky factors. The
       Cholesky factors are recomputed at the steps where `"exact"` recomputes eigenvectors; in
       between they keep the λ of their step. A layer in several terms and a table always use
-      `"exact"`. Products with the operator always use the latest G ⊗ A.
+      `"exact"`. Products, metric and residual are always those of the latest G ⊗ A, so the residual
+      of `"factored"` is not small.
     """
 
     of: AbstractPullback
@@ -194,10 +188,9 @@ class KFAC(AbstractStructure):
         blocks, inverses = [*operator.blocks], [*state.inverses]
         for i, old in enumerate(inverses):
             if old is not None:
-                given = blocks[i], damping.astype(old.damping.dtype)
-                make = partial(on_one_device, _inverse, given, i)
-                inverse = inverses[i] = update_where(state.due[i], make, old)
-                blocks[i] = KeptInverse(blocks[i], inverse.of_block, inverse.damping)
+                make = partial(on_one_device, _inverse, (blocks[i], damping), i)
+                kept = inverses[i] = update_where(state.due[i], make, old)
+                blocks[i] = KeptInverse(blocks[i], kept)
         refreshed = BlockOperator(blocks, operator.leaves, operator.in_structure())
         due = _none_due(inverses, len(state.due))
         return refreshed, _State(state.factors, state.bases, inverses, due)
@@ -257,15 +250,15 @@ class KFAC(AbstractStructure):
         return assemble(blocks, bases.dense, factors, partition, linearisation)
 
 
-def _none_due(inverses: Sequence[_Inverse | None], groups: int) -> list[Bool[Array, ""]]:
+def _none_due(inverses: Sequence[AbstractBlockMap | None], groups: int) -> list[Bool[Array, ""]]:
     if all(inverse is None for inverse in inverses):
         return []
     return [jnp.zeros((), bool) for _ in range(groups)]
 
 
-def _inverse(given: tuple[AbstractBlock, Scalar]) -> _Inverse:
+def _inverse(given: tuple[AbstractBlock, Scalar]) -> AbstractBlockMap:
     block, damping = given
-    return _Inverse(block.inverse(damping), damping)
+    return block.inverse(damping)
 
 
 def _factored_block(layout: Joined) -> Callable[[tuple[LowerBlocks, LowerBlocks]], FactoredBlock]:

@@ -7,9 +7,8 @@ from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Float, Scalar
 
 from ..._devices import by_rows_and_columns
-from ..._trees import vdot
 from ...rows import LowerBlocks, factorise
-from .._solved import Solved
+from .._solved import Solved, solved_by_product
 from ._base import AbstractBlock, AbstractBlockMap
 from .layouts import Joined
 
@@ -26,9 +25,8 @@ class FactoredBlock(AbstractBlock):
         (G ⊗ A + λI)⁻¹ ≈ (G + √λ/π I)⁻¹ ⊗ (A + π√λ I)⁻¹,    π² = (tr A/in) / (tr G/out)
 
     (Martens and Grosse 2015, section 6.3, with the trace norm.) The right side is the exact inverse
-    of C̃ + λI for another positive semidefinite matrix, C̃ = G ⊗ A + π√λ G ⊗ I + √λ/π I ⊗ A. The
-    metric and the residual of a solve are those of C̃. Two Cholesky factors cost a tenth of the
-    eigenvectors that the exact inverse needs.
+    of G ⊗ A + λI + π√λ G ⊗ I + √λ/π I ⊗ A, so a solve leaves a residual. Two Cholesky factors cost
+    a tenth of the eigenvectors that the exact inverse needs.
 
     - `left`: G, out × out; `right`: A, in × in.
     """
@@ -61,7 +59,7 @@ class FactoredBlock(AbstractBlock):
         )
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        return KeptInverse(self, self.inverse(damping), damping).solve(arrays, damping)
+        return KeptInverse(self, self.inverse(damping)).solve(arrays, damping)
 
 
 class FactoredInverse(AbstractBlockMap):
@@ -100,14 +98,11 @@ def _over_columns(factors: _Factors, x: Float[Array, "out columns"]) -> Float[Ar
 class KeptInverse(AbstractBlock):
     """A block with a given damped inverse, which may come from another step with another λ.
 
-    - `kept`: the exact inverse of C̃ + λ'I for some positive semidefinite C̃; `made_for`: λ'.
-
-    A solve with λ leaves the residual b − (C̃ + λI)d = (λ' − λ)d.
+    The metric and the residual of a solve are those of the block itself, like its products.
     """
 
     block: AbstractBlock
     kept: AbstractBlockMap
-    made_for: Scalar
 
     @property
     def kind(self) -> str:
@@ -124,12 +119,7 @@ class KeptInverse(AbstractBlock):
         return self.kept
 
     def solve(self, arrays: list[Array], damping: Scalar) -> Solved:
-        d = self.kept.mv(arrays)
-        squared_norm = vdot(d, d)
-        made_for, damping = (x.astype(squared_norm.dtype) for x in (self.made_for, damping))
-        # This is dᵀC̃d, since (C̃ + λ'I)d = b.
-        metric = jnp.maximum(vdot(d, arrays) - made_for * squared_norm, 0)
-        return Solved(d, metric, (made_for - damping) ** 2 * squared_norm)
+        return solved_by_product(self.block.mv, damping, arrays, self.kept.mv(arrays))
 
 
 @jax.custom_jvp
