@@ -9,12 +9,18 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from .._trees import add_scaled, norm, stop_gradients, vdot
-from ..operators import DampedOperator
+from ..operators import DampedOperator, OwnDampingOperator
 from ._base import AbstractSymmetricSolver, RightHandSide, Solution, solve_with
 
 _NOT_CONVERGED = (
     "The derivative of a step needs a linear solve that converges to finite numbers, and this "
     "solve did not. Allow the solver more steps, or use an exact solver."
+)
+
+_OWN_DAMPING = (
+    "A step whose curvature is `OwnDamping(of, damping)` has no derivative, because it does not "
+    "solve (C + λI)d = g with the λ of the step. Use `of` as the curvature, and its λ as the "
+    "damping of the step."
 )
 
 
@@ -45,6 +51,8 @@ def solve(
 @solve.def_jvp
 def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver) -> Any:
     operator, b, start, preconditioner = primals
+    if isinstance(operator.operator, OwnDampingOperator):
+        raise ValueError(_OWN_DAMPING)
     t_operator, t_b, *_ = tangents
     found = solve(operator, b, start, preconditioner, solver=solver)
     d = found.direction

@@ -246,6 +246,21 @@ def test_own_damping_needs_a_structure_and_a_positive_damping():
         cv.OwnDamping(cv.Diagonal(cv.GaussNewton()), 0.0)
 
 
+@pytest.mark.usefixtures("as_installed")
+def test_a_step_with_its_own_damping_has_no_derivative(x64):
+    case = case_of("one layer")
+
+    def length(damping):
+        own = cv.OwnDamping(cv.Diagonal(cv.EmpiricalFisher()), 0.7)
+        opt = cv.NaturalGradient(case.objective, own, damping=damping)
+        state = opt.init(case.model, batch=case.batch)
+        new, _, _ = opt.step(case.model, case.batch, state)
+        return jnp.sum(flat(new) ** 2)
+
+    with pytest.raises(ValueError, match=r"`OwnDamping\(of, damping\)` has no derivative"):
+        jax.grad(length)(jnp.asarray(DAMPING))
+
+
 def test_preconditioned_without_a_preconditioner_is_refused():
     with pytest.raises(
         ValueError, match=r"needs a preconditioner, got none\. Set `preconditioner="
