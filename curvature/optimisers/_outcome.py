@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Scalar
 
 from ..linearisation import AbstractLinearisation
@@ -38,8 +37,7 @@ def step_result(
     """How the step ended, and whether the batch has a finite loss, gradient and direction."""
     loss, grad_norm = linearisation.loss, solution.vector_norm
     direction_norm = direction.squared_norm
-    # Conjugate gradients keep their finite start if the curvature is not finite.
-    unsolved = solution.result == lx.RESULTS.nonfinite_input
+    solved = solution.finite & jnp.isfinite(direction_norm)
     lost = jnp.zeros((), bool)
     if outcome.reduction is not None:
         lost = ~jnp.isfinite(outcome.reduction)
@@ -48,10 +46,9 @@ def step_result(
         (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
         (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
         (grad_norm == 0, RESULTS.stationary),
-        (unsolved | ~jnp.isfinite(direction_norm), RESULTS.nonfinite_direction),
+        (~solved, RESULTS.nonfinite_direction),
         (outcome.accepted & ~(predicted > 0), RESULTS.no_reduction),
         (outcome.accepted & lost, RESULTS.nonfinite_candidate),
         (~outcome.accepted, RESULTS.search_exhausted),
     )
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(direction_norm)
-    return result, finite & ~unsolved
+    return result, jnp.isfinite(loss) & solved

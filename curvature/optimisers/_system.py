@@ -84,8 +84,7 @@ class System(eqx.Module):
         self, linearisation: AbstractLinearisation, states: States, *, key: PRNGKeyArray | None
     ) -> tuple[lx.AbstractLinearOperator, AbstractInvertibleOperator | None, States]:
         """C without the penalty, P, and the next states."""
-        C, of_curvature = self.curvature.update(linearisation, states.curvature, key=key)
-        _check_operator(self.curvature, C, linearisation.params)
+        C, of_curvature = _update_curvature(self.curvature, linearisation, states.curvature, key)
         if self.preconditioner is None:
             return C, None, States(of_curvature, None)
         P, of_preconditioner = _update_preconditioner(
@@ -146,7 +145,7 @@ class System(eqx.Module):
         structure, of_preconditioner, preconditioner = None, None, self.preconditioner
 
         def made() -> Any:
-            return self.curvature.update(linearisation, states.curvature, key=key)[0]
+            return _update_curvature(self.curvature, linearisation, states.curvature, key)[0]
 
         if isinstance(self.curvature, AbstractStructure):
             structure = StructureCost.of(made, one)
@@ -168,15 +167,21 @@ class System(eqx.Module):
         )
 
 
-def _check_operator(curvature: AbstractCurvature, C: Any, params: PyTree[Array]) -> None:
-    name = type(curvature).__name__
-    if not isinstance(C, lx.AbstractLinearOperator):
-        raise ValueError(_OTHER_SPACE.format(name, f"a `{type(C).__name__}`"))
-    found = C.in_structure()
-    if _shapes(found) != _shapes(params):
-        sizes = [leaf.shape for leaf in jtu.tree_leaves(found)]
-        got = f"a `{type(C).__name__}` on a pytree of arrays with the shapes {sizes}"
-        raise ValueError(_OTHER_SPACE.format(name, got))
+def _update_curvature(
+    curvature: AbstractCurvature,
+    linearisation: AbstractLinearisation,
+    state: PyTree[Array],
+    key: PRNGKeyArray | None,
+) -> tuple[lx.AbstractLinearOperator, PyTree[Array]]:
+    """C and its next state."""
+    C, state = curvature.update(linearisation, state, key=key)
+    got = f"a `{type(C).__name__}`"
+    if isinstance(C, lx.AbstractLinearOperator):
+        found = _shapes(C.in_structure())
+        if found == _shapes(linearisation.params):
+            return C, state
+        got = f"{got} on a pytree of arrays with the shapes {found[1]}"
+    raise ValueError(_OTHER_SPACE.format(type(curvature).__name__, got))
 
 
 def _shapes(tree: PyTree) -> tuple[Any, list[tuple[int, ...]]]:

@@ -168,8 +168,7 @@ class _Scaler(eqx.Module):
             positive_damping=self.damping.is_positive(),
         )
         direction = jtu.tree_unflatten(treedef, jtu.tree_leaves(found.direction))
-        finite = jnp.isfinite(linearisation.loss) & jnp.isfinite(found.vector_norm)
-        finite &= jnp.isfinite(found.squared_norm) & (found.result != lx.RESULTS.nonfinite_input)
+        finite = jnp.isfinite(linearisation.loss) & found.finite
         new_state = ScaleByCurvatureState(
             count=state.count + 1,
             curvature=select(finite, states, state.curvature),

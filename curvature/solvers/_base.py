@@ -5,7 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from .._trees import add_scaled, norm, vdot
 from ..linearisation import AbstractLinearisation
@@ -63,6 +63,15 @@ class Solution(eqx.Module):
     residual: Scalar | None
     steps: Int[Array, ""]
     result: lx.RESULTS
+
+    @property
+    def finite(self) -> Bool[Array, ""]:
+        """Whether b, the matrix and d are finite.
+
+        Conjugate gradients keep their finite start if the matrix is not, and say so in `result`.
+        """
+        norms = jnp.isfinite(self.vector_norm) & jnp.isfinite(self.squared_norm)
+        return norms & (self.result != lx.RESULTS.nonfinite_input)
 
 
 class AbstractSymmetricSolver(lx.AbstractLinearSolver):

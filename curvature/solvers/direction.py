@@ -61,7 +61,7 @@ def _derivative(primals: Any, tangents: Any, *, solver: lx.AbstractLinearSolver)
         return add_scaled(b.vector(), -jnp.ones(()), operator.mv(d))
 
     _, change = eqx.filter_jvp(residual, (operator, b), (t_operator, t_b))
-    failed = (found.result != lx.RESULTS.successful) | ~jnp.isfinite(found.squared_norm)
+    failed = (found.result != lx.RESULTS.successful) | ~found.finite
     change = eqx.error_if(change, failed, _NOT_CONVERGED)
     options = {} if preconditioner is None else {"preconditioner": stop_gradients(preconditioner)}
     t_d = lx.linear_solve(operator, change, solver, options=options).value

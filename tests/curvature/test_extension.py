@@ -149,6 +149,8 @@ def test_an_operator_on_flat_weights_is_refused_and_the_proposed_one_is_accepted
     ) as no:
         step(flat=True)
     assert "`lineax.FunctionLinearOperator`" in str(no.value)
+    with pytest.raises(ValueError, match=r"`Matrix\.operator` must return"):
+        cv.NaturalGradient(case.objective, Matrix(0.75, True)).plan(case.model, case.batch)
     model, _, info = step(flat=False)
     assert info.accepted
     here = case.objective.linearise(case.model, case.batch)

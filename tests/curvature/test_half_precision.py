@@ -8,16 +8,11 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature.tools import cast, flat
+from tests.curvature.tools import flat, network
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 HALF = jnp.bfloat16, jnp.float16
 pytestmark = pytest.mark.usefixtures("standard_promotion", "as_installed")
-
-
-def problem(n=16):
-    x = jax.random.normal(jax.random.key(1), (n, 3))
-    return eqx.nn.MLP(3, 3, 5, 1, key=jax.random.key(0)), (x, jnp.argmax(x, axis=1))
 
 
 def dtypes(model):
@@ -25,8 +20,7 @@ def dtypes(model):
 
 
 def test_an_average_moves_by_less_than_a_unit_of_roundoff_of_the_weights():
-    model, batch = problem()
-    model, decay, steps = cast(model, jnp.bfloat16), 0.99, 200
+    (model, batch), decay, steps = network(jnp.bfloat16), 0.99, 200
     step = cv.NaturalGradient(OBJECTIVE, damping=1.0, search=optx.LearningRate(0.5))
     opt, weights = cv.Averaged(step, decay=decay), []
     state = opt.init(model)
@@ -45,8 +39,7 @@ def test_an_average_moves_by_less_than_a_unit_of_roundoff_of_the_weights():
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_proximal_step_keeps_the_dtypes_of_the_weights(dtype):
-    model, batch = problem()
-    model = cast(model, dtype)
+    model, batch = network(dtype)
     opt = cv.ProximalPoint(OBJECTIVE, strength=10.0)
     new, _, info = opt.step(model, batch, opt.init(model))
     assert info.accepted
@@ -55,6 +48,6 @@ def test_a_proximal_step_keeps_the_dtypes_of_the_weights(dtype):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_unit_weights_of_the_examples_do_not_change_the_loss(dtype):
-    model, (x, y) = problem(100)
+    model, (x, y) = network(jnp.float32, n=100)
     found = OBJECTIVE.loss(model, (x, y, jnp.ones(100, dtype)))
     np.testing.assert_allclose(found, OBJECTIVE.loss(model, (x, y)), rtol=1e-6)

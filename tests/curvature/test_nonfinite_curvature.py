@@ -15,7 +15,6 @@ class Broken(cv.AbstractPullback):
     """The Fisher matrix, but NaN where `broken` is true, of a classifier with two classes."""
 
     broken: jax.Array
-    samples: int = eqx.field(static=True, default=1)
 
     def factor(self, likelihood, z, y, *, key=None):
         S = likelihood.fisher_factor(z).as_matrix()

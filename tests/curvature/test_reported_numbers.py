@@ -1,7 +1,5 @@
 """The metric of a step is ½δᵀCδ with the matrix of the curvature, whatever the solver inverts."""
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -9,7 +7,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from tests.curvature.tools import flat
+from tests.curvature.tools import flat, network
 
 OBJECTIVE = cv.Supervised(cv.Categorical())
 
@@ -23,11 +21,6 @@ class Shifted(cv.AbstractCurvature):
         return cv.damped(cv.GaussNewton().operator(linearisation), self.shift)
 
 
-def problem():
-    x = jax.random.normal(jax.random.key(1), (16, 3))
-    return eqx.nn.MLP(3, 3, 5, 1, key=jax.random.key(0)), (x, jnp.argmax(x, axis=1))
-
-
 def change_and_info(opt, model, batch):
     new, _, info = opt.step(model, batch, opt.init(model, batch=batch))
     assert info.accepted
@@ -37,7 +30,7 @@ def change_and_info(opt, model, batch):
 @pytest.mark.parametrize("solver", [cv.CG(rtol=1e-12, max_steps=200), lx.Cholesky()])
 @pytest.mark.parametrize("l2", [None, 0.2])
 def test_a_multiple_of_the_identity_in_an_own_curvature_counts(x64, solver, l2):
-    model, batch = problem()
+    model, batch = network(jnp.float64)
     objective = cv.Supervised(cv.Categorical(), l2=l2)
     opt = cv.NaturalGradient(
         objective, Shifted(0.5), solver, damping=0.1, search=optx.LearningRate(1.0)
@@ -50,7 +43,7 @@ def test_a_multiple_of_the_identity_in_an_own_curvature_counts(x64, solver, l2):
 
 @pytest.mark.parametrize("damping", [0.01, 1.0, 100.0])
 def test_a_trust_region_and_factored_damping_have_the_same_matrix(x64, damping):
-    model, batch = problem()
+    model, batch = network(jnp.float64)
     structure = cv.KFAC(cv.GaussNewton(), damping="factored")
     opt = cv.NaturalGradient(
         OBJECTIVE,
@@ -65,7 +58,7 @@ def test_a_trust_region_and_factored_damping_have_the_same_matrix(x64, damping):
 
 
 def test_a_residual_is_finite_for_a_damping_whose_square_overflows():
-    model, batch = problem()
+    model, batch = network(jnp.float32)
     structure, search = cv.KFAC(cv.GaussNewton()), optx.LearningRate(1.0)
     opt = cv.NaturalGradient(OBJECTIVE, structure, damping=1e30, search=search)
     _, info = change_and_info(opt, model, batch)

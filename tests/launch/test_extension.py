@@ -56,7 +56,7 @@ def test_a_curvature_and_a_recorder_run(folder, train):
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ("curvature=broken", ["cannot be imported: ", "curvatur"]),
+        ("curvature=broken", ["`curvature`: `broken.Mine` cannot be imported: ", "curvatur"]),
         ("recorders=lost", ["`recorders.lost`: `wandb_recorder.WandB` needs", "project"]),
     ],
 )
