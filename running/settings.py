@@ -41,6 +41,7 @@ class Settings:
     - `evaluate_every`: the number of steps between two evaluations of the test part, which is also
         evaluated at the end; None: only at the end.
     - `evaluate_train`: evaluate the whole training part at these steps, too.
+    - `evaluate_test`: False: evaluate the test part only at the end, whatever `evaluate_every` is.
     - `train_examples`: train on only this many examples, the first ones; None: on all.
     - `validation`: the fraction of the training part that is held out as the validation part, whose
         loss chooses the best state; 0: none, and the training loss chooses the best state.
@@ -65,6 +66,7 @@ class Settings:
     max_rejections: int = 20
     evaluate_every: int | None = None
     evaluate_train: bool = False
+    evaluate_test: bool = True
     train_examples: int | None = None
     validation: float = 0.0
     checkpoint_seconds: float = 60.0
@@ -100,7 +102,7 @@ class Settings:
             raise ValueError(
                 f"`sharding` must be one of {', '.join(get_args(Sharding))}, got {self.sharding!r}."
             )
-        for name in ("evaluate_train", "quiet", "stop_at_nan"):
+        for name in ("evaluate_train", "evaluate_test", "quiet", "stop_at_nan"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")
 

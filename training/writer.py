@@ -131,10 +131,11 @@ class Writer:
         with clock.paused():
             if self._is_validated(self.tally.steps, given):
                 record.update(entries("validation", self._evaluate(self._evaluator.validation)))
-            if self._is_tested(self.tally.steps):
+            if self._is_evaluated(self.tally.steps):
                 if self.run.settings.evaluate_train:
                     record.update(entries("train", self._evaluate(self._evaluator.train)))
-                record.update(entries("test", self._evaluate(self._evaluator.test)))
+                if self.run.settings.evaluate_test:
+                    record.update(entries("test", self._evaluate(self._evaluator.test)))
         self._records.write(record)
         self._recorders.tell(lambda recorder: recorder.record(record))
         self._arrays.after(self.tally.steps)
@@ -154,7 +155,7 @@ class Writer:
             or self.wants_arrays(step)
             or (self._evaluator.judges_by == "train_loss" and given.epoch_steps is not None)
             or self._is_validated(step, given)
-            or self._is_tested(step)
+            or self._is_evaluated(step)
         )
 
     def diverged(self, given: Given) -> Outcome | None:
@@ -237,7 +238,7 @@ class Writer:
         origin = origin_of_nan(self.run.optimiser.objective, self._stepper.model, batch, key)
         return f"Stopped at step {self.tally.steps}. {self.tally.reason} {origin}"
 
-    def _is_tested(self, step: int) -> bool:
+    def _is_evaluated(self, step: int) -> bool:
         every = self.run.settings.evaluate_every
         return every is not None and step % every == 0
 
@@ -246,7 +247,7 @@ class Writer:
         if self._evaluator.judges_by != "validation_loss":
             return False
         no_interval = self.run.settings.evaluate_every is None
-        return given.epoch_steps is not None if no_interval else self._is_tested(step)
+        return given.epoch_steps is not None if no_interval else self._is_evaluated(step)
 
 
 def _restore(checkpoints: Checkpoints, stepper: Stepper, log: Log) -> Tally:

@@ -64,14 +64,15 @@ class Runs:
         return self._folder / _file_name(self._problem.name) / _file_name(method.name)
 
     def _overrides(self, method: Method, setting: Setting) -> list[str]:
-        steps = setting.get("until", method.steps)
+        steps, part = setting.get("until", method.steps), self._problem.part
         return [
             *self._problem.overrides,
             *method.overrides(**setting),
             f"max_steps={steps}",
             f"epochs={steps}",  # an epoch has at least one step, so `max_steps` ends the run
             f"evaluate_every={method.every}",
-            f"evaluate_train={self._problem.part == 'train'}",
+            f"evaluate_train={part == 'train'}",
+            f"evaluate_test={part != 'validation'}",
         ]
 
 

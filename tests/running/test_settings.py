@@ -45,7 +45,7 @@ def test_validation_is_a_fraction(value):
         Settings(**GOOD, validation=value)
 
 
-@pytest.mark.parametrize("name", ["quiet", "stop_at_nan", "evaluate_train"])
+@pytest.mark.parametrize("name", ["quiet", "stop_at_nan", "evaluate_train", "evaluate_test"])
 @pytest.mark.parametrize("value", [0, 1, "true", None])
 def test_switches_are_true_or_false(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` must be true or false, got"):

@@ -123,6 +123,18 @@ def test_the_test_part_is_evaluated_every_few_steps(
     assert found[18] != (summary["test_loss"], summary["test"])
 
 
+def test_the_test_part_can_be_left_for_the_end(make_run, dataset, tmp_path, read_records):
+    """The validation part is evaluated as before."""
+    run = make_run(
+        dataset=held_out(dataset, 0.2), evaluate_every=3, evaluate_test=False, max_steps=6
+    )
+    summary = train(run, tmp_path)
+    records = read_records(tmp_path)
+    assert [r["step"] for r in records if "validation" in r] == [3, 6]
+    assert not any("test" in r for r in records)
+    assert summary["test_loss"] is not None
+
+
 def test_the_state_with_the_lowest_validation_loss_is_kept(
     make_run, dataset, tmp_path, read_records, model, sgd
 ):

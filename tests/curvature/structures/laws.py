@@ -80,13 +80,21 @@ def _numbers(operator: Any, dampings: Array, vector: Array) -> Any:
     return numbers, jax.vmap(inverse)(dampings)
 
 
-def check_operator(operator: Any, *, condition: bool = True) -> None:
+@eqx.filter_jit
+def matrix_of(operator: Any) -> Array:
+    """The matrix of an operator, in one program: each operation alone would be compiled, too."""
+    return operator.as_matrix()
+
+
+def check_operator(operator: Any, *, condition: bool = True) -> np.ndarray:
     """Checks an operator against its own matrix, which must be positive semidefinite.
 
     The products, the diagonal and the damped inverses must be those of this matrix.
 
     **Arguments:** `condition`, whether the error of the inverse may be proportional to its
     condition number.
+
+    **Returns:** the matrix.
     """
     size = operator.in_size()
     vector = np.random.default_rng(1).normal(size=size)
@@ -115,6 +123,7 @@ def check_operator(operator: Any, *, condition: bool = True) -> None:
         assert abs(np.sqrt(squared_residual) - np.linalg.norm(residual)) <= rounding, damping
     assert lx.is_symmetric(operator)
     assert lx.is_positive_semidefinite(operator)
+    return matrix
 
 
 def ravelled(tree: Any) -> Any:

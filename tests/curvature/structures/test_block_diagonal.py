@@ -60,7 +60,7 @@ def test_it_has_the_blocks_of_the_dense_matrix(x64, model, likelihood, names):
     same = owner[:, None] == owner[None, :]
     for name, (operator, C) in evaluated(model, likelihood, names).items():
         assert np.linalg.norm(C) > 0, name
-        assert distance(operator.as_matrix(), np.where(same, C, 0)) <= 1e-10, name
+        assert distance(laws.matrix_of(operator), np.where(same, C, 0)) <= 1e-10, name
 
 
 @pytest.mark.parametrize(

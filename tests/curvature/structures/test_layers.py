@@ -137,9 +137,9 @@ def test_a_table_in_two_terms_has_the_sum_of_two_products(x64, max_block):
     for weight, batch in zip(weights, halves, strict=True):
         G, counts = factors(case.model, *batch)
         expected = expected + weight * np.kron(np.diag(counts), G)
-    matrix = found.as_matrix()
+    matrix = laws.matrix_of(found)
     assert distance(matrix[:12, :12], expected) <= 1e-12
-    inverse = found.inverse(jnp.asarray(1e-2)).as_matrix()
+    inverse = laws.matrix_of(found.inverse(jnp.asarray(1e-2)))
     assert distance(inverse, np.linalg.inv(matrix + 1e-2 * np.eye(len(matrix)))) <= 1e-10
 
 
@@ -157,7 +157,7 @@ def test_a_scan_over_tables_and_a_loop_have_the_same_blocks(x64, structure):
         return z
 
     (of_scan,), (of_loop,) = (operators(one, [structure]) for one in (stacked, case(loop, *each)))
-    assert distance(of_scan.as_matrix(), of_loop.as_matrix()) <= 1e-12
+    assert distance(laws.matrix_of(of_scan), laws.matrix_of(of_loop)) <= 1e-12
 
 
 @pytest.mark.parametrize("structure", slow_but([cv.KFAC], [cv.KFAC, cv.EKFAC]))
@@ -168,7 +168,7 @@ def test_one_example_at_one_position_is_exact(x64, structure, name):
     x, y = one.batch
     one = replace(one, batch=(x[:1], y[:1]))
     found, exact = operators(one, [structure, cv.BlockDiagonal], of=cv.EmpiricalFisher())
-    found, exact = np.asarray(found.as_matrix()), np.asarray(exact.as_matrix())
+    found, exact = (np.asarray(laws.matrix_of(operator)) for operator in (found, exact))
     assert distance(found, np.where(found == 0, 0, exact)) <= 1e-12
     assert np.isclose(np.trace(found), np.trace(exact), rtol=1e-12)
 
@@ -186,7 +186,7 @@ def test_products_and_inverses_are_those_of_its_matrix(x64, name, structure):
 @pytest.mark.parametrize("name", LAYERS)
 def test_ekfac_is_at_least_as_near_to_the_exact_blocks_as_kfac(x64, name):
     found = operators(case_named(name), [cv.KFAC, cv.EKFAC, cv.BlockDiagonal])
-    plain, corrected, exact = (np.asarray(operator.as_matrix()) for operator in found)
+    plain, corrected, exact = (np.asarray(laws.matrix_of(operator)) for operator in found)
     bound = np.linalg.norm(plain - exact) * (1 + 1e-10)
     assert np.linalg.norm(corrected - exact) <= bound
 
