@@ -45,9 +45,11 @@ def fraction(name: str, value: Any, *, positive: bool = False, instead: str = ""
     **Arguments:** `instead`, the end of the error sentence: which other values are allowed.
     """
     known = number(name, value, positive=positive)
-    if known is not None and known >= 1:
+    # The value is used in the precision of the weights, in which 1 − value must not be 0.
+    if known is not None and np.float32(known) >= 1:
         wanted = "(0, 1)" if positive else "[0, 1)"
-        raise ValueError(f"`{name}` must lie in {wanted}, got {value}{instead}.")
+        rounded = ", which is 1 in float32" if known < 1 else ""
+        raise ValueError(f"`{name}` must lie in {wanted}, got {value}{rounded}{instead}.")
 
 
 def positive_int(name: str, value: object) -> None:

@@ -19,6 +19,7 @@ NOT_FINITE = frozenset(
     for result in (
         *(cv.RESULTS.nonfinite_loss, cv.RESULTS.nonfinite_gradient),
         *(cv.RESULTS.nonfinite_direction, cv.RESULTS.nonfinite_candidate),
+        cv.RESULTS.nonfinite_update,
     )
 )
 """The sentences in `RESULTS` for steps that are rejected because a number is not finite."""

@@ -46,7 +46,7 @@ class AbstractObjective(eqx.Module):
     `micro_batch` is a positive integer, or None. With an integer, the batch is divided into parts
     with at most so many examples of each term. Loss, gradient and products with a curvature are
     sums over the parts, so the memory for intermediate values does not grow with the batch. The
-    results equal those of the whole batch up to rounding; a product costs about 4/3 as much. With
+    results equal those of the whole batch up to rounding; a product costs about 5/4 as much. With
     None the batch is one part.
     """
 

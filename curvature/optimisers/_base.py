@@ -27,6 +27,7 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore
         "be the curvature that is not finite."
     )
     nonfinite_direction = "The curvature, or the direction from the linear solve, is not finite."
+    nonfinite_update = "The update of the optax transformation is not finite."
     stationary = "The gradient is zero: there is nothing to reduce on this batch."
     no_reduction = (
         "The quadratic model predicts no reduction along the direction at the step size of the "

@@ -102,7 +102,7 @@ class FirstOrder(AbstractOptimiser):
             (~valid, RESULTS.invalid_targets),
             (~jnp.isfinite(loss), RESULTS.nonfinite_loss),
             (~jnp.isfinite(grad_norm), RESULTS.nonfinite_gradient),
-            (~jnp.isfinite(step_norm), RESULTS.nonfinite_direction),
+            (~jnp.isfinite(step_norm), RESULTS.nonfinite_update),
         )
         accepted = result == RESULTS.successful
         new_params = jtu.tree_map(

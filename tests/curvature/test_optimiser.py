@@ -539,7 +539,7 @@ def test_first_order_rejects_what_is_not_finite(standard_promotion):
     for rate, poison, said in (
         (0.1, np.nan, "The loss is not finite"),
         (0.1, np.inf, "The loss is not finite"),
-        (np.inf, 1.0, "The curvature, or the direction from the linear solve, is not finite."),
+        (np.inf, 1.0, "The update of the optax transformation is not finite."),
     ):
         opt = cv.FirstOrder(CATEGORICAL, optax.sgd(rate, momentum=0.9))
         state = opt.init(model)
