@@ -90,7 +90,12 @@ class Stream:
 
     @property
     def num_batches(self) -> int | None:
-        """The number of batches in a training pass, including a short one; None if not known."""
+        """The number of batches in a training pass, including a short one; None if not known.
+
+        It is not known for `Rows`, of which a run takes batches of its own size.
+        """
+        if isinstance(self.train, Rows):
+            return None
         try:
             length = len(self.train)
         except TypeError:

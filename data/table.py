@@ -41,6 +41,7 @@ def csv(
     """
     file = existing_path(path, "csv", "a file of comma-separated values")
     names, rows = _read(file)
+    target = None if target is None else str(target)  # YAML reads the name 2020 as a number
     if target not in names:
         raise DatasetError(
             f"`csv(target=...)` must be a column of `{file}`, one of "
@@ -143,6 +144,8 @@ def _targets(
 
 
 def _number(cell: str) -> float | None:
+    if "_" in cell:  # Python reads 1_0 as 10
+        return None
     try:
         return float(cell)
     except ValueError:

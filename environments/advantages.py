@@ -25,10 +25,9 @@ def advantages(rollout: Rollout, discount: float) -> Float[Array, "T E"]:
     uncut, finished = returns_to_go(rollout, zeros, discount)
     features = _features(rollout.observations, rollout.ages)
     weights = _fit(features, uncut, finished)
-    returns, _ = returns_to_go(
-        rollout, _features(rollout.last, rollout.last_age) @ weights, discount
-    )
-    raw = returns - features @ weights
+    of_last = _product(_features(rollout.last, rollout.last_age), weights)
+    returns, _ = returns_to_go(rollout, of_last, discount)
+    raw = returns - _product(features, weights)
     centred = raw - jnp.mean(raw)
     deviation = jnp.sqrt(jnp.mean(centred**2))
     # If all advantages are equal, the deviation is 0: 0/1 instead of 0/0.
@@ -66,4 +65,10 @@ def _fit(
 ) -> Float[Array, " features"]:
     columns = jnp.where(counted[..., None], features, 0).reshape(-1, features.shape[-1])
     ridge = RIDGE * columns.shape[0] * jnp.eye(columns.shape[1], dtype=columns.dtype)
-    return jnp.linalg.solve(columns.T @ columns + ridge, columns.T @ returns.ravel())
+    moments = _product(columns.T, columns)
+    return jnp.linalg.solve(moments + ridge, _product(columns.T, returns.ravel()))
+
+
+def _product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A @ b. By default a GPU rounds a and b to ten bits, too few for the normal equations."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

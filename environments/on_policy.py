@@ -35,6 +35,11 @@ class OnPolicy(eqx.Module):
     discount: float = eqx.field(static=True)
 
     def __check_init__(self):
+        if not self.time_steps:
+            raise ValueError(
+                "`OnPolicy(time_steps=...)` must be a positive integer, got "
+                f"{self.time_steps}. On the command line, it is `batch_size`."
+            )
         if self.environments < 1 or self.time_steps % self.environments:
             raise ValueError(
                 "`OnPolicy(environments=...)` must be positive and divide `time_steps`, got "

@@ -17,7 +17,8 @@ def expand(overrides: Sequence[Override], *, search: bool) -> list[list[str]]:
     - `search`: whether the sweeper chooses the values during the sweep. Then the result is not its
         jobs, but enough for a check: every value, and both ends of an interval, occur in one job.
 
-    **Raises:** `ConfigError` for a sweep over nothing, and for an interval without a search.
+    **Raises:** `ConfigError` for a sweep over nothing, for `shuffle`, and for an interval without a
+    search.
     """
     given = {
         override.get_key_element(): _values(override, search=search)
@@ -41,6 +42,11 @@ def _values(override: Override, *, search: bool) -> list[str]:
                 "use an interval. Add `hydra/sweeper=optuna`, or list the values."
             )
         return [f"{key}={end}" for end in (value.start, value.end)]
+    if not search and getattr(value, "shuffle", False):
+        raise ConfigError(
+            f"`{override.input_line}` gives the jobs a new order each time it is read. List the "
+            "values in an order."
+        )
     values = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not values:
         raise ConfigError(f"`{override.input_line}` sweeps over no values. Give at least one.")

@@ -41,6 +41,7 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
         register_resolvers(hosts.broadcast(new_launch_id()))
         sweep, groups = hosts.call_on_all(lambda: _check(request))
     except KeyboardInterrupt:
+        hosts.announce_end(ExitCode.INTERRUPTED)
         return hosts.leave(ExitCode.INTERRUPTED)
     except Exception as error:
         report(error, debug=request.debug)
@@ -51,8 +52,11 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     if any(len(group) > 1 for group in groups):
         runs = functools.partial(run_groups, groups, runner)
     code = _run(runs, debug=request.debug)
-    # A single run ran in this process, so the runner has its exit code.
-    codes = runner.codes if sweep is None else [sweep.end()]
+    try:
+        # A single run ran in this process, so the runner has its exit code.
+        codes = runner.codes if sweep is None else [sweep.end()]
+    except KeyboardInterrupt:
+        codes = [ExitCode.INTERRUPTED]
     return hosts.leave(max([code, *codes]))
 
 
@@ -139,6 +143,7 @@ def _run(runs: Callable[[], None], *, debug: bool) -> int:
         with env_override(environment):
             runs()
     except KeyboardInterrupt:
+        hosts.announce_end(ExitCode.INTERRUPTED)
         return ExitCode.INTERRUPTED
     except Stopped as stopped:
         return stopped.code

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from running import SUMMARY, ExitCode, final_loss, sentence, show
 from training import hosts, make_folder
-from training.folder import ERROR_LOG, write_summary
+from training.folder import ERROR_LOG, FolderInUseError, write_summary
 
 Task = Callable[[DictConfig], Mapping[str, Any]]
 
@@ -56,6 +56,7 @@ class JobRunner:
         """
         if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
             return None
+        writes = hosts.is_first()
         try:
             for folder in folders:  # errors are written there, too
                 make_folder(folder)
@@ -72,16 +73,22 @@ class JobRunner:
             summaries = [_summary_without_run(ExitCode.FAILED, "failed", sentence(error))] * len(
                 folders
             )
-            for folder in folders if hosts.is_first() else ():
+            writes = writes and not _is_in_use(error)
+            for folder in folders if writes else ():
                 with contextlib.suppress(OSError):  # a full disk, which has been reported
                     text = "".join(traceback.format_exception(error))
                     (folder / ERROR_LOG).write_text(text, encoding="utf-8")
         for folder, summary in zip(folders, summaries, strict=True):
-            if hosts.is_first() and not (folder / SUMMARY).exists():
+            if writes and not (folder / SUMMARY).exists():
                 with contextlib.suppress(OSError):
                     write_summary(folder, summary)
             self.codes.append(summary["exit_code"])
         return summaries
+
+
+def _is_in_use(error: Exception) -> bool:
+    """Whether the run folder belongs to another process; several processes have it as the cause."""
+    return any(isinstance(each, FolderInUseError) for each in (error, error.__cause__))
 
 
 def report(error: BaseException, *, debug: bool) -> None:

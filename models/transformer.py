@@ -51,6 +51,11 @@ class TransformerEncoder(eqx.Module):
         key: PRNGKeyArray,
     ):
         check_blocks("TransformerEncoder", width=width, depth=depth, heads=heads, dropout=dropout)
+        if not input_shape:
+            raise ValueError(
+                "`TransformerEncoder(input_shape=...)` must be (tokens, ...), got (): an input is "
+                "one number. Use `MLP`."
+            )
         tokens, *token_shape = input_shape
         embedding_key, positions_key, head_key, *keys = jax.random.split(key, 3 + depth)
         self.embedding = lecun(eqx.nn.Linear, math.prod(token_shape), width, key=embedding_key)

@@ -38,8 +38,9 @@ class Settings:
         uses the whole training part, and is an epoch; or the batches that a stream yields.
     - `epochs`, `max_steps`: whichever comes first ends the run. An epoch of a stream is a pass.
     - `max_rejections`: the run stops as diverged after this many rejected steps in a row.
-    - `evaluate_every`: the number of steps between two evaluations of the test part, which is also
-        evaluated at the end; None: only at the end.
+    - `evaluate_every`: the number of steps between two evaluations of the validation part and of
+        the test part. None: the validation part at the end of each epoch, the test part only at
+        the end.
     - `evaluate_train`: evaluate the whole training part at these steps, too.
     - `evaluate_test`: False: evaluate the test part only at the end, whatever `evaluate_every` is.
     - `train_examples`: train on only this many examples, the first ones; None: on all.

@@ -4,8 +4,8 @@ The batches and keys of later steps are not saved: they are functions of (seed, 
 format of the files see `checkpoint_file`.
 
 A file is written after the folder of its arrays, if it has one, so a file never names an incomplete
-folder. Only the first process writes and checks the files. All processes call `hold_best`, `save`
-and `restore` together.
+folder. Only the first process writes and checks the files. All processes call `hold_best`, `save`,
+`save_best` and `restore` together.
 """
 
 import contextlib
@@ -127,17 +127,24 @@ class Checkpoints:
 
     def save(self, tally: Tally, stepper: Stepper) -> None:
         """Write a checkpoint, and the best one if there is a new one; then remove older ones."""
+        # The best state first: the tally of the checkpoint names it, so it must be on disk by then.
+        self.save_best()
         if hosts.is_first():
             self._folder.mkdir(exist_ok=True)
-        # The best state first: the tally of the checkpoint names it, so it must be on disk by then.
-        if self._best is not None:
-            self._save_best(self._best)
-            self._best = None
         self._save(f"step_{tally.steps:09d}.ckpt", tally, stepper.leaves)
         if hosts.is_first():
             for file in _newest_first(self._folder)[self._keep :]:
                 file.unlink()
             self._remove_folders()
+
+    def save_best(self) -> None:
+        """Write the best state, if there is a new one."""
+        if self._best is None:
+            return
+        if hosts.is_first():
+            self._folder.mkdir(exist_ok=True)
+        self._save_best(self._best)
+        self._best = None
 
     def restore(self, stepper: Stepper) -> Restored:
         """Set `stepper` to the newest checkpoint that is intact and belongs to this run.

@@ -48,5 +48,5 @@ def memory() -> int:
 
 
 def _dtype(array: Any) -> Any:
-    floating = np.issubdtype(array.dtype, np.floating)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
     return jnp.result_type(float) if floating else jax.dtypes.canonicalize_dtype(array.dtype)

@@ -1,8 +1,9 @@
 """The input of each step of a run, and the position in the data after the step."""
 
 import abc
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from data import Dataset, Drawn, Stream, batch_indices, passes
+from environments import OnPolicy
 
 from . import hosts
 from ._base import Run, Tally
@@ -18,6 +20,7 @@ from .mesh import Placement
 from .prefetch import AHEAD, Prefetched
 from .sources import Source, as_given, batch_shapes, gather, source
 
+T = TypeVar("T")
 IN_FLIGHT = AHEAD + 3
 """Batches of a stream on the device at once: `AHEAD` in the queue, 2 in steps, 1 being copied."""
 
@@ -26,7 +29,8 @@ class Given(NamedTuple):
     """The input of a step.
 
     - `arrays`: the batch. If the data are on the device: the indices `[batches, batch_size]` of all
-        batches of the epoch, from which the step takes its own row. None: the step uses all data.
+        batches of the epoch, from which the step takes its own row. None: the step uses all data,
+        or generates its own.
     - `epochs`: passes over the training part after the step.
     - `epoch_steps`: if an epoch ends with the step, the number of its steps; else None.
     - `place`: the position in the data after the step, as plain values; None where the number of
@@ -120,40 +124,43 @@ def _shares(part: PyTree[np.ndarray], placement: Placement) -> PyTree[Array]:
     return jax.tree.map(place, part)
 
 
+def _order(run: Run, place: Callable[[np.ndarray], T]) -> Callable[[int], T]:
+    """The function from an epoch to the indices of its batches, which `place` puts where they go.
+
+    The indices of the latest epoch are kept.
+    """
+    seed, n, size = run.settings.seed, run.dataset.num_train, run.settings.batch_size
+    assert n is not None
+    assert size is not None
+    return functools.lru_cache(maxsize=1)(lambda epoch: place(batch_indices(seed, epoch, n, size)))
+
+
 class Resident(AbstractFeed):
     """For data on the device: sends the indices of all batches of an epoch, once per epoch."""
 
     def __init__(self, run: Run, placement: Placement):
-        self._run, self._placement, self._epoch = run, placement, -1
-        self._batches: Array | None = None
-        self._is_whole = run.settings.batch_size is None or run.dataset.num_train is None
-        self.shapes = None
-        if not self._is_whole:
+        self._run, self._order, self.shapes = run, None, None
+        if run.settings.batch_size is not None and not isinstance(run.dataset, OnPolicy):
             shape = run.steps_per_epoch, run.settings.batch_size
             self.shapes = placement.replicated_shape(jax.ShapeDtypeStruct(shape, jnp.int32))
+            self._order = _order(
+                run, lambda order: placement.replicated(jnp.asarray(order, jnp.int32))
+            )
 
     def next(self, step: int) -> Given:
         size = self._run.steps_per_epoch
         assert size is not None, "all but streams know it"
         ends = (step + 1) % size == 0
-        return Given(self._order(step // size), (step + 1) / size, size if ends else None)
-
-    def _order(self, epoch: int) -> Array | None:
-        if epoch != self._epoch and not self._is_whole:
-            settings, n = self._run.settings, self._run.dataset.num_train
-            assert n is not None
-            assert settings.batch_size is not None
-            order = batch_indices(settings.seed, epoch, n, settings.batch_size)
-            self._batches = self._placement.replicated(jnp.asarray(order, jnp.int32))
-        self._epoch = epoch
-        return self._batches
+        batches = None if self._order is None else self._order(step // size)
+        return Given(batches, (step + 1) / size, size if ends else None)
 
 
 class Shares(AbstractFeed):
     """For several processes, with the data on the hosts: each loads its own examples of a batch."""
 
     def __init__(self, run: Run, dataset: Dataset, placement: Placement):
-        self._run, self._train, self._placement, self._epoch = run, dataset.train, placement, -1
+        self._run, self._train, self._placement = run, dataset.train, placement
+        self._order = _order(run, lambda order: order)
         shapes = batch_shapes(dataset, run.model, run.settings.batch_size)
         self.shapes = placement.sharded_shapes(shapes)
 
@@ -169,15 +176,6 @@ class Shares(AbstractFeed):
         ends = (step + 1) % size == 0
         batch = jax.tree.map(loaded, self._train)
         return Given(batch, (step + 1) / size, size if ends else None)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            settings, n = self._run.settings, self._run.dataset.num_train
-            assert n is not None
-            assert settings.batch_size is not None
-            self._batches = batch_indices(settings.seed, epoch, n, settings.batch_size)
-        self._epoch = epoch
-        return self._batches
 
 
 class Streamed(AbstractFeed):

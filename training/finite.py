@@ -1,6 +1,7 @@
 """Refuses inputs that are not finite."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -20,7 +21,7 @@ def check_inputs(objective: cv.AbstractObjective, part: PyTree[Array], source: s
     """
     for name, (inputs, *_) in examples(objective, part).items():
         for leaf in jax.tree.leaves(inputs):
-            if not np.issubdtype(leaf.dtype, np.floating):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):  # NumPy does not know bfloat16
                 continue
             first = _first_wrong(leaf)
             if first is not None:

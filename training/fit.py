@@ -12,7 +12,7 @@ import curvature as cv
 from data import Dataset, Rows, Stream, StreamPart
 
 from ._base import Run
-from .chunks import head
+from .chunks import has_random_access, head
 from .device import shapes_on_device
 from .evaluate import REFERENCE, chunk_size, per_example
 from .finite import check_inputs
@@ -43,6 +43,13 @@ def _check_length(run: Run, stream: Stream) -> None:
         raise ValueError(
             f"`max_steps` must be set for the stream `{stream.name}`, because it does not say "
             "how many batches an epoch has."
+        )
+    settings = run.settings
+    if settings.evaluate_train and settings.evaluate_every and not has_random_access(stream.train):
+        raise ValueError(
+            f"`evaluate_train=true` would read the training part of the stream `{stream.name}` "
+            "during the run, which reads it at the same time. Leave it out: the training part is "
+            "evaluated at the end of the run."
         )
 
 

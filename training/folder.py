@@ -26,6 +26,10 @@ class FolderError(ValueError):
     """A folder that this run cannot use; the message is one sentence."""
 
 
+class FolderInUseError(FolderError):
+    """The folder of another run, which must not be written to."""
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Refuse a folder that `train` would refuse; writes nothing.
 
@@ -64,6 +68,12 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the resolved configuration, with its keys in their order."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
+
+
+def remove_end(folder: Path) -> None:
+    """Remove what says how an earlier part of a run ended: the run goes on."""
+    for name in (SUMMARY, ERROR_LOG):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

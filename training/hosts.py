@@ -83,7 +83,7 @@ def join() -> None:
 
     Called before anything uses the devices. Waits until all processes have connected.
 
-    **Raises:** `HostsError`.
+    **Raises:** `HostsError`; `ValueError` if a device is missing.
     """
     found = place(os.environ)
     if found is None or jax.distributed.is_initialized():
@@ -98,15 +98,15 @@ def join() -> None:
             local_device_ids=devices,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-        # Initialising the devices is collective: the others would wait for a process that has ended
-        # before it.
-        check_devices()
     except (ValueError, RuntimeError) as error:
         raise HostsError(
             f"Process {mine} of {number} could not connect to the others: "
             f"{str(error).splitlines()[0]} Set `{ADDRESS}=HOST:PORT` in all processes, with the "
             "host of process 0 and a free port on this host."
         ) from error
+    # Initialising the devices is collective: the others would wait for a process that has ended
+    # before it.
+    check_devices()
     _joined.set()
     _explain_abort()
     threading.Thread(target=_watch, args=(_client(),), daemon=True).start()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, PRNGKeyArray, PyTree
@@ -39,7 +40,7 @@ def origin_of_nan(
     """
     for name, tree in (("batch", batch), ("weights", eqx.filter(model, eqx.is_inexact_array))):
         if found := _not_finite(tree):
-            return f"The {name} holds numbers that are not finite: {found}."
+            return f"There are numbers in the {name} that are not finite: {found}."
 
     def loss() -> Any:
         return objective.loss(model, batch, key=key)
@@ -59,7 +60,7 @@ def _not_finite(tree: PyTree[Array]) -> str:
     counts = {
         path: int(np.sum(~np.isfinite(leaf)))
         for path, leaf in by_path(tree).items()
-        if np.issubdtype(leaf.dtype, np.inexact)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)  # NumPy does not know bfloat16
     }
     return ", ".join(f"{count} in `{path}`" for path, count in counts.items() if count)
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .folder import FolderError, finite_or_null, holds_run_message
+from .folder import FolderError, FolderInUseError, finite_or_null, holds_run_message
 
 
 class Records:
@@ -28,7 +28,7 @@ class Records:
             # `x`: the operating system creates the file only if it does not exist, atomically.
             file = open(path, "xb")  # noqa: SIM115 (held)
         except FileExistsError:
-            raise FolderError(holds_run_message(path.parent)) from None
+            raise FolderInUseError(holds_run_message(path.parent)) from None
         except OSError as error:
             raise FolderError(_write_error(path, error)) from error
         return cls._lock(file, path)
@@ -57,10 +57,15 @@ class Records:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise FolderError(
+            raise FolderInUseError(
                 f"Another process is using the run folder `{path.parent}`. Wait until it ends, "
                 "or stop it, before you resume the run."
             ) from None
+        except OSError as error:
+            file.close()
+            raise FolderError(
+                f"Cannot lock `{path}`: {error.strerror}. Use a file system with locks."
+            ) from error
         return cls(file)
 
     def rewind(self, steps: int) -> int:

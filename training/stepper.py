@@ -99,8 +99,8 @@ class Stepper:
 
         **Arguments:** `given`: the input from which `draw` makes the batch, see `feed.Given`.
 
-        **Returns:** the packed record, for `read`. In single precision, integers in it are exact up
-        to 2²⁴; no solver takes more steps.
+        **Returns:** the packed record, for `read`. In single precision, integers above 2²⁴ are
+        rounded: `environment_steps` may be, the steps of a solver are not.
         """
         self.leaves, packed = self._run(self.leaves, self.fixed, given)
         return packed

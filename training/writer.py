@@ -71,6 +71,7 @@ class Writer:
             log.open(folder)
         self.tally = _restore(self._checkpoints, stepper, log) if resume else Tally()
         self.summary: Summary | None = None
+        self._has_begun = False
 
     def begin(self, plan: str, warning: str | None) -> None:
         """Write the files and lines that come before the first step.
@@ -79,6 +80,7 @@ class Writer:
         """
         kept = self._records.rewind(self.tally.steps) if self._resume else self.tally.steps
         if self._writes:
+            files.remove_end(self.folder)
             files.write_config(self.folder, self.run.config)
             write_provenance(self.folder)
         self._log.say(plan)
@@ -89,6 +91,7 @@ class Writer:
             )
         if warning is not None:
             self._log.warn(warning)
+        self._has_begun = True
         self._recorders.tell(
             lambda recorder: recorder.begin(self.folder, self.run.config, self.tally.steps)
         )
@@ -178,6 +181,7 @@ class Writer:
 
         The summary has losses, unless a scheduler is waiting for this process to exit.
         """
+        self._checkpoints.save_best()  # a run that has diverged writes no further checkpoint
         # `whole` needs all processes, also those that do not write.
         model, whole = self._stepper.evaluated, self._stepper.whole
         if self._writes:
@@ -196,7 +200,8 @@ class Writer:
         """Tell the recorders that the run has ended."""
         summary = self.summary
         assert summary is not None, "`end` and `abort` set the summary"
-        self._recorders.tell(lambda recorder: recorder.end(summary))
+        if self._has_begun:
+            self._recorders.tell(lambda recorder: recorder.end(summary))
 
     def close(self) -> Summary:
         """Tell the recorders that the run has ended, and print the summary.

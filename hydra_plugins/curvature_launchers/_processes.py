@@ -41,8 +41,9 @@ def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
                     process.join()
                     log.info(f"\t{process.name} : {_describe_exit(process)}")
         except KeyboardInterrupt:  # a second Ctrl-C, see `StopSignals`
-            _send(running, signal.SIGINT)
-            for process in running:
+            started = [process for process in running if process.pid is not None]
+            _send(started, signal.SIGINT)
+            for process in started:
                 process.join()
         if stop.received:
             raise Stopped(EXIT_CODES[stop.received])
@@ -57,7 +58,8 @@ def _wait_for_ended(running: Sequence[BaseProcess]) -> list[BaseProcess]:
 def _send(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid or 0, number)
+            assert process.pid is not None, "it was started"
+            os.kill(process.pid, number)
 
 
 def _describe_exit(process: BaseProcess) -> str:

@@ -21,7 +21,7 @@ LOGS = "logs"
 
 
 class ParallelLauncher(Launcher):
-    """Runs at most `n_jobs` jobs at once; −1 stands for the number of cores.
+    """Runs at most `n_jobs` jobs at once; −1: as many as there are cores to use.
 
     The jobs and the kind of their processes are those of Hydra's launcher for joblib. That launcher
     uses a pool of processes: if one process dies, the pool breaks, and all jobs are lost. Here each
@@ -32,12 +32,13 @@ class ParallelLauncher(Launcher):
 
     def __init__(self, n_jobs: int):
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
+        from joblib import cpu_count
 
         if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
             raise ConfigError(
                 f"`hydra.launcher.n_jobs` must be a positive integer, or -1, got {n_jobs}."
             )
-        self._at_once = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+        self._at_once = n_jobs if n_jobs > 0 else cpu_count()
         self._execute_job = execute_job
 
     def setup(

@@ -24,7 +24,11 @@ def lines(kind, n=10):
 
 @pytest.mark.parametrize(
     ("kind", "classes"),
-    [(["cat", "dog", "ape"], ["ape", "cat", "dog"]), (["10", "9"], ["9", "10"])],
+    [
+        (["cat", "dog", "ape"], ["ape", "cat", "dog"]),
+        (["10", "9"], ["9", "10"]),
+        (["1_0", "0_1"], ["0_1", "1_0"]),
+    ],
 )
 def test_text_and_integers_are_classes_in_sorted_order(write, kind, classes):
     dataset = data.csv(write(*lines(kind)), "y")
@@ -43,6 +47,12 @@ def test_text_and_integers_are_classes_in_sorted_order(write, kind, classes):
         dataset.test[0][:, 0], (column[8:] - by.mean()) / by.std(), rtol=1e-6
     )
     np.testing.assert_array_equal(dataset.test[0][:, 1], 0)  # constant over the training part
+
+
+def test_the_name_of_a_column_may_be_a_number(write):
+    """In YAML, and so on the command line, such a name is a number."""
+    table = [line.replace("y", "2020") for line in lines(["cat", "dog"])]
+    assert data.csv(write(*table), 2020).classes == ("cat", "dog")
 
 
 def test_numbers_are_standardised_by_the_training_part(write):
@@ -75,6 +85,8 @@ def test_numbers_are_standardised_by_the_training_part(write):
         (["a,a", "1,2"], "a", "different column names"),
         (["a,y", "1,2", "3"], "y", "Row 3 .* must have 2 entries, .* got 1"),
         (["a,y", "1,0", "x,1"], "y", "column `a`, got 'x' in row 3"),
+        (["a,y", "1,0", "1_0,1"], "y", "column `a`, got '1_0' in row 3"),
+        (lines("01"), 2020, "one of `a`, `y`, `b`, got '2020'"),
         (["a,y", "1,0", ",1"], "y", "column `a`, got 'nothing' in row 3"),
         (["a,y", "1,0", "nan,1"], "y", "column `a`, got 'nan' in row 3"),
         (["a,y", "1,0", "1,"], "y", "column `y`, got nothing in row 3"),

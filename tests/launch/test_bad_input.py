@@ -75,6 +75,7 @@ TABLE = {
     "~curvature": ["curvature"],
     "curvature._target_=nope.Mine": ["`curvature`: `nope.Mine` cannot be imported: ", "nope"],
     "-m seed=0,1,0": ["The jobs #0 and #2 of the sweep are equal, `seed=0`"],
+    "-m seed=shuffle(range(0,3))": ["`seed=shuffle(range(0,3))`", "List the values"],
     "-m damping.value=1,-1": ["The job `damping.value=-1`", "got -1"],
     # parts that do not fit
     "model.output_size=7": ["7 outputs", "from 0 to 9"],
@@ -83,6 +84,7 @@ TABLE = {
     "model.input_shape=[3]": ["`digits`", "(8, 8)"],
     "objective=joint": ["reconstruction"],
     "dataset=poisson2d likelihood=gaussian batch_size=null": ["A batch of `Supervised`"],
+    "experiment=cartpole batch_size=null": ["`OnPolicy(time_steps=...)`", "got None"],
     "dataset=mnist10k": ["t10k-images-idx3-ubyte.gz"],
     "dataset=text dataset.path=nope.txt": ["`text(path=...)`", "nope.txt`: No such file"],
     "dataset=text dataset.context=0": ["`text(context=...)`", "got 0"],

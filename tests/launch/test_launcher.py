@@ -14,6 +14,7 @@ from launch.job import current_job
 from launch.runs import build, run
 from tests.selection import slow_but
 from tests.sweep_table import rows
+from training.records import Records
 
 # Parts that take little time to trace and compile, with a solver and without one.
 SECOND_ORDER = "model=linear", "solver=cg", "search=learning_rate", "batch_size=20"
@@ -116,6 +117,18 @@ def test_a_job_that_slurm_restarts_is_resumed(train, monkeypatch):
     assert len(steps) == 2
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert train(*command).code == 2
+
+
+def test_the_folder_of_another_process_is_not_written_to(train):
+    done = train(*FIRST_ORDER, "max_steps=2", "hydra.run.dir=run")
+    folder = done.folder / "run"
+    (folder / "summary.json").unlink()
+    with Records.reopen(folder / "metrics.jsonl"):
+        other = train("resume=run", "max_steps=3")
+    assert other.code == 1
+    assert "Another process is using the run folder" in other.err
+    assert not (folder / "summary.json").exists()
+    assert not (folder / "error.log").exists()
 
 
 @pytest.mark.parametrize(("before", "after"), [(["-q"], []), ([], ["--quiet"])])

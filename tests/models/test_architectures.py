@@ -189,6 +189,11 @@ def test_the_initial_loss_of_a_decoder_is_near_that_of_guessing():
     assert abs(-jnp.mean(log_p) - jnp.log(90) - 0.5) < 0.2
 
 
+def test_transformer_refuses_single_numbers():
+    with pytest.raises(ValueError, match=r"must be \(tokens, \.\.\.\), got \(\)"):
+        models.TransformerEncoder((), 4, key=KEY)
+
+
 def test_decoder_refuses_inputs_that_are_no_sequence_of_tokens():
     message = r"`TransformerDecoder\(input_shape=...\)` must be \(context,\), .*, got \(8, 8\)"
     with pytest.raises(ValueError, match=message):

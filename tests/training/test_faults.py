@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +12,7 @@ import pytest
 
 import curvature as cv
 from training import FolderError, train
+from training.nan import origin_of_nan
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -69,7 +71,19 @@ def test_the_origin_of_a_nan_is_named(make_run, make_net, tmp_path, make, part, 
 
 def test_a_nan_in_the_batch_is_named(make_run, with_nan, tmp_path):
     summary = train(make_run(dataset=with_nan(slice(None)), stop_at_nan=True), tmp_path)
-    assert f"The batch holds numbers that are not finite: {256 * 64} in `0`." in summary["reason"]
+    assert (
+        f"There are numbers in the batch that are not finite: {256 * 64} in `0`."
+        in summary["reason"]
+    )
+
+
+def test_a_nan_in_weights_of_half_precision_is_named(model, sgd, dataset):
+    broken = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, jnp.nan, jnp.bfloat16) if eqx.is_array(leaf) else leaf,
+        model,
+    )
+    said = origin_of_nan(sgd.objective, broken, dataset.test, jax.random.key(0))
+    assert said.startswith("There are numbers in the weights that are not finite: 512 in `mlp")
 
 
 def test_the_origin_is_found_in_the_batch_of_the_first_rejected_step(

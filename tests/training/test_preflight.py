@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import sys
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import optimistix as optx
 import pytest
 
 import curvature as cv
-from data import Dataset, joint
+from data import Dataset, Stream, joint
 from tests.selection import slow_but
 from training import preflight
 from training.preflight import describe_run
@@ -86,10 +87,12 @@ def test_more_outputs_than_classes_are_refused(make_run, make_net):
         preflight(make_run(model=make_net(64)))
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_inputs_that_are_not_finite_are_refused(make_run, dataset, number):
+@pytest.mark.parametrize(
+    ("number", "dtype"), [(np.nan, np.float32), (np.inf, np.float32), (np.nan, jnp.bfloat16)]
+)
+def test_inputs_that_are_not_finite_are_refused(make_run, dataset, number, dtype):
     x, y = dataset.train
-    wrong = x.copy()
+    wrong = x.astype(dtype)
     wrong[5000 % len(x), 3] = number
     broken = dataclasses.replace(dataset, train=(wrong, y))
     expected = (
@@ -105,6 +108,16 @@ def test_a_single_label_out_of_range_is_refused(make_run, dataset, label):
     targets[-1] = label
     with pytest.raises(ValueError, match=r"`Categorical` needs labels from 0 to 9 .* test part"):
         preflight(make_run(dataset=relabelled(dataset, targets)))
+
+
+def test_a_stream_is_not_evaluated_while_a_run_reads_it(make_run, dataset):
+    """It may have only one place, as a seeded loader has: the run would skip batches."""
+    batches = [dataset.train]
+    stream = Stream("loader", batches, dataset.test, input_shape=(8, 8), output_size=10)
+    run = functools.partial(make_run, dataset=stream, batch_size=None)
+    preflight(run(evaluate_train=True))
+    with pytest.raises(ValueError, match=r"`evaluate_train=true` would read .* stream `loader`"):
+        preflight(run(evaluate_train=True, evaluate_every=2))
 
 
 def test_every_part_is_checked(make_run, dataset):

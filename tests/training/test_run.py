@@ -6,13 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import yaml
 
 import curvature as cv
 from data import held_out
 from tests.selection import slow_but
-from training import ExitCode, FolderError, train
+from training import AbstractRecorder, ExitCode, FolderError, train
 
 
 @pytest.fixture
@@ -298,6 +299,42 @@ def test_rejected_steps_leave_the_weights_and_stop_the_run(
     assert leaves_equal(weights(tmp_path), model)
     assert summary["train_loss"] is None or np.isnan(summary["train_loss"])
     assert json.loads((tmp_path / "summary.json").read_text())["train_loss"] is None
+
+
+def test_the_best_state_of_a_run_that_diverges_is_kept(make_run, tmp_path, model, sgd):
+    """It is written at the end, although a diverged run writes no last checkpoint."""
+    broken = cv.FirstOrder(
+        sgd.objective, optax.sgd(lambda updates: jnp.where(updates < 7, 0.1, jnp.inf))
+    )
+    run = make_run(optimiser=broken, max_rejections=2, checkpoint_seconds=1e6)
+    summary = train(run, tmp_path)
+    assert (summary["status"], summary["steps"]) == ("diverged", 9)
+    assert summary["best"]["step"] == 5
+    best = eqx.tree_deserialise_leaves(tmp_path / "checkpoints" / "best.eqx", model)
+    shorter = make_run(optimiser=cv.FirstOrder(sgd.objective, optax.sgd(0.1)), epochs=1)
+    train(shorter, tmp_path / "shorter")
+    expected = eqx.tree_deserialise_leaves(tmp_path / "shorter" / "model.eqx", model)
+    assert eqx.tree_equal(best, expected)
+
+
+class Watched(AbstractRecorder):
+    """Notes which files of the end of a run there are when the run begins."""
+
+    def begin(self, folder, config, steps):
+        self.found = [name for name in ("summary.json", "error.log") if (folder / name).exists()]
+
+    def record(self, record):
+        pass
+
+
+def test_a_run_that_goes_on_has_no_end(make_run, tmp_path):
+    """If it is killed, its summary must not be that of its earlier part."""
+    train(make_run(epochs=1), tmp_path)
+    (tmp_path / "error.log").write_text("of an earlier part")
+    watched = Watched()
+    train(make_run(recorders={"watched": watched}), tmp_path, resume=True)
+    assert watched.found == []
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
 
 
 def test_a_run_of_rejected_steps_alone_has_not_finished(make_run, with_nan, tmp_path):

@@ -38,8 +38,7 @@ class TensorBoard(AbstractRecorder):
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         self._config = config
         # TensorBoard then ignores what earlier files contain of these steps.
-        purged = steps + 1 if steps else None
-        self._writer = self._make_writer(str(folder / FOLDER), purge_step=purged)
+        self._writer = self._make_writer(str(folder / FOLDER), purge_step=steps + 1)
 
     def record(self, record: Mapping[str, Any]) -> None:
         for name, value in _numbers(record).items():
