@@ -37,7 +37,9 @@ class Average(eqx.Module):
         value = jtu.tree_map(lambda x, total: x.astype(total.dtype), value, self.total)
 
         def mixed(total: Array, x: Array) -> Array:
-            return total + (1 - jnp.asarray(decay, total.dtype)) * (x - total)
+            # Not total + (1 − β)(x − total): rounding would leave a part of a large `total`.
+            beta = jnp.asarray(decay, total.dtype)
+            return beta * total + (1 - beta) * x
 
         new = Average(jtu.tree_map(mixed, self.total, value), self.steps + 1)
         # A sum is finite only if all its terms are. XLA compiles a sum in a third of the time that

@@ -23,6 +23,14 @@ class AbstractCurvature(eqx.Module):
     step to step also implements `init` and `update`.
     """
 
+    @property
+    def kind(self) -> str:
+        """The class, with the settings on which the structure of the state depends.
+
+        A step refuses the state of another kind.
+        """
+        return type(self).__name__
+
     @abc.abstractmethod
     def operator(
         self, linearisation: AbstractLinearisation, *, key: PRNGKeyArray | None = None

@@ -59,6 +59,14 @@ class AbstractDamping(eqx.Module):
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The state before the first step; λ has the precision of the weights."""
 
+    @property
+    def kind(self) -> str:
+        """The class, with the settings on which the structure of the state depends.
+
+        A step refuses the state of another kind.
+        """
+        return type(self).__name__
+
     @abc.abstractmethod
     def is_positive(self) -> bool:
         """Whether it is known before tracing that λ > 0 at every step."""

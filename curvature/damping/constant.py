@@ -1,5 +1,6 @@
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree, ScalarLike
 
 from .._checks import number, scalar
@@ -11,12 +12,14 @@ class ConstantDamping(AbstractDamping):
     """λ = `value` ≥ 0 at every step."""
 
     value: ScalarLike
-    positive: bool = eqx.field(static=True)  # traced values may be zero
+    positive: bool = eqx.field(
+        static=True
+    )  # a traced value may be zero, and a tiny one is in float32
 
     def __init__(self, value: ScalarLike):
         known = number("ConstantDamping(value=...)", value)
         self.value = scalar(value)
-        self.positive = known is not None and known > 0
+        self.positive = known is not None and bool(np.float32(known) > 0)
 
     def init(self, params: PyTree) -> None:
         del params

@@ -103,6 +103,11 @@ class LevenbergMarquardt(AbstractDamping):
         first = jnp.asarray(0 if self.initial is None else self.initial, dtype)
         return _State(first, LastStep.none(params, dtype) if self.next_batch else None)
 
+    @property
+    def kind(self) -> str:
+        name = type(self).__name__
+        return f"{name}(next_batch=True)" if self.next_batch else name
+
     def is_positive(self) -> bool:
         return True
 

@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float
 class AbstractFactor(lx.AbstractLinearOperator):
     """S (c × r), a linear operator between flat real vectors, with products with M = S Sᵀ.
 
-    The fields of a subclass must be arrays: `eqx.filter_vmap` then returns the factors of all
-    examples as one operator, whose arrays have a leading axis. Sizes are read from the shapes of
-    the arrays inside the `vmap`.
+    The fields of a subclass must be arrays or pytrees of arrays; a static field must be the same
+    for all examples. `eqx.filter_vmap` then returns the factors of all examples as one operator,
+    whose arrays have a leading axis. Sizes are read from the shapes of the arrays inside the
+    `vmap`.
     """
 
     @abc.abstractmethod

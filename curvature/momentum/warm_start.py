@@ -11,8 +11,8 @@ from .none import NoMomentum
 class WarmStart(AbstractMomentum):
     """Iterative solvers start from `decay` times the previous direction.
 
-    Martens 2010, "Deep learning via Hessian-free optimization", section 4.4, uses 0.95. A start
-    other than zero costs one more product. An exact solver ignores the start.
+    Martens 2010, "Deep learning via Hessian-free optimization", section 4.4, uses 0.95. It
+    costs one more product per solve. An exact solver ignores the start.
 
     **Arguments:** `decay`, in [0, 1]; `of`, another momentum to combine with; default none.
     """

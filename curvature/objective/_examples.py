@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
@@ -44,7 +45,7 @@ def weighted(
     """The examples and their scales; a copy of a used example replaces each one of weight 0.
 
     The model is not evaluated at the replaced example, which may hold NaN: 0·NaN is NaN in the loss
-    and in every derivative.
+    and in every derivative. So the derivative in a weight that is 0 is not known; it is NaN.
     """
     if weights.ndim != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(
@@ -54,9 +55,25 @@ def weighted(
     weights = widen(weights)  # in half precision weight/n would be rounded
     used = weights != 0
     rows = jnp.where(used, jnp.arange(len(weights)), jnp.argmax(used))
-    inputs, targets = jtu.tree_map(lambda leaf: leaf[rows], (inputs, targets))
+    # If no example is used, none can replace the others: then all of them are zeros.
+    inputs, targets = jtu.tree_map(
+        lambda leaf: jnp.where(jnp.any(used), leaf[rows], jnp.zeros((), leaf.dtype)),
+        (inputs, targets),
+    )
+    weights = _nan_derivative_at_zero(weights)
     # A negative weight becomes NaN, since its curvature would not be positive semidefinite.
     return inputs, targets, jnp.where(weights >= 0, weights, jnp.nan) * scale.astype(weights.dtype)
+
+
+@jax.custom_jvp
+def _nan_derivative_at_zero(weights: Float[Array, " n"]) -> Float[Array, " n"]:
+    return weights
+
+
+@_nan_derivative_at_zero.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (weights,), (tangent,) = primals, tangents
+    return weights, jnp.where(weights == 0, jnp.nan, 1) * tangent
 
 
 def leading_axis(*parts: PyTree) -> int:

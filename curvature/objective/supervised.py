@@ -11,8 +11,9 @@ class Supervised(AbstractObjective):
     """L = 1/n Σ_i nll(model(x_i), y_i); a batch is `(inputs, targets)`.
 
     A batch `(inputs, targets, weights)` has L = 1/n Σ_i weights_i nll(model(x_i), y_i). Every
-    curvature has the same weights. An example with weight 0 has no effect, even if it holds NaN.
-    To weight classes, pass `class_weights[targets]` as the weights.
+    curvature has the same weights. An example with weight 0 has no effect, even if it holds NaN;
+    the derivative in such a weight is NaN. To weight classes, pass `class_weights[targets]` as the
+    weights.
     """
 
     likelihood: AbstractLoss

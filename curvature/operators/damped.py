@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -12,10 +13,14 @@ from ._forms import products_of, quadratic_forms
 
 
 class DampedOperator(AbstractPositiveOperator):
-    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; the sum is PSD, too."""
+    """C + λI for a positive semidefinite operator C and a scalar λ ≥ 0; the sum is PSD, too.
+
+    - `is_zero`: whether λ is known to be 0; a traced λ is not known.
+    """
 
     operator: lx.AbstractLinearOperator
     damping: Scalar
+    is_zero: bool = eqx.field(static=True, default=False)
 
     def mv(self, vector: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return jtu.tree_map(
@@ -59,9 +64,10 @@ def damped(operator: lx.AbstractLinearOperator, damping: ScalarLike) -> DampedOp
             f"semidefinite, got {type(operator).__name__}. Tag it with "
             "`lineax.positive_semidefinite_tag`."
         )
-    number("damped(damping=...)", damping)
+    is_zero = number("damped(damping=...)", damping) == 0
     damping = jnp.asarray(damping)
     if isinstance(operator, DampedOperator):
         damping = damping + operator.damping.astype(damping.dtype)
+        is_zero = is_zero and operator.is_zero
         operator = operator.operator
-    return DampedOperator(operator, damping)
+    return DampedOperator(operator, damping, is_zero)

@@ -50,7 +50,9 @@ def limit_acceleration(
     **Arguments:** `solution`, −a; `squared_norm`, ‖a‖²; `of_direction`, ‖d‖²; `most`, α: a is
     shortened to 2‖a‖ ≤ α‖d‖.
     """
-    size = jnp.sqrt(squared_norm)
+    # The derivative of √ at 0 is infinite, and a is 0 for a model that is linear in its weights.
+    is_zero = squared_norm == 0
+    size = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared_norm)))
     longest = jnp.asarray(most, size.dtype) * jnp.sqrt(of_direction).astype(size.dtype) / 2
     share = jnp.where(size > longest, longest / jnp.where(size > 0, size, 1), 1)
     zeros = jtu.tree_map(jnp.zeros_like, solution)

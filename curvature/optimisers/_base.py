@@ -49,12 +49,14 @@ class Info(eqx.Module):
     - `damping`: the λ of this step.
     - `solver`: the class of the linear solver; empty if there was no solve.
     - `solver_steps`, `solver_residual`: the number of products in an iterative solve or a
-      refinement (0 for a direct solve), and ‖g − (C+λI)d‖₂/‖g‖₂.
+      refinement (0 for a direct solve), and ‖b − (C+λI)d‖₂/‖b‖₂. b is g, plus what a momentum
+      such as `Spring` adds; d is the solution, before a momentum combines it with the last step.
     - `reduction_ratio`: the actual change of the loss divided by the change that the quadratic
       model with the undamped C predicts, at the last step size tried. 1 if both changes are within
-      the rounding of the loss. None unless search or damping needs it.
+      the rounding of the loss. None unless search or damping needs it. With
+      `LevenbergMarquardt(next_batch=True)` it is the average over the steps before this one.
     - `metric_step`: ½δᵀCδ of the accepted step, without the part of an acceleration (0 if
-      rejected).
+      rejected). C includes the penalty `l2`.
     - `accepted`: whether the weights were changed; `result`: if not, why (`RESULTS`).
     """
 

@@ -106,10 +106,10 @@ class Minimiser(optx.AbstractMinimiser):
     ) -> MinimiserState:
         del f_struct, aux_struct, tags
         _key(options)
-        frozen, _ = _split_args(args)
+        frozen, batch = _split_args(args)
         f, _ = fn(y, args)
         return MinimiserState(
-            optimiser=self.optimiser.init(eqx.combine(y, frozen), _is_given(y)),
+            optimiser=self.optimiser.init(eqx.combine(y, frozen), _is_given(y), batch),
             f=f,
             steps=jnp.zeros((), jnp.int32),
             rejected=jnp.zeros((), jnp.int32),

@@ -261,9 +261,9 @@ class NaturalGradient(AbstractOptimiser):
         return self._system().plan(linearisation, positive_damping=positive, key=curvature_key)
 
     def _kinds(self) -> tuple[str, ...]:
-        """The classes of all parts whose states differ; a part without a state is left out."""
+        """The kinds of damping and search, and of the other parts that have a state."""
         momentum = type(self.momentum).__name__ if self.momentum.uses_last() else None
-        found = [type(self.damping).__name__, type(self.search).__name__, momentum]
+        found = [self.damping.kind, type(self.search).__name__, momentum]
         found += [*_stateful(self.curvature), *_stateful(self.preconditioner)]
         return tuple(name for name in found if name is not None)
 
@@ -364,11 +364,11 @@ class NaturalGradient(AbstractOptimiser):
 
 
 def _stateful(curvature: AbstractCurvature | None) -> list[str]:
-    """The classes of a curvature, and of those within it, that carry a state."""
+    """The kinds of a curvature, and of those within it, that carry a state."""
     if curvature is None or type(curvature).init is AbstractCurvature.init:
         return []
     within = [part for part in vars(curvature).values() if isinstance(part, AbstractCurvature)]
-    return [type(curvature).__name__, *(name for part in within for name in _stateful(part))]
+    return [curvature.kind, *(name for part in within for name in _stateful(part))]
 
 
 def _length(s: Scalar, direction: Direction, bend: PyTree[Array] | None) -> Scalar:

@@ -49,8 +49,9 @@ def sum_over_rows(
             rows = eqx.filter_vmap(lambda example: of_example(example))(some)
             return fn(rows.reshape(-1, rows.shape[-1]))
 
+        most = linearisation.micro_batch or term.size
         chunk = max(1, _CHUNK_BYTES // _bytes_per_example(of_example, examples))
-        totals.append(sum_over_chunks(of_chunk, examples, term.size, min(chunk, term.size)))
+        totals.append(sum_over_chunks(of_chunk, examples, term.size, min(chunk, most)))
     return jtu.tree_map(lambda *of_terms: sum(of_terms[1:], of_terms[0]), *totals)
 
 
@@ -77,7 +78,7 @@ def _examples(
     weights, others = eqx.partition(linearisation.params, treedef.unflatten(mask))
     found = []
     for term, factor in zip(linearisation.terms, factors, strict=True):
-        scales = jnp.broadcast_to(jnp.sqrt(term.scale), (term.size,))
+        scales = jnp.broadcast_to(term.scale_root, (term.size,))
         examples = factor, scales, term.inputs, term.keys
         found.append((term, eqx.Partial(_rows, term, weights, others), examples))
     return found
@@ -107,6 +108,8 @@ def sum_over_chunks(
     fn: Callable[[Any], PyTree[Array]], examples: PyTree, n: int, size: int
 ) -> PyTree[Array]:
     """The sum of `fn` over chunks of `size` examples, for n examples [n, ...]."""
+    if size == n:
+        return fn(examples)
     arrays, static = eqx.partition(examples, eqx.is_array)
 
     def chunk(indices: Array) -> PyTree[Array]:
@@ -117,8 +120,7 @@ def sum_over_chunks(
     whole, rest = divmod(n, size)
     total = chunk(jnp.arange(whole * size, n)) if rest else chunk(jnp.arange(size))
     parts = jnp.arange(whole * size).reshape(whole, size)[0 if rest else 1 :]
-    if len(parts):
-        total, _ = jax.lax.scan(
-            lambda so_far, part: (jtu.tree_map(jnp.add, so_far, chunk(part)), None), total, parts
-        )
+    total, _ = jax.lax.scan(
+        lambda so_far, part: (jtu.tree_map(jnp.add, so_far, chunk(part)), None), total, parts
+    )
     return total

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import optimistix as optx
 from jaxtyping import Array, Bool, Int, PyTree, Scalar, ScalarLike
 
-from .._checks import number
+from .._checks import number, scalar
 from .._trees import vdot
 
 
@@ -24,10 +24,11 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
 
         s = min(√(2 delta/dᵀCd), dᵀg/dᵀCd)
 
-    with the undamped C. The first is the step size at the bound, the second the minimum of the
-    quadratic model of the loss along d. Then s is multiplied by `decrease_factor` until
-    L(w − s·d) < L(w). With a Fisher as the curvature, ½δᵀCδ is to second order the KL divergence,
-    in nats and per example, between the model's distributions before and after the step δ.
+    with the undamped C, which includes the penalty `l2` of the objective. The first is the step
+    size at the bound, the second the minimum of the quadratic model of the loss along d. Then s is
+    multiplied by `decrease_factor` until L(w − s·d) < L(w). With a Fisher as the curvature and
+    without a penalty, ½δᵀCδ is to second order the KL divergence, in nats and per example, between
+    the model's distributions before and after the step δ.
 
     This is the search of TRPO (Schulman, Levine, Moritz, Jordan and Abbeel 2015, "Trust region
     policy optimization", appendix C), with the constants of OpenAI's *Spinning Up*. The second step
@@ -42,8 +43,8 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     `decrease_factor`, in (0, 1); `model_minimum`, whether s is at most dᵀg/dᵀCd.
     """
 
-    delta: Callable[[Int[Array, ""]], Any] | Scalar
-    decrease_factor: Scalar
+    delta: Callable[[Int[Array, ""]], Any] | ScalarLike
+    decrease_factor: ScalarLike
     model_minimum: bool
 
     def __init__(
@@ -54,18 +55,17 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
     ):
         if not callable(delta):
             number("KLTrustRegion(delta=...)", delta, positive=True)
-            delta = jnp.asarray(delta)
         factor = number("KLTrustRegion(decrease_factor=...)", decrease_factor, positive=True)
         if factor is not None and factor >= 1:
             raise ValueError(
                 f"`KLTrustRegion(decrease_factor=...)` must be less than 1, got {factor}."
             )
-        self.delta = delta
+        self.delta = delta if callable(delta) else scalar(delta)
         if not isinstance(model_minimum, bool):
             raise ValueError(
                 f"`KLTrustRegion(model_minimum=...)` must be true or false, got {model_minimum!r}."
             )
-        self.decrease_factor = jnp.asarray(decrease_factor)
+        self.decrease_factor = scalar(decrease_factor)
         self.model_minimum = model_minimum
 
     def init(self, y: PyTree[Array], f_info_struct: Any) -> _State:
@@ -96,7 +96,7 @@ class KLTrustRegion(optx.AbstractSearch[PyTree, Any, Any, _State]):
 
         dtype = state.step_size.dtype
         accept = first_step | (f_eval_info.as_min() < f_info.as_min())
-        shorter = self.decrease_factor.astype(dtype) * state.step_size
+        shorter = jnp.asarray(self.decrease_factor, dtype) * state.step_size
         # The `cond` computes the product with C once per batch, not for every candidate.
         batches = state.batches + first_step.astype(jnp.int32)
         step_size = jax.lax.cond(first_step, begin, lambda: shorter)

@@ -1,7 +1,6 @@
 from typing import Any, TypeAlias
 
 import lineax as lx
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ..operators import AbstractInvertibleOperator, DampedOperator, PullbackOperator
@@ -47,15 +46,15 @@ class Auto(lx.AbstractLinearSolver):
     ) -> lx.AbstractLinearSolver:
         """The solver that is used for `operator`.
 
-        **Arguments:** `positive_damping`, whether λ > 0; by default this is read from `operator`,
-        and True if its λ is traced; `preconditioned`, whether there is a preconditioner.
+        **Arguments:** `positive_damping`, whether λ > 0; by default, whether `damped` did not get a
+        λ that is known to be 0; `preconditioned`, whether there is a preconditioner.
         """
         if preconditioned:
             return self.cg
         if lx.is_diagonal(operator):
             return Elementwise()
         if positive_damping is None:
-            positive_damping = _is_positive(operator)
+            positive_damping = not (isinstance(operator, DampedOperator) and operator.is_zero)
         inner = operator.operator if isinstance(operator, DampedOperator) else operator
         if isinstance(inner, AbstractInvertibleOperator):
             return Structured() if positive_damping and inner is not operator else self.cg
@@ -94,12 +93,6 @@ class Auto(lx.AbstractLinearSolver):
 
     def assume_full_rank(self) -> bool:
         return True
-
-
-def _is_positive(operator: lx.AbstractLinearOperator) -> bool:
-    if not isinstance(operator, DampedOperator) or isinstance(operator.damping, Tracer):
-        return True
-    return bool(operator.damping > 0)
 
 
 def choose_solver(

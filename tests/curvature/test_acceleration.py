@@ -83,6 +83,24 @@ def test_a_model_that_is_linear_in_its_weights_has_no_acceleration():
     np.testing.assert_allclose(bent.weight, straight.weight, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("as_installed")
+def test_a_derivative_through_a_step_without_acceleration():
+    """Its length is 0, where the derivative of a root is infinite."""
+    model, batch = eqx.nn.Linear(3, 4, key=jax.random.key(1)), problem()[1]
+
+    def weight(damping, acceleration):
+        opt = cv.NaturalGradient(
+            CATEGORICAL,
+            damping=damping,
+            search=optx.LearningRate(1.0),
+            acceleration=acceleration,
+        )
+        return jnp.sum(opt.step(model, batch, opt.init(model))[0].weight ** 2)
+
+    found, expected = (jax.grad(weight)(DAMPING, most) for most in (0.75, None))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
 @pytest.mark.parametrize("search", [optx.LearningRate(1.0), optx.BacktrackingArmijo()])
 def test_the_loss_is_evaluated_on_the_curve(search):
     """The predicted reduction is that of the straight step, so ratios are as the reductions."""

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import lineax as lx
 import numpy as np
 import optax
 import optimistix as optx
@@ -183,7 +184,11 @@ def compiled(optimiser, model, batch, put):
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["sgd", "in parts"], ["sgd", "gauss_newton by CG", "in parts", "in odd parts"])
+    "name",
+    slow_but(
+        ["sgd", "in parts"],
+        ["sgd", "gauss_newton by CG", "in parts", "in odd parts", "dense"],
+    ),
 )
 def test_every_device_does_its_share(name):
     """Of a batch that is large enough for the examples to be the work."""
@@ -192,9 +197,13 @@ def test_every_device_does_its_share(name):
     optimiser = natural(cv.GaussNewton(), cv.CG(max_steps=3), objective=objective)
     if name == "sgd":
         optimiser = OPTIMISERS[name]()
-    model = eqx.nn.MLP(32, 10, 64, 2, key=jax.random.key(0))
+    if name == "dense":
+        optimiser = natural(cv.GaussNewton(), lx.Cholesky(), objective=objective)
+    # A dense C has chunks of rows: here two, and few weights.
+    width, depth, n = (8, 1, 6400) if name == "dense" else (64, 2, 512)
+    model = eqx.nn.MLP(32, 10, width, depth, key=jax.random.key(0))
     rng = np.random.default_rng(0)
-    batch = jnp.asarray(rng.normal(size=(512, 32))), jnp.asarray(rng.integers(10, size=512))
+    batch = jnp.asarray(rng.normal(size=(n, 32))), jnp.asarray(rng.integers(10, size=n))
     mesh = mesh_of(AxisType.Auto)
     with jax.set_mesh(mesh):
         shared = compiled(optimiser, model, batch, lambda *of: on(mesh, *of))

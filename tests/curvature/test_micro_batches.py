@@ -227,9 +227,24 @@ def test_derivatives_through_a_solve_are_those_of_the_whole_batch():
     assert_same(gradient(in_parts(case.objective)), gradient(case.objective), 1e-8)
 
 
+class Normalised(eqx.Module):
+    """An MLP between two normalisations, whose weights are no layers of K-FAC."""
+
+    first: eqx.nn.LayerNorm
+    mlp: eqx.nn.MLP
+    last: eqx.nn.LayerNorm
+
+    def __init__(self):
+        self.first, self.last = eqx.nn.LayerNorm(16), eqx.nn.LayerNorm(4)
+        self.mlp = eqx.nn.MLP(16, 4, 64, 2, key=jax.random.key(0))
+
+    def __call__(self, x):
+        return self.last(self.mlp(self.first(x)))
+
+
 def temporaries(optimiser: Any, examples: int) -> int:
     """The bytes of temporary memory of a compiled step, without its arguments and results."""
-    model = eqx.nn.MLP(16, 4, 64, 2, key=jax.random.key(0))
+    model = Normalised()
     float32, int32 = jnp.float32, jnp.int32
     batch = (
         jax.ShapeDtypeStruct((examples, 16), float32),

@@ -182,6 +182,14 @@ def test_the_minimum_is_differentiable_in_the_targets(x64):
     np.testing.assert_allclose(derivative[..., 0], expected, atol=1e-9)
 
 
+def test_a_curvature_may_have_a_state(x64, run):
+    opt = cv.NaturalGradient(
+        LOGISTIC, cv.MovingAverage(cv.GaussNewton(), 0.5), solver=lx.Cholesky(), damping=1e-6
+    )
+    solution = minimise(cv.Minimiser(opt, **TOL), data())
+    np.testing.assert_allclose(flat(solution.value), flat(run(data())[0].value), rtol=1e-6)
+
+
 # --- results ---------------------------------------------------------------------------------
 
 

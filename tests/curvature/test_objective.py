@@ -187,6 +187,33 @@ def test_a_weight_multiplies_an_example_in_loss_gradient_and_curvature(x64, like
         assert np.allclose(found[3][name], matrix, rtol=1e-10, atol=1e-13), name
 
 
+def test_the_derivative_in_a_weight_of_zero_is_nan(x64):
+    """The model is not evaluated at this example, so the derivative is not known."""
+    case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical")
+    x, y = case.batch
+    weights = WEIGHTS.astype(float)
+    found = jax.grad(lambda weights: case.objective.loss(case.model, (x, y, weights)))(weights)
+    nll = jax.vmap(LIKELIHOODS["categorical"].nll)(case.terms[0].values(case.model), y)
+    np.testing.assert_allclose(found, np.where(weights == 0, np.nan, nll / 5), rtol=1e-12)
+
+
+def test_a_term_without_used_examples_has_no_effect():
+    """As a batch without labels has in semi-supervised training; the inputs may hold NaN."""
+    model = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+    x = jnp.ones((4, 3))
+    terms = {
+        "labels": cv.Term(lambda model, x: model(x), cv.Categorical()),
+        "values": cv.Term(lambda model, x: model(x), cv.Gaussian()),
+    }
+    used = x, jnp.zeros((4, 3))
+    unused = x * jnp.nan, jnp.full(4, -1), jnp.zeros(4)
+    both = cv.Objective(terms).linearise(model, {"labels": unused, "values": used})
+    alone = cv.Objective({"values": terms["values"]}).linearise(model, {"values": used})
+    assert both.valid
+    np.testing.assert_allclose(both.loss, alone.loss, rtol=1e-6)
+    np.testing.assert_allclose(flat(both.grad), flat(alone.grad), rtol=1e-6)
+
+
 def test_wrong_weights_are_refused_or_make_the_loss_nan(x64):
     """Weights of another shape or dtype are refused; a negative weight makes the loss NaN."""
     case = supervised(eqx.nn.Linear(3, 3, key=jax.random.key(0)), "categorical")

@@ -583,8 +583,11 @@ def test_the_state_of_other_parts_is_refused():
         cv.NaturalGradient(CATEGORICAL),
         cv.NaturalGradient(CATEGORICAL, momentum=cv.Spring(0.9)),
         cv.NaturalGradient(CATEGORICAL, damping=cv.LevenbergMarquardt()),
+        cv.NaturalGradient(CATEGORICAL, damping=cv.LevenbergMarquardt(next_batch=True)),
         cv.NaturalGradient(CATEGORICAL, search=optx.LearningRate(0.1)),
         cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton())),
+        cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton(), damping="factored")),
+        cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton(), max_block=1)),
         cv.NaturalGradient(CATEGORICAL, cv.MovingAverage(cv.KFAC(cv.GaussNewton()), 0.9)),
     ]
     states = [opt.init(model, batch=batch) for opt in optimisers]
@@ -593,7 +596,7 @@ def test_the_state_of_other_parts_is_refused():
             optimisers[i].step(model, batch, states[j])
     others = [
         (cv.NaturalGradient(CATEGORICAL, cv.ExactFisher(), damping=0.5), states[0]),
-        (cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton(), every=3)), states[4]),
+        (cv.NaturalGradient(CATEGORICAL, cv.KFAC(cv.GaussNewton(), every=3)), states[5]),
     ]
     for opt, state in others:
         _, _, info = opt.step(model, batch, state)

@@ -266,6 +266,47 @@ def test_a_repeated_batch_is_solved():
     assert in_units_of_rounding(C, damping, flat(found.direction), g, "float32") <= 10
 
 
+@pytest.mark.parametrize(
+    ("spread", "damping"),
+    slow_but([(1e-4, 1e-2)], itertools.product([1e-4, 1e-2], [1e-4, 1e-2, 1e2])),
+)
+def test_a_gradient_far_shorter_than_its_terms_has_its_norm(spread, damping):
+    """The rows are nearly parallel, and their coefficients add up to zero."""
+    rng = np.random.default_rng(0)
+    x = (1 + spread * rng.normal(size=(4, 20))).astype(np.float32)
+    model = eqx.nn.Linear(20, 1, use_bias=False, key=jax.random.key(0))
+    y = x @ np.asarray(model.weight).T - np.float32([[1], [-1], [1], [-1]])
+    opt = cv.NaturalGradient(
+        cv.Supervised(cv.Gaussian()),
+        solver=cv.SampleSpace(),
+        damping=damping,
+        search=optx.LearningRate(1.0),
+    )
+    _, _, info = opt.step(model, (jnp.asarray(x), jnp.asarray(y)), opt.init(model))
+    wide, W = x.astype(float), np.asarray(model.weight, float)
+    expected = np.linalg.norm((wide @ W.T - y).T @ wide) / 4
+    t = np.linalg.norm(wide) / 4 / expected
+    assert t > 50
+    C = np.linalg.norm(wide @ wide.T) / 4
+    bound = np.finfo(np.float32).eps * (t + min(t**2, (C + damping) / damping))
+    assert abs(info.grad_norm / expected - 1) <= 5 * bound
+    assert info.accepted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_that_is_not_zero_is_not_called_zero(seed):
+    """λ and the gradient are below the rounding errors of C and of the gradient's terms."""
+    x = 1 + 1e-5 * np.random.default_rng(seed).normal(size=(4, 20)).astype(np.float32)
+    model = eqx.nn.Linear(20, 1, use_bias=False, key=jax.random.key(seed))
+    y = x @ np.asarray(model.weight).T - np.float32([[1], [-1], [1], [-1]])
+    batch = jnp.asarray(x), jnp.asarray(y)
+    for curvature in (cv.GaussNewton(), cv.BlockDiagonal(cv.GaussNewton())):
+        opt = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), curvature, damping=1e-6)
+        _, _, info = opt.step(model, batch, opt.init(model, batch=batch))
+        assert 0 < info.grad_norm < 3 * np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(x) / 4
+        assert info.result != cv.RESULTS.stationary
+
+
 def test_no_damping_and_a_vector_out_of_range_is_singular_not_nan():
     model, batch = network("float32")
     found = solved(model, batch, 0.0, EXACT, None, np.ones(flat(model).size))[2]

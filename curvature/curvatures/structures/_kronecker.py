@@ -264,6 +264,8 @@ def slices_due(
     others. A batch that is not finite is not counted. Before the first finite batch all slices are
     due: the bases then hold NaN, as the factors do, so that the step is rejected.
     """
+    if not slices:
+        return []
     steps, counted = before.steps, (after.steps > before.steps) | (after.steps == 0)
     ahead = (np.arange(sum(slices)) * every // sum(slices)).astype(np.int32)
     of_groups = np.split(ahead, np.cumsum(slices)[:-1])

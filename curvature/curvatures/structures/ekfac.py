@@ -54,7 +54,7 @@ class EKFAC(AbstractStructure):
 
     s is averaged over the steps, as the factors are. When the bases are recomputed, the average of
     s starts anew. Derivatives treat the bases and the exact blocks of other weights as constants. A
-    batch whose factors are not finite does not change the state.
+    batch whose factors are not finite does not change the averages.
 
     **Arguments:** as in [`KFAC`][], without `damping`.
     """
@@ -76,6 +76,10 @@ class EKFAC(AbstractStructure):
         check("EKFAC", approximation, decay, every, max_block)
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
         self.every, self.max_block = every, max_block
+
+    @property
+    def kind(self) -> str:
+        return f"EKFAC(max_block={self.max_block})"
 
     @full_precision
     def operator(

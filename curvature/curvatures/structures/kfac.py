@@ -92,8 +92,8 @@ class KFAC(AbstractStructure):
     The factors are averaged over the steps, Σ_s β^(t−s) A_s with the bias of the start corrected.
     Their eigenvectors, and so the operator, are recomputed at the first three steps. After that
     they are recomputed once in `every` steps, with the layers and their slices spread over these
-    steps. A batch whose factors are not finite does not change the state. A derivative with respect
-    to the weights raises an error.
+    steps. A batch whose factors are not finite does not change the averages. A derivative with
+    respect to the weights raises an error.
 
     **Arguments:**
 
@@ -131,6 +131,10 @@ class KFAC(AbstractStructure):
         one_of("KFAC(damping=...)", damping, ("exact", "factored"))
         self.of, self.decay, self.approximation = of, scalar(decay), approximation
         self.every, self.max_block, self.damping = every, max_block, damping
+
+    @property
+    def kind(self) -> str:
+        return f"KFAC(max_block={self.max_block}, damping={self.damping!r})"
 
     @full_precision
     def operator(

@@ -50,7 +50,9 @@ class FactoredBlock(AbstractBlock):
         left, right, damping = _without_derivative((self.left, self.right, damping))
         of_left, of_right = jnp.mean(left.diagonal()), jnp.mean(right.diagonal())
         # If a trace is zero, π = 1: the quotient would be 0, inf or NaN.
-        pi = jnp.sqrt(jnp.where((of_left > 0) & (of_right > 0), of_right / of_left, 1))
+        # Each root by itself, because the quotient may overflow.
+        given = (of_left > 0) & (of_right > 0)
+        pi = jnp.where(given, jnp.sqrt(of_right) / jnp.sqrt(of_left), 1)
         root = jnp.sqrt(damping.astype(pi.dtype))
         return FactoredInverse(
             factorise(left, root / pi, left.norm()).lower,

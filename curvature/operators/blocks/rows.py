@@ -125,10 +125,15 @@ class _LayerGradient(AbstractRowsGradient):
     of_loss: Float[Array, "n 1 out"]
 
     def products(self) -> tuple[Float[Array, " m"], Scalar]:
-        of_loss = self.of_loss[:, 0]
-        image = self.rows.similarities() @ of_loss  # g ā_i for all examples
+        of_loss, similarities = self.of_loss[:, 0], self.rows.similarities()
+        image = similarities @ of_loss  # g ā_i for all examples
+        # Rounding may make the difference ‖g‖² zero or negative, but 0 means that g is 0.
+        terms = jnp.vdot(jnp.sum(of_loss**2, axis=1), jnp.diagonal(similarities))
+        squared = jnp.maximum(
+            jnp.vdot(of_loss, image), float(jnp.finfo(terms.dtype).eps) ** 2 * terms
+        )
         seen = jnp.einsum("kno,no->kn", self.rows.cotangents[:, :, 0], image)
-        return seen.ravel(), jnp.maximum(jnp.vdot(of_loss, image), 0)
+        return seen.ravel(), squared
 
     def less(self, weights: Float[Array, " m"]) -> Float[Array, "out in"]:
         per_row = weights.reshape(self.rows.cotangents.shape[:2])

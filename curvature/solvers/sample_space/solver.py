@@ -90,6 +90,9 @@ class SampleSpace(AbstractSymmetricSolver):
     - `max_memory`: the most memory that Gram matrix and rows may take, in GiB. If a bound is
       exceeded, an error is raised while the step is traced, before anything is compiled.
 
+    With t = (the size of the terms of b)/‖b‖, the relative error of the reported ‖b‖ is about
+    eps (t + min(t², (‖C‖ + λ)/λ)). ‖b‖ is 0 only if all terms are.
+
     **Statistics:** `num_steps`, the number of products in refinement; `residual`, an estimate of
     ‖b − (C + λI)d‖₂/‖b‖₂ that includes rounding errors.
     """
@@ -244,8 +247,23 @@ def _solve_gradient(
     doubtful |= state.factor.damping > state.damping
     enabled = (state.damping > 0) & doubtful
     refined = refine(system, direction, weights, image, squared_norm, enabled=enabled)
-    b_norm = jnp.sqrt(jnp.where(b_squared < 0, 0, b_squared))
+    # If b is far shorter than its terms, ‖b‖² has a large rounding error. Then ‖b‖ is computed from
+    # the solution, (A b)ᵀ(A d) + λ bᵀd, whose error depends on λ instead. It must not be 0, since
+    # ‖b‖ = 0 means that there is nothing to solve.
+    of_b = K_rho if projected is None else K_rho + projected
+    by_solution = jnp.vdot(of_b, refined.image) + state.damping * _slope(system, refined)
+    squared_terms = (jnp.sqrt(jnp.vdot(state.gram.diagonal(), rho**2)) + terms) ** 2
+    is_short = b_squared * (state.norm + state.damping) < squared_terms * state.damping
+    b_squared = jnp.where(is_short, by_solution, b_squared)
+    least = float(jnp.finfo(b_squared.dtype).eps) ** 2 * squared_terms
+    b_norm = jnp.sqrt(jnp.maximum(b_squared, least))
     return _solution(system, refined, rho, b_norm, length=length)
+
+
+def _slope(system: System, found: Refined) -> Scalar:
+    """dᵀb."""
+    metric = jnp.vdot(found.image, found.image)
+    return metric + system.damping * found.squared_norm + jnp.vdot(found.image, found.left)
 
 
 def _solution(
@@ -270,14 +288,13 @@ def _solution(
         least = jnp.sqrt(jnp.where(squared < 0, 0, squared))
         residual = jnp.where(undamped, least, residual)
     metric = jnp.vdot(found.image, found.image)
-    slope = metric + system.damping * found.squared_norm + jnp.vdot(found.image, found.left)
     stagnated = (found.turns > 0) & ~undamped & (residual > _UNEXPLAINED * rounding)
     share = relative_residual(residual + rounding, vector_norm)
     result = lx.RESULTS.where(stagnated, lx.RESULTS.stagnation, lx.RESULTS.successful)
     unsolved = undamped & (share > eps**0.5)
     return Solution(
         direction=found.direction,
-        slope=slope,
+        slope=_slope(system, found),
         metric=metric,
         squared_norm=found.squared_norm,
         vector_norm=vector_norm,

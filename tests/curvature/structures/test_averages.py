@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import curvature as cv
+from curvature.curvatures._average import Average
 from tests.curvature import cases
 from tests.curvature.tools import distance
 from tests.curvature.written import one_layer
@@ -111,6 +112,14 @@ def test_factors_and_eigenvalues_are_their_weighted_averages(x64, structure):
         assert distance(matrix, expected) <= 1e-12, step
         count += 1
     assert count == len(x) - 1
+
+
+def test_without_an_average_nothing_of_an_earlier_batch_is_left():
+    """In float32 the earlier value is so large that the new one is below its rounding error."""
+    average = Average.zeros(jnp.zeros(()))
+    for value in (1e8, 1.0):
+        average = average.update(jnp.float32(value), 0.0)
+    assert average.value(0.0) == 1
 
 
 def test_the_state_keeps_its_types(x64):

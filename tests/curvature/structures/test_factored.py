@@ -115,6 +115,14 @@ def test_a_derivative_in_the_damping_is_refused(x64):
         jax.grad(loss)(0.1)
 
 
+def test_factors_of_very_different_sizes_have_a_finite_inverse():
+    """The quotient of their traces overflows in float32, its root does not."""
+    objective = cv.Supervised(cv.Gaussian(variance=1e36))
+    x = jnp.asarray(1e3 * np.random.default_rng(1).normal(size=(6, 3)), jnp.float32)
+    operator = FACTORED.operator(objective.linearise(one_layer(), (x, jnp.zeros((6, 3)))))
+    assert np.isfinite(operator.inverse(jnp.float32(1)).as_matrix()).all()
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"`KFAC\(damping=...\)`.*'exact'.*'factored'.*got"):

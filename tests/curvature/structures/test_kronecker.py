@@ -12,6 +12,7 @@ import curvature as cv
 from tests.curvature import cases
 from tests.curvature.structures import laws
 from tests.curvature.tools import distance
+from tests.curvature.written import Line
 from tests.selection import slow_but
 
 KEY = jax.random.key(3)
@@ -100,6 +101,18 @@ def test_it_is_exact_for_a_deep_linear_net(x64, structure, pooled):
     for exact, block, of_other in zip(C, found, other, strict=True):
         assert distance(block, exact) <= 1e-12
         assert distance(of_other, exact) > 1e-3
+
+
+@pytest.mark.parametrize("structure", slow_but(["ekfac"], STRUCTURES))
+def test_a_model_without_layers_has_a_diagonal(structure):
+    """w·x is no product of a matrix with vectors, and w is larger than `max_block`."""
+    model, batch = Line(jnp.ones(5)), (jnp.full((4, 5), 0.1), jnp.zeros((4, 1)))
+    curvature = STRUCTURES[structure](cv.GaussNewton(), max_block=4)
+    opt = cv.NaturalGradient(cv.Supervised(cv.Gaussian()), curvature, damping=1.0)
+    new, _, info = opt.step(model, batch, opt.init(model, batch=batch))
+    assert info.accepted
+    # C is the diagonal of 0.01 everywhere, and the gradient is 0.5 · 0.1.
+    np.testing.assert_allclose(new.w, 1 - 0.05 / 1.01, rtol=1e-5)
 
 
 @pytest.mark.parametrize("structure", slow_but(["kfac"], STRUCTURES))
