@@ -1,6 +1,5 @@
 """The training loop and the files that it writes; it depends on no particular curvature."""
 
-from curvature import Metric as Metric
 from running import CHANGEABLE as CHANGEABLE, ExitCode as ExitCode, Settings as Settings
 
 from . import hosts as hosts

@@ -7,7 +7,7 @@ from pathlib import Path
 from running import ExitCode, HostsError, StopSignals
 
 from . import folder as files, hosts
-from ._base import Run as Run
+from ._base import Run
 from .agreement import Agreement
 from .atomic import remove_leftovers
 from .clock import Time
