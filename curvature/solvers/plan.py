@@ -81,8 +81,8 @@ class Plan:
     - `parameters`, `rows`: the number of weights P, and the m of C = AᵀA; m is None for an operator
       that is not made of rows.
     - `gradients`: the cost of a step before the search, in gradients of the loss on its batch. The
-      operations are counted. For an iterative solver, and for a structure that some steps do not
-      compute again, it is the most. None if the cost of the solver or of C is not known.
+      operations are counted, with the most steps that an iterative solver takes, and with all that
+      a structure computes only at some steps. None if the cost of the solver or of C is not known.
     - `nbytes`: the memory of the solve beside that of the model; None if it is not known.
     - `others`: the same cost for other solvers, by name.
     - `preconditioner`: the part of `gradients` due to the preconditioner; None without one.

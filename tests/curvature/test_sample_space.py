@@ -307,6 +307,17 @@ def test_a_gradient_that_is_not_zero_is_not_called_zero(seed):
         assert info.result != cv.RESULTS.stationary
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_damping_and_a_vector_in_range_is_a_success(seed):
+    model, batch = network("float32")
+    v = np.random.default_rng(seed).normal(size=flat(model).size)
+    C = EXACT.operator(linearised(model, batch))
+    unravel = jfu.ravel_pytree(eqx.filter(model, eqx.is_array))[1]
+    b = flat(eqx.filter_jit(C.mv)(unravel(jnp.asarray(v, jnp.float32))))
+    found = solved(model, batch, 0.0, EXACT, None, b)[2]
+    assert found.result == lx.RESULTS.successful
+
+
 def test_no_damping_and_a_vector_out_of_range_is_singular_not_nan():
     model, batch = network("float32")
     found = solved(model, batch, 0.0, EXACT, None, np.ones(flat(model).size))[2]
