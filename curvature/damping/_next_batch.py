@@ -73,10 +73,8 @@ def evaluate_last(last: LastStep, batch: Batch) -> tuple[LastStep, Scalar]:
     # Near a minimum, the difference of two losses is rounding error.
     noise = is_rounding(before, batch.loss, own.astype(batch.loss.dtype))
     actual = jnp.where(noise, predicted, (before - batch.loss).astype(own.dtype))
-    # Before the first step all of them are 0. The derivative of 0/0 would be NaN.
-    divisor = jnp.where(own == 0, 1, own)
-    shares = actual / divisor, predicted / divisor
-    informative = last.accepted & (own != 0) & jnp.isfinite(shares[0]) & jnp.isfinite(shares[1])
+    shares = actual / own, predicted / own
+    informative = last.accepted & jnp.isfinite(shares[0]) & jnp.isfinite(shares[1])
     # The first value has no previous average (0 means: none) and is taken as it is.
     decay = jnp.where(last.predicted == 0, 0, jnp.asarray(_DECAY, own.dtype))
     averages = tuple(

@@ -6,6 +6,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import optimistix as optx
 import pytest
 
 import curvature as cv
@@ -182,3 +183,28 @@ def test_ratio_and_damping_are_those_of_the_averages_written_densely(x64):
         d = np.linalg.solve(C + damping * np.eye(len(w)), g)
         s = 1e4 if k == wild else 0.5
         last = w, s, d @ g, d @ C @ d, bool(info.accepted)
+
+
+def test_a_derivative_through_the_first_steps_is_a_finite_difference(x64):
+    """Before the first step there is no step to evaluate: 0/0 must not reach the derivative."""
+    model = eqx.nn.Linear(3, 4, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (6, 3))
+    batch = x, jnp.arange(6) % 4
+    objective = cv.Supervised(cv.Categorical())
+    damping = cv.LevenbergMarquardt(1.0, next_batch=True)
+    opt = cv.NaturalGradient(objective, damping=damping, search=optx.LearningRate(1.0))
+    w, unravel = jfu.ravel_pytree(model)
+
+    @jax.jit
+    def loss(w):
+        def one(carry, _):
+            w, state = carry
+            new, state, _ = opt.step(unravel(w), batch, state)
+            return (jfu.ravel_pytree(new)[0], state), None
+
+        (w, _), _ = jax.lax.scan(one, (w, opt.init(unravel(w))), None, length=2)
+        return objective.loss(unravel(w), batch)
+
+    along = jnp.cos(jnp.arange(w.size, dtype=w.dtype))
+    difference = (loss(w + 1e-5 * along) - loss(w - 1e-5 * along)) / 2e-5
+    np.testing.assert_allclose(jax.grad(loss)(w) @ along, difference, rtol=1e-6)
