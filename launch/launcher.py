@@ -40,6 +40,8 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
         request = hosts.call_on_all(lambda: _open_request(request))
         register_resolvers(hosts.broadcast(new_launch_id()))
         sweep, groups = hosts.call_on_all(lambda: _check(request))
+        # Only now, when no process has refused: a command that is refused leaves no folder.
+        hosts.call_on_all(lambda: hosts.is_first() and make_folder(_folder(request.composition)))
     except KeyboardInterrupt:
         hosts.announce_end(ExitCode.INTERRUPTED)
         return hosts.leave(ExitCode.INTERRUPTED)
@@ -68,7 +70,7 @@ def _open_request(request: Request | Refusal) -> Request:
 
 
 def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
-    """Refuse jobs that cannot run, then make the launch's folder.
+    """Refuse jobs that cannot run.
 
     **Returns:** the sweep, or None for a single run; and the jobs, grouped by programs.
     """
@@ -103,14 +105,16 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
             if len(jobs) == 1:
                 raise
             raise ConfigError(f"The job `{' '.join(given)}`: {sentence(error)}") from error
-    hydra_config = composition.jobs[0].hydra
-    folder = Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
-    if hosts.is_first():
-        make_folder(folder)
     planned = [
         SweepJob(*pair) for pair in zip(overrides, (job.folder for job in jobs), strict=True)
     ]
-    return _sweep(composition, folder, planned), groups
+    return _sweep(composition, planned), groups
+
+
+def _folder(composition: Composition) -> Path:
+    """The folder of the run, or of the whole sweep."""
+    hydra_config = composition.jobs[0].hydra
+    return Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
 
 
 def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> None:
@@ -125,9 +129,10 @@ def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> 
             )
 
 
-def _sweep(composition: Composition, folder: Path, planned: list[SweepJob]) -> Sweep | None:
+def _sweep(composition: Composition, planned: list[SweepJob]) -> Sweep | None:
     if not composition.multirun:
         return None
+    folder = _folder(composition)
     if composition.search:
         swept = [each for each in composition.overrides if each.is_sweep_override()]
         keys = [override.key_or_group for override in swept]

@@ -38,7 +38,7 @@ class ParallelLauncher(Launcher):
             raise ConfigError(
                 f"`hydra.launcher.n_jobs` must be a positive integer, or -1, got {n_jobs}."
             )
-        self._at_once = n_jobs if n_jobs > 0 else cpu_count()
+        self.at_once = n_jobs if n_jobs > 0 else cpu_count()
         self._execute_job = execute_job
 
     def setup(
@@ -69,7 +69,7 @@ class ParallelLauncher(Launcher):
                 )
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
             ],
-            self._at_once,
+            self.at_once,
         )
         return returns(self._context, self._config, job_overrides, initial_job_idx)
 

@@ -175,6 +175,36 @@ def test_a_signal_to_one_stops_all_and_the_run_is_resumed_bit_for_bit(
     assert_same_bits(parts, whole)
 
 
+INTERRUPTED = """
+import os
+
+from models import MLP
+
+
+def model(**arguments):
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        raise KeyboardInterrupt
+    return MLP(**arguments)
+"""
+MODEL = """
+_target_: interrupted.model
+_partial_: true
+input_shape: null
+output_size: null
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_before_the_run_ends_all(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "model").mkdir(parents=True)
+    (mine / "interrupted.py").write_text(INTERRUPTED)
+    (mine / "model" / "interrupted.yaml").write_text(MODEL)
+    started = Started(2, tmp_path, "--config-dir", "mine", "model=interrupted", "optimiser=sgd")
+    assert started.end() == [(130, ""), (130, "")]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_killed_process_ends_the_others_and_the_run_is_resumed(victim, whole_of, tmp_path):

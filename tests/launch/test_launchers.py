@@ -12,6 +12,7 @@ import yaml
 from joblib.externals.loky.backend.process import LokyProcess
 
 from hydra_plugins.curvature_launchers._processes import run_processes
+from hydra_plugins.curvature_launchers.parallel import ParallelLauncher
 from launch.errors import Stopped
 from tests.selection import slow_but
 from tests.sweep_table import rows
@@ -173,3 +174,12 @@ def test_a_stop_signal_is_passed_on_to_the_running_processes():
     assert stopped.value.code == 75
     assert processes[1].exitcode == -signal.SIGTERM
     assert processes[2].pid is None
+
+
+def test_all_cores_are_those_that_this_process_may_use():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert ParallelLauncher(n_jobs=-1).at_once == 1
+    finally:
+        os.sched_setaffinity(0, before)

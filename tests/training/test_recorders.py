@@ -92,7 +92,7 @@ def test_a_recorder_receives_the_number_of_earlier_steps(make_run, tmp_path):
 
 
 def events(folder):
-    """The content of TensorBoard's files: (tag, step, value) for every value."""
+    """The events in TensorBoard's files, oldest first."""
     from tensorboardX.proto import event_pb2
 
     found = []
@@ -101,16 +101,20 @@ def events(folder):
         while at < len(data):
             # A record is the length, its checksum, the event, and the event's checksum.
             length = int.from_bytes(data[at : at + 8], "little")
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            found.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + length]))
             at += 12 + length + 4
-            found += [(v.tag, event.step, v) for v in event.summary.value]
     return found
+
+
+def values_of(folder):
+    """(tag, step, value) for every value in TensorBoard's files."""
+    return [(v.tag, event.step, v) for event in events(folder) for v in event.summary.value]
 
 
 def test_tensorboard_has_scalars_histograms_and_hyperparameters(make_run, tmp_path, read_records):
     run = make_run(recorders={"tensorboard": TensorBoard(histograms_every=10)})
     summary = train(run, tmp_path)
-    found = events(tmp_path / "tensorboard")
+    found = values_of(tmp_path / "tensorboard")
     losses = {step: v.simple_value for tag, step, v in found if tag == "loss"}
     assert losses == pytest.approx({r["step"]: r["loss"] for r in read_records(tmp_path)})
     histograms = {(tag, step) for tag, step, v in found if v.HasField("histo")}
@@ -122,6 +126,17 @@ def test_tensorboard_has_scalars_histograms_and_hyperparameters(make_run, tmp_pa
     assert any(tag.startswith("_hparams_") for tag in values)
 
 
+def test_a_resumed_run_replaces_the_later_steps_in_tensorboard(make_run, tmp_path):
+    """At a start of a session TensorBoard drops what it has of this step and of later ones."""
+    for steps, resume in ((7, False), (20, True)):
+        run = make_run(max_steps=steps, recorders={"tensorboard": TensorBoard(None)})
+        train(run, tmp_path, resume=resume)
+    folder = tmp_path / "tensorboard"
+    starts = [event.step for event in events(folder) if event.HasField("session_log")]
+    assert starts == [1, 8]
+    assert [step for tag, step, _ in values_of(folder) if tag == "loss"] == list(range(1, 21))
+
+
 def test_tensorboard_takes_numbers_that_are_not_finite(make_run, with_nan, tmp_path):
     run = make_run(
         dataset=with_nan(slice(0, 1)),
@@ -129,7 +144,7 @@ def test_tensorboard_takes_numbers_that_are_not_finite(make_run, with_nan, tmp_p
     )
     train(run, tmp_path)
     assert "failed" not in (tmp_path / "train.log").read_text()
-    assert len({step for tag, step, _ in events(tmp_path / "tensorboard") if tag == "loss"}) < 20
+    assert len({step for tag, step, _ in values_of(tmp_path / "tensorboard") if tag == "loss"}) < 20
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])

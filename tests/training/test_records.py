@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import math
+import os
 
 import pytest
 
@@ -32,6 +35,20 @@ def test_a_second_run_for_the_same_file_is_refused(tmp_path):
     write(tmp_path / "metrics.jsonl", [1])
     with pytest.raises(FolderError, match="already holds a run"):
         Records.create(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("opened", [Records.create, Records.reopen])
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch, opened):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(FolderError) as refused:
+        opened(path)
+    assert str(refused.value) == (
+        f"Cannot lock `{path}`: No locks available. Use a file system with locks."
+    )
 
 
 def test_resuming_continues_after_the_step(tmp_path, read_records):

@@ -37,8 +37,12 @@ class TensorBoard(AbstractRecorder):
 
     def begin(self, folder: Path, config: Mapping[str, Any], steps: int) -> None:
         self._config = config
-        # TensorBoard then ignores what earlier files contain of these steps.
-        self._writer = self._make_writer(str(folder / FOLDER), purge_step=steps + 1)
+        first = steps + 1
+        # TensorBoard ignores what earlier files contain from this step on. The suffix: a file with
+        # the name of an earlier one, made in the same second, would replace it.
+        self._writer = self._make_writer(
+            str(folder / FOLDER), purge_step=first, filename_suffix=f".{first}"
+        )
 
     def record(self, record: Mapping[str, Any]) -> None:
         for name, value in _numbers(record).items():
