@@ -75,7 +75,9 @@ def test_the_settings_of_all_methods_are_accepted():
         # The image datasets may not be downloaded; the shapes of the digits are enough here.
         images = any("mnist" in each or each == "experiment=autoencoder" for each in overrides)
         command = [*overrides, *(["dataset=digits"] if images else []), "seed=1"]
-        assert isinstance(read(["-q", *command]), Request), command
-        build(planned_job(Composer(parse([])).compose(command), multirun=False), shapes_only=True)
+        request = read(["-q", *command])
+        assert isinstance(request, Request), command
+        (composed,) = request.composition.jobs
+        build(planned_job(composed, multirun=False), shapes_only=True)
         count += 1
     assert count > 150

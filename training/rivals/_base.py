@@ -1,10 +1,13 @@
 """Which weights are matrices, and which of their sides are preconditioned, for all rivals."""
 
-import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+T = TypeVar("T")
 
 
 def is_matrix(weight: Array | jax.ShapeDtypeStruct) -> bool:
@@ -26,15 +29,24 @@ def as_matrix(weight: Float[Array, "..."]) -> Float[Array, "m n"]:
     return wide.reshape(rows, weight.size // max(rows, 1))
 
 
-def side_sizes(weight: Array, max_dim: int) -> tuple[int | None, int | None]:
-    """The sizes of the two sides of a weight; None for a side that keeps the identity.
+def first_sides(
+    make: Callable[[Array, Array], T], weight: Array, max_dim: int
+) -> tuple[T | None, T | None]:
+    """The two sides of a weight before the first step; None for a side that keeps the identity.
 
     A side keeps the identity if the weight is no matrix, or if the side is larger than `max_dim`.
+
+    **Arguments:** `make`: makes a side from a zero matrix and an identity of its size.
     """
-    if not is_matrix(weight):
-        return None, None
-    rows, columns = weight.shape[0], math.prod(weight.shape[1:])
-    return (rows if rows <= max_dim else None), (columns if columns <= max_dim else None)
+    matrix = as_matrix(weight)
+
+    def side(size: int) -> T | None:
+        if not is_matrix(weight) or size > max_dim:
+            return None
+        return make(jnp.zeros((size, size), matrix.dtype), jnp.eye(size, dtype=matrix.dtype))
+
+    rows, columns = matrix.shape
+    return side(rows), side(columns)
 
 
 def check_positive(name: str, value: object) -> None:

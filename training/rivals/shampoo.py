@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ._base import as_matrix, check_fraction, check_positive, is_matrix, side_sizes
+from ._base import as_matrix, check_fraction, check_positive, first_sides, is_matrix
 
 
 class Side(NamedTuple):
@@ -69,7 +69,7 @@ def shampoo(
     adam = optax.scale_by_adam(b1, b2)
 
     def init(params: PyTree[Array]) -> ShampooState:
-        sides = tuple(_identities(weight, max_dim) for weight in jax.tree.leaves(params))
+        sides = tuple(first_sides(Side, weight, max_dim) for weight in jax.tree.leaves(params))
         return ShampooState(adam.init(params), sides)  # pyright: ignore
 
     def update(
@@ -103,18 +103,6 @@ def shampoo(
 
     scale = optax.GradientTransformation(init, update)  # pyright: ignore
     return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
-
-
-def _identities(weight: Array, max_dim: int) -> Sides:
-    dtype = as_matrix(weight).dtype
-
-    def side(size: int | None) -> Side | None:
-        if size is None:
-            return None
-        return Side(jnp.zeros((size, size), dtype), jnp.eye(size, dtype=dtype))
-
-    left, right = side_sizes(weight, max_dim)
-    return side(left), side(right)
 
 
 def _accumulate(gradient: Float[Array, "m n"], sides: Sides, decay: float) -> Sides:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._base import as_matrix, check_fraction, check_positive, side_sizes
+from ._base import as_matrix, check_fraction, check_positive, first_sides
 
 
 class Side(NamedTuple):
@@ -101,14 +101,7 @@ def soap(
 
 def _zeros(weight: Array, max_dim: int) -> Moments:
     zeros = jnp.zeros_like(as_matrix(weight))
-
-    def side(size: int | None) -> Side | None:
-        if size is None:
-            return None
-        return Side(jnp.zeros((size, size), zeros.dtype), jnp.eye(size, dtype=zeros.dtype))
-
-    left, right = side_sizes(weight, max_dim)
-    return Moments(zeros, jnp.zeros_like(zeros), (side(left), side(right)))
+    return Moments(zeros, jnp.zeros_like(zeros), first_sides(Side, weight, max_dim))
 
 
 def _adam(
