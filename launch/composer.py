@@ -14,6 +14,7 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from . import hydra_internals
+from .errors import ConfigError
 from .expansion import expand
 
 CONFIG_PATH = Path(__file__).resolve().parent.parent / "conf"
@@ -64,13 +65,21 @@ class Composer:
         return self._load(overrides, RunMode.RUN)
 
     def composition(self, overrides: list[str], *, multirun: bool) -> Composition:
-        """All jobs of the command; a sweep is expanded into its jobs."""
+        """All jobs of the command; a sweep is expanded into its jobs.
+
+        **Raises:** `ConfigError` for several values without a sweep, and see `expand`; for the rest
+        Hydra's own exceptions and those of its parts.
+        """
         parsed = self.parse(overrides)
-        swept = any(override.is_sweep_override() for override in parsed)
+        swept = [override.input_line for override in parsed if override.is_sweep_override()]
         master = self._load(overrides, RunMode.MULTIRUN if multirun or swept else RunMode.RUN)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
-            # With a sweep override but no `-m`, composing it as a single run raises Hydra's error.
-            return Composition([self.compose(overrides) if swept else master], parsed, False)
+            if swept:
+                raise ConfigError(
+                    f"`{swept[0]}` gives several values: add `-m` to run one job for each, or "
+                    "write a list as `key=[a,b]`."
+                )
+            return Composition([master], parsed, False)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         parsed = self.parse([*params, *overrides])
         search = master.hydra.runtime.choices["hydra/sweeper"] != BASIC

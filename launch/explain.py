@@ -1,6 +1,7 @@
 """Explains in one sentence why a command does not compose."""
 
 import difflib
+import re
 from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from .composer import Composer
 
 
-def explain(error: Exception, composer: Composer, overrides: list[str], multirun: bool) -> str:
+def explain(error: Exception, composer: Composer, overrides: list[str]) -> str:
     """The sentence for `error`, which composing `overrides` has raised.
 
     The reason is found by checks of the configuration, not from Hydra's message: that message has
@@ -20,13 +21,6 @@ def explain(error: Exception, composer: Composer, overrides: list[str], multirun
         reason = error.message.splitlines()[0]
         return f"`{error.override}` is not of the form `key=value` ({reason})."
     parsed = composer.parse(overrides)
-    if not multirun:
-        for override in parsed:
-            if override.is_sweep_override():
-                return (
-                    f"`{override.input_line}` gives several values: add `-m` to run one job for "
-                    "each, or write a list as `key=[a,b]`."
-                )
     choices = [override for override in parsed if composer.options(override.key_or_group)]
     for override in choices:
         for value in _values(override):
@@ -34,11 +28,12 @@ def explain(error: Exception, composer: Composer, overrides: list[str], multirun
             if not isinstance(value, list) and str(value) not in options:
                 return _unknown_option(composer, override.key_or_group, value, options)
     known = _compose_leniently(composer, choices)
-    for override in parsed:
-        key = override.key_or_group
-        is_new = override.is_add() or override.is_force_add()
-        if known is not None and override not in choices and not is_new and not _has(known, key):
-            return _unknown_key(composer, known, key)
+    if known is not None:
+        keys = _flatten(known)
+        for override in parsed:
+            is_new = override.is_add() or override.is_force_add()
+            if not (override in choices or is_new or override.key_or_group in keys):
+                return _unknown_key(composer, known, override.key_or_group)
     return ": ".join(_first_line(part) for part in (error, error.__cause__) if str(part or ""))
 
 
@@ -93,7 +88,7 @@ def _unknown_key(composer: Composer, known: dict[str, Any], key: str) -> str:
         chosen = known["hydra"]["runtime"]["choices"].get(group)
         listed = " or ".join(f"`{group}={option}`" for option in having)
         return f"`{key}` is not a key of `{group}={chosen}`. Leave it out, or choose {listed}."
-    keys = _flatten(known)
+    keys = [each for each in _flatten(known) if not re.match(r"hydra\b|(.*\.)?_", each)]
     close = difflib.get_close_matches(key, keys, n=1)
     if close:
         return f"`{key}` is not a key of the configuration; did you mean `{close[0]}`?"
@@ -106,17 +101,7 @@ def _unknown_key(composer: Composer, known: dict[str, Any], key: str) -> str:
 def _flatten(node: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for name, child in node.items():
-        if str(name).startswith("_") or (name == "hydra" and not prefix):
-            continue
         keys.append(f"{prefix}{name}")
         if isinstance(child, dict):
             keys.extend(_flatten(child, f"{prefix}{name}."))
     return keys
-
-
-def _has(config: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(config, dict) or name not in config:
-            return False
-        config = config[name]
-    return True

@@ -1,11 +1,11 @@
-"""Finds the jobs of a sweep that one program can train, and trains them together."""
+"""Finds the jobs of a sweep that one program can train, and runs them together."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from training import Run, Summary, alike, train, train_together
+from training import Run, alike
 from training.log import say
 from training.progress import wide_console
 
@@ -13,17 +13,15 @@ from .composer import BASIC, Composition
 from .errors import ConfigError
 from .job import Job
 from .runner import JobRunner
-from .runs import build
 
 _SAME = "dataset", "x64", "debug", "compilation_cache"
 """Keys that must be equal in all jobs of one program, in addition to the parts of their runs."""
 
 
 class Planned(NamedTuple):
-    """A job of a sweep, with its overrides, `key=value`, and its run, whose arrays are shapes."""
+    """A job of a sweep, and its run, whose arrays are shapes."""
 
     number: int
-    overrides: Sequence[str]
     job: Job
     run: Run
 
@@ -37,10 +35,8 @@ def check_vectorised(job: Job, composed: DictConfig, composition: Composition) -
 
     **Raises:** `ConfigError` if it cannot.
     """
-    vectorised = job.config.get("vectorised", False)  # runs of earlier versions have no such key
-    if not isinstance(vectorised, bool):
-        raise ConfigError(f"`vectorised` must be true or false, got {vectorised!r}.")
-    if not vectorised or job.resume:
+    # Runs of earlier versions have no such key.
+    if job.config.get("vectorised") is not True or job.resume:
         return
     if not composition.multirun:
         raise ConfigError(
@@ -86,22 +82,15 @@ def add_to_groups(planned: Planned, groups: list[Group]) -> bool:
 
 
 def run_groups(groups: Sequence[Group], runner: JobRunner) -> None:
-    """Train the jobs of a sweep, each group as one program; print its jobs unless quiet."""
+    """Run the jobs of a sweep, each group as one program; print its jobs unless quiet."""
     console = wide_console()
     for place, group in enumerate(groups, 1):
         numbers = " ".join(f"#{planned.number}" for planned in group)
         jobs = [planned.job for planned in group]
-        given = " | ".join(" ".join(planned.overrides) for planned in group)
+        given = " | ".join(" ".join(job.overrides) for job in jobs)
         if not group[0].run.settings.quiet:
             say(console, f"Program {place} of {len(groups)}, jobs {numbers}: {given}")
-        runner.attempt([job.folder for job in jobs], lambda jobs=jobs: _train(jobs))
-
-
-def _train(jobs: Sequence[Job]) -> list[Summary]:
-    runs, folders = [build(job) for job in jobs], [job.folder for job in jobs]
-    if len(jobs) > 1:
-        return train_together(runs, folders)
-    return [train(runs[0], folders[0], resume=jobs[0].resume)]
+        runner.run(jobs)
 
 
 def _can_share_program(one: Planned, other: Planned) -> bool:

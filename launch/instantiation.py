@@ -1,8 +1,9 @@
 """Builds an object from a plain configuration; a failure is explained in one sentence."""
 
+import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra
@@ -44,7 +45,8 @@ def instantiate(key: str, config: dict[str, Any], wired: Mapping[str, str] | Non
         full_key = path.group(1) if path else key
         cause = _root(error)
         within = full_key.removeprefix(key).split(".")[1:]
-        raise ConfigError(failure_sentence(full_key, _at(config, within), cause, wired)) from error
+        part = functools.reduce(lambda node, name: node[name], within, config)
+        raise ConfigError(failure_sentence(full_key, part, cause, wired)) from error
 
 
 def check_plugins(composed: DictConfig) -> None:
@@ -100,12 +102,6 @@ def failure_sentence(
     given = f" from {', '.join(values)}" if values else ""
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     return f"`{written}` (`{config['_target_']}`) cannot be built{given}: {reason}"
-
-
-def _at(config: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    for name in path:
-        config = config[name]
-    return config
 
 
 def _root(error: BaseException) -> BaseException:

@@ -1,6 +1,7 @@
 """One training run as plain values: nothing is built yet."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,11 +32,13 @@ class Job:
         `choices` maps each group that the run uses to the chosen option.
     - `folder`: the run folder.
     - `resume`: whether to continue the run that is in the folder.
+    - `overrides`: those of the command, `key=value`; of a sweep, with the values of this job.
     """
 
     config: dict[str, Any]
     folder: Path
     resume: bool
+    overrides: Sequence[str] = ()
 
     @property
     def chooses_micro_batch(self) -> bool:
@@ -99,7 +102,7 @@ def _job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
         if option is not None and is_used(group, paths)
     }
     plain["choices"] = choices
-    job = Job(plain, folder, resume=False)
+    job = Job(plain, folder, resume=False, overrides=list(hydra.overrides.task))
     return _restarted(job) if is_restart(folder) else job
 
 
@@ -156,4 +159,4 @@ def _stored_job(config: DictConfig, hydra: HydraConf, folder: Path) -> Job:
             stored[key] = config[key]
     sources = (Path(source.path) for source in hydra.runtime.config_sources)
     check_names(stored, file, [path.resolve() for path in sources if path.is_absolute()])
-    return Job(stored, folder, resume=True)
+    return Job(stored, folder, resume=True, overrides=list(hydra.overrides.task))

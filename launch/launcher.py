@@ -10,19 +10,21 @@ from pathlib import Path
 from hydra.core.utils import env_override
 
 from running import ExitCode, sentence
+from running.processes import Stopped
 from training import check_checkpoints, check_folder, hosts, make_folder, preflight
+from training.attempts import report
 from training.device import check_devices
 from training.folder import CHECKPOINTS
 from training.sweep import Sweep, SweepJob, jobs_of_search
 
 from .composer import Composition
-from .errors import ConfigError, Stopped
+from .errors import ConfigError
 from .folders import new_launch_id, register_resolvers
 from .groups import Group, Planned, add_to_groups, check_vectorised, run_groups
 from .instantiation import check_plugins
 from .job import Job, planned_job
 from .request import Refusal, Request
-from .runner import JobRunner, Task, report
+from .runner import JobRunner, Task
 from .runs import build, run
 
 
@@ -37,9 +39,8 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     runner, sweep = JobRunner(task, debug=request.debug), None
     try:
         hosts.join()
-        request = hosts.call_on_all(lambda: _open_request(request))
         register_resolvers(hosts.broadcast(new_launch_id()))
-        sweep, groups = hosts.call_on_all(lambda: _check(request))
+        request, sweep, groups = hosts.call_on_all(lambda: _check(request))
         # Only now, when no process has refused: a command that is refused leaves no folder.
         hosts.call_on_all(lambda: hosts.is_first() and make_folder(_folder(request.composition)))
     except KeyboardInterrupt:
@@ -56,24 +57,20 @@ def launch(request: Request | Refusal, task: Task = run) -> int:
     code = _run(runs, debug=request.debug)
     try:
         # A single run ran in this process, so the runner has its exit code.
-        codes = runner.codes if sweep is None else [sweep.end()]
+        codes = runner.attempts.codes if sweep is None else [sweep.end()]
     except KeyboardInterrupt:
         codes = [ExitCode.INTERRUPTED]
     return hosts.leave(max([code, *codes]))
 
 
-def _open_request(request: Request | Refusal) -> Request:
+def _check(request: Request | Refusal) -> tuple[Request, Sweep | None, list[Group]]:
+    """Refuse jobs that cannot run.
+
+    **Returns:** the request; the sweep, or None for a single run; the jobs, grouped by programs.
+    """
     if isinstance(request, Refusal):
         raise request.error
     check_devices()
-    return request
-
-
-def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
-    """Refuse jobs that cannot run.
-
-    **Returns:** the sweep, or None for a single run; and the jobs, grouped by programs.
-    """
     composition = request.composition
     if composition.multirun and hosts.count() > 1:
         raise ConfigError(
@@ -85,13 +82,10 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
         raise ConfigError("`hydra.sweep.subdir` gives several jobs the same folder.")
     if composition.multirun:
         check_plugins(composition.jobs[0])
-    overrides = [list(composed.hydra.overrides.task) for composed in composition.jobs]
     if not composition.search:
-        _check_distinct(jobs, overrides)
+        _check_distinct(jobs)
     groups: list[Group] = []
-    for number, (job, composed, given) in enumerate(
-        zip(jobs, composition.jobs, overrides, strict=True)
-    ):
+    for number, (job, composed) in enumerate(zip(jobs, composition.jobs, strict=True)):
         try:
             check_vectorised(job, composed, composition)
             if hosts.is_first():
@@ -99,16 +93,14 @@ def _check(request: Request) -> tuple[Sweep | None, list[Group]]:
                 if job.resume:  # before this process calls what the stored configuration names
                     check_checkpoints(job.folder / CHECKPOINTS, job.config)
             run = build(job, shapes_only=True)
-            if add_to_groups(Planned(number, given, job, run), groups):
+            if add_to_groups(Planned(number, job, run), groups):
                 preflight(run)  # one run per group: the result is the same for all of them
         except Exception as error:
             if len(jobs) == 1:
                 raise
-            raise ConfigError(f"The job `{' '.join(given)}`: {sentence(error)}") from error
-    planned = [
-        SweepJob(*pair) for pair in zip(overrides, (job.folder for job in jobs), strict=True)
-    ]
-    return _sweep(composition, planned), groups
+            given = " ".join(job.overrides)
+            raise ConfigError(f"The job `{given}`: {sentence(error)}") from error
+    return request, _sweep(composition, jobs), groups
 
 
 def _folder(composition: Composition) -> Path:
@@ -117,19 +109,19 @@ def _folder(composition: Composition) -> Path:
     return Path(hydra_config.sweep.dir if composition.multirun else hydra_config.run.dir)
 
 
-def _check_distinct(jobs: Sequence[Job], overrides: Sequence[Sequence[str]]) -> None:
+def _check_distinct(jobs: Sequence[Job]) -> None:
     """Refuse a sweep with two equal jobs: the report would count these as two seeds."""
     seen: dict[str, int] = {}
-    for number, (job, given) in enumerate(zip(jobs, overrides, strict=True)):
+    for number, job in enumerate(jobs):
         first = seen.setdefault(json.dumps(job.config, sort_keys=True, default=str), number)
         if first < number:
             raise ConfigError(
-                f"The jobs #{first} and #{number} of the sweep are equal, `{' '.join(given)}`. "
-                "Remove one of them."
+                f"The jobs #{first} and #{number} of the sweep are equal, "
+                f"`{' '.join(job.overrides)}`. Remove one of them."
             )
 
 
-def _sweep(composition: Composition, planned: list[SweepJob]) -> Sweep | None:
+def _sweep(composition: Composition, jobs: Sequence[Job]) -> Sweep | None:
     if not composition.multirun:
         return None
     folder = _folder(composition)
@@ -137,7 +129,7 @@ def _sweep(composition: Composition, planned: list[SweepJob]) -> Sweep | None:
         swept = [each for each in composition.overrides if each.is_sweep_override()]
         keys = [override.key_or_group for override in swept]
         return Sweep(folder, lambda: jobs_of_search(folder, keys))
-    return Sweep(folder, lambda: planned)
+    return Sweep(folder, lambda: [SweepJob(job.overrides, job.folder) for job in jobs])
 
 
 def _run(runs: Callable[[], None], *, debug: bool) -> int:

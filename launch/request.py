@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from omegaconf import DictConfig
 
 from running import ExitCode, place, show
 
@@ -77,7 +76,7 @@ def _compose(composer: Composer, overrides: list[str], *, multirun: bool) -> Com
     except ConfigError:
         raise
     except Exception as error:  # Hydra raises its own kinds, OmegaConf's, YAML's and built-in ones
-        raise ConfigError(explain(error, composer, overrides, multirun)) from error
+        raise ConfigError(explain(error, composer, overrides)) from error
 
 
 def _answer_by_hydra(arguments: Sequence[str]) -> ExitCode:
@@ -85,12 +84,8 @@ def _answer_by_hydra(arguments: Sequence[str]) -> ExitCode:
     known = [argument for argument in arguments if argument not in command_line.QUIET]
     sys.argv[1:] = map(command_line.quote, known)
     register_resolvers(new_launch_id())
-    hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(_no_task)()
+    hydra.main(str(CONFIG_PATH), CONFIG_NAME, VERSION_BASE)(lambda config: None)()
     return ExitCode.FINISHED
-
-
-def _no_task(config: DictConfig) -> None:
-    del config  # a question trains nothing
 
 
 def _is_one_of_several() -> bool:

@@ -1,7 +1,5 @@
 """The function that Hydra calls for each job, in this process or in another."""
 
-import contextlib
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,96 +7,39 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from running import SUMMARY, ExitCode, final_loss, sentence, show
-from training import hosts, make_folder
-from training.folder import ERROR_LOG, FolderInUseError, write_summary
+from running import final_loss
+from training.attempts import Attempts
 
-Task = Callable[[DictConfig], Mapping[str, Any]]
+from .job import Job, current_job
+
+Task = Callable[[Sequence[Job]], Sequence[Mapping[str, Any]]]
+"""Runs jobs as one program, and returns their summaries."""
 
 
 class JobRunner:
-    """Runs a task on one job after another; every job leaves a `summary.json` in its folder.
+    """Runs a task on jobs, and keeps how they ended, see `Attempts`.
 
-    An exception in a job is not raised again: it is reported, and its traceback is written to
-    `error.log` in the job's folder. If a task writes no `summary.json`, its return value, or the
-    reason of its failure, is written there. After a job was stopped by a signal, later jobs in this
-    process are not started.
-
-    **Arguments:**
-
-    - `task`: from Hydra's configuration to a summary with `status` and `exit_code`.
-    - `debug`: show tracebacks, too.
+    **Arguments:** `task`; `debug`: show tracebacks, too.
     """
 
     def __init__(self, task: Task, *, debug: bool):
-        self._task, self._debug = task, debug
-        self.codes: list[int] = []
-        """The exit codes of the jobs that ran in this process."""
+        self._task, self.attempts = task, Attempts(debug=debug)
 
     def __call__(self, config: DictConfig) -> float | None:
-        """Run one job.
+        """Run the job that Hydra is running now.
 
         **Returns:** the loss that a searching sweeper minimises, see `final_loss`.
         """
         folder = Path(HydraConfig.get().runtime.output_dir)
-        summaries = self.attempt([folder], lambda: [self._task(config)])
+        summaries = self.attempts.attempt([folder], lambda: self._task([current_job(config)]))
         if summaries is None:
             _remove_if_empty(folder)
             return None
         return final_loss(summaries[0])
 
-    def attempt(
-        self, folders: Sequence[Path], task: Callable[[], Sequence[Mapping[str, Any]]]
-    ) -> Sequence[Mapping[str, Any]] | None:
-        """Call `task`, which runs the jobs of `folders` and returns their summaries.
-
-        **Returns:** the summaries; None if the jobs were not started.
-        """
-        if any(code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) for code in self.codes):
-            return None
-        writes = hosts.is_first()
-        try:
-            for folder in folders:  # errors are written there, too
-                make_folder(folder)
-            summaries = task()
-        except KeyboardInterrupt:
-            hosts.announce_end(ExitCode.INTERRUPTED)
-            stopped = _summary_without_run(
-                ExitCode.INTERRUPTED, "interrupted", "Stopped by Ctrl-C."
-            )
-            summaries = [stopped] * len(folders)
-        except Exception as error:
-            if isinstance(error, hosts.Disagreement) or hosts.announce_end(ExitCode.FAILED):
-                report(error, debug=self._debug)
-            summaries = [_summary_without_run(ExitCode.FAILED, "failed", sentence(error))] * len(
-                folders
-            )
-            writes = writes and not _is_in_use(error)
-            for folder in folders if writes else ():
-                with contextlib.suppress(OSError):  # a full disk, which has been reported
-                    text = "".join(traceback.format_exception(error))
-                    (folder / ERROR_LOG).write_text(text, encoding="utf-8")
-        for folder, summary in zip(folders, summaries, strict=True):
-            if writes and not (folder / SUMMARY).exists():
-                with contextlib.suppress(OSError):
-                    write_summary(folder, summary)
-            self.codes.append(summary["exit_code"])
-        return summaries
-
-
-def _is_in_use(error: Exception) -> bool:
-    """Whether the run folder belongs to another process; several processes have it as the cause."""
-    return any(isinstance(each, FolderInUseError) for each in (error, error.__cause__))
-
-
-def report(error: BaseException, *, debug: bool) -> None:
-    """Show `error` on stderr; an error of all processes together is shown by the first only."""
-    if hosts.is_first() or not isinstance(error, hosts.Disagreement):
-        show(error, debug=debug, prefix=hosts.prefix())
-
-
-def _summary_without_run(code: ExitCode, status: str, reason: str) -> dict[str, Any]:
-    return {"status": status, "exit_code": int(code), "reason": reason}
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs of one program."""
+        self.attempts.attempt([job.folder for job in jobs], lambda: self._task(jobs))
 
 
 def _remove_if_empty(folder: Path) -> None:

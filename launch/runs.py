@@ -3,31 +3,32 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-from omegaconf import DictConfig
 
 from data import Dataset, Stream, first_of, held_out
 from environments import OnPolicy
 from running import MODEL_STREAM, Settings
-from training import Run, Summary, fitting_micro_batch, hosts, train
+from training import Run, Summary, fitting_micro_batch, hosts, train, train_together
 from training.program_cache import AUTO, use_cache
 
 from .errors import ConfigError
 from .instantiation import failure_sentence, instantiate
-from .job import Job, current_job
+from .job import Job
 
 # With a structure, the optimiser's `curvature` is the structure, and `curvature.of` the curvature.
 _WIRED = {"curvature.of": "curvature", "curvature": "structure"}
 
 
-def run(config: DictConfig) -> Summary:
-    """Run one job, given Hydra's configuration; returns the summary of the run."""
-    job = current_job(config)
-    return train(build(job), job.folder, resume=job.resume)
+def run(jobs: Sequence[Job]) -> list[Summary]:
+    """Train a job, or several in one program; returns their summaries."""
+    runs, folders = [build(job) for job in jobs], [job.folder for job in jobs]
+    if len(jobs) > 1:
+        return train_together(runs, folders)
+    return [train(runs[0], folders[0], resume=jobs[0].resume)]
 
 
 def build(job: Job, *, shapes_only: bool = False) -> Run:
@@ -57,9 +58,10 @@ def build(job: Job, *, shapes_only: bool = False) -> Run:
 
 def _build(job: Job, *, shapes_only: bool) -> Run:
     config = job.config
-    for name in ("x64", "debug"):
-        if not isinstance(config[name], bool):
-            raise ConfigError(f"`{name}` must be true or false, got {config[name]!r}.")
+    for name in ("x64", "debug", "vectorised"):
+        value = config.get(name, False)  # runs of earlier versions have not all of these
+        if not isinstance(value, bool):
+            raise ConfigError(f"`{name}` must be true or false, got {value!r}.")
     settings = Settings(
         **{
             field.name: config[field.name]

@@ -74,12 +74,10 @@ def refuse_unused(composition: Composition, composer: Composer) -> None:
 
 
 def _references(value: object, path: str) -> list[str]:
-    if isinstance(value, dict):
-        found = [_references(child, f"{path}.{name}") for name, child in value.items()]
-        return [reference for references in found for reference in references]
-    if isinstance(value, list):
+    if isinstance(value, dict | list):
         # For a relative reference, a list counts as one level, like a mapping.
-        found = [_references(child, f"{path}.{index}") for index, child in enumerate(value)]
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = [_references(child, f"{path}.{name}") for name, child in items]
         return [reference for references in found for reference in references]
     if not isinstance(value, str):
         return []

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from launch.errors import ConfigError
+from running.processes import run_processes
 
-from ._processes import run_processes
-from ._returns import returns
+from ._base import AbstractProcessLauncher
 
 LOGS = "logs"
 
 
-class ParallelLauncher(Launcher):
+class ParallelLauncher(AbstractProcessLauncher):
     """Runs at most `n_jobs` jobs at once; −1: as many as there are cores to use.
 
     The jobs and the kind of their processes are those of Hydra's launcher for joblib. That launcher
@@ -41,24 +37,12 @@ class ParallelLauncher(Launcher):
         self.at_once = n_jobs if n_jobs > 0 else cpu_count()
         self._execute_job = execute_job
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self._context, self._config, self._task = hydra_context, config, task_function
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run the jobs; how they ended is in their folders.
-
-        **Raises:** `launch.errors.Stopped` after a stop signal, when all running jobs have ended.
-        """
+    def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> None:
+        """**Raises:** `running.processes.Stopped` after a stop signal, when all jobs have ended."""
         from joblib.externals.loky.backend.process import LokyProcess
 
-        setup_globals()
-        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         logs = Path(self._config.hydra.sweep.dir) / LOGS
-        logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(exist_ok=True)
         shared = self._context, self._config, self._task, Singleton.get_state()
         run_processes(
             [
@@ -67,11 +51,10 @@ class ParallelLauncher(Launcher):
                     name=f"#{number} : {' '.join(overrides)}",
                     args=(logs / f"{number}.log", self._execute_job, number, overrides, *shared),
                 )
-                for number, overrides in enumerate(job_overrides, initial_job_idx)
+                for number, overrides in enumerate(job_overrides, first)
             ],
             self.at_once,
         )
-        return returns(self._context, self._config, job_overrides, initial_job_idx)
 
 
 def _run_job(log: Path, execute_job: Any, *arguments: Any) -> None:

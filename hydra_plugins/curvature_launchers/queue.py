@@ -4,18 +4,14 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, filter_overrides
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.core.utils import filter_overrides
 
 from launch.errors import ConfigError
 
-from ._returns import returns
+from ._base import AbstractProcessLauncher
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +27,7 @@ SEVERAL_TASKS = (
 )
 
 
-class QueueLauncher(Launcher):
+class QueueLauncher(AbstractProcessLauncher):
     """Submits all jobs to a queue at once, and waits for all of them.
 
     The jobs are those of Hydra's launcher for submitit. That launcher collects the results of its
@@ -66,33 +62,22 @@ class QueueLauncher(Launcher):
         # The function that runs in a job. If the queue preempts the job, submitit submits it again.
         self._job = kinds[executor](**parameters)
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self._context, self._config = hydra_context, config
-        self._job.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run the jobs; how they ended is in their folders."""
+    def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> None:
         import submitit
 
-        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        self._job.setup(hydra_context=self._context, task_function=self._task, config=self._config)
         executor = submitit.AutoExecutor(self._folder, cluster=self._executor)
         executor.update_parameters(**self._parameters)
-        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         state = Singleton.get_state()
         arguments = [
             (list(overrides), "hydra.sweep.dir", number, "", state)
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
+            for number, overrides in enumerate(job_overrides, first)
         ]
         jobs = executor.map_array(self._job, *zip(*arguments, strict=True))
         log.info(f"Launched {len(jobs)} jobs by submitit ({self._executor}): {self._folder}")
         for job, (overrides, _, number, _, _) in zip(jobs, arguments, strict=True):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))} : {job.job_id}")
-        for number, job in enumerate(jobs, initial_job_idx):
+        for number, job in enumerate(jobs, first):
             # `exception` waits for the job, and briefly for its files on a network file system.
             if job.exception() is not None:
                 log.info(f"\t#{number} : no result ({job.state})")
-        return returns(self._context, self._config, job_overrides, initial_job_idx)

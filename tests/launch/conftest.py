@@ -1,8 +1,9 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -11,9 +12,10 @@ from omegaconf import DictConfig
 from launch.command import parse
 from launch.composer import Composer
 from launch.folders import register_resolvers
+from launch.job import Job
 from launch.launcher import launch
 from launch.request import read
-from launch.runs import run as train_job
+from launch.runs import run as train_jobs
 from running import ExitCode
 
 
@@ -38,7 +40,8 @@ def train(
 ) -> Iterator[Callable[..., Done]]:
     """`train(*arguments)` runs `python train.py *arguments` in this process, in an empty folder.
 
-    With `task=`, this function is called instead of the training, and `preflight` is skipped.
+    With `task=`, this function of a job is called instead of the training, and `preflight` is
+    skipped.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])  # `--config-dir` adds to it
@@ -46,7 +49,7 @@ def train(
     monkeypatch.setattr(logging, "shutdown", lambda handlers: None)
     handlers, level = logging.root.handlers[:], logging.root.level
 
-    def run(*arguments: str, task: Callable[[DictConfig], dict] | None = None) -> Done:
+    def run(*arguments: str, task: Callable[[Job], Mapping[str, Any]] | None = None) -> Done:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         capsys.readouterr()
         with monkeypatch.context() as patch:
@@ -54,7 +57,7 @@ def train(
                 patch.setattr("launch.launcher.preflight", lambda run: None)
             code = read(arguments)
             if not isinstance(code, ExitCode):
-                code = launch(code, task or train_job)
+                code = launch(code, (lambda jobs: [*map(task, jobs)]) if task else train_jobs)
         return Done(code, *capsys.readouterr(), tmp_path)
 
     yield run

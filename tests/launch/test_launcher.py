@@ -10,7 +10,6 @@ import yaml
 import training.report
 from launch import folders
 from launch.command import quote
-from launch.job import current_job
 from launch.runs import build, run
 from tests.selection import slow_but
 from tests.sweep_table import rows
@@ -177,8 +176,8 @@ def test_a_configuration_may_define_a_sweep(train, tmp_path_factory):
     )
     ran = []
 
-    def task(config):
-        ran.append((config.curvature["_target_"], config.seed))
+    def task(job):
+        ran.append((job.config["curvature"]["_target_"], job.config["seed"]))
         return FINISHED
 
     added = "--config-dir", str(folder), "experiment=both"
@@ -191,9 +190,9 @@ def test_a_configuration_may_define_a_sweep(train, tmp_path_factory):
 def test_one_failed_job_does_not_end_the_sweep(train):
     ran = []
 
-    def task(config):
-        ran.append(config.seed)
-        if config.seed == 0:
+    def task(job):
+        ran.append(job.config["seed"])
+        if job.config["seed"] == 0:
             raise RuntimeError("out of memory")
         return FINISHED
 
@@ -211,10 +210,11 @@ def test_one_failed_job_does_not_end_the_sweep(train):
 
 
 def test_a_sweep_ends_with_a_report(train):
-    def task(config):
-        if config.seed == 1:
+    def task(job):
+        if job.config["seed"] == 1:
             raise RuntimeError("out of memory")
-        return run(config)
+        (summary,) = run([job])
+        return summary
 
     overrides = [*FIRST_ORDER, "seed=0,1,2", "max_steps=2", "hydra.sweep.dir=sweep"]
     done = train("-m", *overrides, task=task)
@@ -238,7 +238,7 @@ def test_a_report_that_fails_does_not_break_the_sweep(train, monkeypatch):
 
 
 def test_a_failed_run_exits_with_1(train):
-    def task(config):
+    def task(job):
         raise RuntimeError("out of memory")
 
     done = train(*FIRST_ORDER, "hydra.run.dir=run", task=task)
@@ -250,7 +250,7 @@ def test_a_failed_run_exits_with_1(train):
 
 @pytest.mark.parametrize("code", slow_but([75], [0, 1, 75, 130]))
 def test_exit_codes_of_a_run_are_passed_on(code, train):
-    def task(config):
+    def task(job):
         return {"status": "whatever", "exit_code": code}
 
     assert train(*FIRST_ORDER, task=task).code == code
@@ -259,8 +259,8 @@ def test_exit_codes_of_a_run_are_passed_on(code, train):
 def test_an_interrupted_sweep_starts_no_other_job(train):
     ran = []
 
-    def task(config):
-        ran.append(config.seed)
+    def task(job):
+        ran.append(job.config["seed"])
         return {"status": "interrupted", "exit_code": 75}
 
     done = train("-m", *FIRST_ORDER, "seed=0,1", task=task)
@@ -272,8 +272,8 @@ def test_an_interrupted_sweep_starts_no_other_job(train):
 def test_the_precision_of_a_job_is_its_own(train):
     dtypes = []
 
-    def task(config):
-        run = build(current_job(config))
+    def task(job):
+        run = build(job)
         dtypes.append(
             {str(leaf.dtype) for leaf in jax.tree.leaves(run.model) if hasattr(leaf, "dtype")}
         )
@@ -286,8 +286,8 @@ def test_the_precision_of_a_job_is_its_own(train):
 def test_sizes_follow_the_dataset_and_weights_the_seed(train):
     built = []
 
-    def task(config):
-        built.append(build(current_job(config)).model)
+    def task(job):
+        built.append(build(job).model)
         return FINISHED
 
     parts = "dataset=diabetes", "likelihood=gaussian"
@@ -303,8 +303,8 @@ def test_sizes_follow_the_dataset_and_weights_the_seed(train):
 def test_lists_are_plain_lists(train):
     seen = []
 
-    def task(config):
-        seen.append(current_job(config).config["model"]["channels"])
+    def task(job):
+        seen.append(job.config["model"]["channels"])
         return FINISHED
 
     assert train("model=convnet", "model.channels=[4,8]", "optimiser=sgd", task=task).code == 0
@@ -320,7 +320,7 @@ def test_hydra_answers_questions(train):
 
 
 def test_ctrl_c_outside_of_a_run_exits_with_130(train):
-    def task(config):
+    def task(job):
         raise KeyboardInterrupt
 
     assert train(*FIRST_ORDER, task=task).code == 130

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from joblib.externals.loky.backend.process import LokyProcess
 
-from hydra_plugins.curvature_launchers._processes import run_processes
 from hydra_plugins.curvature_launchers.parallel import ParallelLauncher
-from launch.errors import Stopped
 from tests.selection import slow_but
 from tests.sweep_table import rows
 
@@ -161,19 +158,6 @@ def test_a_launcher_that_is_not_installed_is_one_sentence(launcher, module, trai
     assert f"`hydra/launcher={launcher}` needs" in line
     assert ".[sweeps]" in line
     assert not done.made
-
-
-def test_a_stop_signal_is_passed_on_to_the_running_processes():
-    processes = [
-        LokyProcess(target=os.kill, args=(os.getpid(), signal.SIGTERM)),
-        LokyProcess(target=signal.pause),
-        LokyProcess(target=signal.pause),
-    ]
-    with pytest.raises(Stopped) as stopped:
-        run_processes(processes, at_once=2)
-    assert stopped.value.code == 75
-    assert processes[1].exitcode == -signal.SIGTERM
-    assert processes[2].pid is None
 
 
 def test_all_cores_are_those_that_this_process_may_use():

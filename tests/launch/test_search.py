@@ -37,8 +37,8 @@ def test_intervals_and_choices_are_searched(launcher, train):
 def test_a_job_that_fails_ends_no_other(train):
     ran = []
 
-    def task(config):
-        ran.append(config.damping.value)
+    def task(job):
+        ran.append(job.config["damping"]["value"])
         if len(ran) == 1:
             raise RuntimeError("out of memory")
         return {"status": "finished", "exit_code": 0, "train_loss": 1.0}

@@ -88,7 +88,7 @@ USED = [
 
 @pytest.mark.parametrize("arguments", slow_but([USED[0], USED[4]], USED), ids=" ".join)
 def test_used_overrides_are_accepted(arguments, train, standard_promotion):
-    def task(config):
+    def task(job):
         return {"status": "finished", "exit_code": 0}
 
     done = train(*arguments, "model=linear", task=task)

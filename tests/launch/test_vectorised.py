@@ -105,12 +105,12 @@ def test_learning_rates_of_optax_are_programs_of_their_own(train):
 
 
 def test_a_program_that_fails_ends_no_other(train, monkeypatch):
-    import launch.groups
+    import launch.runs
 
     def broken(runs, folders):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(launch.groups, "train_together", broken)
+    monkeypatch.setattr(launch.runs, "train_together", broken)
     done = train("-m", *QUICK, "seed=0,1", "batch_size=20,30", "vectorised=true", SWEEP)
     assert done.code == 1
     assert done.err.count("RuntimeError: out of memory") == 2

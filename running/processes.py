@@ -8,11 +8,17 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-from launch.errors import Stopped
-from running.signals import EXIT_CODES, StopSignals
+from .signals import EXIT_CODES, StopSignals
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
+
+
+class Stopped(Exception):
+    """A stop signal came, and all processes have ended; `code` is the exit code."""
+
+    def __init__(self, code: int):
+        self.code = code
 
 
 def run_processes(processes: Sequence[BaseProcess], at_once: int) -> None:
