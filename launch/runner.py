@@ -31,7 +31,7 @@ class JobRunner:
         **Returns:** the loss that a searching sweeper minimises, see `final_loss`.
         """
         folder = Path(HydraConfig.get().runtime.output_dir)
-        summaries = self.attempts.attempt([folder], lambda: self._task([current_job(config)]))
+        summaries = self.attempts.run([folder], lambda: self._task([current_job(config)]))
         if summaries is None:
             _remove_if_empty(folder)
             return None
@@ -39,7 +39,7 @@ class JobRunner:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs of one program."""
-        self.attempts.attempt([job.folder for job in jobs], lambda: self._task(jobs))
+        self.attempts.run([job.folder for job in jobs], lambda: self._task(jobs))
 
 
 def _remove_if_empty(folder: Path) -> None:

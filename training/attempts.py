@@ -30,7 +30,7 @@ class Attempts:
         self.codes: list[int] = []
         """The exit codes of the jobs that ran in this process."""
 
-    def attempt(self, folders: Sequence[Path], jobs: Callable[[], Summaries]) -> Summaries | None:
+    def run(self, folders: Sequence[Path], jobs: Callable[[], Summaries]) -> Summaries | None:
         """Call `jobs`, which runs the jobs of `folders` and returns their summaries.
 
         **Returns:** the summaries; None if the jobs were not started.

@@ -48,8 +48,8 @@ class LevenbergMarquardt(AbstractDamping):
     - `minimum`: the least λ. None for eps of the weights' dtype, 1.2e-7 or 2.2e-16.
     - `maximum`: the largest λ.
     - `next_batch`: whether ρ of a step is evaluated on the batch after its own.
-    - `whole`: whether ρ is that of the first step size that the search tries (1 for Armijo's), not
-      of the last. A step that the search has halved many times has a good ρ, so
+    - `whole`: whether ρ is that of the first step size that the search tries (1 for Armijo's),
+      instead of that of the last one. A step that the search has halved many times has a good ρ, so
       without `whole` a λ that is far too small does not rise.
     - `thresholds`, `factors`: for ρ and for λ, instead of (1/4, 3/4) and (3/2, 2/3).
     """

@@ -12,8 +12,9 @@ class Solved(eqx.Module):
 
     - `direction`: d.
     - `metric`: dᵀCd ≥ 0.
-    - `squared_residual`: ‖b − (C + λI)d‖². With the eigenvectors of C it is not computed but
-      estimated, (eps ‖C + λI‖₂ ‖d‖)². Where b is not formed, this estimate is added to it.
+    - `squared_residual`: ‖b − (C + λI)d‖². If C is given by its eigenvectors, this is an estimate
+      of the rounding errors, (eps ‖C + λI‖₂ ‖d‖)². If b is not formed, such an estimate is added to
+      the computed value. In all other cases it is the computed value.
     - `slope`, `squared_vector`: dᵀb and ‖b‖² if the solve computes them without forming b, else
       None.
     """

@@ -206,9 +206,8 @@ def test_ctrl_c_in_one_before_the_run_ends_all(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_killed_process_ends_the_others_and_the_run_is_resumed(victim, whole_of, tmp_path):
-    """Process 0 writes the run folder; all others are alike."""
     whole, parts = whole_of(3, *COMMAND, "batch_size=126"), tmp_path / "parts"
     where = f"hydra.run.dir={parts}", "checkpoint_seconds=0.1"
     started = Started(3, tmp_path, *COMMAND, "batch_size=126", *where)
